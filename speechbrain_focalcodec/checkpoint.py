@@ -1,0 +1,426 @@
+"""Models on disk: published formats, WavLM weights, loading and saving.
+
+A model is a folder with `config.json` and `model.safetensors`. Nothing in it
+is executed or unpickled. Two layouts of weights are in the wild (the offline
+releases have the older one); which one a file has is told by its names.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from speechbrain_focalcodec import hub
+from speechbrain_focalcodec.atomic import atomic_path, atomic_write_text
+from speechbrain_focalcodec.config import read_config
+from speechbrain_focalcodec.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from speechbrain_focalcodec.codec import FocalCodec
+
+__all__ = [
+    "BUNDLED_MODELS",
+    "CONFIG_FILE",
+    "DEFAULT_MODEL",
+    "WEIGHTS_FILE",
+    "load_codec",
+    "load_weights",
+    "read_weights",
+    "resolve_source",
+    "save_codec",
+    "upgrade_names",
+    "wavlm_from_transformers",
+]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+DEFAULT_MODEL = "focalcodec_mini_50hz"
+BUNDLED_MODELS = Path(__file__).parent / "models"
+
+Weights = dict[str, torch.Tensor]
+C = TypeVar("C", bound="FocalCodec")
+
+
+def resolve_source(
+    source: str | Path, revision: str | None = None
+) -> tuple[str, Path]:
+    """Find a model's folder, fetching it from the hub when needed.
+
+    Arguments
+    ---------
+    source : str or Path
+        Name of a bundled model, local folder or hub repository.
+    revision : str, optional
+        Hub only: commit, tag or branch.
+
+    Returns
+    -------
+    name : str
+        What the model is called.
+    folder : Path
+        Holds `config.json` and `model.safetensors`.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such model or it cannot be fetched.
+
+    Example
+    -------
+    >>> resolve_source("focalcodec_mini_50hz")[0]
+    'focalcodec_mini_50hz'
+    """
+    text = os.fspath(source)
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return folder.resolve().name, folder
+    bundled = bundled_models()
+    if text in bundled:
+        return text, BUNDLED_MODELS / text
+    if isinstance(source, str) and hub.is_repository(text):
+        return text, hub.fetch(text, revision)
+    raise CheckpointError(
+        f"model {text!r}: neither a folder, nor a hub repository "
+        f"(owner/name), nor one of the bundled models {bundled}"
+    )
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that come with the package.
+
+    Returns
+    -------
+    list of str
+        Sorted.
+
+    Example
+    -------
+    >>> DEFAULT_MODEL in bundled_models()
+    True
+    """
+    return sorted(path.parent.name for path in BUNDLED_MODELS.glob("*/config.json"))
+
+
+def load_codec(
+    cls: type[C], source: str | Path, revision: str | None = None
+) -> C:
+    """Build a codec from a folder, a bundled name or a hub repository.
+
+    Arguments
+    ---------
+    cls : type
+        :class:`~speechbrain_focalcodec.codec.FocalCodec`.
+    source : str or Path
+        See :func:`resolve_source`.
+    revision : str, optional
+        Hub only.
+
+    Returns
+    -------
+    FocalCodec
+        With its weights.
+
+    Raises
+    ------
+    ConfigError, CheckpointError
+        See :meth:`FocalCodec.from_pretrained`.
+    """
+    name, folder = resolve_source(source, revision)
+    config = read_config(folder / CONFIG_FILE)
+    codec = cls(config, name=name)
+    load_weights(codec, folder / WEIGHTS_FILE)
+    return codec
+
+
+def save_codec(codec: "FocalCodec", folder: str | Path) -> None:
+    """Write a codec as a model folder in the v0.0.2 format.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        The model.
+    folder : str or Path
+        Made when missing. The weights are written before the configuration,
+        each whole or not at all.
+    """
+    folder = Path(folder)
+    weights = {
+        name: value.detach().cpu().contiguous()
+        for name, value in codec.state_dict().items()
+    }
+    with atomic_path(folder / WEIGHTS_FILE) as temporary:
+        save_file(weights, temporary, metadata={"format": "pt"})
+    text = json.dumps(codec.config.to_dict(), indent=2) + "\n"
+    atomic_write_text(folder / CONFIG_FILE, text)
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Read a safetensors file.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    dict
+        Tensors by name.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged or of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: not found; a model folder holds {CONFIG_FILE} and "
+            f"{WEIGHTS_FILE}"
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: no readable safetensors file ({error}); fetch or "
+            "export it again"
+        ) from None
+
+
+def load_weights(codec: nn.Module, path: str | Path) -> None:
+    """Load weights of either published format, strictly.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        Receives them, in its own precision.
+    path : str or Path
+        `model.safetensors`.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, or a weight is missing, unexpected or of
+        another shape; the message names it.
+    """
+    load_state(codec, upgrade_names(read_weights(path)), path)
+
+
+def load_state(
+    module: nn.Module, weights: Weights, source: str | Path
+) -> None:
+    """Load weights with the names of this package, strictly.
+
+    Arguments
+    ---------
+    module : nn.Module
+        Receives them, in its own precision.
+    weights : dict
+        Tensors by name.
+    source : str or Path
+        Where they come from, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        If a weight is missing, unexpected, of another shape or not finite.
+
+    Example
+    -------
+    >>> load_state(nn.Linear(2, 1), {"bias": torch.zeros(1)}, "a file")
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.CheckpointError: a file: missing weight: \
+weight
+    """
+    expected = module.state_dict()
+    problems = []
+    for label, names in (
+        ("missing weight", expected.keys() - weights.keys()),
+        ("unexpected weight", weights.keys() - expected.keys()),
+    ):
+        if names:
+            problems.append(f"{label}: {_abridge(sorted(names))}")
+    shapes = [
+        f"{name} is {list(weights[name].shape)}, the configuration needs "
+        f"{list(value.shape)}"
+        for name, value in expected.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    if shapes:
+        problems.append(f"wrong shape: {_abridge(shapes)}")
+    broken = [
+        name
+        for name, value in sorted(weights.items())
+        if value.is_floating_point() and not value.isfinite().all()
+    ]
+    if broken:
+        problems.append(f"NaN or infinite weight: {_abridge(broken)}")
+    if problems:
+        raise CheckpointError(f"{source}: {'; '.join(problems)}")
+    module.load_state_dict(weights)
+
+
+def _abridge(items: list[str], most: int = 5) -> str:
+    """The first of a list, and how many more there are."""
+    more = f" (and {len(items) - most} more)" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
+def upgrade_names(weights: Weights) -> Weights:
+    """Bring weights of the v0.0.1 format to the names of v0.0.2.
+
+    Arguments
+    ---------
+    weights : dict
+        Tensors by name, in either format.
+
+    Returns
+    -------
+    dict
+        Tensors by v0.0.2 name; the same ones if they had these names.
+
+    Raises
+    ------
+    CheckpointError
+        If of the query, key and value projections of a layer some are
+        missing.
+
+    Example
+    -------
+    >>> list(upgrade_names({"compressor.layers.0.1.modulation.norm": None}))
+    ['compressor.layers.0.focal_block.modulation.norm']
+    """
+    old = re.compile(
+        r"(compressor|decompressor)\.layers\.\d+\.[01]\.|"
+        r".*\.attention\.[qkv]_proj\.|quantizer\.mask$"
+    )
+    if not any(old.match(name) for name in weights):
+        return weights
+    parts = {
+        ("compressor", "0"): "downscale",
+        ("compressor", "1"): "focal_block",
+        ("decompressor", "0"): "focal_block",
+        ("decompressor", "1"): "upscale",
+    }
+    upgraded: Weights = {}
+    for name, value in weights.items():
+        if name == "quantizer.mask" or name.startswith("encoder.encoder.norm."):
+            continue
+        name = re.sub(
+            r"^(compressor|decompressor)\.layers\.(\d+)\.([01])\.",
+            lambda match: (
+                f"{match[1]}.layers.{match[2]}.{parts[match[1], match[3]]}."
+            ),
+            name,
+        )
+        upgraded[name] = value
+    return _join_qkv(upgraded, "the weights")
+
+
+def _join_qkv(weights: Weights, source: str) -> Weights:
+    """Concatenate q_proj, k_proj and v_proj, in that order, to qkv_proj."""
+    joined: Weights = {}
+    for name, value in weights.items():
+        match = re.fullmatch(r"(.*\.)([qkv])_proj(\.weight|\.bias)", name)
+        if match is None:
+            joined[name] = value
+            continue
+        if match[2] != "q":
+            if f"{match[1]}q_proj{match[3]}" not in weights:
+                raise CheckpointError(
+                    f"{source}: missing weight: {match[1]}q_proj{match[3]}"
+                )
+            continue
+        names = [f"{match[1]}{letter}_proj{match[3]}" for letter in "qkv"]
+        missing = [name for name in names if name not in weights]
+        if missing:
+            raise CheckpointError(
+                f"{source}: missing weight: {', '.join(missing)}"
+            )
+        joined[f"{match[1]}qkv_proj{match[3]}"] = torch.cat(
+            [weights[name] for name in names]
+        )
+    return joined
+
+
+# transformers' names of WavLM's parts, and ours.
+WAVLM_NAMES = (
+    (r"^feature_extractor\.conv_layers\.(\d+)\.conv\.", r"feature_extractor.layers.\1.conv."),
+    (r"^feature_extractor\.conv_layers\.(\d+)\.layer_norm\.", r"feature_extractor.layers.\1.norm."),
+    (r"^feature_projection\.layer_norm\.", "norm."),
+    (r"^feature_projection\.projection\.", "feature_proj."),
+    (r"^encoder\.pos_conv_embed\.conv\.", "encoder.positional_embedding.conv."),
+    (r"^encoder\.layers\.0\.attention\.rel_attn_embed\.", "encoder.relative_embedding."),
+    (r"\.attention\.gru_rel_pos_linear\.", ".attention.gru_rel_pos_linear."),
+    (r"^(encoder\.layers\.\d+)\.layer_norm\.", r"\1.attention_norm."),
+    (r"^(encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.feed_forward_norm."),
+    (r"\.feed_forward\.intermediate_dense\.", ".feed_forward.in_proj."),
+    (r"\.feed_forward\.output_dense\.", ".feed_forward.out_proj."),
+)  # fmt: skip
+
+
+def wavlm_from_transformers(
+    weights: Mapping[str, torch.Tensor], num_layers: int = 6
+) -> Weights:
+    """Weights of our WavLM encoder from those of `transformers`' WavLM.
+
+    The first layers are kept, the weight norm of the position convolution is
+    folded into a plain weight, and the final norm is left out.
+
+    Arguments
+    ---------
+    weights : dict
+        State dict of a `WavLMModel`, as `microsoft/wavlm-large` has it (an
+        optional prefix `wavlm.` is dropped).
+    num_layers : int
+        Layers to keep.
+
+    Returns
+    -------
+    dict
+        For `WavLM.load_state_dict`.
+
+    Raises
+    ------
+    CheckpointError
+        If the weights have no such layers.
+    """
+    weights = {
+        name.removeprefix("wavlm."): value for name, value in weights.items()
+    }
+    position = "encoder.pos_conv_embed.conv."
+    # Both spellings of PyTorch's weight norm: magnitude and direction.
+    for magnitude, direction in (
+        ("weight_g", "weight_v"),
+        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    ):  # fmt: skip
+        if position + magnitude in weights:
+            g = weights.pop(position + magnitude)
+            v = weights.pop(position + direction)
+            norm = v.norm(dim=(0, 1), keepdim=True)
+            weights[position + "weight"] = g * v / norm
+    kept: Weights = {}
+    for name, value in weights.items():
+        layer = re.match(r"encoder\.layers\.(\d+)\.", name)
+        if layer and int(layer[1]) >= num_layers:
+            continue
+        if name == "masked_spec_embed" or name.startswith("encoder.layer_norm."):
+            continue
+        for pattern, replacement in WAVLM_NAMES:
+            name = re.sub(pattern, replacement, name)
+        kept[name] = value
+    last = f"encoder.layers.{num_layers - 1}.feed_forward_norm.weight"
+    if last not in kept:
+        raise CheckpointError(
+            f"the WavLM weights lack encoder.layers.{num_layers - 1}; "
+            f"{num_layers} layers were asked for"
+        )
+    return _join_qkv(kept, "the WavLM weights")

@@ -1,0 +1,647 @@
+"""FocalCodec: the five parts composed, stage by stage.
+
+    sig -> feats -> lats -> toks / codes -> qfeats -> sig
+
+Stages take and give tensors with time on axis 1. Each takes optional absolute
+lengths, int64 [B], in its own unit (samples, frames or tokens). Without
+lengths a stage returns a tensor; with lengths it returns the tensor, zero
+beyond each length, and the new lengths. What an utterance gives does not
+depend on the batch it is in.
+"""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from speechbrain_focalcodec import checkpoint
+from speechbrain_focalcodec.config import CodecConfig
+from speechbrain_focalcodec.errors import TokenError
+from speechbrain_focalcodec.modules.bsq import BinarySphericalQuantizer
+from speechbrain_focalcodec.modules.causal import StreamState, scope
+from speechbrain_focalcodec.modules.focal import FocalDecoder, FocalEncoder
+from speechbrain_focalcodec.modules.masking import (
+    check_lengths,
+    full_lengths,
+    zero_beyond,
+)
+from speechbrain_focalcodec.modules.mel import LogMel
+from speechbrain_focalcodec.modules.vocos import Vocos
+from speechbrain_focalcodec.modules.wavenext import WaveNeXt
+from speechbrain_focalcodec.modules.wavlm import WavLM
+
+__all__ = ["FocalCodec"]
+
+PARTS: dict[str, type[nn.Module]] = {
+    "WavLM": WavLM,
+    "LogMel": LogMel,
+    "FocalEncoder": FocalEncoder,
+    "BinarySphericalQuantizer": BinarySphericalQuantizer,
+    "FocalDecoder": FocalDecoder,
+    "Vocos": Vocos,
+    "WaveNeXt": WaveNeXt,
+}
+
+# Options that a configuration carries and no module needs.
+UNUSED_OPTIONS = {"max_cached_steps"}
+
+Staged = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+
+
+class FocalCodec(nn.Module):
+    """Speech to tokens and back.
+
+    Arguments
+    ---------
+    config : dict or CodecConfig
+        In the layout of `config.json`, see
+        :mod:`speechbrain_focalcodec.config`.
+    name : str
+        What the model is called in messages and token files.
+
+    Raises
+    ------
+    ConfigError
+        If `config` does not fit the schema.
+
+    Example
+    -------
+    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+    >>> sig = torch.randn(2, 16000)
+    >>> toks, tok_lengths = codec.encode(sig, torch.tensor([16000, 8000]))
+    >>> toks.shape, tok_lengths
+    (torch.Size([2, 50]), tensor([50, 25]))
+    >>> rec, rec_lengths = codec.decode(toks, tok_lengths)
+    >>> rec.shape, rec_lengths
+    (torch.Size([2, 16000]), tensor([16000,  8000]))
+    """
+
+    def __init__(
+        self, config: dict[str, Any] | CodecConfig, name: str = "unnamed"
+    ):
+        super().__init__()
+        self.config = CodecConfig.parse(config)
+        self.name = name
+        self.encoder = self._build("encoder")
+        self.compressor = self._build("compressor")
+        self.quantizer = self._build("quantizer")
+        self.decompressor = self._build("decompressor")
+        self.decoder = self._build("decoder")
+
+    def _build(self, role: str) -> Any:
+        """One part, from the table, with the options of its config."""
+        options = getattr(self.config, f"{role}_config").model_dump()
+        kept = {k: v for k, v in options.items() if k not in UNUSED_OPTIONS}
+        return PARTS[getattr(self.config, f"{role}_name")](**kept)
+
+    # Loading and saving
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+    ) -> "FocalCodec":
+        """Load a model; executes nothing that was downloaded.
+
+        Arguments
+        ---------
+        source : str or Path
+            Name of a bundled model, a local folder with `config.json` and
+            `model.safetensors` (either published format), or a repository on
+            the Hugging Face hub.
+        revision : str, optional
+            Hub only: commit, tag or branch. The six releases are pinned when
+            it is not given.
+        device : str or torch.device, optional
+            Where to put the model; the CPU by default.
+
+        Returns
+        -------
+        FocalCodec
+            In eval mode.
+
+        Raises
+        ------
+        ConfigError
+            If `config.json` is missing or does not fit the schema.
+        CheckpointError
+            If the source cannot be found or fetched, or a weight is missing,
+            unexpected or of another shape.
+
+        Example
+        -------
+        >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+        >>> codec.bitrate
+        650.0
+        """
+        codec = checkpoint.load_codec(cls, source, revision)
+        return codec.to(device).eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` in the v0.0.2 format.
+
+        Arguments
+        ---------
+        folder : str or Path
+            Made when missing.
+
+        Example
+        -------
+        >>> folder = getfixture("tmp_path") / "model"
+        >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+        >>> codec.save_pretrained(folder)
+        >>> sorted(path.name for path in folder.iterdir())
+        ['config.json', 'model.safetensors']
+        """
+        checkpoint.save_codec(self, folder)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over configuration and weights: the model's identity.
+
+        Tokens mean something only to the model with the same fingerprint.
+        """
+        digest = hashlib.sha256()
+        digest.update(repr(self.config.model_dump(mode="json")).encode())
+        for name, value in sorted(self.state_dict().items()):
+            value = value.detach().cpu().contiguous()
+            digest.update(f"{name}{value.dtype}{list(value.shape)}".encode())
+            digest.update(value.flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    # Facts
+
+    @property
+    def sample_rate_input(self) -> int:
+        """Sample rate of the waveform to encode (Hz)."""
+        return int(self.encoder.sample_rate)
+
+    @property
+    def sample_rate_output(self) -> int:
+        """Sample rate of the decoded waveform (Hz)."""
+        rate = self.sample_rate_input * self.decoder.hop_length
+        return rate // self.encoder.hop_length
+
+    @property
+    def token_rate(self) -> float:
+        """Tokens a second (Hz)."""
+        factors = self.config.compressor_config.downscale_factors
+        hop_length = self.encoder.hop_length * math.prod(factors)
+        return self.sample_rate_input / hop_length
+
+    @property
+    def bitrate(self) -> float:
+        """Bits a second."""
+        return self.token_rate * self.quantizer.dim
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of different tokens."""
+        return self.quantizer.codebook_size
+
+    @property
+    def causal(self) -> bool:
+        """Whether every part can run on a stream."""
+        return (
+            self.encoder.causal
+            and self.config.compressor_config.causal
+            and self.config.decompressor_config.causal
+            and self.decoder.causal
+        )
+
+    @property
+    def chunk_length(self) -> int | None:
+        """Input samples of one chunk of a stream; None when offline."""
+        if not self.causal:
+            return None
+        frames = max(
+            self.encoder.chunk,
+            1 + self.config.decompressor_config.lookahead_size,
+        )
+        return frames * self.encoder.hop_length
+
+    @property
+    def latency(self) -> float | None:
+        """Length of one chunk of a stream (ms); None when offline."""
+        if self.chunk_length is None:
+            return None
+        return 1000 * self.chunk_length / self.sample_rate_input
+
+    def output_num_samples(self, num_samples: Any) -> Any:
+        """Samples at the output's rate that last as long as the input.
+
+        Arguments
+        ---------
+        num_samples : int or torch.Tensor
+            Samples at the input's rate.
+
+        Returns
+        -------
+        int or torch.Tensor
+            Samples at the output's rate, rounded up.
+        """
+        scaled = num_samples * self.sample_rate_output
+        return -(-scaled // self.sample_rate_input)
+
+    # Stages
+
+    def sig_to_feats(
+        self,
+        sig: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Waveform to features.
+
+        Arguments
+        ---------
+        sig : torch.Tensor
+            Waveform [B, T] at `sample_rate_input`, within [-1, 1].
+        lengths : torch.Tensor, optional
+            Samples, int64 [B].
+        state : StreamState, optional
+            Causal models: what a stream carries between chunks.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Features [B, N, C]; with `lengths`, also frames, int64 [B].
+        """
+        _check_rank(sig, 2, "sig", "[B, T]")
+        return self._stage(self.encoder, sig, lengths, state, "encoder")
+
+    def feats_to_lats(
+        self,
+        feats: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Features to latents on the unit sphere.
+
+        Arguments
+        ---------
+        feats : torch.Tensor
+            Features [B, T, C].
+        lengths : torch.Tensor, optional
+            Frames, int64 [B].
+        state : StreamState, optional
+            Causal models: what a stream carries between chunks.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Latents [B, N, d]; with `lengths`, also tokens, int64 [B].
+        """
+        _check_rank(feats, 3, "feats", "[B, T, C]")
+
+        def compress(x, lengths, state=None):
+            x = self.compressor(x, lengths, state)
+            return nn.functional.normalize(x.float(), dim=-1)
+
+        compress.output_lengths = self.compressor.output_lengths
+        return self._stage(compress, feats, lengths, state, "compressor")
+
+    def lats_to_toks(
+        self, lats: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> Staged:
+        """Latents to tokens.
+
+        Arguments
+        ---------
+        lats : torch.Tensor
+            Latents [B, N, d].
+        lengths : torch.Tensor, optional
+            Tokens, int64 [B].
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Tokens, int64 [B, N]; with `lengths`, also the lengths.
+        """
+        _check_rank(lats, 3, "lats", "[B, N, d]")
+        return self._pointwise(self.quantizer.lats_to_toks, lats, lengths)
+
+    def lats_to_codes(
+        self, lats: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> Staged:
+        """Latents to codes.
+
+        Arguments
+        ---------
+        lats : torch.Tensor
+            Latents [B, N, d].
+        lengths : torch.Tensor, optional
+            Tokens, int64 [B].
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Codes [B, N, d], each +-1/sqrt(d); with `lengths`, also the
+            lengths.
+        """
+        _check_rank(lats, 3, "lats", "[B, N, d]")
+        return self._pointwise(self.quantizer.lats_to_codes, lats, lengths)
+
+    def toks_to_codes(
+        self, toks: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> Staged:
+        """Tokens to codes.
+
+        Arguments
+        ---------
+        toks : torch.Tensor
+            Tokens, int64 [B, N].
+        lengths : torch.Tensor, optional
+            Tokens, int64 [B]; what stands beyond them is not looked at.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Codes [B, N, d]; with `lengths`, also the lengths.
+
+        Raises
+        ------
+        TokenError
+            If a token is no integer in [0, codebook_size).
+        """
+        _check_rank(toks, 2, "toks", "[B, N]")
+        if toks.is_floating_point() or toks.is_complex():
+            raise TokenError(f"toks must be integers, got {toks.dtype}")
+        if lengths is not None:
+            lengths = check_lengths(lengths, toks, "lengths")
+        toks = zero_beyond(toks.long(), lengths)
+        low, high = int(toks.min()), int(toks.max())
+        if low < 0 or high >= self.codebook_size:
+            raise TokenError(
+                f"toks must lie in 0..{self.codebook_size - 1} for "
+                f"{self.name}, got {low}..{high}; were they made by another "
+                "model?"
+            )
+        return self._pointwise(self.quantizer.toks_to_codes, toks, lengths)
+
+    def codes_to_toks(
+        self, codes: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> Staged:
+        """Codes to tokens.
+
+        Arguments
+        ---------
+        codes : torch.Tensor
+            Codes [B, N, d].
+        lengths : torch.Tensor, optional
+            Tokens, int64 [B].
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Tokens, int64 [B, N]; with `lengths`, also the lengths.
+        """
+        return self.lats_to_toks(codes, lengths)
+
+    def codes_to_qfeats(
+        self,
+        codes: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Codes to quantized features.
+
+        Arguments
+        ---------
+        codes : torch.Tensor
+            Codes [B, N, d].
+        lengths : torch.Tensor, optional
+            Tokens, int64 [B].
+        state : StreamState, optional
+            Causal models: what a stream carries between chunks.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Features [B, T, C]; with `lengths`, also frames, int64 [B].
+        """
+        _check_rank(codes, 3, "codes", "[B, N, d]")
+        return self._stage(
+            self.decompressor, codes, lengths, state, "decompressor"
+        )
+
+    def feats_to_sig(
+        self,
+        feats: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Features to waveform.
+
+        Arguments
+        ---------
+        feats : torch.Tensor
+            Features [B, T, C].
+        lengths : torch.Tensor, optional
+            Frames, int64 [B].
+        state : StreamState, optional
+            Causal models: what a stream carries between chunks.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Waveform [B, T * hop] at `sample_rate_output`; with `lengths`,
+            also samples, int64 [B].
+        """
+        _check_rank(feats, 3, "feats", "[B, T, C]")
+        if lengths is not None:
+            lengths = check_lengths(lengths, feats, "lengths")
+        sig = self._run(self.decoder, feats, lengths, state, "decoder")
+        if lengths is None:
+            return sig
+        lengths = lengths * self.decoder.hop_length
+        return zero_beyond(sig, lengths), lengths
+
+    # The whole way
+
+    def encode(
+        self, sig: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Waveform to tokens.
+
+        Arguments
+        ---------
+        sig : torch.Tensor
+            Waveform [B, T] at `sample_rate_input`.
+        lengths : torch.Tensor, optional
+            Samples, int64 [B].
+
+        Returns
+        -------
+        toks : torch.Tensor
+            Tokens, int64 [B, N], 0 beyond each length.
+        tok_lengths : torch.Tensor
+            Tokens, int64 [B].
+        """
+        if lengths is None:
+            feats = self.sig_to_feats(sig)
+            toks = self.lats_to_toks(self.feats_to_lats(feats))
+            return toks, full_lengths(toks)
+        feats, lengths = self.sig_to_feats(sig, lengths)
+        lats, lengths = self.feats_to_lats(feats, lengths)
+        return self.lats_to_toks(lats, lengths)
+
+    def decode(
+        self, toks: torch.Tensor, tok_lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens to waveform.
+
+        Arguments
+        ---------
+        toks : torch.Tensor
+            Tokens, int64 [B, N].
+        tok_lengths : torch.Tensor, optional
+            Tokens, int64 [B].
+
+        Returns
+        -------
+        sig : torch.Tensor
+            Waveform [B, T] at `sample_rate_output`, 0 beyond each length.
+        sig_lengths : torch.Tensor
+            Samples, int64 [B].
+
+        Raises
+        ------
+        TokenError
+            If a token is no integer in [0, codebook_size).
+        """
+        if tok_lengths is None:
+            codes = self.toks_to_codes(toks)
+            sig = self.feats_to_sig(self.codes_to_qfeats(codes))
+            return sig, full_lengths(sig)
+        codes, lengths = self.toks_to_codes(toks, tok_lengths)
+        feats, lengths = self.codes_to_qfeats(codes, lengths)
+        return self.feats_to_sig(feats, lengths)
+
+    def resynthesize(
+        self, sig: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> Staged:
+        """Waveform to tokens and back, as long as it was.
+
+        Arguments
+        ---------
+        sig : torch.Tensor
+            Waveform [B, T] at `sample_rate_input`.
+        lengths : torch.Tensor, optional
+            Samples, int64 [B].
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Waveform at `sample_rate_output` that lasts as long as `sig`
+            (samples rounded up); with `lengths`, also samples, int64 [B].
+        """
+        num_samples = self.output_num_samples(sig.shape[-1])
+        toks, tok_lengths = self.encode(sig, lengths)
+        if lengths is None:
+            return fit_length(self.decode(toks)[0], num_samples)
+        rec = fit_length(self.decode(toks, tok_lengths)[0], num_samples)
+        lengths = self.output_num_samples(lengths.to(rec.device))
+        return zero_beyond(rec, lengths), lengths
+
+    def forward(
+        self, sig: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> Staged:
+        """The same as :meth:`resynthesize`.
+
+        Arguments
+        ---------
+        sig : torch.Tensor
+            Waveform [B, T] at `sample_rate_input`.
+        lengths : torch.Tensor, optional
+            Samples, int64 [B].
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            See :meth:`resynthesize`.
+        """
+        return self.resynthesize(sig, lengths)
+
+    def _stage(
+        self,
+        module: Any,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None,
+        state: StreamState | None,
+        role: str,
+    ) -> Staged:
+        """Run one part; with lengths, zero its padding and count anew."""
+        if lengths is None:
+            return self._run(module, x, None, state, role)
+        lengths = check_lengths(lengths, x, "lengths")
+        y = self._run(module, x, lengths, state, role)
+        lengths = module.output_lengths(lengths)
+        return zero_beyond(y, lengths), lengths
+
+    def _run(
+        self,
+        module: Any,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None,
+        state: StreamState | None,
+        role: str,
+    ) -> torch.Tensor:
+        """Run one part, with its share of a stream's state."""
+        if x.shape[0] == 0 or x.shape[1] == 0:
+            raise ValueError(
+                f"the {role} got an empty batch of shape {list(x.shape)}"
+            )
+        if state is None:
+            return module(x, lengths)
+        if not self.causal:
+            raise ValueError(
+                f"{self.name} is an offline model and takes no state; load a "
+                "causal model to stream"
+            )
+        return module(x, lengths, scope(state, role))
+
+    @staticmethod
+    def _pointwise(
+        function: Any, x: torch.Tensor, lengths: torch.Tensor | None
+    ) -> Staged:
+        """Apply what keeps the time axis and mixes nothing along it."""
+        if lengths is None:
+            return function(x)
+        lengths = check_lengths(lengths, x, "lengths")
+        return zero_beyond(function(x), lengths), lengths
+
+
+def fit_length(sig: torch.Tensor, num_samples: int) -> torch.Tensor:
+    """Cut a waveform, or fill it with zeros, to a number of samples.
+
+    Arguments
+    ---------
+    sig : torch.Tensor
+        Waveform [..., T].
+    num_samples : int
+        Samples wanted.
+
+    Returns
+    -------
+    torch.Tensor
+        Waveform [..., num_samples].
+
+    Example
+    -------
+    >>> fit_length(torch.ones(1, 3), 5)
+    tensor([[1., 1., 1., 0., 0.]])
+    """
+    missing = num_samples - sig.shape[-1]
+    return nn.functional.pad(sig, (0, missing))
+
+
+def _check_rank(x: torch.Tensor, rank: int, name: str, shape: str) -> None:
+    if not isinstance(x, torch.Tensor) or x.ndim != rank:
+        got = list(x.shape) if isinstance(x, torch.Tensor) else type(x)
+        raise ValueError(f"{name} must be a tensor {shape}, got {got}")

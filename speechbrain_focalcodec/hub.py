@@ -1,0 +1,151 @@
+"""Fetching models from the Hugging Face hub: pinned and checked."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechbrain_focalcodec.errors import CheckpointError
+
+__all__ = ["RELEASES", "Release", "fetch", "is_repository"]
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is known of a published model.
+
+    Arguments
+    ---------
+    revision : str, optional
+        Commit to fetch.
+    sha256 : str, optional
+        Of `model.safetensors` at that commit.
+
+    Example
+    -------
+    >>> Release().revision is None
+    True
+    """
+
+    revision: str | None = None
+    sha256: str | None = None
+
+
+# The causal releases' commits are not known yet: the main branch is taken.
+RELEASES: dict[str, Release] = {
+    "lucadellalib/focalcodec_50hz": Release(
+        "d6d6d9524e52155c85193c2c3b8da1cf8842f019",
+        "2700a916ca8d1c11a899995ef8d451ee53a481486650c4b78cd96feff9ac77f0",
+    ),
+    "lucadellalib/focalcodec_25hz": Release(
+        "581aa401901b4985fbbdd3569d80a5a191740c1f",
+        "07a5ca4b92fb1fdc0499e761df6373d5b0811b8b950335fc40bcf6dc4f300441",
+    ),
+    "lucadellalib/focalcodec_12_5hz": Release(
+        "96ddced5e284f109d9022a65d1062fcd92dc33eb",
+        "5362c33ed75801d9bced7e8573f8eece674592ea3c3156451a85f4b924b1c1e5",
+    ),
+    "lucadellalib/focalcodec_50hz_2k_causal": Release(),
+    "lucadellalib/focalcodec_50hz_4k_causal": Release(),
+    "lucadellalib/focalcodec_50hz_65k_causal": Release(),
+}
+
+
+def is_repository(source: str) -> bool:
+    """Whether a string has the form of a hub repository, owner/name.
+
+    Arguments
+    ---------
+    source : str
+        What the user gave.
+
+    Returns
+    -------
+    bool
+        True for ``owner/name``.
+
+    Example
+    -------
+    >>> is_repository("lucadellalib/focalcodec_50hz"), is_repository("a/b/c")
+    (True, False)
+    """
+    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source))
+
+
+def fetch(repository: str, revision: str | None = None) -> Path:
+    """Download a model, or find it in the local cache.
+
+    Arguments
+    ---------
+    repository : str
+        ``owner/name``.
+    revision : str, optional
+        Commit, tag or branch; a release's pinned commit by default, and the
+        main branch of other repositories.
+
+    Returns
+    -------
+    Path
+        Folder with `config.json` and `model.safetensors`.
+
+    Raises
+    ------
+    CheckpointError
+        If the hub cannot be reached and the cache has no copy, if there is
+        no such repository, revision or file, or if a release's weights do
+        not have the known SHA-256.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    release = RELEASES.get(repository, Release())
+    wanted = revision or release.revision
+    paths = []
+    for name in ("config.json", "model.safetensors"):
+        at = f"{repository} (revision {wanted or 'main'}): {name}"
+        try:
+            path = huggingface_hub.hf_hub_download(
+                repository, name, revision=wanted
+            )
+        except LocalEntryNotFoundError:
+            raise CheckpointError(
+                f"{at}: the hub cannot be reached and the local cache has no "
+                "copy; connect once, or give a local folder"
+            ) from None
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            kind = "repository"
+            if isinstance(error, RevisionNotFoundError):
+                kind = "revision"
+            raise CheckpointError(
+                f"{at}: the hub has no such {kind}, or it is private"
+            ) from None
+        except EntryNotFoundError:
+            raise CheckpointError(
+                f"{at}: not in the repository; is it a FocalCodec model?"
+            ) from None
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise CheckpointError(
+                f"{at}: download failed: {error}"
+            ) from None
+        paths.append(Path(path))
+    if release.sha256 is not None and wanted == release.revision:
+        _check_sha256(paths[-1], release.sha256)
+    return paths[0].parent
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    """Raise unless a file has the known digest."""
+    with open(path, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != expected:
+        raise CheckpointError(
+            f"{path}: SHA-256 is {digest}, the release has {expected}; "
+            "delete the file and fetch it again"
+        )

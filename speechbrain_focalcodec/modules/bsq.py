@@ -1,0 +1,181 @@
+"""Binary spherical quantizer (Zhao et al., 2024; FocalCodec, section 3.2).
+
+A latent on the unit sphere of d dimensions becomes the corner of the
+inscribed hypercube in the same orthant: d bits, no codebook to store.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from speechbrain_focalcodec.modules.masking import length_mask
+
+__all__ = ["BinarySphericalQuantizer"]
+
+
+class BinarySphericalQuantizer(nn.Module):
+    """Latents to tokens and codes, and back.
+
+    Bit j is 1 where latent j is above zero; the first bit is the most
+    significant of the token. The code is +-1/sqrt(d).
+
+    Arguments
+    ---------
+    codebook_size : int
+        Number of codes, a power of two; d is its logarithm.
+
+    Example
+    -------
+    >>> quantizer = BinarySphericalQuantizer(8)
+    >>> lats = torch.tensor([[[0.6, -0.8, 0.0], [-0.6, 0.0, 0.8]]])
+    >>> toks = quantizer.lats_to_toks(lats)
+    >>> toks
+    tensor([[4, 1]])
+    >>> quantizer.toks_to_codes(toks).sign()
+    tensor([[[ 1., -1., -1.],
+             [-1., -1.,  1.]]])
+    """
+
+    def __init__(self, codebook_size: int = 8192):
+        super().__init__()
+        self.codebook_size = codebook_size
+        self.dim = codebook_size.bit_length() - 1
+        if codebook_size < 2 or 2**self.dim != codebook_size:
+            raise ValueError(
+                f"codebook_size must be a power of two, got {codebook_size}"
+            )
+        self.register_buffer(
+            "powers",
+            2 ** torch.arange(self.dim - 1, -1, -1),
+            persistent=False,
+        )
+
+    def lats_to_codes(self, lats: torch.Tensor) -> torch.Tensor:
+        """Quantize.
+
+        Arguments
+        ---------
+        lats : torch.Tensor
+            Latents [..., d].
+
+        Returns
+        -------
+        torch.Tensor
+            Codes [..., d], each +-1/sqrt(d).
+        """
+        return torch.where(lats > 0, 1.0, -1.0).to(lats) / math.sqrt(self.dim)
+
+    def lats_to_toks(self, lats: torch.Tensor) -> torch.Tensor:
+        """Quantize to indices.
+
+        Arguments
+        ---------
+        lats : torch.Tensor
+            Latents (or codes) [..., d].
+
+        Returns
+        -------
+        torch.Tensor
+            Tokens, int64 [...], in [0, codebook_size).
+        """
+        return ((lats > 0) * self.powers).sum(-1)
+
+    def toks_to_codes(self, toks: torch.Tensor) -> torch.Tensor:
+        """Look codes up.
+
+        Arguments
+        ---------
+        toks : torch.Tensor
+            Tokens, int64 [...], in [0, codebook_size).
+
+        Returns
+        -------
+        torch.Tensor
+            Codes [..., d], float32.
+        """
+        bits = (toks[..., None] & self.powers) > 0
+        return torch.where(bits, 1.0, -1.0) / math.sqrt(self.dim)
+
+    def straight_through(self, lats: torch.Tensor) -> torch.Tensor:
+        """Codes whose gradient is that of the latents.
+
+        Arguments
+        ---------
+        lats : torch.Tensor
+            Latents [..., d].
+
+        Returns
+        -------
+        torch.Tensor
+            Codes [..., d].
+        """
+        return lats + (self.lats_to_codes(lats) - lats).detach()
+
+    def entropy_loss(
+        self,
+        lats: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        diversity_weight: float = 1.0,
+        inverse_temperature: float = 100.0,
+    ) -> torch.Tensor:
+        """Entropy of each frame less the entropy of the mean assignment.
+
+        A frame is assigned to code c with probability proportional to
+        exp(2 * inverse_temperature * <lat, c>). That distribution is a
+        product over bits, so the entropy of a frame is a sum of binary
+        entropies. The mean over frames is no product; but each frame's
+        distribution is the outer product of those of its first and last
+        bits, and the mean of outer products is one matrix product. Both are
+        exact and take memory for frames x 2^(d/2), not frames x 2^d.
+
+        Arguments
+        ---------
+        lats : torch.Tensor
+            Latents [B, N, d] on the unit sphere.
+        lengths : torch.Tensor, optional
+            Frames, int64 [B]; padding does not count.
+        diversity_weight : float
+            Weight of the second term.
+        inverse_temperature : float
+            Sharpness of the assignment (100 in the paper).
+
+        Returns
+        -------
+        torch.Tensor
+            The loss, a scalar, in nats.
+
+        Example
+        -------
+        >>> lats = F.normalize(torch.randn(2, 50, 13), dim=-1)
+        >>> loss = BinarySphericalQuantizer(8192).entropy_loss(lats)
+        >>> loss.shape
+        torch.Size([])
+        """
+        if lengths is not None:
+            lats = lats[length_mask(lengths, lats.shape[1])]
+        with torch.autocast(lats.device.type, enabled=False):
+            scale = 4 * inverse_temperature / math.sqrt(self.dim)
+            logits = scale * lats.float().reshape(-1, self.dim)
+            frame = _binary_entropy(logits).sum(-1).mean()
+            half = self.dim // 2
+            first = _assignments(logits[:, :half])
+            last = _assignments(logits[:, half:])
+            mean = (first.T @ last) / len(logits)
+            mean_entropy = torch.special.entr(mean).sum()
+            return frame - diversity_weight * mean_entropy
+
+
+def _binary_entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy (nats) of coins with the given log odds, stable at both ends."""
+    return F.softplus(logits) - logits * torch.sigmoid(logits)
+
+
+def _assignments(logits: torch.Tensor) -> torch.Tensor:
+    """Probabilities [M, 2^k] of all k-bit words from log odds [M, k]."""
+    words = logits.new_ones(len(logits), 1)
+    for ones in torch.sigmoid(logits).unbind(-1):
+        pair = torch.stack([1 - ones, ones], dim=-1)
+        words = (words[:, :, None] * pair[:, None]).flatten(1)
+    return words

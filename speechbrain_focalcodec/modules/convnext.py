@@ -1,0 +1,228 @@
+"""The ConvNeXt backbone that Vocos and WaveNeXt share."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from speechbrain_focalcodec.modules.causal import (
+    StreamState,
+    extend_left,
+    scope,
+)
+from speechbrain_focalcodec.modules.masking import zero_beyond
+
+__all__ = ["ConvNeXtBackbone"]
+
+NORM_EPS = 1e-6
+
+
+class TimeConv(nn.Conv1d):
+    """Convolution over [B, T, C] that keeps T and heeds lengths.
+
+    Offline: zeros on both sides of each utterance. Causal: context on the
+    left only.
+
+    Arguments
+    ---------
+    in_dim, out_dim : int
+        Channels.
+    kernel_size : int
+        Taps.
+    groups : int
+        Groups of channels.
+    causal : bool
+        Whether to look to the left only.
+    replicate : bool
+        Causal only: start with copies of the first frame; else with zeros.
+
+    Example
+    -------
+    >>> TimeConv(4, 6, 7)(torch.randn(2, 10, 4)).shape
+    torch.Size([2, 10, 6])
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        kernel_size: int,
+        groups: int = 1,
+        causal: bool = False,
+        replicate: bool = True,
+    ):
+        super().__init__(in_dim, out_dim, kernel_size, groups=groups)
+        self.causal = causal
+        self.replicate = replicate
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> torch.Tensor:
+        """Convolve.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Frames [B, T, in_dim].
+        lengths : torch.Tensor, optional
+            Frames, int64 [B].
+        state : StreamState, optional
+            Causal only: context of earlier chunks.
+
+        Returns
+        -------
+        torch.Tensor
+            Frames [B, T, out_dim].
+        """
+        taps = self.kernel_size[0] - 1
+        if self.causal:
+            x = extend_left(x, taps, state, self.replicate).transpose(1, 2)
+        else:
+            x = zero_beyond(x, lengths).transpose(1, 2)
+            x = F.pad(x, (taps // 2, taps - taps // 2))
+        return super().forward(x).transpose(1, 2)
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution, norm and a two-layer network, residual.
+
+    Arguments
+    ---------
+    dim, ffn_dim : int
+        Channels outside and inside.
+    kernel_size : int
+        Taps of the depthwise convolution.
+    layerscale_init : float
+        First value of the scale of the residual branch.
+    causal, replicate : bool
+        See :class:`TimeConv`.
+
+    Example
+    -------
+    >>> ConvNeXtBlock(4, 8, 7, 0.125)(torch.randn(2, 10, 4)).shape
+    torch.Size([2, 10, 4])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        kernel_size: int,
+        layerscale_init: float,
+        causal: bool = False,
+        replicate: bool = True,
+    ):
+        super().__init__()
+        self.dwconv = TimeConv(
+            dim, dim, kernel_size, dim, causal=causal, replicate=replicate
+        )
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.pwconv1 = nn.Linear(dim, ffn_dim)
+        self.pwconv2 = nn.Linear(ffn_dim, dim)
+        self.gamma = nn.Parameter(torch.full((dim,), layerscale_init))
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> torch.Tensor:
+        """Apply the block to frames [B, T, dim].
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Frames [B, T, dim].
+        lengths : torch.Tensor, optional
+            Frames, int64 [B].
+        state : StreamState, optional
+            Context of earlier chunks.
+
+        Returns
+        -------
+        torch.Tensor
+            Frames [B, T, dim].
+        """
+        y = self.norm(self.dwconv(x, lengths, scope(state, "dwconv")))
+        return x + self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
+
+
+class ConvNeXtBackbone(nn.Module):
+    """Features to hidden frames of the decoder.
+
+    Arguments
+    ---------
+    input_dim : int
+        Feature dimension.
+    num_layers : int
+        Number of blocks.
+    dim, ffn_dim : int
+        Channels of the blocks, outside and inside.
+    kernel_size : int
+        Taps of all convolutions.
+    layerscale_init : float, optional
+        First value of the blocks' scale; 1 / num_layers by default.
+    causal, replicate : bool
+        See :class:`TimeConv`.
+
+    Example
+    -------
+    >>> ConvNeXtBackbone(4, 2, 8, 16)(torch.randn(2, 10, 4)).shape
+    torch.Size([2, 10, 8])
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        num_layers: int,
+        dim: int,
+        ffn_dim: int,
+        kernel_size: int = 7,
+        layerscale_init: float | None = None,
+        causal: bool = False,
+        replicate: bool = True,
+    ):
+        super().__init__()
+        if layerscale_init is None:
+            layerscale_init = 1 / num_layers
+        self.embedding = TimeConv(
+            input_dim, dim, kernel_size, causal=causal, replicate=replicate
+        )
+        self.input_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.layers = nn.ModuleList(
+            ConvNeXtBlock(
+                dim, ffn_dim, kernel_size, layerscale_init, causal, replicate
+            )
+            for _ in range(num_layers)
+        )
+        self.output_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> torch.Tensor:
+        """Compute hidden frames.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Features [B, T, input_dim].
+        lengths : torch.Tensor, optional
+            Frames, int64 [B].
+        state : StreamState, optional
+            Context of earlier chunks.
+
+        Returns
+        -------
+        torch.Tensor
+            Hidden frames [B, T, dim].
+        """
+        x = self.embedding(x, lengths, scope(state, "embedding"))
+        x = self.input_norm(x)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, lengths, scope(state, f"layers.{i}"))
+        return self.output_norm(x)

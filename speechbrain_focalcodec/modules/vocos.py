@@ -1,0 +1,172 @@
+"""Vocos decoder (Siuzdak, 2024): features to waveform by an inverse FFT."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from speechbrain_focalcodec.modules.causal import StreamState, scope
+from speechbrain_focalcodec.modules.convnext import ConvNeXtBackbone
+from speechbrain_focalcodec.modules.masking import length_mask
+
+__all__ = ["Vocos"]
+
+MAX_MAGNITUDE = 100.0
+
+
+class ISTFTHead(nn.Module):
+    """Hidden frames to waveform: magnitudes and phases, inverse FFT.
+
+    Offline, windowed frames are overlap-added and divided by the envelope of
+    the squared windows of the utterance's own frames. Causal, the last
+    `hop_length` samples of each inverse FFT are the output.
+
+    Arguments
+    ---------
+    dim : int
+        Channels of the hidden frames.
+    n_fft, hop_length : int
+        FFT size and hop (samples).
+    causal : bool
+        Whether a frame must not touch the samples before it.
+
+    Example
+    -------
+    >>> ISTFTHead(8, 1024, 320)(torch.randn(2, 10, 8)).shape
+    torch.Size([2, 3200])
+    """
+
+    def __init__(
+        self, dim: int, n_fft: int, hop_length: int, causal: bool = False
+    ):
+        super().__init__()
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        self.causal = causal
+        self.proj = nn.Linear(dim, n_fft + 2)
+        self.register_buffer(
+            "window", torch.hann_window(n_fft), persistent=False
+        )
+
+    def forward(
+        self, x: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Synthesise.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Hidden frames [B, T, dim].
+        lengths : torch.Tensor, optional
+            Frames, int64 [B].
+
+        Returns
+        -------
+        torch.Tensor
+            Waveform [B, T * hop_length].
+        """
+        # Phases and the FFT need more digits than mixed precision keeps.
+        magnitude, phase = self.proj(x).float().chunk(2, dim=-1)
+        magnitude = magnitude.exp().clamp(max=MAX_MAGNITUDE)
+        frames = torch.fft.irfft(torch.polar(magnitude, phase), self.n_fft)
+        if self.causal:
+            return frames[..., -self.hop_length :].flatten(1)
+        frames = frames * self.window
+        if lengths is None:
+            valid = frames.new_ones(1, frames.shape[1], 1)
+        else:
+            mask = length_mask(lengths, frames.shape[1])[..., None]
+            frames = frames.masked_fill(~mask, 0)
+            valid = mask.to(frames)
+        sig = self._overlap_add(frames)
+        envelope = self._overlap_add(valid * self.window.square())
+        # Only beyond an utterance's end is the envelope zero.
+        return sig / envelope.clamp(min=1e-11)
+
+    def _overlap_add(self, frames: torch.Tensor) -> torch.Tensor:
+        """Sum frames [B, T, n_fft] at their hops, (n_fft - hop) / 2 cut off.
+
+        A frame is cut into pieces of one hop; piece k of all frames, shifted
+        by k hops, is added in one go.
+        """
+        batch, steps, _ = frames.shape
+        pieces = -(-self.n_fft // self.hop_length)
+        frames = F.pad(frames, (0, pieces * self.hop_length - self.n_fft))
+        frames = frames.reshape(batch, steps, pieces, self.hop_length)
+        total = frames.new_zeros(batch, steps + pieces - 1, self.hop_length)
+        for k in range(pieces):
+            total[:, k : k + steps] += frames[:, :, k]
+        start = (self.n_fft - self.hop_length) // 2
+        return total.flatten(1)[:, start : start + steps * self.hop_length]
+
+
+class Vocos(nn.Module):
+    """Features to waveform.
+
+    Arguments
+    ---------
+    input_dim : int
+        Feature dimension.
+    num_layers, dim, ffn_dim, kernel_size, layerscale_init
+        See :class:`~speechbrain_focalcodec.modules.convnext.ConvNeXtBackbone`.
+    n_fft, hop_length : int
+        FFT size and samples a frame.
+    causal : bool
+        Whether to look to the left only.
+
+    Example
+    -------
+    >>> vocos = Vocos(input_dim=8, num_layers=2, dim=16, ffn_dim=32)
+    >>> vocos(torch.randn(2, 10, 8)).shape
+    torch.Size([2, 3200])
+    """
+
+    def __init__(
+        self,
+        input_dim: int = 1024,
+        num_layers: int = 8,
+        dim: int = 512,
+        ffn_dim: int = 1536,
+        kernel_size: int = 7,
+        layerscale_init: float | None = None,
+        n_fft: int = 1024,
+        hop_length: int = 320,
+        causal: bool = False,
+    ):
+        super().__init__()
+        self.hop_length = hop_length
+        self.causal = causal
+        self.backbone = ConvNeXtBackbone(
+            input_dim,
+            num_layers,
+            dim,
+            ffn_dim,
+            kernel_size,
+            layerscale_init,
+            causal,
+        )
+        self.head = ISTFTHead(dim, n_fft, hop_length, causal)
+
+    def forward(
+        self,
+        feats: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> torch.Tensor:
+        """Synthesise.
+
+        Arguments
+        ---------
+        feats : torch.Tensor
+            Features [B, T, input_dim].
+        lengths : torch.Tensor, optional
+            Frames, int64 [B].
+        state : StreamState, optional
+            Causal only: context of earlier chunks.
+
+        Returns
+        -------
+        torch.Tensor
+            Waveform [B, T * hop_length].
+        """
+        x = self.backbone(feats, lengths, scope(state, "backbone"))
+        return self.head(x, lengths)

@@ -1,0 +1,118 @@
+"""WaveNeXt decoder (Okamoto et al., 2023): features straight to samples."""
+
+import torch
+from torch import nn
+
+from speechbrain_focalcodec.modules.causal import StreamState, scope
+from speechbrain_focalcodec.modules.convnext import ConvNeXtBackbone
+
+__all__ = ["WaveNeXt"]
+
+
+class LinearHead(nn.Module):
+    """Hidden frames to `hop_length` samples each.
+
+    Arguments
+    ---------
+    dim : int
+        Channels of the hidden frames.
+    hop_length : int
+        Samples a frame.
+
+    Example
+    -------
+    >>> LinearHead(8, 480)(torch.randn(2, 10, 8)).shape
+    torch.Size([2, 4800])
+    """
+
+    def __init__(self, dim: int, hop_length: int):
+        super().__init__()
+        self.proj = nn.Linear(dim, hop_length, bias=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Synthesise.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Hidden frames [B, T, dim].
+
+        Returns
+        -------
+        torch.Tensor
+            Waveform [B, T * hop_length] in [-1, 1].
+        """
+        return self.proj(x).float().clamp(-1.0, 1.0).flatten(1)
+
+
+class WaveNeXt(nn.Module):
+    """Features to waveform, without an FFT; causal in the releases.
+
+    Arguments
+    ---------
+    input_dim : int
+        Feature dimension.
+    num_layers, dim, ffn_dim, kernel_size, layerscale_init
+        See :class:`~speechbrain_focalcodec.modules.convnext.ConvNeXtBackbone`.
+    hop_length : int
+        Samples a frame.
+    causal : bool
+        Whether to look to the left only; the context at the start is zeros.
+
+    Example
+    -------
+    >>> decoder = WaveNeXt(input_dim=8, num_layers=2, dim=16, ffn_dim=32)
+    >>> decoder(torch.randn(2, 10, 8)).shape
+    torch.Size([2, 4800])
+    """
+
+    def __init__(
+        self,
+        input_dim: int = 1024,
+        num_layers: int = 8,
+        dim: int = 1024,
+        ffn_dim: int = 2048,
+        kernel_size: int = 7,
+        layerscale_init: float | None = None,
+        hop_length: int = 480,
+        causal: bool = True,
+    ):
+        super().__init__()
+        self.hop_length = hop_length
+        self.causal = causal
+        self.backbone = ConvNeXtBackbone(
+            input_dim,
+            num_layers,
+            dim,
+            ffn_dim,
+            kernel_size,
+            layerscale_init,
+            causal,
+            replicate=False,
+        )
+        self.head = LinearHead(dim, hop_length)
+
+    def forward(
+        self,
+        feats: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> torch.Tensor:
+        """Synthesise.
+
+        Arguments
+        ---------
+        feats : torch.Tensor
+            Features [B, T, input_dim].
+        lengths : torch.Tensor, optional
+            Frames, int64 [B].
+        state : StreamState, optional
+            Causal only: context of earlier chunks.
+
+        Returns
+        -------
+        torch.Tensor
+            Waveform [B, T * hop_length].
+        """
+        x = self.backbone(feats, lengths, scope(state, "backbone"))
+        return self.head(x)
