@@ -1,7 +1,19 @@
 """FocalCodec for SpeechBrain: speech as low-bitrate tokens, and back."""
 
-from speechbrain_focalcodec.codec import FocalCodec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from speechbrain_focalcodec.codec import FocalCodec
 
 __all__ = ["FocalCodec", "__version__"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch with the first use of the codec: `--help` needs none."""
+    if name == "FocalCodec":
+        from speechbrain_focalcodec.codec import FocalCodec
+
+        return FocalCodec
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

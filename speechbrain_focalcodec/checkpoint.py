@@ -1,4 +1,4 @@
-"""Models on disk: published formats, WavLM weights, loading and saving.
+"""Models on disk: published formats, loading and saving.
 
 A model is a folder with `config.json` and `model.safetensors`. Nothing in it
 is executed or unpickled. Two layouts of weights are in the wild (the offline
@@ -8,7 +8,6 @@ releases have the older one); which one a file has is told by its names.
 import json
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,16 +26,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUNDLED_MODELS",
+    "bundled_models",
     "CONFIG_FILE",
     "DEFAULT_MODEL",
     "WEIGHTS_FILE",
+    "join_qkv",
     "load_codec",
+    "load_state",
     "load_weights",
     "read_weights",
     "resolve_source",
     "save_codec",
     "upgrade_names",
-    "wavlm_from_transformers",
 ]
 
 CONFIG_FILE = "config.json"
@@ -105,7 +106,9 @@ def bundled_models() -> list[str]:
     >>> DEFAULT_MODEL in bundled_models()
     True
     """
-    return sorted(path.parent.name for path in BUNDLED_MODELS.glob("*/config.json"))
+    return sorted(
+        path.parent.name for path in BUNDLED_MODELS.glob("*/config.json")
+    )
 
 
 def load_codec(
@@ -213,9 +216,7 @@ def load_weights(codec: nn.Module, path: str | Path) -> None:
     load_state(codec, upgrade_names(read_weights(path)), path)
 
 
-def load_state(
-    module: nn.Module, weights: Weights, source: str | Path
-) -> None:
+def load_state(module: nn.Module, weights: Weights, source: str | Path) -> None:
     """Load weights with the names of this package, strictly.
 
     Arguments
@@ -322,11 +323,35 @@ def upgrade_names(weights: Weights) -> Weights:
             name,
         )
         upgraded[name] = value
-    return _join_qkv(upgraded, "the weights")
+    return join_qkv(upgraded, "the weights")
 
 
-def _join_qkv(weights: Weights, source: str) -> Weights:
-    """Concatenate q_proj, k_proj and v_proj, in that order, to qkv_proj."""
+def join_qkv(weights: Weights, source: str) -> Weights:
+    """Concatenate q_proj, k_proj and v_proj, in that order, to qkv_proj.
+
+    Arguments
+    ---------
+    weights : dict
+        Tensors by name.
+    source : str
+        Where they come from, for the message.
+
+    Returns
+    -------
+    dict
+        Tensors by name, others as they were.
+
+    Raises
+    ------
+    CheckpointError
+        If one of the three is missing.
+
+    Example
+    -------
+    >>> split = {f"a.{name}_proj.bias": torch.ones(1) for name in "qkv"}
+    >>> join_qkv(split, "a file")
+    {'a.qkv_proj.bias': tensor([1., 1., 1.])}
+    """
     joined: Weights = {}
     for name, value in weights.items():
         match = re.fullmatch(r"(.*\.)([qkv])_proj(\.weight|\.bias)", name)
@@ -349,78 +374,3 @@ def _join_qkv(weights: Weights, source: str) -> Weights:
             [weights[name] for name in names]
         )
     return joined
-
-
-# transformers' names of WavLM's parts, and ours.
-WAVLM_NAMES = (
-    (r"^feature_extractor\.conv_layers\.(\d+)\.conv\.", r"feature_extractor.layers.\1.conv."),
-    (r"^feature_extractor\.conv_layers\.(\d+)\.layer_norm\.", r"feature_extractor.layers.\1.norm."),
-    (r"^feature_projection\.layer_norm\.", "norm."),
-    (r"^feature_projection\.projection\.", "feature_proj."),
-    (r"^encoder\.pos_conv_embed\.conv\.", "encoder.positional_embedding.conv."),
-    (r"^encoder\.layers\.0\.attention\.rel_attn_embed\.", "encoder.relative_embedding."),
-    (r"\.attention\.gru_rel_pos_linear\.", ".attention.gru_rel_pos_linear."),
-    (r"^(encoder\.layers\.\d+)\.layer_norm\.", r"\1.attention_norm."),
-    (r"^(encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.feed_forward_norm."),
-    (r"\.feed_forward\.intermediate_dense\.", ".feed_forward.in_proj."),
-    (r"\.feed_forward\.output_dense\.", ".feed_forward.out_proj."),
-)  # fmt: skip
-
-
-def wavlm_from_transformers(
-    weights: Mapping[str, torch.Tensor], num_layers: int = 6
-) -> Weights:
-    """Weights of our WavLM encoder from those of `transformers`' WavLM.
-
-    The first layers are kept, the weight norm of the position convolution is
-    folded into a plain weight, and the final norm is left out.
-
-    Arguments
-    ---------
-    weights : dict
-        State dict of a `WavLMModel`, as `microsoft/wavlm-large` has it (an
-        optional prefix `wavlm.` is dropped).
-    num_layers : int
-        Layers to keep.
-
-    Returns
-    -------
-    dict
-        For `WavLM.load_state_dict`.
-
-    Raises
-    ------
-    CheckpointError
-        If the weights have no such layers.
-    """
-    weights = {
-        name.removeprefix("wavlm."): value for name, value in weights.items()
-    }
-    position = "encoder.pos_conv_embed.conv."
-    # Both spellings of PyTorch's weight norm: magnitude and direction.
-    for magnitude, direction in (
-        ("weight_g", "weight_v"),
-        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
-    ):  # fmt: skip
-        if position + magnitude in weights:
-            g = weights.pop(position + magnitude)
-            v = weights.pop(position + direction)
-            norm = v.norm(dim=(0, 1), keepdim=True)
-            weights[position + "weight"] = g * v / norm
-    kept: Weights = {}
-    for name, value in weights.items():
-        layer = re.match(r"encoder\.layers\.(\d+)\.", name)
-        if layer and int(layer[1]) >= num_layers:
-            continue
-        if name == "masked_spec_embed" or name.startswith("encoder.layer_norm."):
-            continue
-        for pattern, replacement in WAVLM_NAMES:
-            name = re.sub(pattern, replacement, name)
-        kept[name] = value
-    last = f"encoder.layers.{num_layers - 1}.feed_forward_norm.weight"
-    if last not in kept:
-        raise CheckpointError(
-            f"the WavLM weights lack encoder.layers.{num_layers - 1}; "
-            f"{num_layers} layers were asked for"
-        )
-    return _join_qkv(kept, "the WavLM weights")

@@ -22,7 +22,7 @@ from speechbrain_focalcodec.config import CodecConfig
 from speechbrain_focalcodec.errors import TokenError
 from speechbrain_focalcodec.modules.bsq import BinarySphericalQuantizer
 from speechbrain_focalcodec.modules.causal import StreamState, scope
-from speechbrain_focalcodec.modules.focal import FocalDecoder, FocalEncoder
+from speechbrain_focalcodec.modules.compressor import FocalDecoder, FocalEncoder
 from speechbrain_focalcodec.modules.masking import (
     check_lengths,
     full_lengths,

@@ -158,7 +158,8 @@ class FocalConfig(PartConfig):
 
 
 class FocalEncoderConfig(FocalConfig):
-    """Options of :class:`~speechbrain_focalcodec.modules.focal.FocalEncoder`.
+    """Options of
+    :class:`~speechbrain_focalcodec.modules.compressor.FocalEncoder`.
 
     Example
     -------
@@ -177,7 +178,8 @@ class FocalEncoderConfig(FocalConfig):
 
 
 class FocalDecoderConfig(FocalConfig):
-    """Options of :class:`~speechbrain_focalcodec.modules.focal.FocalDecoder`.
+    """Options of
+    :class:`~speechbrain_focalcodec.modules.compressor.FocalDecoder`.
 
     Example
     -------
@@ -364,9 +366,7 @@ class CodecConfig(BaseModel):
             + ("the encoder's features", feature_dim),
         ):
             if got != needed:
-                raise ValueError(
-                    f"{name} is {got}, but {source} have {needed}"
-                )
+                raise ValueError(f"{name} is {got}, but {source} have {needed}")
         down = math.prod(compressor.downscale_factors)
         up = math.prod(decompressor.upscale_factors)
         if down != up:

@@ -131,9 +131,7 @@ def fetch(repository: str, revision: str | None = None) -> Path:
                 f"{at}: not in the repository; is it a FocalCodec model?"
             ) from None
         except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise CheckpointError(
-                f"{at}: download failed: {error}"
-            ) from None
+            raise CheckpointError(f"{at}: download failed: {error}") from None
         paths.append(Path(path))
     if release.sha256 is not None and wanted == release.revision:
         _check_sha256(paths[-1], release.sha256)

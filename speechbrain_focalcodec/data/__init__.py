@@ -1,1 +1,1 @@
-
+"""Data preparation and the datasets that training reads."""

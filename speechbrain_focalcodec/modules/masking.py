@@ -35,9 +35,7 @@ def length_mask(lengths: torch.Tensor, max_len: int) -> torch.Tensor:
     return steps < lengths[:, None]
 
 
-def zero_beyond(
-    x: torch.Tensor, lengths: torch.Tensor | None
-) -> torch.Tensor:
+def zero_beyond(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
     """Set the padding of a batch to zero.
 
     Arguments

@@ -35,8 +35,8 @@ class LogMel(nn.Module):
     f_min, f_max : float
         Lowest and highest frequency (Hz).
     floor : float
-        Magnitudes below this count as this; keeps the logarithm finite and
-        spends no bits on the level of the background noise.
+        Added to the magnitudes; keeps the logarithm finite, and levels well
+        below it look alike: no bits are spent on background noise.
     mean, std : float
         Fixed statistics that normalise the logarithm.
 
@@ -132,4 +132,4 @@ class LogMel(nn.Module):
                 return_complex=True,
             )
             mel = spectrum.abs().transpose(1, 2) @ self.filterbank
-            return (mel.clamp(min=self.floor).log() - self.mean) / self.std
+            return ((mel + self.floor).log() - self.mean) / self.std

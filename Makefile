@@ -1,0 +1,82 @@
+# Everything runs in .venv, which is made from requirements.lock on first use
+# and again when the lock or the metadata changes (some minutes, 6 GB: torch).
+
+PYTHON ?= $(shell for p in python3.11 python3; do \
+	"$$p" -c "" 2>/dev/null && echo "$$p" && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+# What `make benchmark-mini` measures; without WHISPER (a local checkpoint of
+# openai-whisper) STOI alone.
+DATA ?= ../shared/data/LibriSpeech/dev-many-speakers
+WHISPER ?=
+MODEL ?=
+
+# More threads than cores slow small models down.
+export OMP_NUM_THREADS ?= 2
+export MPLBACKEND := Agg
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install test test-slow lint format demo lock wheel-test \
+	benchmark-mini clean
+
+help: ## List the commands
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) \
+		| awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Make .venv from the lock file
+
+$(STAMP): requirements.lock setup.cfg pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3 found: make PYTHON=..."; exit 1; }
+	@echo "Installing into $(VENV) (some minutes the first time) ..."
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(PIP) install -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+test: lint ## Formatting, lint, types and the quick tests
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(STAMP) ## The tests that train, or take long otherwise
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(STAMP) ## Formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Format the code and mend what lint can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: $(STAMP) ## Resynthesise a clip: make demo [AUDIO=my.wav]
+	@$(BIN)/focalcodec demo $(if $(MODEL),--model "$(MODEL)") $(if $(AUDIO),"$(AUDIO)")
+
+benchmark-mini: $(STAMP) ## STOI and WER: make benchmark-mini [WHISPER=tiny.en.pt]
+	$(BIN)/python benchmarks/mini_model.py --data "$(DATA)" \
+		$(if $(MODEL),--model "$(MODEL)") \
+		$(if $(WHISPER),--whisper "$(WHISPER)") \
+		--out results/mini_model.json
+
+wheel-test: $(STAMP) ## Build the wheel; run it in an empty environment
+	@rm -rf dist build/wheel-test
+	@$(BIN)/python -m build -n -w -o dist . >/dev/null
+	@"$(PYTHON)" -m venv build/wheel-test
+	@build/wheel-test/bin/python -m pip --disable-pip-version-check -qq \
+		install dist/*.whl
+	cd build && wheel-test/bin/focalcodec --help
+	cd build && wheel-test/bin/focalcodec demo --out demo_output
+	@rm -rf build/wheel-test
+
+lock: $(STAMP) ## Write requirements.lock anew from setup.cfg
+	@$(PIP) install uv
+	$(BIN)/uv pip compile setup.cfg --extra test --upgrade \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+		--no-header --no-annotate --no-emit-package speechbrain_focalcodec \
+		-o requirements.lock -q
+
+clean: ## Remove .venv and what the tools left
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

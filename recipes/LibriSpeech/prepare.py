@@ -1,0 +1,12 @@
+"""Prepares LibriSpeech: writes a manifest for each split.
+
+``python recipes/LibriSpeech/prepare.py DATA SAVE --splits dev-clean``
+
+Training does the same by itself; this is for preparing beforehand.
+"""
+
+from speechbrain_focalcodec.data.command import run_preparation
+from speechbrain_focalcodec.data.librispeech import prepare_librispeech
+
+if __name__ == "__main__":
+    run_preparation(prepare_librispeech)

@@ -1,0 +1,235 @@
+"""Applying a conversion to a file, or to each file of a folder.
+
+Bad input is reported in one line here, for all commands.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import typer
+import typer.core
+from tqdm import tqdm
+
+from speechbrain_focalcodec.errors import FocalCodecError
+
+__all__ = ["Jobs", "OneLineErrors", "plan", "run"]
+
+
+@dataclass
+class Jobs:
+    """The files of one command.
+
+    Arguments
+    ---------
+    pairs : list of (Path, Path)
+        Each file to read and the file to write.
+    folder : bool
+        Whether a folder was asked for: failures do not end the run then.
+    skipped : int
+        Number of files left out because their output exists.
+    failures : list of str
+        The error lines so far.
+
+    Example
+    -------
+    >>> Jobs([(Path("a.wav"), Path("a.npz"))], folder=False).skipped
+    0
+    """
+
+    pairs: list[tuple[Path, Path]]
+    folder: bool
+    skipped: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+class OneLineErrors(typer.core.TyperGroup):
+    """Commands whose bad input gives one line on stderr and exit code 1.
+
+    Other exceptions are defects and keep their traceback.
+
+    Example
+    -------
+    >>> app = typer.Typer(cls=OneLineErrors)
+    """
+
+    def invoke(self, ctx: Any) -> object:
+        """Run the command, catching what stands for bad input."""
+        try:
+            return super().invoke(ctx)
+        except (FocalCodecError, OSError) as error:
+            typer.echo(f"error: {_one_line(error)}", err=True)
+            raise typer.Exit(1) from error
+
+
+def plan(
+    source: Path,
+    target: Path,
+    source_suffixes: tuple[str, ...],
+    target_suffixes: tuple[str, ...],
+    overwrite: bool,
+) -> Jobs:
+    """Pair each file to read with the file to write.
+
+    Arguments
+    ---------
+    source : Path
+        A file, or a folder to search for `source_suffixes`.
+    target : Path
+        A file of one of `target_suffixes` or a folder; for a folder the
+        files get the first suffix.
+    source_suffixes : tuple of str
+        Suffixes of the files that a folder is searched for.
+    target_suffixes : tuple of str
+        Suffixes that can be written.
+    overwrite : bool
+        Whether to replace files that exist.
+
+    Returns
+    -------
+    Jobs
+        The pairs, in the sources' order.
+
+    Raises
+    ------
+    FocalCodecError
+        If there is nothing to read, or the output cannot be `target`.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "a.npz").touch()
+    >>> plan(folder, Path("out"), (".npz",), (".wav",), False).pairs[0][1]
+    PosixPath('out/a.wav')
+    """
+    if not source.is_dir():
+        return _plan_file(source, target, target_suffixes, overwrite)
+    # Here, since it imports torch.
+    from speechbrain_focalcodec.audio import find_audio_files
+
+    if target.exists() and not target.is_dir():
+        raise FocalCodecError(
+            f"{target}: is a file, but {source} is a folder; give a folder"
+        )
+    files = find_audio_files(source, source_suffixes)
+    if not files:
+        raise FocalCodecError(
+            f"{source}: has no files of {', '.join(source_suffixes)}; "
+            "check the path"
+        )
+    jobs = Jobs([], folder=True)
+    written: dict[Path, Path] = {}
+    for file in files:
+        out = target / file.relative_to(source)
+        out = out.with_suffix(target_suffixes[0])
+        first = written.setdefault(out, file)
+        if first != file:
+            jobs.failures.append(
+                f"{file}: its output {out} is that of {first} too; rename one"
+            )
+        elif _is_same(file, out):
+            jobs.failures.append(f"{file}: {_SAME}")
+        elif out.exists() and not overwrite:
+            jobs.skipped += 1
+        else:
+            jobs.pairs.append((file, out))
+    return jobs
+
+
+def _plan_file(
+    source: Path, target: Path, suffixes: tuple[str, ...], overwrite: bool
+) -> Jobs:
+    if not source.exists():
+        raise FocalCodecError(
+            f"{source}: no such file or folder; check the path"
+        )
+    if target.is_dir():
+        target = target / (source.stem + suffixes[0])
+    if target.suffix.lower() not in suffixes:
+        raise FocalCodecError(
+            f"{target}: the output's name must end in {' or '.join(suffixes)}"
+        )
+    if _is_same(source, target):
+        raise FocalCodecError(f"{source}: {_SAME}")
+    if target.exists() and not overwrite:
+        raise FocalCodecError(
+            f"{target}: exists; give --overwrite to replace it"
+        )
+    return Jobs([(source, target)], folder=False)
+
+
+_SAME = "would be overwritten by its own output; give another output"
+
+
+def _is_same(source: Path, target: Path) -> bool:
+    return target.exists() and source.samefile(target)
+
+
+def run(jobs: Jobs, convert: Callable[[Path, Path], object], verb: str) -> None:
+    """Convert each file; in a folder the rest goes on after a failure.
+
+    Arguments
+    ---------
+    jobs : Jobs
+        What to do, from :func:`plan`.
+    convert : callable
+        Reads the first path and writes the second.
+    verb : str
+        The command's name, for the progress bar and the summary.
+
+    Raises
+    ------
+    FocalCodecError, OSError
+        If the only file fails.
+    typer.Exit
+        With code 1, if files of a folder failed; they are listed on stderr.
+
+    Example
+    -------
+    >>> run(Jobs([], folder=True, skipped=2), print, "encode")
+    encode: 0 done, 2 skipped (output exists), 0 failed
+    """
+    if not jobs.folder:
+        for source, target in jobs.pairs:
+            with _naming(source):
+                convert(source, target)
+        return
+    done = 0
+    # disable=None: no bar when stderr is not a terminal.
+    for source, target in tqdm(
+        jobs.pairs, desc=verb, unit="file", disable=None, file=sys.stderr
+    ):
+        try:
+            with _naming(source):
+                convert(source, target)
+            done += 1
+        except (FocalCodecError, OSError) as error:
+            jobs.failures.append(_one_line(error))
+            tqdm.write(f"error: {jobs.failures[-1]}", file=sys.stderr)
+    typer.echo(
+        f"{verb}: {done} done, {jobs.skipped} skipped (output exists), "
+        f"{len(jobs.failures)} failed"
+    )
+    if jobs.failures:
+        typer.echo("failed:", err=True)
+        for line in jobs.failures:
+            typer.echo(f"  {line}", err=True)
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    """Have an error of the codec, which knows no files, name the file."""
+    try:
+        yield
+    except FocalCodecError as error:
+        if str(source) in str(error):
+            raise
+        raise type(error)(f"{source}: {error}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

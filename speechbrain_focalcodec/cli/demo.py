@@ -1,0 +1,142 @@
+"""The command that shows a codec at work on one clip."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from speechbrain_focalcodec.errors import AudioError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["demo"]
+
+DEMO_CLIP = Path(__file__).parent.parent / "assets" / "demo.flac"
+SHOWN_TOKENS = 12
+
+
+def demo(
+    audio: Annotated[
+        Path | None,
+        typer.Argument(help="Audio to use in place of the bundled clip."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A bundled model's name, a local folder or a hub "
+            "repository; the bundled model when not given."
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for what the demo writes.")
+    ] = Path("demo_output"),
+    device: Annotated[str, typer.Option(help="Such as cpu or cuda:0.")] = "cpu",
+) -> None:
+    """Turn a clip into tokens and back, and show what came of it.
+
+    Prints the model's rates, the tokens, the speed and STOI; writes the
+    tokens, the reconstruction and a picture of both spectrograms.
+    \f
+
+    Arguments
+    ---------
+    audio : Path, optional
+        The clip; by default the bundled one.
+    model : str, optional
+        A bundled model's name, a local folder or a hub repository; by
+        default the bundled model.
+    out : Path
+        Folder for tokens.npz, reconstruction.wav and spectrograms.png.
+    device : str
+        Where the model runs.
+
+    Raises
+    ------
+    FocalCodecError
+        When the clip or the model cannot be read.
+
+    Example
+    -------
+    >>> out = getfixture("tmp_path")
+    >>> demo(model="tests/parity/offline_50hz", out=out)
+    Model       offline_50hz...
+    >>> sorted(path.name for path in out.iterdir())
+    ['reconstruction.wav', 'spectrograms.png', 'tokens.npz']
+    """
+    # Imported here: `focalcodec --help` must not wait for torch, and main
+    # imports this module.
+    from speechbrain_focalcodec.audio import read_audio
+    from speechbrain_focalcodec.cli.main import load_model
+    from speechbrain_focalcodec.plotting import plot_spectrograms
+    from speechbrain_focalcodec.token_file import save_tokens
+
+    audio = DEMO_CLIP if audio is None else audio
+    interface = load_model(model, device)
+    rate = interface.codec.sample_rate_output
+
+    tokens = interface.tokenize_file(audio)
+    save_tokens(out / "tokens.npz", tokens)
+    interface.decode_to_file(
+        tokens.toks, out / "reconstruction.wav", tokens.num_samples
+    )
+    # Both at the output's rate, so that they compare sample by sample.
+    sig, _ = read_audio(audio, rate)
+    rec_sig, _ = read_audio(out / "reconstruction.wav")
+    plot_spectrograms(
+        out / "spectrograms.png",
+        {"Original": sig, "Reconstruction": rec_sig},
+        rate,
+    )
+
+    # Once more for the speed, now that all is loaded, and without files.
+    wavs = read_audio(audio, interface.codec.sample_rate_input)[0][None]
+    encode_s = _seconds(lambda: interface.encode_batch(wavs)[0].cpu())
+    decode_s = _seconds(
+        lambda: interface.decode_batch(tokens.toks[None])[0].cpu()
+    )
+
+    duration = len(sig) / rate
+    shown = " ".join(map(str, tokens.toks[:SHOWN_TOKENS].tolist()))
+    more = " ..." if len(tokens.toks) > SHOWN_TOKENS else ""
+    rows = {
+        "Model": tokens.model,
+        "Clip": f"{audio} ({duration:.2f} s)",
+        "Token rate": f"{tokens.token_rate:g} Hz",
+        "Bitrate": f"{interface.codec.bitrate / 1000:.2f} kbit/s",
+        "Tokens": f"{len(tokens.toks)} of 0..{tokens.codebook_size - 1}: "
+        f"{shown}{more}",
+        "Encoding": _describe_speed(encode_s, duration),
+        "Decoding": _describe_speed(decode_s, duration),
+        "STOI": _describe_stoi(sig, rec_sig, rate),
+        "Written to": f"{out}/: tokens.npz, reconstruction.wav, "
+        "spectrograms.png",
+    }
+    for name, value in rows.items():
+        typer.echo(f"{name:<12}{value}")
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def _describe_speed(seconds: float, duration: float) -> str:
+    return (
+        f"real-time factor {seconds / duration:.4f} "
+        f"({duration / seconds:.1f} s of audio a second)"
+    )
+
+
+def _describe_stoi(
+    sig: "torch.Tensor", rec_sig: "torch.Tensor", rate: int
+) -> str:
+    from speechbrain_focalcodec.metrics.stoi import stoi
+
+    try:
+        return f"{stoi(sig, rec_sig, rate):.3f} (1 is the original)"
+    except (AudioError, ImportError) as error:
+        return f"not measured: {error}"

@@ -1,0 +1,214 @@
+"""The commands of ``focalcodec`` and their registry.
+
+Thin: each command names what happens to one file, and
+:mod:`speechbrain_focalcodec.cli.batch` applies it to a file or a folder.
+torch and SpeechBrain are imported inside the commands, so that ``--help`` is
+quick.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from speechbrain_focalcodec.cli.batch import OneLineErrors, plan, run
+from speechbrain_focalcodec.cli.demo import demo
+from speechbrain_focalcodec.errors import TokenError
+
+if TYPE_CHECKING:
+    from speechbrain_focalcodec.inference import PretrainedFocalCodec
+
+__all__ = ["app", "decode", "encode", "info", "load_model", "resynthesize"]
+
+app = typer.Typer(
+    name="focalcodec",
+    cls=OneLineErrors,
+    help="Turn speech into FocalCodec tokens, and tokens into speech.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+TOKEN_SUFFIXES = (".npz",)
+
+Input = Annotated[Path, typer.Argument(help="A file or a folder.")]
+Output = Annotated[
+    Path,
+    typer.Argument(help="A file, or a folder that keeps the input's tree."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="A bundled model's name, a local folder or a hub repository; "
+        "the bundled model when not given."
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Such as cpu or cuda:0; a GPU when there is one by default."
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        help="Replace outputs that exist. Otherwise a folder run skips them, "
+        "and a single one is an error."
+    ),
+]
+
+
+@app.command()
+def encode(
+    input: Input,
+    output: Output,
+    model: Model = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn audio files into token files (.npz)."""
+    from speechbrain_focalcodec.audio import AUDIO_SUFFIXES
+    from speechbrain_focalcodec.token_file import save_tokens
+
+    jobs = plan(input, output, AUDIO_SUFFIXES, TOKEN_SUFFIXES, overwrite)
+    interface = load_model(model, device)
+
+    def convert(source: Path, target: Path) -> None:
+        save_tokens(target, interface.tokenize_file(source))
+
+    run(jobs, convert, "encode")
+
+
+@app.command()
+def decode(
+    input: Input,
+    output: Output,
+    model: Model = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn token files (.npz) into audio files."""
+    from speechbrain_focalcodec.audio import WRITE_FORMATS
+    from speechbrain_focalcodec.token_file import load_tokens
+
+    jobs = plan(input, output, TOKEN_SUFFIXES, tuple(WRITE_FORMATS), overwrite)
+    interface = load_model(model, device)
+    fingerprint = interface.fingerprint
+
+    def convert(source: Path, target: Path) -> None:
+        file = load_tokens(source)
+        if file.fingerprint != fingerprint:
+            raise TokenError(
+                f"{source}: holds tokens of another model ({file.model}, "
+                f"fingerprint {file.fingerprint[:12]}) than "
+                f"{interface.codec.name} ({fingerprint[:12]}); "
+                "give theirs with --model"
+            )
+        interface.decode_to_file(file.toks, target, file.num_samples)
+
+    run(jobs, convert, "decode")
+
+
+@app.command()
+def resynthesize(
+    input: Input,
+    output: Output,
+    model: Model = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Encode audio files and decode them again."""
+    from speechbrain_focalcodec.audio import AUDIO_SUFFIXES, WRITE_FORMATS
+
+    jobs = plan(input, output, AUDIO_SUFFIXES, tuple(WRITE_FORMATS), overwrite)
+    run(jobs, load_model(model, device).resynthesize_file, "resynthesize")
+
+
+@app.command()
+def info(
+    model: Model = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of lines.")
+    ] = False,
+) -> None:
+    """Print what a model is."""
+    codec = load_model(model, "cpu").codec
+    facts = {
+        "model": codec.name,
+        "sample_rate_input": codec.sample_rate_input,
+        "sample_rate_output": codec.sample_rate_output,
+        "token_rate": codec.token_rate,
+        "bitrate": codec.bitrate,
+        "codebook_size": codec.codebook_size,
+        "causal": codec.causal,
+        "latency": codec.latency,
+        "parameters": sum(p.numel() for p in codec.parameters()),
+        "fingerprint": codec.fingerprint,
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    units = {
+        **dict.fromkeys(
+            ("sample_rate_input", "sample_rate_output", "token_rate"), " Hz"
+        ),
+        "bitrate": " bit/s",
+        "latency": " ms",
+    }
+    if facts["latency"] is None:
+        facts["latency"], units["latency"] = "none (not causal)", ""
+    for name, value in facts.items():
+        typer.echo(f"{name:<20}{value}{units.get(name, '')}")
+
+
+# More commands: a typed function of a module that imports cheaply.
+app.command()(demo)
+
+
+def load_model(model: str | None, device: str | None) -> "PretrainedFocalCodec":
+    """Load the model that ``--model`` and ``--device`` name.
+
+    Arguments
+    ---------
+    model : str, optional
+        A bundled model's name, a local folder or a hub repository; the
+        bundled model by default.
+    device : str, optional
+        Such as ``cpu`` or ``cuda:0``; a GPU when there is one by default.
+
+    Returns
+    -------
+    PretrainedFocalCodec
+        The model on that device.
+
+    Raises
+    ------
+    typer.BadParameter
+        If there is no such device here.
+    FocalCodecError
+        If the model cannot be loaded.
+
+    Example
+    -------
+    >>> load_model("tests/parity/offline_50hz", "cpu").codec.causal
+    False
+    """
+    import torch
+
+    from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
+    from speechbrain_focalcodec.inference import PretrainedFocalCodec
+
+    if device is not None:
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise typer.BadParameter(
+                f"{device}: cannot be used here ({reason}); try cpu",
+                param_hint="--device",
+            ) from error
+    return PretrainedFocalCodec.from_pretrained(
+        DEFAULT_MODEL if model is None else model,
+        run_opts={} if device is None else {"device": device},
+    )

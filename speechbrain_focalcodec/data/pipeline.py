@@ -1,0 +1,149 @@
+"""From a manifest to a SpeechBrain dataset of waveforms."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from speechbrain.dataio.dataset import DynamicItemDataset
+
+from speechbrain_focalcodec.data.manifest import read_manifest
+from speechbrain_focalcodec.data.reader import (
+    RandomSegment,
+    SignalReader,
+    resampled_length,
+)
+from speechbrain_focalcodec.errors import DataError
+
+__all__ = ["RandomSegment", "SignalReader", "make_dataset", "set_epoch"]
+
+
+def make_dataset(
+    manifest: str | Path,
+    data_root: str | Path,
+    sample_rate: int,
+    segment_samples: int | None = None,
+    seed: int = 0,
+    min_samples: int | None = None,
+    max_samples: int | None = None,
+    preload: bool = False,
+) -> DynamicItemDataset:
+    """Make a dataset with the output keys "id" and "sig".
+
+    Arguments
+    ---------
+    manifest : str or Path
+        A manifest that data preparation has written.
+    data_root : str or Path
+        The data folder that the manifest's paths are relative to: the one
+        that preparation was given.
+    sample_rate : int
+        Sample rate of "sig", in Hz; other rates are resampled on the fly.
+    segment_samples : int, optional
+        Length of random segments, in samples at `sample_rate`; see
+        :class:`RandomSegment` and :func:`set_epoch`. Whole utterances are
+        given when it is left out.
+    seed : int
+        Seed of the segments' positions.
+    min_samples : int, optional
+        Leave out utterances with fewer samples at `sample_rate`.
+    max_samples : int, optional
+        Leave out utterances with more samples at `sample_rate`.
+    preload : bool
+        Keep the decoded audio in memory.
+
+    Returns
+    -------
+    DynamicItemDataset
+        Items with "id" (str) and "sig" (float32 [T]).
+
+    Raises
+    ------
+    DataError
+        When the manifest is missing or damaged, or no utterance is left.
+
+    Example
+    -------
+    >>> import numpy, soundfile
+    >>> from speechbrain_focalcodec.data.manifest import write_manifest
+    >>> tmp = getfixture("tmp_path")
+    >>> soundfile.write(tmp / "utt1.wav", numpy.zeros(24000), 24000)
+    >>> entry = {
+    ...     "wav": "{data_root}/utt1.wav",
+    ...     "num_samples": 24000,
+    ...     "sample_rate": 24000,
+    ... }
+    >>> write_manifest(tmp / "train.json", {"utt1": entry})
+    >>> dataset = make_dataset(tmp / "train.json", tmp, 16000, 4000)
+    >>> set_epoch(dataset, 1)
+    >>> dataset[0]["sig"].shape
+    torch.Size([4000])
+    """
+    entries = read_manifest(manifest)
+    for utt_id, entry in entries.items():
+        missing = {"wav", "num_samples", "sample_rate"} - entry.keys()
+        if missing:
+            raise DataError(
+                f"the utterance {utt_id} of {manifest} lacks "
+                f"{', '.join(sorted(missing))}: run the data preparation again"
+            )
+    lower = 0 if min_samples is None else min_samples
+    upper = math.inf if max_samples is None else max_samples
+    kept = {
+        utt_id
+        for utt_id, entry in entries.items()
+        if lower
+        <= resampled_length(
+            entry["num_samples"], entry["sample_rate"], sample_rate
+        )
+        <= upper
+    }
+    if not kept:
+        raise DataError(
+            f"no utterance of {manifest} has between {lower} and {upper} "
+            f"samples at {sample_rate} Hz"
+        )
+    dataset = DynamicItemDataset.from_json(
+        str(manifest), replacements={"data_root": str(data_root)}
+    )
+    data = {
+        utt_id: entry
+        for utt_id, entry in dataset.data.items()
+        if utt_id in kept
+    }
+    segment = None
+    if segment_samples is not None:
+        segment = RandomSegment(segment_samples, seed)
+    reader = SignalReader(sample_rate, segment)
+    if preload:
+        reader.preload(data)
+    item = {
+        "func": reader,
+        "takes": ["id", "wav", "num_samples", "sample_rate"],
+        "provides": "sig",
+    }
+    return DynamicItemDataset(data, [item], ["id", "sig"])
+
+
+def set_epoch(dataset: Any, epoch: int) -> None:
+    """Move a dataset's random segments to an epoch.
+
+    Call it in ``on_stage_start`` of the training stage, before the loader is
+    iterated. A dataset without random segments is left as it is.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset or DataLoader
+        The dataset, a filtered or sorted version of it, or its loader.
+    epoch : int
+        The epoch.
+
+    Example
+    -------
+    >>> dataset = DynamicItemDataset({"utt1": {"num_samples": 8000}})
+    >>> set_epoch(dataset, 1)
+    """
+    dataset = getattr(dataset, "dataset", dataset)
+    for item in dataset.pipeline.dynamic_items:
+        segment = getattr(item.func, "segment", None)
+        if isinstance(segment, RandomSegment):
+            segment.set_epoch(epoch)

@@ -1,0 +1,312 @@
+"""Reading utterances, or random segments of them, from audio files."""
+
+import hashlib
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from torchaudio.functional import resample
+from tqdm import tqdm
+
+from speechbrain_focalcodec.errors import AudioError, DataError
+
+__all__ = ["RandomSegment", "SignalReader", "resampled_length"]
+
+# torchaudio's defaults, from which the reach of its filter follows.
+LOWPASS_FILTER_WIDTH = 6
+ROLLOFF = 0.99
+
+
+class RandomSegment:
+    """Chooses where the segment of an utterance starts.
+
+    The start is a pure function of seed, epoch and utterance id. So it does
+    not depend on the order or number of the loader's workers, and a resumed
+    run sees what an uninterrupted one would have seen.
+
+    Arguments
+    ---------
+    segment_samples : int
+        Length of the segments, in samples.
+    seed : int
+        Seed of the choice.
+
+    Example
+    -------
+    >>> segment = RandomSegment(8000, seed=1)
+    >>> segment.set_epoch(1)
+    >>> first = segment.start("utt1", 160000)
+    >>> segment.set_epoch(2)
+    >>> segment.start("utt1", 160000) == first
+    False
+    >>> segment.start("utt1", 4000)
+    0
+    """
+
+    def __init__(self, segment_samples: int, seed: int = 0) -> None:
+        if segment_samples < 1:
+            raise DataError(
+                f"segment_samples must be positive, not {segment_samples}"
+            )
+        self.segment_samples = int(segment_samples)
+        self.seed = int(seed)
+        # Shared memory: loader workers that live on see the new epoch too.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move to an epoch; call it before the loader is iterated.
+
+        Arguments
+        ---------
+        epoch : int
+            The epoch.
+
+        Example
+        -------
+        >>> RandomSegment(8000).set_epoch(3)
+        """
+        self._epoch.fill_(epoch)
+
+    def start(self, utt_id: str, num_samples: int) -> int:
+        """Return the first sample of an utterance's segment.
+
+        Arguments
+        ---------
+        utt_id : str
+            The utterance.
+        num_samples : int
+            Its length.
+
+        Returns
+        -------
+        int
+            The start: 0 when the utterance is no longer than a segment.
+
+        Example
+        -------
+        >>> 0 <= RandomSegment(8000).start("utt1", 16000) <= 8000
+        True
+        """
+        choices = num_samples - self.segment_samples + 1
+        if choices <= 1:
+            return 0
+        name = f"{self.seed}/{int(self._epoch)}/{utt_id}"
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % choices
+
+
+class SignalReader:
+    """Reads an utterance, or its segment, as mono at one sample rate.
+
+    Only the slice of the file that is needed is decoded. Called by the
+    dataset's pipeline with the manifest's values.
+
+    Arguments
+    ---------
+    sample_rate : int
+        Sample rate of the output, in Hz.
+    segment : RandomSegment, optional
+        Chooses the segment; without it whole utterances are read.
+
+    Example
+    -------
+    >>> path = str(getfixture("tmp_path") / "utt1.wav")
+    >>> soundfile.write(path, np.zeros(24000), 24000)
+    >>> SignalReader(16000)("utt1", path, 24000, 24000).shape
+    torch.Size([16000])
+    >>> reader = SignalReader(16000, RandomSegment(8000))
+    >>> reader("utt1", path, 24000, 24000).shape
+    torch.Size([8000])
+    """
+
+    def __init__(
+        self, sample_rate: int, segment: RandomSegment | None = None
+    ) -> None:
+        self.sample_rate = int(sample_rate)
+        self.segment = segment
+        self._preloaded: dict[str, np.ndarray] = {}
+
+    def __call__(
+        self, utt_id: str, wav: str, num_samples: int, sample_rate: int
+    ) -> torch.Tensor:
+        """Return the waveform.
+
+        Arguments
+        ---------
+        utt_id : str
+            The utterance.
+        wav : str
+            Its file.
+        num_samples : int
+            Length of the file, in samples.
+        sample_rate : int
+            Sample rate of the file, in Hz.
+
+        Returns
+        -------
+        torch.Tensor
+            float32 [T] at the reader's sample rate; T is the segment's
+            length (shorter utterances are zero-padded on the right), or the
+            utterance's when there are no segments.
+        """
+        total = resampled_length(num_samples, sample_rate, self.sample_rate)
+        start, stop = 0, total
+        if self.segment is not None:
+            start = self.segment.start(utt_id, total)
+            stop = min(start + self.segment.segment_samples, total)
+        if utt_id in self._preloaded:
+            sig = _to_float(self._preloaded[utt_id][start:stop])
+        else:
+            sig = _read_resampled(
+                wav, num_samples, sample_rate, self.sample_rate, start, stop
+            )
+        if self.segment is not None:
+            missing = self.segment.segment_samples - len(sig)
+            sig = torch.nn.functional.pad(sig, (0, missing))
+        return sig
+
+    def preload(self, entries: dict[str, dict[str, Any]]) -> None:
+        """Decode utterances into memory, for small corpora on slow disks.
+
+        16-bit mono files at the output's sample rate are kept as int16,
+        others as float32: the values are those of reading on the fly.
+
+        Arguments
+        ---------
+        entries : dict
+            The utterances by their id, with "wav", "num_samples" and
+            "sample_rate".
+
+        Example
+        -------
+        >>> path = str(getfixture("tmp_path") / "utt1.wav")
+        >>> soundfile.write(path, np.zeros(800), 16000)
+        >>> SignalReader(16000).preload(
+        ...     {"utt1": {"wav": path, "num_samples": 800,
+        ...      "sample_rate": 16000}}
+        ... )
+        """
+
+        def load(entry: dict[str, Any]) -> np.ndarray:
+            if entry["sample_rate"] == self.sample_rate:
+                return _read_slice(
+                    entry["wav"], 0, entry["num_samples"], allow_int16=True
+                )
+            stop = resampled_length(
+                entry["num_samples"], entry["sample_rate"], self.sample_rate
+            )
+            return _read_resampled(
+                entry["wav"],
+                entry["num_samples"],
+                entry["sample_rate"],
+                self.sample_rate,
+                0,
+                stop,
+            ).numpy()
+
+        with ThreadPoolExecutor() as pool:
+            decoded = tqdm(
+                pool.map(load, entries.values()),
+                total=len(entries),
+                desc="preload",
+                unit="utt",
+            )
+            self._preloaded = dict(zip(entries, decoded, strict=True))
+
+
+def resampled_length(
+    num_samples: int, sample_rate_from: int, sample_rate_to: int
+) -> int:
+    """Return the number of samples after resampling.
+
+    Arguments
+    ---------
+    num_samples : int
+        Number of samples before.
+    sample_rate_from : int
+        Sample rate before, in Hz.
+    sample_rate_to : int
+        Sample rate after, in Hz.
+
+    Returns
+    -------
+    int
+        Number of samples after.
+
+    Example
+    -------
+    >>> resampled_length(24001, 24000, 16000)
+    16001
+    """
+    return -(-num_samples * sample_rate_to // sample_rate_from)
+
+
+def _read_resampled(
+    path: str,
+    num_samples: int,
+    sample_rate_from: int,
+    sample_rate_to: int,
+    start: int,
+    stop: int,
+) -> torch.Tensor:
+    """Read samples start to stop, counted after resampling.
+
+    They equal that slice of the whole utterance resampled: the part that is
+    read starts at a common multiple of both sampling periods and is wider by
+    the reach of the filter.
+    """
+    if sample_rate_from == sample_rate_to:
+        return _to_float(_read_slice(path, start, stop))
+    divisor = math.gcd(sample_rate_from, sample_rate_to)
+    period_from = sample_rate_from // divisor
+    period_to = sample_rate_to // divisor
+    cutoff = min(period_from, period_to) * ROLLOFF
+    margin = math.ceil(LOWPASS_FILTER_WIDTH / cutoff) + 1
+    first = max(0, start // period_to - margin)
+    last = -(-stop // period_to) + margin
+    sig = _read_slice(
+        path, first * period_from, min(last * period_from, num_samples)
+    )
+    sig = resample(
+        _to_float(sig),
+        sample_rate_from,
+        sample_rate_to,
+        lowpass_filter_width=LOWPASS_FILTER_WIDTH,
+        rolloff=ROLLOFF,
+    )
+    offset = start - first * period_to
+    return sig[offset : offset + stop - start]
+
+
+def _read_slice(
+    path: str, start: int, stop: int, allow_int16: bool = False
+) -> np.ndarray:
+    """Read a slice of a file as mono: float32, or int16 where exact."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            exact = file.subtype == "PCM_16" and file.channels == 1
+            file.seek(start)
+            sig = file.read(
+                stop - start,
+                dtype="int16" if exact and allow_int16 else "float32",
+                always_2d=True,
+            )
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"cannot read {path}: {error}") from error
+    if len(sig) != stop - start:
+        raise AudioError(
+            f"{path} ends early: it gives {len(sig)} of the samples {start} "
+            f"to {stop} that its manifest promises; fetch the file again"
+        )
+    if not np.isfinite(sig).all():
+        raise AudioError(f"{path} holds samples that are not finite")
+    return sig[:, 0] if sig.shape[1] == 1 else sig.mean(axis=1)
+
+
+def _to_float(sig: np.ndarray) -> torch.Tensor:
+    """Copy samples into a float32 tensor; full scale is 1."""
+    scale = 32768 if sig.dtype == np.int16 else 1
+    return torch.from_numpy(np.array(sig, dtype=np.float32)).div_(scale)

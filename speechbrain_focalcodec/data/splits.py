@@ -1,0 +1,201 @@
+"""Which utterances train and which validate."""
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from speechbrain_focalcodec.data.manifest import read_manifest, write_manifest
+from speechbrain_focalcodec.errors import DataError
+
+__all__ = ["hold_out_speakers", "join_splits", "merge_manifests"]
+
+
+def merge_manifests(
+    save_folder: str | Path,
+    train_splits: Sequence[str],
+    valid_splits: Sequence[str] = (),
+    num_valid: int = 0,
+    max_utterances: int | None = None,
+    seed: int = 0,
+) -> dict[str, Path]:
+    """Write ``train.json`` and ``valid.json`` from prepared splits.
+
+    Arguments
+    ---------
+    save_folder : str or Path
+        The folder that holds the splits' manifests; the two are written there.
+    train_splits : sequence of str
+        Splits to train on.
+    valid_splits : sequence of str
+        Splits to validate on.
+    num_valid : int
+        Number of utterances to validate on, besides `valid_splits`, that are
+        held out of the training splits by whole speakers.
+    max_utterances : int, optional
+        Train on a random choice of this many utterances at most.
+    seed : int
+        Seed of both choices.
+
+    Returns
+    -------
+    dict
+        The paths, by "train" and "valid".
+
+    Raises
+    ------
+    DataError
+        When a manifest is missing, a split is in both lists, or there is
+        nothing to validate on or to train on.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> for split in ["a", "b"]:
+    ...     entry = {"spk_id": split, "duration": 1.0}
+    ...     write_manifest(folder / f"{split}.json", {f"{split}1": entry})
+    >>> paths = merge_manifests(folder, ["a", "b"], num_valid=1, seed=1)
+    >>> len(read_manifest(paths["train"])), len(read_manifest(paths["valid"]))
+    (1, 1)
+    """
+    save_folder = Path(save_folder)
+    shared = set(train_splits) & set(valid_splits)
+    if shared:
+        raise DataError(
+            f"{', '.join(sorted(shared))}: in train_splits and valid_splits"
+        )
+    paths = {name: save_folder / f"{name}.json" for name in ["train", "valid"]}
+    taken = paths.keys() & {*train_splits, *valid_splits}
+    if taken:
+        raise DataError(
+            f"a split cannot be called {taken.pop()!r}: its manifest would be "
+            "overwritten; rename the folder"
+        )
+    train = join_splits(save_folder, train_splits)
+    valid = join_splits(save_folder, valid_splits)
+    if num_valid:
+        train, held_out = hold_out_speakers(train, num_valid, seed)
+        valid |= held_out
+    if max_utterances is not None and max_utterances < len(train):
+        chosen = random.Random(seed).sample(sorted(train), max_utterances)
+        train = {utt_id: train[utt_id] for utt_id in chosen}
+    for name, entries, hint in [
+        ("train", train, "train_splits or max_utterances"),
+        ("valid", valid, "valid_splits or num_valid"),
+    ]:
+        if not entries:
+            raise DataError(f"no utterances for {name}.json: set {hint}")
+        write_manifest(paths[name], entries)
+    return paths
+
+
+def join_splits(
+    save_folder: str | Path, splits: Sequence[str]
+) -> dict[str, dict]:
+    """Return the utterances of several prepared splits.
+
+    Arguments
+    ---------
+    save_folder : str or Path
+        The folder that holds the splits' manifests.
+    splits : sequence of str
+        Names of the splits.
+
+    Returns
+    -------
+    dict
+        The utterances by their id.
+
+    Raises
+    ------
+    DataError
+        When a manifest is missing or an id is in two splits.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> write_manifest(folder / "a.json", {"a1": {"spk_id": "a"}})
+    >>> join_splits(folder, ["a"])
+    {'a1': {'spk_id': 'a'}}
+    """
+    joined: dict[str, dict] = {}
+    for split in splits:
+        entries = read_manifest(Path(save_folder) / f"{split}.json")
+        shared = joined.keys() & entries.keys()
+        if shared:
+            raise DataError(
+                f"{len(shared)} utterance(s) of {split} are in another split "
+                f"too, for example {min(shared)}"
+            )
+        joined |= entries
+    return joined
+
+
+def hold_out_speakers(
+    entries: dict[str, dict], num_utterances: int, seed: int = 0
+) -> tuple[dict[str, dict], dict[str, dict]]:
+    """Split utterances in two with no speaker in both.
+
+    Speakers are drawn at random and held out whole while they fit. Where they
+    cannot add up to the number exactly, the smallest speaker left is taken
+    too, and its excess utterances are in neither part.
+
+    Arguments
+    ---------
+    entries : dict
+        The utterances by their id, with "spk_id".
+    num_utterances : int
+        Number of utterances to hold out.
+    seed : int
+        Seed of the choice.
+
+    Returns
+    -------
+    dict
+        The utterances that stay.
+    dict
+        Those held out, exactly `num_utterances`.
+
+    Raises
+    ------
+    DataError
+        When no speaker would be left.
+
+    Example
+    -------
+    >>> entries = {
+    ...     f"{speaker}{i}": {"spk_id": speaker}
+    ...     for speaker in "abcd"
+    ...     for i in range(3)
+    ... }
+    >>> kept, held_out = hold_out_speakers(entries, 6)
+    >>> len(kept), len(held_out)
+    (6, 6)
+    """
+    by_speaker = defaultdict(list)
+    for utt_id in sorted(entries):
+        by_speaker[entries[utt_id]["spk_id"]].append(utt_id)
+    speakers = sorted(by_speaker)
+    random.Random(seed).shuffle(speakers)
+    held_out: list[str] = []
+    left = []
+    for speaker in speakers:
+        utt_ids = by_speaker[speaker]
+        if len(held_out) + len(utt_ids) <= num_utterances:
+            held_out += utt_ids
+        else:
+            left.append(speaker)
+    if len(held_out) < num_utterances and left:
+        smallest = min(left, key=lambda speaker: len(by_speaker[speaker]))
+        left.remove(smallest)
+        held_out += by_speaker[smallest][: num_utterances - len(held_out)]
+    if not left:
+        raise DataError(
+            f"holding out num_valid={num_utterances} utterances leaves none of "
+            f"the {len(speakers)} speakers to train on: lower it"
+        )
+    kept = {utt for speaker in left for utt in by_speaker[speaker]}
+    return (
+        {utt_id: entries[utt_id] for utt_id in entries if utt_id in kept},
+        {utt_id: entries[utt_id] for utt_id in sorted(held_out)},
+    )

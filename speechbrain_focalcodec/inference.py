@@ -1,0 +1,558 @@
+"""The pretrained interface: speech to tokens and back, SpeechBrain's way."""
+
+import io
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from hyperpyyaml import dump_hyperpyyaml
+from speechbrain.dataio.dataio import length_to_mask
+from speechbrain.dataio.preprocess import AudioNormalizer
+from speechbrain.inference.interfaces import Pretrained
+from speechbrain.utils.fetching import FetchSource
+from speechbrain.utils.parameter_transfer import Pretrainer
+
+from speechbrain_focalcodec.atomic import atomic_write_text
+from speechbrain_focalcodec.audio import (
+    check_sig,
+    read_audio,
+    resample,
+    resampled_length,
+    write_audio,
+)
+from speechbrain_focalcodec.codec import FocalCodec, fit_length
+from speechbrain_focalcodec.errors import TokenError
+from speechbrain_focalcodec.token_file import TokenFile
+
+__all__ = ["PretrainedFocalCodec", "WeightsPretrainer", "write_hyperparams"]
+
+
+class PretrainedFocalCodec(Pretrained):
+    """A trained FocalCodec, ready to use.
+
+    Load it with :meth:`from_pretrained`, which executes no code of the model,
+    or with SpeechBrain's ``from_hparams(source, savedir=...)``. The latter
+    executes what the folder's ``hyperparams.yaml`` names: use it for folders
+    that you trust only, and give each model a savedir of its own, since
+    SpeechBrain keeps what it finds there.
+
+    Lengths are SpeechBrain's: of each item relative to the longest, float [B].
+
+    Arguments
+    ---------
+    modules : dict
+        The codec, under the key ``codec``.
+    hparams : dict, optional
+        Hyperparameters, as ``from_hparams`` gives them.
+    run_opts : dict, optional
+        SpeechBrain's run options, such as ``{"device": "cuda"}``.
+    freeze_params : bool
+        Whether to freeze the weights and set evaluation mode.
+
+    Example
+    -------
+    >>> model = PretrainedFocalCodec.from_pretrained(
+    ...     "tests/parity/offline_50hz"
+    ... )
+    >>> tokens, token_lens = model.encode_batch(torch.randn(2, 16000))
+    >>> wavs, wav_lens = model.decode_batch(tokens, token_lens)
+    """
+
+    MODULES_NEEDED = ["codec"]
+
+    def __init__(
+        self,
+        modules: dict[str, torch.nn.Module],
+        hparams: dict | None = None,
+        run_opts: dict | None = None,
+        freeze_params: bool = True,
+    ) -> None:
+        for name in self.MODULES_NEEDED:
+            if name not in modules:
+                raise ValueError(f"modules: has no {name!r}; add it")
+        hparams = dict(hparams or {})
+        # load_audio then gives what encode_batch takes.
+        hparams.setdefault(
+            "audio_normalizer",
+            AudioNormalizer(sample_rate=modules["codec"].sample_rate_input),
+        )
+        super().__init__(modules, hparams, run_opts, freeze_params)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        revision: str | None = None,
+        run_opts: dict | None = None,
+    ) -> "PretrainedFocalCodec":
+        """Load a model from JSON and safetensors; no code is executed.
+
+        Arguments
+        ---------
+        source : str or Path
+            A bundled model's name, a local folder or a hub repository.
+        revision : str, optional
+            The hub revision.
+        run_opts : dict, optional
+            SpeechBrain's run options, such as ``{"device": "cuda"}``.
+
+        Returns
+        -------
+        PretrainedFocalCodec
+            The model, on the device of `run_opts` (a GPU when there is one).
+
+        Raises
+        ------
+        ConfigError
+            If its configuration is damaged or unknown.
+        CheckpointError
+            If its weights are missing, damaged or do not fit.
+
+        Example
+        -------
+        >>> model = PretrainedFocalCodec.from_pretrained(
+        ...     "tests/parity/offline_50hz", run_opts={"device": "cpu"}
+        ... )
+        """
+        codec = FocalCodec.from_pretrained(source, revision=revision)
+        return cls(modules={"codec": codec}, run_opts=run_opts)
+
+    @property
+    def codec(self) -> FocalCodec:
+        """The codec itself, with absolute lengths and its stages."""
+        return self.mods.codec
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The codec's identity, computed once: it hashes all weights."""
+        return self.codec.fingerprint
+
+    def encode_batch(
+        self,
+        wavs: torch.Tensor,
+        wav_lens: torch.Tensor | None = None,
+        sample_rate: int | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Turn a batch of waveforms into tokens.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            One-channel waveforms, float [B, T].
+        wav_lens : torch.Tensor, optional
+            Relative lengths, float [B] in (0, 1].
+        sample_rate : int, optional
+            Their sample rate in Hz, when it is not the codec's input rate.
+
+        Returns
+        -------
+        tokens : torch.Tensor
+            int64 [B, N].
+        token_lens : torch.Tensor
+            Relative lengths, float [B].
+
+        Raises
+        ------
+        AudioError
+            If the batch is empty or not finite.
+        ValueError
+            If a shape, type or relative length is wrong.
+
+        Example
+        -------
+        >>> model = PretrainedFocalCodec.from_pretrained(
+        ...     "tests/parity/offline_50hz"
+        ... )
+        >>> tokens, token_lens = model.encode_batch(
+        ...     torch.randn(2, 24000), torch.tensor([1.0, 0.5]), 24000
+        ... )
+        >>> len(tokens), len(token_lens)
+        (2, 2)
+        """
+        check_sig(wavs, name="wavs")
+        wavs = wavs.to(self.device, torch.float32)
+        lengths = self._to_absolute("wav_lens", wav_lens, wavs)
+        to_rate = self.codec.sample_rate_input
+        if sample_rate not in (None, to_rate):
+            # What is in the padding must not leak into the last samples.
+            wavs = wavs * length_to_mask(lengths, wavs.shape[1])
+            wavs = resample(wavs, sample_rate, to_rate)
+            lengths = resampled_length(lengths, sample_rate, to_rate)
+        with torch.no_grad(), self.inference_ctx:
+            toks, tok_lengths = self.codec.encode(wavs, lengths)
+        return toks, tok_lengths / toks.shape[1]
+
+    def decode_batch(
+        self, tokens: torch.Tensor, token_lens: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Turn a batch of tokens into waveforms.
+
+        Arguments
+        ---------
+        tokens : torch.Tensor
+            int64 [B, N].
+        token_lens : torch.Tensor, optional
+            Relative lengths, float [B] in (0, 1].
+
+        Returns
+        -------
+        wavs : torch.Tensor
+            float32 [B, T] at the codec's output sample rate.
+        wav_lens : torch.Tensor
+            Relative lengths, float [B].
+
+        Raises
+        ------
+        TokenError
+            If the batch is empty or a token is out of range.
+        ValueError
+            If a shape, type or relative length is wrong.
+
+        Example
+        -------
+        >>> model = PretrainedFocalCodec.from_pretrained(
+        ...     "tests/parity/offline_50hz"
+        ... )
+        >>> wavs, wav_lens = model.decode_batch(torch.zeros(1, 50).long())
+        >>> wav_lens
+        tensor([1.])
+        """
+        if tokens.ndim != 2 or tokens.dtype != torch.int64:
+            raise ValueError(
+                "tokens: must be int64 [B, N], but is "
+                f"{tokens.dtype} {list(tokens.shape)}"
+            )
+        if tokens.numel() == 0:
+            raise TokenError("tokens: is empty; give at least one token")
+        tokens = tokens.to(self.device)
+        lengths = self._to_absolute("token_lens", token_lens, tokens)
+        with torch.no_grad(), self.inference_ctx:
+            sig, sig_lengths = self.codec.decode(tokens, lengths)
+        return sig.float(), sig_lengths / sig.shape[1]
+
+    def forward(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Resynthesise a batch: encode it and decode it again.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            One-channel waveforms at the codec's input rate, float [B, T].
+        wav_lens : torch.Tensor, optional
+            Relative lengths, float [B] in (0, 1].
+
+        Returns
+        -------
+        torch.Tensor
+            The reconstruction, float32, with the length of `wavs` in the
+            output's sample rate; `wav_lens` holds for it too.
+
+        Raises
+        ------
+        AudioError
+            If the batch is empty or not finite.
+        ValueError
+            If a shape, type or relative length is wrong.
+
+        Example
+        -------
+        >>> model = PretrainedFocalCodec.from_pretrained(
+        ...     "tests/parity/offline_50hz"
+        ... )
+        >>> model(torch.randn(1, 12345)).shape
+        torch.Size([1, 12345])
+        """
+        check_sig(wavs, name="wavs")
+        wavs = wavs.to(self.device, torch.float32)
+        lengths = self._to_absolute("wav_lens", wav_lens, wavs)
+        with torch.no_grad(), self.inference_ctx:
+            sig, _ = self.codec.resynthesize(wavs, lengths)
+        return sig.float()
+
+    def encode_file(self, path: str | Path) -> torch.Tensor:
+        """Turn an audio file into tokens.
+
+        Arguments
+        ---------
+        path : str or Path
+            An audio file, of any sample rate and channel count.
+
+        Returns
+        -------
+        torch.Tensor
+            The tokens, int64 [N].
+
+        Raises
+        ------
+        AudioError
+            If the file cannot be read, is damaged or absurd.
+
+        Example
+        -------
+        >>> model = PretrainedFocalCodec.from_pretrained(
+        ...     "tests/parity/offline_50hz"
+        ... )
+        >>> path = getfixture("tmp_path") / "a.wav"
+        >>> write_audio(path, torch.zeros(44100), 44100)
+        >>> model.encode_file(path).dtype
+        torch.int64
+        """
+        return self.tokenize_file(path).toks
+
+    def tokenize_file(self, path: str | Path) -> TokenFile:
+        """Turn an audio file into the content of a token file.
+
+        Arguments
+        ---------
+        path : str or Path
+            An audio file, of any sample rate and channel count.
+
+        Returns
+        -------
+        TokenFile
+            The tokens (on the CPU), what is needed to restore the exact
+            duration, and the model they belong to.
+
+        Raises
+        ------
+        AudioError
+            If the file cannot be read, is damaged or absurd.
+
+        Example
+        -------
+        >>> model = PretrainedFocalCodec.from_pretrained(
+        ...     "tests/parity/offline_50hz"
+        ... )
+        >>> path = getfixture("tmp_path") / "a.wav"
+        >>> write_audio(path, torch.zeros(44100), 44100)
+        >>> model.tokenize_file(path).num_samples
+        16000
+        """
+        codec = self.codec
+        sig, rate = read_audio(path)
+        wavs = resample(sig, rate, codec.sample_rate_input)[None]
+        toks, _ = self.encode_batch(wavs)
+        return TokenFile(
+            toks=toks[0].cpu(),
+            model=codec.name,
+            fingerprint=self.fingerprint,
+            # From the file's own rate: two roundings could add a sample.
+            num_samples=resampled_length(
+                len(sig), rate, codec.sample_rate_output
+            ),
+            sample_rate=codec.sample_rate_output,
+            codebook_size=codec.codebook_size,
+            token_rate=codec.token_rate,
+        )
+
+    def decode_to_file(
+        self,
+        tokens: torch.Tensor,
+        path: str | Path,
+        num_samples: int | None = None,
+    ) -> None:
+        """Turn tokens into an audio file.
+
+        Arguments
+        ---------
+        tokens : torch.Tensor
+            The tokens of one recording, int64 [N].
+        path : str or Path
+            The file to write: ``.wav``, ``.flac`` or ``.ogg``.
+        num_samples : int, optional
+            The exact length to write, in samples at the output's rate: the
+            end is cut, or filled with zeros. What the decoder gives by
+            default.
+
+        Raises
+        ------
+        TokenError
+            If there are no tokens or one is out of range.
+        ValueError
+            If the shape or type is wrong.
+
+        Example
+        -------
+        >>> model = PretrainedFocalCodec.from_pretrained(
+        ...     "tests/parity/offline_50hz"
+        ... )
+        >>> path = getfixture("tmp_path") / "a.wav"
+        >>> model.decode_to_file(torch.zeros(50).long(), path, 16000)
+        >>> len(read_audio(path)[0])
+        16000
+        """
+        if tokens.ndim != 1:
+            raise ValueError(
+                f"tokens: must be [N], but its shape is {list(tokens.shape)}"
+            )
+        wavs, _ = self.decode_batch(tokens[None])
+        sig = wavs[0]
+        if num_samples is not None:
+            sig = fit_length(sig, num_samples)
+        write_audio(path, sig, self.codec.sample_rate_output)
+
+    def resynthesize_file(
+        self, in_path: str | Path, out_path: str | Path
+    ) -> None:
+        """Encode an audio file and decode it again, keeping its duration.
+
+        Arguments
+        ---------
+        in_path : str or Path
+            An audio file, of any sample rate and channel count.
+        out_path : str or Path
+            The file to write: ``.wav``, ``.flac`` or ``.ogg``.
+
+        Raises
+        ------
+        AudioError
+            If a file cannot be read or written.
+
+        Example
+        -------
+        >>> model = PretrainedFocalCodec.from_pretrained(
+        ...     "tests/parity/offline_50hz"
+        ... )
+        >>> path = getfixture("tmp_path") / "a.wav"
+        >>> write_audio(path, torch.zeros(44100), 44100)
+        >>> model.resynthesize_file(path, path.with_name("b.wav"))
+        """
+        file = self.tokenize_file(in_path)
+        self.decode_to_file(file.toks, out_path, file.num_samples)
+
+    def _to_absolute(
+        self, name: str, relative: torch.Tensor | None, batch: torch.Tensor
+    ) -> torch.Tensor:
+        """Turn relative lengths of `batch` [B, T] into absolute ones."""
+        size, longest = batch.shape
+        if relative is None:
+            return torch.full((size,), longest, device=batch.device)
+        relative = torch.as_tensor(relative, device=batch.device)
+        if relative.shape != (size,):
+            raise ValueError(
+                f"{name}: must have one value for each of the {size} items, "
+                f"but its shape is {list(relative.shape)}"
+            )
+        lengths = (relative.double() * longest).round()
+        # Float lengths may exceed 1 by their last bit, so rounding goes first.
+        if not bool(((lengths >= 1) & (lengths <= longest)).all()):
+            raise ValueError(
+                f"{name}: must be relative lengths in (0, 1] that leave each "
+                f"item at least one of {longest}, not {relative.tolist()}"
+            )
+        return lengths.long()
+
+
+class WeightsPretrainer(Pretrainer):
+    """SpeechBrain's pretrainer, looking for weights where the model is.
+
+    SpeechBrain's own takes a bare file name in `paths` for a file of the
+    current folder, so an exported folder could not be moved. Here it is a
+    file of the source that ``from_hparams`` was given.
+
+    Arguments
+    ---------
+    *args : tuple
+        As for SpeechBrain's Pretrainer.
+    **kwargs : dict
+        As for SpeechBrain's Pretrainer.
+
+    Example
+    -------
+    >>> codec = FocalCodec.from_pretrained("tests/parity/offline_50hz")
+    >>> pretrainer = WeightsPretrainer(
+    ...     loadables={"codec": codec}, paths={"codec": "model.safetensors"}
+    ... )
+    >>> found = pretrainer.collect_files("tests/parity/offline_50hz")
+    >>> found["codec"].name
+    'model.safetensors'
+    """
+
+    def collect_files(
+        self,
+        default_source: str | Path | FetchSource | None = None,
+        *args,
+        **kwargs,
+    ) -> dict[str, Path]:
+        """Find the files, those with a bare name in `default_source`.
+
+        Arguments
+        ---------
+        default_source : str or Path or FetchSource, optional
+            The model's folder or hub repository.
+        *args : tuple
+            As for SpeechBrain's Pretrainer.
+        **kwargs : dict
+            As for SpeechBrain's Pretrainer.
+
+        Returns
+        -------
+        dict
+            The local path of each loadable's weights.
+        """
+        for key, path in self.paths.items():
+            if default_source is None or "/" in str(path):
+                continue
+            if isinstance(default_source, FetchSource):
+                kind, folder = default_source
+                self.paths[key] = FetchSource(kind, f"{folder}/{path}")
+            else:
+                self.paths[key] = f"{default_source}/{path}"
+        return super().collect_files(default_source, *args, **kwargs)
+
+
+def write_hyperparams(folder: str | Path, codec: FocalCodec) -> Path:
+    """Write the ``hyperparams.yaml`` that ``from_hparams`` needs.
+
+    Arguments
+    ---------
+    folder : str or Path
+        A folder that ``codec.save_pretrained`` has written.
+    codec : FocalCodec
+        The codec saved in it.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> codec = FocalCodec.from_pretrained("tests/parity/offline_50hz")
+    >>> codec.save_pretrained(folder)
+    >>> write_hyperparams(folder, codec).name
+    'hyperparams.yaml'
+    """
+    arguments = io.StringIO()
+    dump_hyperpyyaml(
+        {
+            "config": codec.config.to_dict(),
+            "name": codec.name,
+        },
+        arguments,
+    )
+    lines = arguments.getvalue().splitlines()
+    indented = "\n".join(f"    {line}" for line in lines if line)
+    path = Path(folder) / "hyperparams.yaml"
+    atomic_write_text(path, _HYPERPARAMS.format(arguments=indented))
+    return path
+
+
+_HYPERPARAMS = """\
+# For speechbrain_focalcodec.inference.PretrainedFocalCodec.from_hparams.
+# PretrainedFocalCodec.from_pretrained does not read this file.
+codec: !new:speechbrain_focalcodec.codec.FocalCodec
+{arguments}
+modules:
+    codec: !ref <codec>
+
+pretrainer: !new:speechbrain_focalcodec.inference.WeightsPretrainer
+    loadables:
+        codec: !ref <codec>
+    paths:
+        codec: model.safetensors
+    custom_hooks:
+        codec: !name:speechbrain_focalcodec.checkpoint.load_weights
+"""

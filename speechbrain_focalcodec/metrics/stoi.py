@@ -1,0 +1,71 @@
+"""Short-time objective intelligibility (STOI), by pystoi."""
+
+import warnings
+
+import torch
+
+from speechbrain_focalcodec.errors import AudioError
+from speechbrain_focalcodec.metrics.extras import import_extra
+
+__all__ = ["stoi"]
+
+
+def stoi(
+    reference: torch.Tensor, estimate: torch.Tensor, sample_rate: int
+) -> float:
+    """Short-time objective intelligibility of `estimate`.
+
+    Needs the extra ``metrics``. Silent frames of the reference do not count.
+
+    Arguments
+    ---------
+    reference : torch.Tensor
+        The clean speech, shape [T].
+    estimate : torch.Tensor
+        The speech to judge, aligned with the reference, shape [T].
+    sample_rate : int
+        Sample rate of both, in Hz. pystoi resamples to 10 kHz.
+
+    Returns
+    -------
+    float
+        About 0 (unintelligible) to 1 (the reference itself).
+
+    Raises
+    ------
+    AudioError
+        When the shapes differ, a sample is not finite, or less than about
+        0.4 s of the reference is speech.
+
+    Example
+    -------
+    >>> import torch
+    >>> sig = torch.randn(16000, generator=torch.manual_seed(0))
+    >>> round(stoi(sig, sig, 16000), 3)
+    1.0
+    """
+    pystoi = import_extra("pystoi", "metrics")
+    if reference.ndim != 1 or reference.shape != estimate.shape:
+        raise AudioError(
+            "STOI compares two signals of the same shape [T], not "
+            f"{list(reference.shape)} and {list(estimate.shape)}"
+        )
+    for name, sig in (("reference", reference), ("estimate", estimate)):
+        if not torch.isfinite(sig).all():
+            raise AudioError(f"The {name} has samples that are not finite")
+    if not reference.any():
+        raise AudioError("The reference is silent, so it has no STOI")
+    with warnings.catch_warnings():
+        # pystoi warns and returns 1e-5, which would spoil a mean unseen.
+        warnings.filterwarnings("error", message="Not enough STFT frames")
+        try:
+            value = pystoi.stoi(
+                reference.detach().cpu().numpy(),
+                estimate.detach().cpu().numpy(),
+                sample_rate,
+            )
+        except RuntimeWarning as warning:
+            raise AudioError(
+                "The reference has too little speech for STOI (about 0.4 s)"
+            ) from warning
+    return float(value)

@@ -1,0 +1,354 @@
+"""Compressor and decompressor: focal blocks between down- and up-scaling.
+
+FocalCodec, sections 3.1 and 3.3; the causal variants are FocalCodec-Stream's.
+Names of parts are those of the published weights.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from speechbrain_focalcodec.modules.causal import (
+    StreamState,
+    scope,
+)
+from speechbrain_focalcodec.modules.focal import FocalBlock
+from speechbrain_focalcodec.modules.masking import zero_beyond
+from speechbrain_focalcodec.modules.scaling import DownScale, UpScale
+
+__all__ = ["FocalDecoder", "FocalEncoder"]
+
+
+class Refiner(nn.Module):
+    """Correct each chunk of quantized features with its own lookahead.
+
+    FocalCodec-Stream, section 2.3: the frames of a chunk are decoded
+    together, so the last may inform the first at no latency.
+
+    Arguments
+    ---------
+    dim : int
+        Feature dimension.
+    chunk : int
+        Frames a chunk.
+
+    Example
+    -------
+    >>> Refiner(6, 4)(torch.randn(2, 9, 6)).shape
+    torch.Size([2, 9, 6])
+    """
+
+    def __init__(self, dim: int, chunk: int):
+        super().__init__()
+        self.chunk = chunk
+        self.in_proj = nn.Linear(chunk * dim, chunk * dim)
+        self.out_proj = nn.Linear(chunk * dim, chunk * dim)
+
+    def forward(
+        self, x: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Refine features.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Features [B, T, dim]; a last partial chunk is filled with zeros.
+        lengths : torch.Tensor, optional
+            Frames, int64 [B].
+
+        Returns
+        -------
+        torch.Tensor
+            Features [B, T, dim].
+        """
+        batch, steps, dim = x.shape
+        y = zero_beyond(x, lengths)
+        y = F.pad(y, (0, 0, 0, -steps % self.chunk))
+        y = y.reshape(batch, -1, self.chunk * dim)
+        y = self.out_proj(F.gelu(self.in_proj(y)))
+        return x + y.reshape(batch, -1, dim)[:, :steps]
+
+
+class FocalLayer(nn.Module):
+    """One focal block with its down- or up-scaling, under published names.
+
+    Arguments
+    ---------
+    focal_block : FocalBlock
+        The block.
+    downscale : DownScale, optional
+        Comes before the block.
+    upscale : UpScale, optional
+        Comes after the block.
+
+    Example
+    -------
+    >>> FocalLayer(FocalBlock(4), downscale=DownScale(2, 4, 1))(
+    ...     torch.randn(1, 3, 2)
+    ... ).shape
+    torch.Size([1, 3, 4])
+    """
+
+    def __init__(
+        self,
+        focal_block: FocalBlock,
+        downscale: DownScale | None = None,
+        upscale: UpScale | None = None,
+    ):
+        super().__init__()
+        self.focal_block = focal_block
+        self.downscale = downscale
+        self.upscale = upscale
+
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Number of frames that the block sees.
+
+        Arguments
+        ---------
+        lengths : torch.Tensor
+            Frames, int64 [B].
+
+        Returns
+        -------
+        torch.Tensor
+            Frames after down-scaling, int64 [B].
+        """
+        if self.downscale is None:
+            return lengths
+        return self.downscale.output_lengths(lengths)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> torch.Tensor:
+        """Scale and mix.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Frames [B, T, C].
+        lengths : torch.Tensor, optional
+            Frames of `x`, int64 [B].
+        state : StreamState, optional
+            Causal only: context of earlier chunks.
+
+        Returns
+        -------
+        torch.Tensor
+            Frames [B, T', C'].
+        """
+        if self.downscale is not None:
+            x = self.downscale(x, lengths, scope(state, "downscale"))
+            if lengths is not None:
+                lengths = self.output_lengths(lengths)
+        x = self.focal_block(x, lengths, scope(state, "focal_block"))
+        return x if self.upscale is None else self.upscale(x)
+
+
+class FocalEncoder(nn.Module):
+    """Compressor: features to unquantized, unnormalised latents.
+
+    Arguments
+    ---------
+    input_dim, output_dim : int
+        Features and latents.
+    hidden_dims : sequence of int
+        Channels of the blocks.
+    downscale_factors : sequence of int
+        Factor before each block.
+    causal : bool
+        Whether to look to the left only.
+    window_size : int
+        Causal only: frames of the widest convolution.
+    **block : dict
+        Options of :class:`FocalBlock`.
+
+    Example
+    -------
+    >>> compressor = FocalEncoder(8, 5, (8, 6, 4), (2, 1, 1))
+    >>> compressor(torch.randn(2, 9, 8)).shape
+    torch.Size([2, 5, 5])
+    """
+
+    def __init__(
+        self,
+        input_dim: int = 1024,
+        output_dim: int = 13,
+        hidden_dims: Sequence[int] = (1024, 512, 256),
+        downscale_factors: Sequence[int] = (1, 1, 1),
+        causal: bool = False,
+        window_size: int = 512,
+        **block,
+    ):
+        super().__init__()
+        block = {"causal": causal, "window_size": window_size, **block}
+        in_dims = [input_dim, *hidden_dims[:-1]]
+        self.layers = nn.ModuleList(
+            FocalLayer(
+                FocalBlock(dim, **block),
+                downscale=DownScale(in_dim, dim, factor, causal),
+            )
+            for in_dim, dim, factor in zip(
+                in_dims, hidden_dims, downscale_factors, strict=True
+            )
+        )
+        self.out_proj = nn.Linear(hidden_dims[-1], output_dim)
+
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Number of latents for a number of feature frames.
+
+        Arguments
+        ---------
+        lengths : torch.Tensor
+            Feature frames, int64 [B].
+
+        Returns
+        -------
+        torch.Tensor
+            Latents, int64 [B].
+        """
+        for layer in self.layers:
+            lengths = layer.output_lengths(lengths)
+        return lengths
+
+    def forward(
+        self,
+        feats: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> torch.Tensor:
+        """Compress.
+
+        Arguments
+        ---------
+        feats : torch.Tensor
+            Features [B, T, input_dim].
+        lengths : torch.Tensor, optional
+            Frames, int64 [B].
+        state : StreamState, optional
+            Causal only: context of earlier chunks.
+
+        Returns
+        -------
+        torch.Tensor
+            Latents [B, N, output_dim].
+        """
+        x = feats
+        for i, layer in enumerate(self.layers):
+            x = layer(x, lengths, scope(state, f"layers.{i}"))
+            if lengths is not None:
+                lengths = layer.output_lengths(lengths)
+        return self.out_proj(x)
+
+
+class FocalDecoder(nn.Module):
+    """Decompressor: codes to quantized features.
+
+    Arguments
+    ---------
+    input_dim, output_dim : int
+        Codes and features.
+    hidden_dims : sequence of int
+        Channels of the blocks.
+    upscale_factors : sequence of int
+        Factor after each block.
+    causal : bool
+        Whether to look to the left only.
+    window_size, last_window_size : int
+        Causal only: frames of the widest convolution, in all blocks but the
+        last and in the last.
+    lookahead_size : int
+        Causal only: the refiner sees chunks of one frame and this many more;
+        0 leaves it out.
+    **block : dict
+        Options of :class:`FocalBlock`.
+
+    Example
+    -------
+    >>> decompressor = FocalDecoder(5, 8, (4, 6, 8), (1, 1, 2))
+    >>> decompressor(torch.randn(2, 5, 5)).shape
+    torch.Size([2, 10, 8])
+    """
+
+    def __init__(
+        self,
+        input_dim: int = 13,
+        output_dim: int = 1024,
+        hidden_dims: Sequence[int] = (256, 512, 1024),
+        upscale_factors: Sequence[int] = (1, 1, 1),
+        causal: bool = False,
+        window_size: int = 512,
+        last_window_size: int = 512,
+        lookahead_size: int = 3,
+        **block,
+    ):
+        super().__init__()
+        block = {"causal": causal, **block}
+        windows = [window_size] * (len(hidden_dims) - 1) + [last_window_size]
+        out_dims = [*hidden_dims[1:], output_dim]
+        self.factors = tuple(upscale_factors)
+        self.in_proj = nn.Linear(input_dim, hidden_dims[0])
+        self.layers = nn.ModuleList(
+            FocalLayer(
+                FocalBlock(dim, window_size=window, **block),
+                upscale=UpScale(dim, out_dim, factor),
+            )
+            for dim, out_dim, factor, window in zip(
+                hidden_dims, out_dims, self.factors, windows, strict=True
+            )
+        )
+        self.refiner = None
+        if causal and lookahead_size > 0:
+            self.refiner = Refiner(output_dim, 1 + lookahead_size)
+
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Number of feature frames for a number of codes.
+
+        Arguments
+        ---------
+        lengths : torch.Tensor
+            Codes, int64 [B].
+
+        Returns
+        -------
+        torch.Tensor
+            Feature frames, int64 [B].
+        """
+        for factor in self.factors:
+            lengths = lengths * factor
+        return lengths
+
+    def forward(
+        self,
+        codes: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> torch.Tensor:
+        """Decompress.
+
+        Arguments
+        ---------
+        codes : torch.Tensor
+            Codes [B, N, input_dim].
+        lengths : torch.Tensor, optional
+            Codes, int64 [B].
+        state : StreamState, optional
+            Causal only: context of earlier chunks.
+
+        Returns
+        -------
+        torch.Tensor
+            Quantized features [B, T', output_dim].
+        """
+        x = self.in_proj(codes)
+        for i, (layer, factor) in enumerate(
+            zip(self.layers, self.factors, strict=True)
+        ):
+            x = layer(x, lengths, scope(state, f"layers.{i}"))
+            if lengths is not None:
+                lengths = lengths * factor
+        return x if self.refiner is None else self.refiner(x, lengths)

@@ -1,0 +1,45 @@
+"""The feed-forward network of transformer layers and focal blocks."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+__all__ = ["FeedForward"]
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with GELU between.
+
+    Arguments
+    ---------
+    dim, hidden_dim : int
+        Channels outside and inside.
+    dropout : float
+        Dropout after the activation, in training.
+
+    Example
+    -------
+    >>> FeedForward(4, 16)(torch.randn(2, 3, 4)).shape
+    torch.Size([2, 3, 4])
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0):
+        super().__init__()
+        self.in_proj = nn.Linear(dim, hidden_dim)
+        self.out_proj = nn.Linear(hidden_dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply to frames [..., dim].
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Frames [..., dim].
+
+        Returns
+        -------
+        torch.Tensor
+            Same shape.
+        """
+        return self.out_proj(self.dropout(F.gelu(self.in_proj(x))))

@@ -1,0 +1,162 @@
+"""Down- and up-scaling of frames, with Snake activations.
+
+Names of parts are those of the published weights.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from speechbrain_focalcodec.modules.causal import StreamState, extend_left
+from speechbrain_focalcodec.modules.masking import zero_beyond
+
+__all__ = ["DownScale", "UpScale"]
+
+
+class Snake(nn.Module):
+    """x + sin^2(alpha x) / alpha with one alpha a channel (Ziyin et al.).
+
+    Arguments
+    ---------
+    dim : int
+        Channels.
+
+    Example
+    -------
+    >>> Snake(4)(torch.zeros(2, 3, 4)).abs().sum().item()
+    0.0
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(dim, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply to frames [B, T, dim].
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Frames [B, T, dim].
+
+        Returns
+        -------
+        torch.Tensor
+            Same shape.
+        """
+        alpha = self.alpha[:, 0]
+        return x + (alpha * x).sin().square() / (alpha + 1e-9)
+
+
+class DownScale(nn.Module):
+    """Strided convolution and Snake: T frames to ceil(T / factor).
+
+    Arguments
+    ---------
+    in_dim, out_dim : int
+        Channels.
+    factor : int
+        Kernel and stride.
+    causal : bool
+        Whether a frame sees only what came before; pads on the left.
+
+    Example
+    -------
+    >>> DownScale(4, 6, 2)(torch.randn(2, 9, 4)).shape
+    torch.Size([2, 5, 6])
+    """
+
+    def __init__(
+        self, in_dim: int, out_dim: int, factor: int, causal: bool = False
+    ):
+        super().__init__()
+        self.factor = factor
+        self.causal = causal
+        self.downscale = nn.Conv1d(in_dim, out_dim, factor, stride=factor)
+        self.activation = Snake(out_dim)
+
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Number of frames after down-scaling.
+
+        Arguments
+        ---------
+        lengths : torch.Tensor
+            Frames, int64 [B].
+
+        Returns
+        -------
+        torch.Tensor
+            Frames, int64 [B].
+        """
+        return (lengths + self.factor - 1) // self.factor
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> torch.Tensor:
+        """Down-scale.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Frames [B, T, in_dim].
+        lengths : torch.Tensor, optional
+            Frames, int64 [B].
+        state : StreamState, optional
+            Causal only: context of earlier chunks.
+
+        Returns
+        -------
+        torch.Tensor
+            Frames [B, ceil(T / factor), out_dim].
+        """
+        if self.causal:
+            x = extend_left(x, self.factor - 1, state)
+        else:
+            x = zero_beyond(x, lengths)
+            x = F.pad(x, (0, 0, 0, -x.shape[1] % self.factor))
+        return self.activation(self.downscale(x.mT).mT)
+
+
+class UpScale(nn.Module):
+    """Snake and transposed convolution: T frames to T * factor.
+
+    Kernel and stride are equal, so each frame makes its own `factor` frames;
+    that is causal as it stands.
+
+    Arguments
+    ---------
+    in_dim, out_dim : int
+        Channels.
+    factor : int
+        Kernel and stride.
+
+    Example
+    -------
+    >>> UpScale(4, 6, 2)(torch.randn(2, 5, 4)).shape
+    torch.Size([2, 10, 6])
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, factor: int):
+        super().__init__()
+        self.activation = Snake(in_dim)
+        self.upscale = nn.ConvTranspose1d(
+            in_dim, out_dim, factor, stride=factor
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Up-scale.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Frames [B, T, in_dim].
+
+        Returns
+        -------
+        torch.Tensor
+            Frames [B, T * factor, out_dim].
+        """
+        return self.upscale(self.activation(x).mT).mT

@@ -1,0 +1,310 @@
+"""The command line: files, folders, and bad input."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+from speechbrain_focalcodec import checkpoint
+from speechbrain_focalcodec.audio import read_audio, write_audio
+from speechbrain_focalcodec.cli import app
+from speechbrain_focalcodec.inference import PretrainedFocalCodec
+from speechbrain_focalcodec.token_file import load_tokens, save_tokens
+
+PARITY = Path(__file__).parent / "parity"
+OFFLINE, CAUSAL = PARITY / "offline_50hz", PARITY / "causal_50hz"
+
+
+def focalcodec(*arguments, model=OFFLINE):
+    """Run a command on the CPU with a tiny model."""
+    arguments = [str(argument) for argument in arguments]
+    return CliRunner().invoke(
+        app, [*arguments, "--model", str(model), "--device", "cpu"]
+    )
+
+
+def noise(num_samples=8000):
+    generator = torch.Generator().manual_seed(num_samples)
+    return 0.1 * torch.randn(num_samples, generator=generator)
+
+
+def tree(folder):
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file()
+    )
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Three good files in a tree."""
+    folder = tmp_path / "corpus"
+    write_audio(folder / "a.wav", noise(8001), 16000)
+    write_audio(folder / "sub" / "b.flac", noise(12345), 44100)
+    write_audio(folder / "sub" / "deep" / "c.ogg", noise(9000), 24000)
+    return folder
+
+
+@pytest.fixture
+def bad_files(corpus):
+    """Files that must be refused, in the same tree."""
+    whole = (corpus / "a.wav").read_bytes()
+    (corpus / "cut.wav").write_bytes(whole[:5000])
+    (corpus / "empty.wav").touch()
+    (corpus / "noise.mp3").write_bytes(b"not audio")
+    (corpus / "absurd.wav").write_bytes(
+        whole[:24] + b"\xff\xff\xff\x7f" + whole[28:]
+    )
+    samples = np.full(100, np.nan)
+    soundfile.write(corpus / "nan.wav", samples, 16000, subtype="FLOAT")
+    return ["absurd.wav", "cut.wav", "empty.wav", "nan.wav", "noise.mp3"]
+
+
+@pytest.mark.parametrize(("model", "rate"), [(OFFLINE, 16000), (CAUSAL, 24000)])
+def test_a_file_goes_to_tokens_and_back(tmp_path, model, rate):
+    write_audio(tmp_path / "a.wav", noise(8001), 16000)
+    for command, source, target in (
+        ("encode", "a.wav", "a.npz"),
+        ("decode", "a.npz", "b.wav"),
+        ("resynthesize", "a.wav", "c.wav"),
+    ):
+        result = focalcodec(
+            command, tmp_path / source, tmp_path / target, model=model
+        )
+        assert result.exit_code == 0, result.output
+        assert result.output == ""
+    sig, sample_rate = read_audio(tmp_path / "b.wav")
+    assert sample_rate == rate
+    assert len(sig) == -(-8001 * rate // 16000)
+    assert torch.equal(sig, read_audio(tmp_path / "c.wav")[0])
+
+
+def test_a_file_goes_into_a_folder(corpus, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert (
+        focalcodec("encode", corpus / "a.wav", tmp_path / "out").exit_code == 0
+    )
+    assert tree(tmp_path / "out") == ["a.npz"]
+
+
+def test_folders_keep_their_tree(corpus, tmp_path):
+    result = focalcodec("encode", corpus, tmp_path / "toks")
+    assert result.exit_code == 0, result.output
+    assert (
+        "encode: 3 done, 0 skipped (output exists), 0 failed" in result.stdout
+    )
+    assert tree(tmp_path / "toks") == ["a.npz", "sub/b.npz", "sub/deep/c.npz"]
+    assert (
+        focalcodec("decode", tmp_path / "toks", tmp_path / "rec").exit_code == 0
+    )
+    assert tree(tmp_path / "rec") == ["a.wav", "sub/b.wav", "sub/deep/c.wav"]
+    assert focalcodec("resynthesize", corpus, tmp_path / "rs").exit_code == 0
+    assert tree(tmp_path / "rs") == tree(tmp_path / "rec")
+    for name in tree(tmp_path / "rs"):
+        assert (tmp_path / "rs" / name).read_bytes() == (
+            tmp_path / "rec" / name
+        ).read_bytes()
+
+
+def test_existing_outputs_are_kept_unless_told(corpus, tmp_path):
+    out = tmp_path / "toks"
+    focalcodec("encode", corpus, out)
+    (out / "a.npz").write_text("mine")
+    result = focalcodec("encode", corpus, out)
+    assert result.exit_code == 0
+    assert "0 done, 3 skipped" in result.stdout
+    result = focalcodec("encode", corpus / "a.wav", out / "a.npz")
+    assert result.exit_code == 1
+    assert "a.npz: exists; give --overwrite" in result.stderr
+    assert (out / "a.npz").read_text() == "mine"
+    result = focalcodec("encode", corpus, out, "--overwrite")
+    assert "3 done, 0 skipped" in result.stdout
+    assert load_tokens(out / "a.npz").num_samples == 8001
+
+
+@pytest.mark.parametrize("command", ["encode", "resynthesize"])
+def test_a_folder_run_goes_on_after_failures(
+    corpus, bad_files, tmp_path, command
+):
+    result = focalcodec(command, corpus, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "3 done" in result.stdout and "5 failed" in result.stdout
+    assert len(tree(tmp_path / "out")) == 3
+    lines = result.stderr.splitlines()
+    summary = lines[lines.index("failed:") + 1 :]
+    assert len(summary) == len(bad_files)
+    for name, line in zip(bad_files, summary, strict=True):
+        assert line.startswith(f"  {corpus / name}: ")
+
+
+@pytest.mark.parametrize("command", ["encode", "resynthesize"])
+def test_a_bad_file_gives_one_error_line(corpus, bad_files, tmp_path, command):
+    suffix = ".npz" if command == "encode" else ".wav"
+    for name in [*bad_files, "missing.wav"]:
+        out = tmp_path / f"out{suffix}"
+        result = focalcodec(command, corpus / name, out)
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"error: {corpus / name}: ")
+        assert not out.exists()
+
+
+def test_bad_token_files_are_refused(tmp_path):
+    model = PretrainedFocalCodec.from_pretrained(
+        OFFLINE, run_opts={"device": "cpu"}
+    )
+    write_audio(tmp_path / "a.wav", noise(), 16000)
+    good = model.tokenize_file(tmp_path / "a.wav")
+    folder = tmp_path / "toks"
+    save_tokens(folder / "a_good.npz", good)
+    save_tokens(
+        folder / "b_other.npz",
+        dataclasses.replace(good, fingerprint="0" * 64, model="other_model"),
+    )
+    # Well-formed, with a token that this model does not have.
+    save_tokens(
+        folder / "c_range.npz",
+        dataclasses.replace(good, toks=good.toks + 32, codebook_size=64),
+    )
+    data = bytearray((folder / "a_good.npz").read_bytes())
+    data[200] ^= 0xFF
+    (folder / "d_damaged.npz").write_bytes(data)
+    (folder / "e_text.npz").write_text("no tokens")
+
+    reasons = {
+        "b_other": "other_model",
+        "c_range": "0..31",
+        "d_damaged": "damaged",
+        "e_text": "damaged",
+    }
+    for name, reason in reasons.items():
+        path = folder / f"{name}.npz"
+        result = focalcodec("decode", path, tmp_path / "out.wav")
+        assert result.exit_code == 1
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"error: {path}: ") and reason in line
+        assert not (tmp_path / "out.wav").exists()
+
+    result = focalcodec("decode", folder, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "1 done, 0 skipped (output exists), 4 failed" in result.stdout
+    assert tree(tmp_path / "out") == ["a_good.wav"]
+
+
+def test_outputs_that_cannot_be_are_refused(corpus, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "nothing").mkdir()
+    for command, source, target, message in (
+        ("encode", corpus / "a.wav", tmp_path / "a.tok", "must end in .npz"),
+        ("decode", tmp_path / "a.npz", tmp_path / "a.wav", "no such file"),
+        ("encode", corpus, tmp_path / "file", "is a file, but"),
+        ("encode", tmp_path / "nothing", tmp_path / "out", "has no files"),
+        ("encode", corpus / "a.wav", tmp_path / "file" / "a.npz", "file"),
+    ):
+        result = focalcodec(command, source, target)
+        assert result.exit_code == 1
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("error: ") and message in line
+
+
+def test_inputs_are_never_overwritten(corpus):
+    before = (corpus / "a.wav").read_bytes()
+    result = focalcodec(
+        "resynthesize", corpus / "a.wav", corpus / "a.wav", "--overwrite"
+    )
+    assert result.exit_code == 1
+    assert "overwritten by its own output" in result.stderr
+    result = focalcodec("resynthesize", corpus, corpus, "--overwrite")
+    assert result.exit_code == 1
+    assert "2 done, 0 skipped (output exists), 1 failed" in result.stdout
+    assert (corpus / "a.wav").read_bytes() == before
+
+
+def test_two_files_never_share_an_output(corpus, tmp_path):
+    shutil.copy(corpus / "sub" / "b.flac", corpus / "a.flac")
+    result = focalcodec("encode", corpus, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "3 done" in result.stdout and "1 failed" in result.stdout
+    assert f"{corpus / 'a.wav'}: its output" in result.stderr
+
+
+def test_bad_models_and_devices_are_named(corpus, tmp_path):
+    arguments = ("encode", corpus / "a.wav", tmp_path / "a.npz")
+    result = focalcodec(*arguments, model="no_such_model")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert "no_such_model" in line
+    result = CliRunner().invoke(app, [*map(str, arguments), "--device", "warp"])
+    assert result.exit_code == 2
+    assert "warp" in result.stderr and "--device" in result.stderr
+
+
+def test_defects_keep_their_traceback(corpus, tmp_path, monkeypatch):
+    def broken(self, path):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(PretrainedFocalCodec, "tokenize_file", broken)
+    result = focalcodec("encode", corpus, tmp_path / "out")
+    assert isinstance(result.exception, RuntimeError)
+
+
+@pytest.mark.parametrize("model", [OFFLINE, CAUSAL])
+def test_info_tells_what_a_model_is(model):
+    codec = PretrainedFocalCodec.from_pretrained(model).codec
+    runner = CliRunner()
+    result = runner.invoke(app, ["info", "--model", str(model), "--json"])
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert facts == {
+        "model": codec.name,
+        "sample_rate_input": 16000,
+        "sample_rate_output": codec.sample_rate_output,
+        "token_rate": 50.0,
+        "bitrate": codec.bitrate,
+        "codebook_size": codec.codebook_size,
+        "causal": codec.causal,
+        "latency": codec.latency,
+        "parameters": sum(p.numel() for p in codec.parameters()),
+        "fingerprint": codec.fingerprint,
+    }
+    result = runner.invoke(app, ["info", "--model", str(model)])
+    assert result.exit_code == 0
+    for value in facts.values():
+        assert value is None or str(value) in result.stdout
+
+
+def test_the_bundled_model_is_the_default(monkeypatch):
+    monkeypatch.setattr(checkpoint, "DEFAULT_MODEL", str(CAUSAL))
+    result = CliRunner().invoke(app, ["info", "--json"])
+    assert json.loads(result.stdout)["model"] == "causal_50hz"
+
+
+def test_help_runs_as_a_module_and_without_torch():
+    result = subprocess.run(
+        [sys.executable, "-m", "speechbrain_focalcodec.cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    for command in ("encode", "decode", "resynthesize", "info"):
+        assert command in result.stdout
+    code = (
+        "import sys; import speechbrain_focalcodec.cli; "
+        "sys.exit(bool({'torch', 'speechbrain'} & set(sys.modules)))"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=Path(__file__).parent.parent,
+    )

@@ -1,0 +1,163 @@
+"""Metadata, lock file and package data fit each other."""
+
+import configparser
+import fnmatch
+import importlib
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+import speechbrain_focalcodec
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "speechbrain_focalcodec"
+
+
+@pytest.fixture(scope="module")
+def config():
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def requirements(text):
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    return [Requirement(line) for line in lines if line]
+
+
+@pytest.fixture(scope="module")
+def extras(config):
+    return {
+        name: requirements(text)
+        for name, text in config["options.extras_require"].items()
+    }
+
+
+@pytest.fixture(scope="module")
+def lock():
+    lines = (ROOT / "requirements.lock").read_text().split("\n")
+    return dict(line.split("==") for line in lines if line)
+
+
+def test_metadata(config):
+    metadata = config["metadata"]
+    assert metadata["name"] == "speechbrain_focalcodec"
+    assert metadata["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    # The package states its version, alone.
+    module, _, name = metadata["version"].partition(":")[2].rpartition(".")
+    assert getattr(importlib.import_module(module.strip()), name) == (
+        speechbrain_focalcodec.__version__
+    )
+    assert re.fullmatch(r"\d+\.\d+\.\d+", speechbrain_focalcodec.__version__)
+    assert "3.10" in SpecifierSet(config["options"]["python_requires"])
+    assert "3.9" not in SpecifierSet(config["options"]["python_requires"])
+
+
+def test_torch_and_torchaudio_are_a_pair(config):
+    core = {
+        item.name: item.specifier
+        for item in requirements(config["options"]["install_requires"])
+    }
+    assert core["torch"] == core["torchaudio"]
+    # torchaudio 2.11 is the newest and says nothing of its torch.
+    assert "2.11.0" in core["torch"]
+    assert "2.12.0" not in core["torch"]
+
+
+def test_ranges_are_loose(config, extras):
+    core = requirements(config["options"]["install_requires"])
+    for item in [*core, *(item for group in extras.values() for item in group)]:
+        operators = {specifier.operator for specifier in item.specifier}
+        assert operators <= {">=", "<"}, f"{item} is pinned"
+        assert item.url is None
+
+
+def test_extras_refer_to_each_other(extras):
+    for name in ("all", "test"):
+        (own,) = [item for item in extras[name] if item.name == PACKAGE.name]
+        assert own.extras == {"metrics", "whisper"} <= set(extras)
+
+
+def test_lock_has_exact_versions_alone():
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        # Neither an option, a URL, a path nor a marker.
+        assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
+
+
+def test_lock_satisfies_the_metadata(config, extras, lock):
+    wanted = requirements(config["options"]["install_requires"])
+    wanted += [item for group in extras.values() for item in group]
+    for item in wanted:
+        name = canonicalize_name(item.name)
+        if name != canonicalize_name(PACKAGE.name):
+            assert name in lock, f"{name} is not in the lock: make lock"
+            assert lock[name] in item.specifier, f"{item}: make lock"
+
+
+def test_console_scripts_exist(config):
+    scripts = config["options.entry_points"]["console_scripts"].split("\n")
+    targets = dict(line.split(" = ") for line in scripts if line)
+    assert set(targets) == {"focalcodec"}
+    for target in targets.values():
+        module, _, name = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_package_data_is_whole(config):
+    patterns = config["options.package_data"][PACKAGE.name].split()
+    files = [
+        str(path.relative_to(PACKAGE))
+        for folder in ("assets", "models")
+        for path in (PACKAGE / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    for pattern in patterns:
+        assert fnmatch.filter(files, pattern), f"nothing matches {pattern}"
+    for file in files:
+        assert any(fnmatch.fnmatch(file, pattern) for pattern in patterns), (
+            f"{file} would be missing in the wheel"
+        )
+
+
+def test_every_folder_with_code_is_a_package():
+    for path in PACKAGE.rglob("*.py"):
+        assert (path.parent / "__init__.py").exists(), path
+
+
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [
+        ("test", 'pytest -q -m "not slow"'),
+        ("test-slow", "pytest -q -m slow"),
+        ("demo", 'focalcodec demo  "my clip.wav"'),
+        ("benchmark-mini", "benchmarks/mini_model.py"),
+    ],
+)
+def test_make_runs(target, command):
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("MAKE") and name not in ("MODEL", "AUDIO")
+    }
+    plan = subprocess.run(
+        ["make", "--dry-run", target, "AUDIO=my clip.wav"],
+        cwd=ROOT,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert command in plan.stdout
+
+
+def test_ci_runs_the_tests():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert "make test" in script.read_text()

@@ -1,0 +1,314 @@
+"""The recipes: their table, their YAMLs, and short runs of the small ones.
+
+One row of tests/recipes/*.csv is one training YAML of one recipe. The flags
+and checks of a row are those of SpeechBrain's recipe tests; ``data_folder``
+and ``output_folder`` are added here. The data is a corpus of tones with the
+splits train-tiny and dev-tiny.
+"""
+
+import ast
+import csv
+import inspect
+import os
+import pydoc
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from hyperpyyaml import resolve_references
+from make_corpus import make_corpus
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = (
+    "Task,Dataset,Script_file,Hparam_file,Data_prep_file,Readme_file,"
+    "Result_url,HF_repo,test_debug_flags,test_debug_checks"
+).split(",")
+KEYS = (
+    "seed data_folder output_folder save_folder train_log train_splits "
+    "valid_splits num_valid batch_size num_workers number_of_epochs"
+).split()
+PLACEHOLDERS = {"data_folder": "data", "output_folder": "output"}
+COMPARE = {
+    "<": lambda value, bound: value < bound,
+    "<=": lambda value, bound: value <= bound,
+    ">": lambda value, bound: value > bound,
+    ">=": lambda value, bound: value >= bound,
+    "==": lambda value, bound: value == bound,
+}
+
+
+def read_rows(path):
+    with open(path, encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+TABLES = sorted((ROOT / "tests" / "recipes").glob("*.csv"))
+ROWS = [row for table in TABLES for row in read_rows(table)]
+
+
+def name_of(row):
+    return f"{row['Dataset']}-{Path(row['Hparam_file']).stem}"
+
+
+each_row = pytest.mark.parametrize("row", ROWS, ids=name_of)
+
+
+def parse_checks(text):
+    """Return the checks of a row as pairs of name and arguments."""
+    checks = re.findall(r"(\w+)=\[([^\]]*)\]", text)
+    return [
+        (name, [argument.strip() for argument in arguments.split(",")])
+        for name, arguments in checks
+    ]
+
+
+def failed_checks(text, folder):
+    """Return what a run's output folder fails in, as messages."""
+    failures = []
+    for name, arguments in parse_checks(text):
+        if name == "file_exists":
+            failures += [
+                f"{file} is missing"
+                for file in arguments
+                if not (folder / file).is_file()
+            ]
+        elif name == "performance_check":
+            failures += failed_performance(folder, *arguments)
+        else:
+            failures.append(f"{name} is not a check")
+    return failures
+
+
+def failed_performance(folder, file, variable, condition, epoch):
+    """Look up a value in the lines of a log that have the epoch."""
+    sign, bound = re.fullmatch(r"([<>=]+)\s*(.+)", condition).groups()
+    lines = (folder / file).read_text(encoding="utf-8").splitlines()
+    values = [
+        float(value)
+        for line in lines
+        if re.search(rf"\b{re.escape(epoch)}\b", line)
+        for value in re.findall(rf"\b{re.escape(variable)}: ([^\s,]+)", line)
+    ]
+    if not values:
+        return [f"{file} has no {variable} at {epoch}"]
+    return [
+        f"{variable} is {value} at {epoch}, not {condition}"
+        for value in values
+        if not COMPARE[sign](value, float(bound))
+    ]
+
+
+def read_yaml(row):
+    """Return a row's YAML, references resolved and tags kept."""
+    with open(ROOT / row["Hparam_file"], encoding="utf-8") as stream:
+        return YAML().load(resolve_references(stream, PLACEHOLDERS))
+
+
+def tagged_nodes(node):
+    """Yield (kind, target, node) of tags such as ``!new:module.Class``."""
+    tag = getattr(getattr(node, "tag", None), "value", None)
+    if tag and ":" in tag:
+        kind, _, target = tag.partition(":")
+        yield kind, target, node
+    children = node.values() if isinstance(node, dict) else node
+    if isinstance(node, dict | list):
+        for child in children:
+            yield from tagged_nodes(child)
+
+
+def keys_used(source):
+    """Return the keys K of ``hparams["K"]`` and ``hparams.K`` in a source."""
+
+    def is_hparams(node):
+        name = getattr(node, "id", getattr(node, "attr", None))
+        return name in ("hparams", "hparams_dict")
+
+    keys = set()
+    for node in ast.walk(ast.parse(textwrap.dedent(source))):
+        read = isinstance(getattr(node, "ctx", None), ast.Load)
+        if not read or not is_hparams(getattr(node, "value", None)):
+            continue
+        if isinstance(node, ast.Attribute):
+            keys.add(node.attr)
+        elif isinstance(getattr(node, "slice", None), ast.Constant):
+            keys.add(node.slice.value)
+    return keys - {"get", "items", "keys", "values", "pop", "update"}
+
+
+def test_each_recipe_has_a_table_and_each_yaml_a_row():
+    recipes = {path.name for path in (ROOT / "recipes").iterdir()}
+    assert {table.stem for table in TABLES} == recipes
+    yamls = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "hparams" / "train").glob("*.yaml")
+    }
+    for table in TABLES:
+        rows = read_rows(table)
+        assert list(rows[0]) == COLUMNS
+        assert {row["Dataset"] for row in rows} == {table.stem}
+        assert {row["Hparam_file"] for row in rows} == yamls
+        assert len(rows) == len(yamls)
+
+
+@each_row
+def test_the_files_of_a_row_exist(row):
+    for column in COLUMNS:
+        if column.endswith("_file"):
+            assert (ROOT / row[column]).is_file(), row[column]
+
+
+@each_row
+def test_a_row_has_flags_and_checks(row):
+    assert "--debug" in shlex.split(row["test_debug_flags"])
+    names = [name for name, _ in parse_checks(row["test_debug_checks"])]
+    assert sorted(names) == ["file_exists", "performance_check"]
+
+
+@each_row
+def test_the_readme_shows_how_to_train(row):
+    readme = (ROOT / row["Readme_file"]).read_text(encoding="utf-8")
+    assert row["Script_file"] in readme
+    assert row["Data_prep_file"] in readme
+
+
+@each_row
+def test_a_yaml_names_what_exists(row):
+    """Each tag's target can be imported and takes the arguments given."""
+    hparams = read_yaml(row)
+    assert hparams.keys() >= set(KEYS)
+    tags = list(tagged_nodes(hparams))
+    assert tags
+    for kind, target, node in tags:
+        found = pydoc.locate(target)
+        assert found is not None, f"{kind}:{target}"
+        if kind not in ("!new", "!name", "!apply"):
+            continue
+        try:
+            signature = inspect.signature(found)
+        except ValueError:
+            continue  # a built-in that does not tell its parameters
+        bind = signature.bind if kind != "!name" else signature.bind_partial
+        if isinstance(node, dict):
+            bind(**node)
+        elif isinstance(node, list):
+            bind(*node)
+
+
+@each_row
+def test_a_yaml_defines_the_keys_that_are_used(row):
+    """Those of the script, and of the package's classes the YAML names."""
+    hparams = read_yaml(row)
+    script = (ROOT / row["Script_file"]).read_text(encoding="utf-8")
+    missing = {row["Script_file"]: keys_used(script) - hparams.keys()}
+    package = "speechbrain_focalcodec.training"
+    for _, target, _ in tagged_nodes(hparams):
+        if not target.startswith(package):
+            continue
+        for parent in inspect.getmro(pydoc.locate(target)):
+            if parent.__module__.startswith(package):
+                used = keys_used(inspect.getsource(parent))
+                missing[parent.__qualname__] = used - hparams.keys()
+    assert not any(missing.values()), missing
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpora")
+    return {
+        table.stem: make_corpus(
+            table.stem, folder / table.stem, ["train-tiny", "dev-tiny"]
+        )
+        for table in TABLES
+    }
+
+
+def run_script(script, *arguments):
+    environment = os.environ | {
+        "CUDA_VISIBLE_DEVICES": "",
+        "MPLBACKEND": "Agg",
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.run(
+        [sys.executable, script, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in ROWS if "mini" in row["Hparam_file"]],
+    ids=name_of,
+)
+def test_a_small_recipe_runs(row, corpora, tmp_path):
+    result = run_script(
+        row["Script_file"],
+        row["Hparam_file"],
+        f"--data_folder={corpora[row['Dataset']]}",
+        f"--output_folder={tmp_path}",
+        *shlex.split(row["test_debug_flags"]),
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert failed_checks(row["test_debug_checks"], tmp_path) == []
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.stem)
+def test_the_preparation_script(table, corpora, tmp_path):
+    row = read_rows(table)[0]
+    arguments = [
+        row["Data_prep_file"],
+        str(corpora[table.stem]),
+        str(tmp_path),
+        "--splits",
+    ]
+    result = run_script(*arguments, "train-tiny", "dev-tiny")
+    assert result.returncode == 0, result.stderr[-4000:]
+    for split in ["train-tiny", "dev-tiny"]:
+        assert (tmp_path / f"{split}.json").is_file()
+    result = run_script(*arguments, "test-tiny")
+    assert result.returncode == 1
+    assert "lacks test-tiny; found: dev-tiny, train-tiny" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "checks, failures",
+    [
+        ("file_exists=[log.txt]", []),
+        ("file_exists=[log.txt, no.txt]", ["no.txt is missing"]),
+        ("performance_check=[log.txt, train loss, <3, epoch: 1]", []),
+        ("performance_check=[log.txt, valid loss, >=2.5e-1, epoch: 10]", []),
+        (
+            "performance_check=[log.txt, train loss, <3, epoch: 10]",
+            ["train loss is nan at epoch: 10, not <3"],
+        ),
+        (
+            "file_exists=[a] performance_check=[log.txt, STOI, >0, epoch: 1]",
+            ["a is missing", "log.txt has no STOI at epoch: 1"],
+        ),
+        ("perfect=[yes]", ["perfect is not a check"]),
+    ],
+)
+def test_checks_find_what_is_wrong(tmp_path, checks, failures):
+    (tmp_path / "log.txt").write_text(
+        "epoch: 1, lr: 1.00e-03 - train loss: 2.50 - valid loss: 7.5e-01\n"
+        "epoch: 10, lr: 1.00e-03 - train loss: nan - valid loss: 2.5e-01\n"
+    )
+    assert failed_checks(checks, tmp_path) == failures
+
+
+def test_keys_used_are_found():
+    source = """
+    def method(self, hparams):
+        hparams["set"] = hparams["read"] + self.hparams.attribute
+        return hparams.get("optional"), getattr(self.hparams, "optional", 1)
+    """
+    assert keys_used(source) == {"read", "attribute"}
