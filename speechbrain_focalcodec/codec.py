@@ -593,10 +593,6 @@ class FocalCodec(nn.Module):
         role: str,
     ) -> torch.Tensor:
         """Run one part, with its share of a stream's state."""
-        if x.shape[0] == 0 or x.shape[1] == 0:
-            raise ValueError(
-                f"the {role} got an empty batch of shape {list(x.shape)}"
-            )
         if state is None:
             return module(x, lengths)
         if not self.causal:
@@ -642,6 +638,8 @@ def fit_length(sig: torch.Tensor, num_samples: int) -> torch.Tensor:
 
 
 def _check_rank(x: torch.Tensor, rank: int, name: str, shape: str) -> None:
-    if not isinstance(x, torch.Tensor) or x.ndim != rank:
+    if not isinstance(x, torch.Tensor) or x.ndim != rank or 0 in x.shape:
         got = list(x.shape) if isinstance(x, torch.Tensor) else type(x)
-        raise ValueError(f"{name} must be a tensor {shape}, got {got}")
+        raise ValueError(
+            f"{name} must be a tensor {shape} that is not empty, got {got}"
+        )

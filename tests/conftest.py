@@ -1,8 +1,30 @@
 """What all tests need."""
 
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
 from speechbrain.utils.importutils import LazyModule
 
 # SpeechBrain leaves lazy modules in sys.modules that import an optional
 # library (k2, ...) when asked for any attribute, and fail without it.
 # Hypothesis asks every module for its file.
 LazyModule.__file__ = None
+
+# The same examples in every run; time limits only tell how busy a machine is.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
+
+PARITY = Path(__file__).parent / "parity"
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    """Folder of the models recorded from the published implementation."""
+    return PARITY

@@ -163,7 +163,8 @@ class BinarySphericalQuantizer(nn.Module):
             first = _assignments(logits[:, :half])
             last = _assignments(logits[:, half:])
             mean = (first.T @ last) / len(logits)
-            mean_entropy = torch.special.entr(mean).sum()
+            # The logarithm of a code that no frame comes near has no gradient.
+            mean_entropy = -(mean * mean.clamp(min=1e-12).log()).sum()
             return frame - diversity_weight * mean_entropy
 
 

@@ -115,7 +115,7 @@ class CodecBrain(sb.Brain):
             Scalars by name, as they shall stand in the log.
         """
         for name, value in terms.items():
-            self._sums[name] += float(value)
+            self._sums[name] += float(torch.as_tensor(value).detach())
             self._counts[name] += 1
 
     def keep_sample(

@@ -18,6 +18,7 @@ from speechbrain.lobes.models.HifiGAN import (
 from speechbrain_focalcodec.audio import resample
 from speechbrain_focalcodec.codec import fit_length
 from speechbrain_focalcodec.training.base import CodecBrain
+from speechbrain_focalcodec.training.export import load_run
 
 __all__ = ["DecoderBrain"]
 
@@ -30,8 +31,9 @@ class DecoderBrain(CodecBrain):
     (spectral losses by name, each a module of estimate and target),
     ``loss_weights`` (by the same names, and ``adversarial`` and
     ``feature_matching``), ``discriminator_opt_class`` where the modules have a
-    ``discriminator``, and ``dequantized`` (whether the decoder gets features
-    that went through the codec's quantizer, as it will in use).
+    ``discriminator``, and two output folders, or null: ``quantizer_run`` (its
+    quantizer stage gives the features that the decoder will get in use) and
+    ``decoder_run`` (a decoder to start from).
 
     The discriminator and the decoder each take one step a batch, by
     SpeechBrain's own helpers: gradients are accumulated and clipped, and
@@ -48,6 +50,12 @@ class DecoderBrain(CodecBrain):
         self.hinge_discriminator = HingeDLoss()
         self.feature_matching = MelganFeatureLoss()
         self._active = "generator"
+        if self.hparams.decoder_run is not None:
+            load_run(self.codec, self.hparams.decoder_run, ["decoder"])
+        self.dequantized = self.hparams.quantizer_run is not None
+        if self.dequantized:
+            parts = ["compressor", "decompressor"]
+            load_run(self.codec, self.hparams.quantizer_run, parts)
 
     @property
     def adversarial(self) -> bool:
@@ -76,7 +84,7 @@ class DecoderBrain(CodecBrain):
             inputs = resample(sig, *rates)
             input_lengths = -(-lengths * rates[1] // rates[0])
             feats, frames = codec.sig_to_feats(inputs, input_lengths)
-            if getattr(self.hparams, "dequantized", False):
+            if self.dequantized:
                 lats, tokens = codec.feats_to_lats(feats, frames)
                 codes = codec.lats_to_codes(lats)
                 feats, frames = codec.codes_to_qfeats(codes, tokens)

@@ -1,0 +1,115 @@
+"""Every stage equals what the published implementation computed."""
+
+import json
+
+import pytest
+import torch
+from conftest import PARITY
+from safetensors.torch import load_file
+
+from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.modules.causal import StreamState
+
+# tests/parity/README.md: the pass mark.
+TOLERANCE = 1e-4
+
+CASES = sorted(path.parent.name for path in PARITY.glob("*/case.json"))
+OFFLINE = [case for case in CASES if not case.startswith("causal")]
+CAUSAL = [case for case in CASES if case.startswith("causal")]
+INPUTS = [(case, "a") for case in CASES] + [(case, "b") for case in OFFLINE]
+
+
+def load(case: str) -> tuple[FocalCodec, dict[str, torch.Tensor]]:
+    codec = FocalCodec.from_pretrained(PARITY / case)
+    return codec, load_file(PARITY / case / "expected.safetensors")
+
+
+def assert_close(got: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(got, expected, rtol=0, atol=TOLERANCE)
+
+
+def assert_same_toks(
+    got: torch.Tensor, expected: torch.Tensor, lats: torch.Tensor
+) -> None:
+    sure = lats.abs().amin(-1) > TOLERANCE
+    assert got.shape == expected.shape
+    assert sure.float().mean() > 0.9
+    assert torch.equal(got[sure], expected[sure])
+
+
+def test_all_cases_are_here():
+    assert len(CASES) == 8
+    assert len(CAUSAL) == 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case,which", INPUTS)
+def test_each_stage(case, which):
+    codec, expected = load(case)
+    want = {
+        name: expected[f"{which}.{name}"]
+        for name in ("sig feats lats toks codes qfeats rec_sig".split())
+    }
+    feats = codec.sig_to_feats(want["sig"])
+    assert_close(feats, want["feats"])
+    lats = codec.feats_to_lats(want["feats"])
+    assert_close(lats, want["lats"])
+    assert_same_toks(codec.lats_to_toks(lats), want["toks"], want["lats"])
+    assert_close(codec.lats_to_codes(want["lats"]), want["codes"])
+    assert_close(codec.toks_to_codes(want["toks"]), want["codes"])
+    assert torch.equal(codec.codes_to_toks(want["codes"]), want["toks"])
+    qfeats = codec.codes_to_qfeats(want["codes"])
+    assert_close(qfeats, want["qfeats"])
+    assert_close(codec.feats_to_sig(want["qfeats"]), want["rec_sig"])
+    # And the whole way, without the recorded steps in between.
+    toks, tok_lengths = codec.encode(want["sig"])
+    assert_same_toks(toks, want["toks"], want["lats"])
+    assert tok_lengths.tolist() == [want["toks"].shape[1]]
+    rec_sig, sig_lengths = codec.decode(want["toks"])
+    assert_close(rec_sig, want["rec_sig"])
+    assert sig_lengths.tolist() == [want["rec_sig"].shape[1]]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", CAUSAL)
+@pytest.mark.parametrize("chunks", [1, 3, 1000])
+def test_streamed(case, chunks):
+    """Chunk by chunk (or several at once), with carried state."""
+    codec, expected = load(case)
+    info = json.loads((PARITY / case / "case.json").read_text())
+    assert codec.chunk_length == info["chunk_size"]
+    assert codec.latency == info["latency_ms"]
+    state = StreamState()
+    toks, rec_sigs = [], []
+    for sig in expected["a.sig"].split(chunks * codec.chunk_length, dim=1):
+        feats = codec.sig_to_feats(sig, state=state)
+        lats = codec.feats_to_lats(feats, state=state)
+        toks.append(codec.lats_to_toks(lats))
+        codes = codec.toks_to_codes(toks[-1])
+        qfeats = codec.codes_to_qfeats(codes, state=state)
+        rec_sigs.append(codec.feats_to_sig(qfeats, state=state))
+    assert_same_toks(
+        torch.cat(toks, 1), expected["stream.toks"], expected["a.lats"]
+    )
+    assert_close(torch.cat(rec_sigs, 1), expected["stream.rec_sig"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", CAUSAL)
+def test_carried_state_is_bounded(case):
+    codec, expected = load(case)
+    state = StreamState()
+    sizes = []
+    for sig in expected["a.sig"].split(codec.chunk_length, dim=1):
+        codec.sig_to_feats(sig, state=state)
+        sizes.append(sum(x.numel() for x in state.tensors.values()))
+    assert sizes[-1] == sizes[-2]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "case", [case for case in OFFLINE if not case.startswith("v001")]
+)
+def test_decoding_converted_features(case):
+    codec, expected = load(case)
+    assert_close(codec.feats_to_sig(expected["knn.mean"]), expected["knn.sig"])

@@ -1,0 +1,408 @@
+"""The Brains: learning, safety nets, resuming, logs and export."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import speechbrain as sb
+import torch
+from speechbrain.nnet.schedulers import NewBobScheduler, StepScheduler
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.epoch_loop import EpochCounter
+from speechbrain.utils.train_logger import FileTrainLogger
+
+from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.data.manifest import write_manifest
+from speechbrain_focalcodec.data.pipeline import make_dataset
+from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.training.decoder import DecoderBrain
+from speechbrain_focalcodec.training.export import export_runs, load_run
+from speechbrain_focalcodec.training.losses import (
+    LogMelLoss,
+    MultiResolutionSTFTLoss,
+    masked_mse,
+)
+from speechbrain_focalcodec.training.quantizer import QuantizerBrain
+
+CONFIG = {
+    "encoder_name": "LogMel",
+    "encoder_config": {"n_mels": 20},
+    "compressor_config": {
+        "input_dim": 20,
+        "output_dim": 6,
+        "hidden_dims": [16],
+        "downscale_factors": [1],
+    },
+    "quantizer_config": {"codebook_size": 64},
+    "decompressor_config": {
+        "input_dim": 6,
+        "output_dim": 20,
+        "hidden_dims": [16],
+        "upscale_factors": [1],
+    },
+    "decoder_config": {
+        "input_dim": 20,
+        "num_layers": 1,
+        "dim": 16,
+        "ffn_dim": 32,
+    },
+}
+
+
+class Discriminator(torch.nn.Module):
+    """Like HiFi-GAN's, but small: lists of scores and feature maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv1d(1, 4, 15, 4)
+        self.score = torch.nn.Conv1d(4, 1, 3)
+
+    def forward(self, x):
+        maps = torch.relu(self.conv(x))
+        return [self.score(maps)], [[maps]]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = np.random.default_rng(0)
+    entries = {}
+    for i in range(6):
+        time = np.arange(8000 + 700 * i) / 16000
+        sig = 0.3 * np.sin(2 * np.pi * (150 + 60 * i) * time)
+        sig += 0.02 * generator.standard_normal(len(time))
+        soundfile.write(folder / f"utt{i}.wav", sig, 16000)
+        entries[f"utt{i}"] = {
+            "wav": f"{{data_root}}/utt{i}.wav",
+            "num_samples": len(time),
+            "sample_rate": 16000,
+            "duration": len(time) / 16000,
+        }
+    write_manifest(folder / "train.json", entries)
+    return folder
+
+
+def make_brain(
+    stage, corpus, output, adversarial=False, run_opts=None, **overrides
+):
+    """A Brain as the recipes make it, and its datasets."""
+    sb.utils.seed.seed_everything(1)
+    torch.manual_seed(1)
+    counter = EpochCounter(overrides.pop("epochs", 2))
+    segment = 3200 if stage is DecoderBrain else None
+    data = [
+        make_dataset(corpus / "train.json", corpus, 16000, samples)
+        for samples in (segment, None)
+    ]
+    hparams = {
+        "codec": FocalCodec(CONFIG),
+        "output_folder": str(output),
+        "train_logger": FileTrainLogger(str(output / "train_log.txt")),
+        "epoch_counter": counter,
+        "train_data": data[0],
+        "num_samples": 1,
+        "losses": {"mel": LogMelLoss(16000), "stft": MultiResolutionSTFTLoss()},
+        "loss_weights": {
+            "mel": 1.0,
+            "stft": 1.0,
+            "adversarial": 1.0,
+            "feature_matching": 2.0,
+        },
+        "discriminator_opt_class": lambda x: torch.optim.AdamW(x, 1e-3),
+        "decoder_run": None,
+        "quantizer_run": None,
+        "entropy_weight": 0.1,
+        "diversity_weight": 1.0,
+        "inverse_temperature": 100.0,
+        "max_grad_norm": 5.0,
+        **overrides,
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    checkpointer = Checkpointer(output / "save", {"counter": counter})
+    if isinstance(hparams.get("lr_annealing"), NewBobScheduler):
+        checkpointer.add_recoverable("lr_annealing", hparams["lr_annealing"])
+    brain = stage(
+        {"discriminator": Discriminator()} if adversarial else {},
+        lambda x: torch.optim.AdamW(x, 1e-2),
+        hparams,
+        {"device": "cpu", "noprogressbar": True, **(run_opts or {})},
+        checkpointer,
+    )
+    return brain, counter, data
+
+
+def fit(brain, counter, data):
+    brain.fit(
+        counter,
+        *data,
+        train_loader_kwargs={"batch_size": 2, "shuffle": True},
+        valid_loader_kwargs={"batch_size": 4},
+    )
+
+
+def log_lines(output: Path) -> list[str]:
+    return (output / "train_log.txt").read_text().splitlines()
+
+
+def valid_losses(output: Path) -> list[float]:
+    return [
+        float(line.split("valid loss: ")[1].split(",")[0])
+        for line in log_lines(output)
+    ]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "stage,adversarial",
+    [(DecoderBrain, False), (DecoderBrain, True), (QuantizerBrain, False)],
+)
+def test_learns_logs_and_saves(corpus, tmp_path, stage, adversarial, precision):
+    run = make_brain(
+        stage,
+        corpus,
+        tmp_path,
+        adversarial,
+        {"precision": precision},
+        epochs=4,
+    )
+    frozen = {
+        name: value.clone()
+        for name, value in run[0].codec.state_dict().items()
+        if not name.startswith(stage.TRAINED)
+    }
+    assert frozen
+    fit(*run)
+    losses = valid_losses(tmp_path)
+    assert len(losses) == 4
+    assert losses[-1] < 0.95 * losses[0]
+    for name, value in frozen.items():
+        assert torch.equal(run[0].codec.state_dict()[name], value), name
+    assert run[0].optimizer_step == 12
+    assert (tmp_path / "config.json").is_file()
+    line = log_lines(tmp_path)[-1]
+    if adversarial:
+        assert "score_real" in line and "feature_matching" in line
+    if stage is QuantizerBrain:
+        assert "valid code_usage" in line and "valid code_entropy" in line
+    else:
+        samples = tmp_path / "samples" / "epoch_0004"
+        names = sorted(path.name for path in samples.iterdir())
+        assert names == [
+            "utt0.png",
+            "utt0_original.wav",
+            "utt0_reconstruction.wav",
+        ]
+        info = soundfile.info(samples / "utt0_reconstruction.wav")
+        assert (info.samplerate, info.frames) == (16000, 8000)
+
+
+@pytest.mark.parametrize(
+    "stage,adversarial",
+    [(DecoderBrain, True), (QuantizerBrain, False)],
+)
+@pytest.mark.parametrize("annealing", ["newbob", "step"])
+def test_resumed_run_continues_the_same_curve(
+    corpus, tmp_path, stage, adversarial, annealing
+):
+    """A run stopped after two epochs, and at once in the third."""
+
+    def anneal():
+        if annealing == "newbob":
+            return NewBobScheduler(1e-2, 0.5, 0.5)
+        return StepScheduler(1e-2, decay_factor=0.5, decay_drop=1)
+
+    def run(output, epochs):
+        made = make_brain(
+            stage,
+            corpus,
+            output,
+            adversarial,
+            epochs=epochs,
+            lr_annealing=anneal(),
+        )
+        return made
+
+    fit(*run(tmp_path / "whole", 4))
+    fit(*run(tmp_path / "parts", 2))
+    brain, counter, data = run(tmp_path / "parts", 4)
+    original = brain.fit_batch
+
+    def killed(batch):
+        if brain.step == 2:
+            raise KeyboardInterrupt
+        return original(batch)
+
+    brain.fit_batch = killed
+    with pytest.raises(KeyboardInterrupt):
+        fit(brain, counter, data)
+    fit(*run(tmp_path / "parts", 4))
+    assert log_lines(tmp_path / "parts") == log_lines(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "stage,adversarial",
+    [(DecoderBrain, False), (DecoderBrain, True), (QuantizerBrain, False)],
+)
+def test_gradients_are_clipped(
+    corpus, tmp_path, stage, adversarial, monkeypatch
+):
+    clipped = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters, norm, *args):
+        parameters = list(parameters)
+        clip(parameters, norm, *args)
+        total = torch.stack(
+            [p.grad.norm() for p in parameters if p.grad is not None]
+        ).norm()
+        clipped.append((norm, float(total)))
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    fit(
+        *make_brain(
+            stage, corpus, tmp_path, adversarial, max_grad_norm=1e-3, epochs=1
+        )
+    )
+    # Both optimizers of the GAN, each in all three steps.
+    assert len(clipped) == (6 if adversarial else 3)
+    for norm, total in clipped:
+        assert norm == 1e-3
+        assert total <= 1.01e-3
+
+
+@pytest.mark.parametrize(
+    "stage,adversarial",
+    [(DecoderBrain, False), (DecoderBrain, True), (QuantizerBrain, False)],
+)
+def test_losses_that_are_not_finite_stop_the_run(
+    corpus, tmp_path, stage, adversarial
+):
+    brain, counter, data = make_brain(
+        stage,
+        corpus,
+        tmp_path,
+        adversarial,
+        {"nonfinite_patience": 1},
+        epochs=4,
+    )
+    part = getattr(brain.codec, stage.TRAINED[0])
+    with torch.no_grad():
+        next(part.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="not finite and patience"):
+        fit(brain, counter, data)
+
+
+def test_one_bad_batch_leaves_the_weights_whole(corpus, tmp_path):
+    brain, counter, data = make_brain(
+        DecoderBrain,
+        corpus,
+        tmp_path,
+        adversarial=True,
+        run_opts={"nonfinite_patience": 3, "skip_nonfinite_grads": True},
+        epochs=1,
+    )
+    objectives = brain.compute_objectives
+
+    def once_nan(predictions, batch, stage):
+        loss = objectives(predictions, batch, stage)
+        return loss * float("nan") if brain.step == 2 else loss
+
+    brain.compute_objectives = once_nan
+    fit(brain, counter, data)
+    for name, value in brain.codec.state_dict().items():
+        assert value.isfinite().all(), name
+
+
+def test_accumulated_steps(corpus, tmp_path):
+    brain, counter, data = make_brain(
+        DecoderBrain,
+        corpus,
+        tmp_path,
+        adversarial=True,
+        run_opts={"grad_accumulation_factor": 3},
+        epochs=1,
+    )
+    fit(brain, counter, data)
+    assert brain.optimizer_step == 1
+
+
+def test_decoder_trains_on_dequantized_features(corpus, tmp_path):
+    fit(*make_brain(QuantizerBrain, corpus, tmp_path / "quantizer", epochs=1))
+    brain, counter, data = make_brain(
+        DecoderBrain,
+        corpus,
+        tmp_path / "decoder",
+        epochs=1,
+        quantizer_run=tmp_path / "quantizer",
+    )
+    seen = []
+    brain.modules.decoder.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].detach())
+    )
+    fit(brain, counter, data)
+    reference = FocalCodec(CONFIG)
+    load_run(reference, tmp_path / "quantizer", ["compressor", "decompressor"])
+    sig = data[1][0]["sig"][None]
+    with torch.no_grad():
+        codes = reference.toks_to_codes(reference.encode(sig)[0])
+        want = reference.codes_to_qfeats(codes)
+    got = seen[-2][:1, : want.shape[1]]
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_export_and_validation_audio(corpus, tmp_path):
+    decoder, quantizer = tmp_path / "decoder", tmp_path / "quantizer"
+    run = make_brain(DecoderBrain, corpus, decoder, epochs=1)
+    fit(*run)
+    heard = make_brain(
+        QuantizerBrain, corpus, quantizer, epochs=1, decoder_run=decoder
+    )
+    fit(*heard)
+    samples = quantizer / "samples" / "epoch_0001"
+    assert (samples / "utt0_reconstruction.wav").is_file()
+    assert (samples / "utt0.png").is_file()
+
+    exported = export_runs(tmp_path / "model", decoder, quantizer)
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "config.json",
+        "hyperparams.yaml",
+        "model.safetensors",
+    ]
+    sig = torch.randn(1, 4000)
+    with torch.no_grad():
+        trained = heard[0].codec.eval()
+        assert torch.equal(exported.encode(sig)[0], trained.encode(sig)[0])
+        torch.testing.assert_close(
+            exported.resynthesize(sig), trained.resynthesize(sig)
+        )
+
+
+def test_export_of_bad_runs_is_refused(corpus, tmp_path):
+    decoder = tmp_path / "decoder"
+    fit(*make_brain(DecoderBrain, corpus, decoder, epochs=1))
+    with pytest.raises(CheckpointError, match="did this stage train the comp"):
+        export_runs(tmp_path / "model", decoder, decoder)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_run(FocalCodec(CONFIG), tmp_path / "nothing", ["decoder"])
+    other = {**CONFIG, "quantizer_config": {"codebook_size": 64}}
+    other["decoder_config"] = {**CONFIG["decoder_config"], "ffn_dim": 48}
+    with pytest.raises(CheckpointError, match="wrong shape: backbone"):
+        load_run(FocalCodec(other), decoder, ["decoder"])
+    assert not (tmp_path / "model").exists()
+
+
+def test_mel_loss_grows_with_distance():
+    sig = torch.randn(1, 8000)
+    noise = torch.randn(1, 8000)
+    for loss in (LogMelLoss(16000), MultiResolutionSTFTLoss()):
+        near, far = loss(sig + 0.01 * noise, sig), loss(sig + noise, sig)
+        assert 0 < near < far
+
+
+def test_masked_mse_ignores_padding():
+    x, y = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
+    x[1, 2:] = y[1, 2:] = 0
+    got = masked_mse(x, y, torch.tensor([5, 2]))
+    valid = torch.cat([(x - y)[0], (x - y)[1, :2]])
+    torch.testing.assert_close(got, valid.square().mean())
