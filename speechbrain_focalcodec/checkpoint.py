@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from speechbrain_focalcodec import hub
-from speechbrain_focalcodec.atomic import atomic_path, atomic_write_text
+from speechbrain_focalcodec.atomic import atomic_path
 from speechbrain_focalcodec.config import read_config
-from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.errors import CheckpointError, abridge
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec
@@ -79,7 +80,7 @@ def resolve_source(
     'focalcodec_mini_50hz'
     """
     text = os.fspath(source)
-    folder = Path(text).expanduser()
+    folder = Path(os.path.expanduser(text))
     if folder.is_dir():
         return folder.resolve().name, folder
     bundled = bundled_models()
@@ -137,9 +138,29 @@ def load_codec(
     """
     name, folder = resolve_source(source, revision)
     config = read_config(folder / CONFIG_FILE)
+    path = folder / WEIGHTS_FILE
+    # A small file may claim a huge model: compare before allocating it.
+    with _MetaWeights():
+        outline = cls(config)
+    shapes = upgrade_names(read_weights(path, device="meta"), path)
+    _check_state(outline, shapes, path)
     codec = cls(config, name=name)
-    load_weights(codec, folder / WEIGHTS_FILE)
+    load_weights(codec, path)
     return codec
+
+
+class _MetaWeights(TorchFunctionMode):
+    """Within it, layers are made without memory for their weights.
+
+    `torch.device("meta")` would do so for all tensors; but windows and
+    filterbanks cannot be computed without values.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is torch.empty:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
 
 
 def save_codec(codec: "FocalCodec", folder: str | Path) -> None:
@@ -150,27 +171,32 @@ def save_codec(codec: "FocalCodec", folder: str | Path) -> None:
     codec : FocalCodec
         The model.
     folder : str or Path
-        Made when missing. The weights are written before the configuration,
-        each whole or not at all.
+        Made when missing. An interrupted call leaves what was there, or a
+        folder without `config.json`; never a mixture of two models.
     """
     folder = Path(folder)
     weights = {
         name: value.detach().cpu().contiguous()
         for name, value in codec.state_dict().items()
     }
-    with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
     text = json.dumps(codec.config.to_dict(), indent=2) + "\n"
-    atomic_write_text(folder / CONFIG_FILE, text)
+    # config.json is moved in last: it marks a whole model.
+    with atomic_path(folder / CONFIG_FILE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        with atomic_path(folder / WEIGHTS_FILE) as temporary:
+            save_file(weights, temporary, metadata={"format": "pt"})
+            (folder / CONFIG_FILE).unlink(missing_ok=True)
 
 
-def read_weights(path: str | Path) -> Weights:
+def read_weights(path: str | Path, device: str = "cpu") -> Weights:
     """Read a safetensors file.
 
     Arguments
     ---------
     path : str or Path
         The file.
+    device : str
+        Where to put the tensors; ``meta`` reads their shapes alone.
 
     Returns
     -------
@@ -189,11 +215,24 @@ def read_weights(path: str | Path) -> Weights:
             f"{WEIGHTS_FILE}"
         )
     try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        with safe_open(path, "pt", device="cpu") as stream:
+            names = stream.keys()
+            if device != "meta":
+                return {
+                    name: stream.get_tensor(name).to(device) for name in names
+                }
+            shapes = {
+                name: stream.get_slice(name).get_shape() for name in names
+            }
+        return {
+            name: torch.empty(shape, device="meta")
+            for name, shape in shapes.items()
+        }
+    # RuntimeError and TypeError: sizes or types that PyTorch does not have.
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as e:
         raise CheckpointError(
-            f"{path}: no readable safetensors file ({error}); fetch or "
-            "export it again"
+            f"{path}: no readable safetensors file ({e}); fetch or export it "
+            "again"
         ) from None
 
 
@@ -213,7 +252,7 @@ def load_weights(codec: nn.Module, path: str | Path) -> None:
         If the file is damaged, or a weight is missing, unexpected or of
         another shape; the message names it.
     """
-    load_state(codec, upgrade_names(read_weights(path)), path)
+    load_state(codec, upgrade_names(read_weights(path), path), path)
 
 
 def load_state(module: nn.Module, weights: Weights, source: str | Path) -> None:
@@ -241,6 +280,28 @@ def load_state(module: nn.Module, weights: Weights, source: str | Path) -> None:
     speechbrain_focalcodec.errors.CheckpointError: a file: missing weight: \
 weight
     """
+    _check_state(module, weights, source)
+    expected = module.state_dict()
+    # As the module will hold them: a cast may overflow.
+    weights = {
+        name: value.to(expected[name].dtype) for name, value in weights.items()
+    }
+    broken = [
+        name
+        for name, value in sorted(weights.items())
+        if not value.isfinite().all()
+    ]
+    if broken:
+        raise CheckpointError(
+            f"{source}: NaN or infinite weight: {abridge(broken)}"
+        )
+    module.load_state_dict(weights)
+
+
+def _check_state(
+    module: nn.Module, weights: Weights, source: str | Path
+) -> None:
+    """Raise unless names, shapes and kinds of numbers are the module's."""
     expected = module.state_dict()
     problems = []
     for label, names in (
@@ -248,40 +309,35 @@ weight
         ("unexpected weight", weights.keys() - expected.keys()),
     ):
         if names:
-            problems.append(f"{label}: {_abridge(sorted(names))}")
-    shapes = [
-        f"{name} is {list(weights[name].shape)}, the configuration needs "
-        f"{list(value.shape)}"
-        for name, value in expected.items()
-        if name in weights and weights[name].shape != value.shape
-    ]
-    if shapes:
-        problems.append(f"wrong shape: {_abridge(shapes)}")
-    broken = [
-        name
-        for name, value in sorted(weights.items())
-        if value.is_floating_point() and not value.isfinite().all()
-    ]
-    if broken:
-        problems.append(f"NaN or infinite weight: {_abridge(broken)}")
+            problems.append(f"{label}: {abridge(sorted(names))}")
+    shapes, types = [], []
+    for name in expected.keys() & weights.keys():
+        value, wanted = weights[name], expected[name]
+        if value.shape != wanted.shape:
+            shapes.append(
+                f"{name} is {list(value.shape)}, the configuration needs "
+                f"{list(wanted.shape)}"
+            )
+        if value.is_floating_point() != wanted.is_floating_point():
+            types.append(f"{name} is {value.dtype}, not {wanted.dtype}")
+    for label, found in (("wrong shape", shapes), ("wrong type", types)):
+        if found:
+            problems.append(f"{label}: {abridge(sorted(found))}")
     if problems:
         raise CheckpointError(f"{source}: {'; '.join(problems)}")
-    module.load_state_dict(weights)
 
 
-def _abridge(items: list[str], most: int = 5) -> str:
-    """The first of a list, and how many more there are."""
-    more = f" (and {len(items) - most} more)" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
-
-
-def upgrade_names(weights: Weights) -> Weights:
+def upgrade_names(
+    weights: Weights, source: str | Path = "the weights"
+) -> Weights:
     """Bring weights of the v0.0.1 format to the names of v0.0.2.
 
     Arguments
     ---------
     weights : dict
         Tensors by name, in either format.
+    source : str or Path
+        Where they come from, for the message.
 
     Returns
     -------
@@ -291,8 +347,8 @@ def upgrade_names(weights: Weights) -> Weights:
     Raises
     ------
     CheckpointError
-        If of the query, key and value projections of a layer some are
-        missing.
+        If a weight is there under both names, or of the query, key and value
+        projections of a layer some are missing.
 
     Example
     -------
@@ -315,25 +371,29 @@ def upgrade_names(weights: Weights) -> Weights:
     for name, value in weights.items():
         if name == "quantizer.mask" or name.startswith("encoder.encoder.norm."):
             continue
-        name = re.sub(
+        upgraded_name = re.sub(
             r"^(compressor|decompressor)\.layers\.(\d+)\.([01])\.",
             lambda match: (
                 f"{match[1]}.layers.{match[2]}.{parts[match[1], match[3]]}."
             ),
             name,
         )
-        upgraded[name] = value
-    return join_qkv(upgraded, "the weights")
+        if upgraded_name != name and upgraded_name in weights:
+            raise CheckpointError(
+                f"{source}: {name} and {upgraded_name} are the same weight"
+            )
+        upgraded[upgraded_name] = value
+    return join_qkv(upgraded, source)
 
 
-def join_qkv(weights: Weights, source: str) -> Weights:
+def join_qkv(weights: Weights, source: str | Path) -> Weights:
     """Concatenate q_proj, k_proj and v_proj, in that order, to qkv_proj.
 
     Arguments
     ---------
     weights : dict
         Tensors by name.
-    source : str
+    source : str or Path
         Where they come from, for the message.
 
     Returns
@@ -344,7 +404,8 @@ def join_qkv(weights: Weights, source: str) -> Weights:
     Raises
     ------
     CheckpointError
-        If one of the three is missing.
+        If one of the three is missing or does not fit the others, or the
+        joined weight is there too.
 
     Example
     -------
@@ -354,23 +415,28 @@ def join_qkv(weights: Weights, source: str) -> Weights:
     """
     joined: Weights = {}
     for name, value in weights.items():
-        match = re.fullmatch(r"(.*\.)([qkv])_proj(\.weight|\.bias)", name)
+        match = re.fullmatch(r"(.*\.)[qkv]_proj(\.weight|\.bias)", name)
         if match is None:
             joined[name] = value
             continue
-        if match[2] != "q":
-            if f"{match[1]}q_proj{match[3]}" not in weights:
-                raise CheckpointError(
-                    f"{source}: missing weight: {match[1]}q_proj{match[3]}"
-                )
+        names = [f"{match[1]}{letter}_proj{match[2]}" for letter in "qkv"]
+        joined_name = f"{match[1]}qkv_proj{match[2]}"
+        if joined_name in weights:
+            raise CheckpointError(
+                f"{source}: {name} and {joined_name} are the same weight"
+            )
+        if joined_name in joined:  # done with the first of the three
             continue
-        names = [f"{match[1]}{letter}_proj{match[3]}" for letter in "qkv"]
         missing = [name for name in names if name not in weights]
         if missing:
             raise CheckpointError(
                 f"{source}: missing weight: {', '.join(missing)}"
             )
-        joined[f"{match[1]}qkv_proj{match[3]}"] = torch.cat(
-            [weights[name] for name in names]
-        )
+        parts = [weights[name] for name in names]
+        if len({part.shape for part in parts}) > 1 or not value.ndim:
+            shapes = ", ".join(str(list(part.shape)) for part in parts)
+            raise CheckpointError(
+                f"{source}: wrong shape: {', '.join(names)} are {shapes}"
+            )
+        joined[joined_name] = torch.cat(parts)
     return joined

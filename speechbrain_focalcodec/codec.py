@@ -10,6 +10,7 @@ depend on the batch it is in.
 """
 
 import hashlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,9 @@ class FocalCodec(nn.Module):
         Tokens mean something only to the model with the same fingerprint.
         """
         digest = hashlib.sha256()
-        digest.update(repr(self.config.model_dump(mode="json")).encode())
+        # Without defaults: an option added later leaves old models the same.
+        config = self.config.model_dump(mode="json", exclude_defaults=True)
+        digest.update(json.dumps(config, sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             value = value.detach().cpu().contiguous()
             digest.update(f"{name}{value.dtype}{list(value.shape)}".encode())
@@ -219,9 +222,10 @@ class FocalCodec(nn.Module):
         """Input samples of one chunk of a stream; None when offline."""
         if not self.causal:
             return None
-        frames = max(
+        frames = math.lcm(
             self.encoder.chunk,
             1 + self.config.decompressor_config.lookahead_size,
+            math.prod(self.config.compressor_config.downscale_factors),
         )
         return frames * self.encoder.hop_length
 

@@ -5,6 +5,8 @@ them derive from :class:`FocalCodecError`, so that a caller (the command line,
 a corpus job) can tell bad input from a defect.
 """
 
+from collections.abc import Sequence
+
 __all__ = [
     "AudioError",
     "CheckpointError",
@@ -12,6 +14,7 @@ __all__ = [
     "DataError",
     "FocalCodecError",
     "TokenError",
+    "abridge",
 ]
 
 
@@ -37,3 +40,29 @@ class TokenError(FocalCodecError, ValueError):
 
 class DataError(FocalCodecError, ValueError):
     """A dataset folder or manifest is incomplete or damaged."""
+
+
+def abridge(items: Sequence[str], separator: str = ", ", most: int = 5) -> str:
+    """The first of several things, and how many more there are.
+
+    Arguments
+    ---------
+    items : sequence of str
+        What to name.
+    separator : str
+        Put between them.
+    most : int
+        How many to name.
+
+    Returns
+    -------
+    str
+        For a message.
+
+    Example
+    -------
+    >>> abridge(["a", "b", "c"], most=2)
+    'a, b (and 1 more)'
+    """
+    more = f" (and {len(items) - most} more)" if len(items) > most else ""
+    return separator.join(items[:most]) + more

@@ -96,10 +96,8 @@ def fetch(repository: str, revision: str | None = None) -> Path:
         not have the known SHA-256.
     """
     import huggingface_hub
-    from huggingface_hub.errors import (
+    from huggingface_hub.utils import (
         EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -107,17 +105,19 @@ def fetch(repository: str, revision: str | None = None) -> Path:
 
     release = RELEASES.get(repository, Release())
     wanted = revision or release.revision
-    paths = []
+    commit = wanted
+    paths: list[Path] = []
     for name in ("config.json", "model.safetensors"):
         at = f"{repository} (revision {wanted or 'main'}): {name}"
         try:
             path = huggingface_hub.hf_hub_download(
-                repository, name, revision=wanted
+                repository, name, revision=commit
             )
-        except LocalEntryNotFoundError:
+        except LocalEntryNotFoundError as error:
+            reason = str(error.__cause__ or error).partition("\n")[0]
             raise CheckpointError(
-                f"{at}: the hub cannot be reached and the local cache has no "
-                "copy; connect once, or give a local folder"
+                f"{at}: the hub cannot be reached ({reason}) and the local "
+                "cache has no copy; connect once, or give a local folder"
             ) from None
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             kind = "repository"
@@ -130,9 +130,13 @@ def fetch(repository: str, revision: str | None = None) -> Path:
             raise CheckpointError(
                 f"{at}: not in the repository; is it a FocalCodec model?"
             ) from None
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise CheckpointError(f"{at}: download failed: {error}") from None
+        # Versions of the hub's client differ in the HTTP library whose errors
+        # they let through.
+        except Exception as error:
+            raise CheckpointError(f"{at}: download failed: {error}") from error
         paths.append(Path(path))
+        # Both files of one commit, when a branch moves in between.
+        commit = paths[0].parent.name
     if release.sha256 is not None and wanted == release.revision:
         _check_sha256(paths[-1], release.sha256)
     return paths[0].parent
@@ -140,10 +144,13 @@ def fetch(repository: str, revision: str | None = None) -> Path:
 
 def _check_sha256(path: Path, expected: str) -> None:
     """Raise unless a file has the known digest."""
+    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != expected:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != expected:
+        # The cache's entry is a link: the file behind it has to go.
         raise CheckpointError(
-            f"{path}: SHA-256 is {digest}, the release has {expected}; "
-            "delete the file and fetch it again"
+            f"{path}: SHA-256 is {digest.hexdigest()}, the release has "
+            f"{expected}; delete {path.resolve()} and fetch it again"
         )

@@ -1,16 +1,16 @@
 """Weights for the frozen encoder, from a codec or from a published WavLM."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from speechbrain_focalcodec import checkpoint
-from speechbrain_focalcodec.config import CodecConfig
+from speechbrain_focalcodec.config import CodecConfig, read_json
 from speechbrain_focalcodec.errors import CheckpointError, ConfigError
+from speechbrain_focalcodec.part_configs import WavLMConfig
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec
@@ -39,6 +39,9 @@ NAMES = (
     (r"\.feed_forward\.output_dense\.", ".feed_forward.out_proj."),
 )
 
+# What the first layers of a WavLM do not need.
+LEFT_OUT = ("masked_spec_embed", "encoder.layer_norm.")
+
 # Both spellings of PyTorch's weight norm: magnitude and direction.
 POSITION = "encoder.pos_conv_embed.conv"
 WEIGHT_NORMS = (
@@ -61,8 +64,8 @@ def wavlm_from_transformers(
     Arguments
     ---------
     weights : dict
-        State dict of a `WavLMModel`, as `microsoft/wavlm-large` has it (a
-        prefix `wavlm.` is dropped).
+        State dict of a `WavLMModel`, as `microsoft/wavlm-large` has it; or of
+        a model with a head, where its names begin with `wavlm.`.
     num_layers : int
         Layers to keep.
 
@@ -75,7 +78,7 @@ def wavlm_from_transformers(
     Raises
     ------
     CheckpointError
-        If the weights have no such layers.
+        If the weights have no such layers, or are not those of a WavLM.
 
     Example
     -------
@@ -86,24 +89,36 @@ def wavlm_from_transformers(
 encoder.layers.5; 6 layers are needed
     """
     kept = {
-        name.removeprefix("wavlm."): value for name, value in weights.items()
-    }
+        name.removeprefix("wavlm."): value
+        for name, value in weights.items()
+        if name.startswith("wavlm.")
+    } or dict(weights)
     if not any(name.startswith(f"{LAYER}.{num_layers - 1}.") for name in kept):
         raise CheckpointError(
             f"the WavLM weights have no {LAYER}.{num_layers - 1}; "
             f"{num_layers} layers are needed"
         )
-    for magnitude, direction in WEIGHT_NORMS:
-        if f"{POSITION}.{magnitude}" in kept:
-            g = kept.pop(f"{POSITION}.{magnitude}")
-            v = kept.pop(f"{POSITION}.{direction}")
-            norm = v.norm(dim=(0, 1), keepdim=True)
-            kept[f"{POSITION}.weight"] = g * v / norm
+    for names in WEIGHT_NORMS:
+        g, v = (kept.pop(f"{POSITION}.{name}", None) for name in names)
+        if g is None and v is None:
+            continue
+        if (
+            g is None
+            or v is None
+            or v.ndim != 3
+            or g.shape != (1, 1, v.shape[2])
+        ):
+            raise CheckpointError(
+                f"the WavLM weights have no {POSITION}.{names[0]} and "
+                f"{POSITION}.{names[1]} that fit each other"
+            )
+        norm = v.float().norm(dim=(0, 1), keepdim=True)
+        kept[f"{POSITION}.weight"] = g * v / norm
     renamed: Weights = {}
     for name, value in kept.items():
         layer = re.match(rf"{LAYER}\.(\d+)\.", name)
         beyond = layer is not None and int(layer[1]) >= num_layers
-        if beyond or name.startswith(("masked_spec_embed", "encoder.layer_no")):
+        if beyond or name.startswith(LEFT_OUT):
             continue
         for pattern, replacement in NAMES:
             name = re.sub(pattern, replacement, name)
@@ -141,26 +156,42 @@ def load_encoder(
     """
     _, folder = checkpoint.resolve_source(source, revision)
     path = folder / checkpoint.CONFIG_FILE
+    published = read_json(path)
     weights = checkpoint.read_weights(folder / checkpoint.WEIGHTS_FILE)
-    if _is_transformers_wavlm(path):
-        config = codec.config.encoder_config
-        weights = wavlm_from_transformers(
-            weights, getattr(config, "num_layers", 0)
-        )
+    config = codec.config.encoder_config
+    if isinstance(published, dict) and published.get("model_type") == "wavlm":
+        if not isinstance(config, WavLMConfig):
+            raise ConfigError(
+                f"{path}: a WavLM, but the codec's encoder is a "
+                f"{codec.config.encoder_name}"
+            )
+        _check_options(config, published, path)
+        weights = wavlm_from_transformers(weights, config.num_layers)
     else:
-        CodecConfig.parse(json.loads(path.read_text(encoding="utf-8")), path)
+        CodecConfig.parse(published, path)
         weights = {
             name.removeprefix("encoder."): value
-            for name, value in checkpoint.upgrade_names(weights).items()
+            for name, value in checkpoint.upgrade_names(weights, folder).items()
             if name.startswith("encoder.")
         }
     checkpoint.load_state(codec.encoder, weights, folder)
 
 
-def _is_transformers_wavlm(path: Path) -> bool:
-    """Whether a config.json is that of `transformers`' WavLM."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    return isinstance(data, dict) and data.get("model_type") == "wavlm"
+def _check_options(
+    config: WavLMConfig, published: dict[str, Any], path: Path
+) -> None:
+    """Raise if a WavLM differs in what the shapes of weights do not show."""
+    published = {"do_stable_layer_norm": False, **published}
+    for key, needed in (
+        ("do_stable_layer_norm", True),
+        ("feat_extract_activation", "gelu"),
+        ("hidden_act", "gelu"),
+        ("layer_norm_eps", 1e-5),
+        ("conv_stride", list(config.strides)),
+        ("max_bucket_distance", config.max_distance),
+    ):
+        got = published.get(key, needed)
+        if got != needed:
+            raise ConfigError(
+                f"{path}: {key} is {got!r:.80}, the codec needs {needed!r}"
+            )

@@ -17,9 +17,9 @@ from speechbrain_focalcodec.errors import (
     CheckpointError,
     TokenError,
 )
+from speechbrain_focalcodec.hyperparams import write_hyperparams
 from speechbrain_focalcodec.inference import (
     PretrainedFocalCodec,
-    write_hyperparams,
 )
 
 PARITY = Path(__file__).parent / "parity"

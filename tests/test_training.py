@@ -100,7 +100,6 @@ def make_brain(
         "output_folder": str(output),
         "train_logger": FileTrainLogger(str(output / "train_log.txt")),
         "epoch_counter": counter,
-        "train_data": data[0],
         "num_samples": 1,
         "losses": {"mel": LogMelLoss(16000), "stft": MultiResolutionSTFTLoss()},
         "loss_weights": {

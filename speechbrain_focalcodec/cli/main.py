@@ -14,6 +14,7 @@ import typer
 
 from speechbrain_focalcodec.cli.batch import OneLineErrors, plan, run
 from speechbrain_focalcodec.cli.demo import demo
+from speechbrain_focalcodec.cli.export import export
 from speechbrain_focalcodec.errors import TokenError
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ def info(
 
 # More commands: a typed function of a module that imports cheaply.
 app.command()(demo)
+app.command()(export)
 
 
 def load_model(model: str | None, device: str | None) -> "PretrainedFocalCodec":

@@ -6,12 +6,9 @@ from typing import Any
 
 from speechbrain.dataio.dataset import DynamicItemDataset
 
+from speechbrain_focalcodec.audio import resampled_length
 from speechbrain_focalcodec.data.manifest import read_manifest
-from speechbrain_focalcodec.data.reader import (
-    RandomSegment,
-    SignalReader,
-    resampled_length,
-)
+from speechbrain_focalcodec.data.reader import RandomSegment, SignalReader
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["RandomSegment", "SignalReader", "make_dataset", "set_epoch"]

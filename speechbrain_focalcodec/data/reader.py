@@ -11,9 +11,10 @@ import torch
 from torchaudio.functional import resample
 from tqdm import tqdm
 
+from speechbrain_focalcodec.audio import resampled_length
 from speechbrain_focalcodec.errors import AudioError, DataError
 
-__all__ = ["RandomSegment", "SignalReader", "resampled_length"]
+__all__ = ["RandomSegment", "SignalReader"]
 
 # torchaudio's defaults, from which the reach of its filter follows.
 LOWPASS_FILTER_WIDTH = 6
@@ -215,33 +216,6 @@ class SignalReader:
                 unit="utt",
             )
             self._preloaded = dict(zip(entries, decoded, strict=True))
-
-
-def resampled_length(
-    num_samples: int, sample_rate_from: int, sample_rate_to: int
-) -> int:
-    """Return the number of samples after resampling.
-
-    Arguments
-    ---------
-    num_samples : int
-        Number of samples before.
-    sample_rate_from : int
-        Sample rate before, in Hz.
-    sample_rate_to : int
-        Sample rate after, in Hz.
-
-    Returns
-    -------
-    int
-        Number of samples after.
-
-    Example
-    -------
-    >>> resampled_length(24001, 24000, 16000)
-    16001
-    """
-    return -(-num_samples * sample_rate_to // sample_rate_from)
 
 
 def _read_resampled(

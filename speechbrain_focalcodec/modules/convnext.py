@@ -1,4 +1,4 @@
-"""The ConvNeXt backbone that Vocos and WaveNeXt share."""
+"""What the decoders Vocos and WaveNeXt share: all but the head."""
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from speechbrain_focalcodec.modules.causal import (
 )
 from speechbrain_focalcodec.modules.masking import zero_beyond
 
-__all__ = ["ConvNeXtBackbone"]
+__all__ = ["ConvNeXtBackbone", "ConvNeXtDecoder"]
 
 NORM_EPS = 1e-6
 
@@ -226,3 +226,67 @@ class ConvNeXtBackbone(nn.Module):
         for i, layer in enumerate(self.layers):
             x = layer(x, lengths, scope(state, f"layers.{i}"))
         return self.output_norm(x)
+
+
+class ConvNeXtDecoder(nn.Module):
+    """Features to waveform: a ConvNeXt backbone and a head.
+
+    Arguments
+    ---------
+    head : nn.Module
+        From hidden frames [B, T, dim] and lengths (int64 [B] or None) to a
+        waveform [B, T * hop_length].
+    hop_length : int
+        Samples a frame.
+    causal : bool
+        Whether to look to the left only.
+    **backbone : dict
+        Options of :class:`ConvNeXtBackbone`.
+
+    Example
+    -------
+    >>> from speechbrain_focalcodec.modules.wavenext import LinearHead
+    >>> decoder = ConvNeXtDecoder(
+    ...     LinearHead(8, 480), 480, input_dim=4, num_layers=2, dim=8, ffn_dim=8
+    ... )
+    >>> decoder(torch.randn(2, 10, 4)).shape
+    torch.Size([2, 4800])
+    """
+
+    def __init__(
+        self,
+        head: nn.Module,
+        hop_length: int,
+        causal: bool = False,
+        **backbone,
+    ):
+        super().__init__()
+        self.hop_length = hop_length
+        self.causal = causal
+        self.backbone = ConvNeXtBackbone(causal=causal, **backbone)
+        self.head = head
+
+    def forward(
+        self,
+        feats: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> torch.Tensor:
+        """Synthesise.
+
+        Arguments
+        ---------
+        feats : torch.Tensor
+            Features [B, T, input_dim].
+        lengths : torch.Tensor, optional
+            Frames, int64 [B].
+        state : StreamState, optional
+            Causal only: context of earlier chunks.
+
+        Returns
+        -------
+        torch.Tensor
+            Waveform [B, T * hop_length].
+        """
+        x = self.backbone(feats, lengths, scope(state, "backbone"))
+        return self.head(x, lengths)

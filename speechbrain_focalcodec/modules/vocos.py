@@ -4,8 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from speechbrain_focalcodec.modules.causal import StreamState, scope
-from speechbrain_focalcodec.modules.convnext import ConvNeXtBackbone
+from speechbrain_focalcodec.modules.convnext import ConvNeXtDecoder
 from speechbrain_focalcodec.modules.masking import length_mask
 
 __all__ = ["Vocos"]
@@ -99,7 +98,7 @@ class ISTFTHead(nn.Module):
         return total.flatten(1)[:, start : start + steps * self.hop_length]
 
 
-class Vocos(nn.Module):
+class Vocos(ConvNeXtDecoder):
     """Features to waveform.
 
     Arguments
@@ -132,41 +131,14 @@ class Vocos(nn.Module):
         hop_length: int = 320,
         causal: bool = False,
     ):
-        super().__init__()
-        self.hop_length = hop_length
-        self.causal = causal
-        self.backbone = ConvNeXtBackbone(
-            input_dim,
-            num_layers,
-            dim,
-            ffn_dim,
-            kernel_size,
-            layerscale_init,
+        super().__init__(
+            ISTFTHead(dim, n_fft, hop_length, causal),
+            hop_length,
             causal,
+            input_dim=input_dim,
+            num_layers=num_layers,
+            dim=dim,
+            ffn_dim=ffn_dim,
+            kernel_size=kernel_size,
+            layerscale_init=layerscale_init,
         )
-        self.head = ISTFTHead(dim, n_fft, hop_length, causal)
-
-    def forward(
-        self,
-        feats: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
-    ) -> torch.Tensor:
-        """Synthesise.
-
-        Arguments
-        ---------
-        feats : torch.Tensor
-            Features [B, T, input_dim].
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-        state : StreamState, optional
-            Causal only: context of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveform [B, T * hop_length].
-        """
-        x = self.backbone(feats, lengths, scope(state, "backbone"))
-        return self.head(x, lengths)

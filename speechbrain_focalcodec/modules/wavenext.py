@@ -3,8 +3,7 @@
 import torch
 from torch import nn
 
-from speechbrain_focalcodec.modules.causal import StreamState, scope
-from speechbrain_focalcodec.modules.convnext import ConvNeXtBackbone
+from speechbrain_focalcodec.modules.convnext import ConvNeXtDecoder
 
 __all__ = ["WaveNeXt"]
 
@@ -29,13 +28,17 @@ class LinearHead(nn.Module):
         super().__init__()
         self.proj = nn.Linear(dim, hop_length, bias=True)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Synthesise.
 
         Arguments
         ---------
         x : torch.Tensor
             Hidden frames [B, T, dim].
+        lengths : torch.Tensor, optional
+            Not needed: frames do not overlap.
 
         Returns
         -------
@@ -45,7 +48,7 @@ class LinearHead(nn.Module):
         return self.proj(x).float().clamp(-1.0, 1.0).flatten(1)
 
 
-class WaveNeXt(nn.Module):
+class WaveNeXt(ConvNeXtDecoder):
     """Features to waveform, without an FFT; causal in the releases.
 
     Arguments
@@ -77,42 +80,15 @@ class WaveNeXt(nn.Module):
         hop_length: int = 480,
         causal: bool = True,
     ):
-        super().__init__()
-        self.hop_length = hop_length
-        self.causal = causal
-        self.backbone = ConvNeXtBackbone(
-            input_dim,
-            num_layers,
-            dim,
-            ffn_dim,
-            kernel_size,
-            layerscale_init,
+        super().__init__(
+            LinearHead(dim, hop_length),
+            hop_length,
             causal,
+            input_dim=input_dim,
+            num_layers=num_layers,
+            dim=dim,
+            ffn_dim=ffn_dim,
+            kernel_size=kernel_size,
+            layerscale_init=layerscale_init,
             replicate=False,
         )
-        self.head = LinearHead(dim, hop_length)
-
-    def forward(
-        self,
-        feats: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
-    ) -> torch.Tensor:
-        """Synthesise.
-
-        Arguments
-        ---------
-        feats : torch.Tensor
-            Features [B, T, input_dim].
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-        state : StreamState, optional
-            Causal only: context of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveform [B, T * hop_length].
-        """
-        x = self.backbone(feats, lengths, scope(state, "backbone"))
-        return self.head(x)

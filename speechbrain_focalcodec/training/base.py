@@ -19,6 +19,7 @@ from speechbrain_focalcodec.audio import write_audio
 from speechbrain_focalcodec.checkpoint import CONFIG_FILE
 from speechbrain_focalcodec.data.pipeline import set_epoch
 from speechbrain_focalcodec.plotting import plot_spectrograms
+from speechbrain_focalcodec.wavlm_import import load_encoder
 
 __all__ = ["CodecBrain"]
 
@@ -28,9 +29,11 @@ class CodecBrain(sb.Brain):
 
     Beside SpeechBrain's own, these hyperparameters are used: ``codec`` (the
     :class:`~speechbrain_focalcodec.codec.FocalCodec`), ``output_folder``,
-    ``train_logger``, ``num_samples`` (utterances to write in validation), and
-    one of ``lr_annealing`` (called once an epoch) and ``lr_schedule`` (called
-    once a step).
+    ``train_logger``, ``num_samples`` (utterances to write in validation), one
+    of ``lr_annealing`` (called once an epoch) and
+    ``lr_schedule`` (called once a step), and for an encoder with weights
+    ``encoder_source`` (see
+    :func:`~speechbrain_focalcodec.wavlm_import.load_encoder`).
 
     Arguments
     ---------
@@ -58,6 +61,8 @@ class CodecBrain(sb.Brain):
         checkpointer=None,
     ):
         codec = hparams["codec"]
+        if next(codec.encoder.parameters(), None) is not None:
+            load_encoder(codec, hparams["encoder_source"])
         codec.requires_grad_(False)
         parts = {name: getattr(codec, name) for name in self.TRAINED}
         for part in parts.values():
@@ -142,6 +147,23 @@ class CodecBrain(sb.Brain):
 
     # SpeechBrain's hooks
 
+    def fit(self, epoch_counter, train_set, *args, **kwargs):
+        """Train, as SpeechBrain's Brain does.
+
+        Arguments
+        ---------
+        epoch_counter : iterable
+            Gives the epochs.
+        train_set : Dataset or DataLoader
+            Its random segments move on with the epochs.
+        *args : tuple
+            As for `Brain.fit`.
+        **kwargs : dict
+            As for `Brain.fit`.
+        """
+        self._train_set = train_set
+        super().fit(epoch_counter, train_set, *args, **kwargs)
+
     def on_stage_start(self, stage, epoch=None):
         """Start the epoch's averages and move random segments on.
 
@@ -156,7 +178,7 @@ class CodecBrain(sb.Brain):
         self._counts.clear()
         self._samples.clear()
         if stage == sb.Stage.TRAIN:
-            set_epoch(self.hparams.train_data, epoch)
+            set_epoch(self._train_set, epoch)
 
     def on_fit_batch_start(self, batch, should_step):
         """Set the step's learning rate.

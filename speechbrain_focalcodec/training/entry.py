@@ -70,7 +70,6 @@ def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
             ("valid", hparams["valid_data_options"]),
         )
     }
-    hparams["train_data"] = datasets["train"]
     brain = hparams["brain"](
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],

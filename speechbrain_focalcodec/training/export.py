@@ -11,6 +11,7 @@ from speechbrain_focalcodec import checkpoint
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.config import CodecConfig, read_config
 from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.hyperparams import write_hyperparams
 from speechbrain_focalcodec.wavlm_import import load_encoder
 
 __all__ = ["export_runs", "load_run"]
@@ -91,9 +92,6 @@ def export_runs(
         If a run has no checkpoint, the runs differ in their models, or the
         encoder's weights are missing.
     """
-    # Here, as the interface takes seconds to import.
-    from speechbrain_focalcodec.inference import write_hyperparams
-
     config = _common_config(Path(decoder_run), Path(quantizer_run))
     codec = FocalCodec(config, name=Path(out).name)
     if any(True for _ in codec.encoder.parameters()):

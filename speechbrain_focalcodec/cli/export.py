@@ -1,0 +1,51 @@
+"""The command that joins trained stages into a model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["export"]
+
+
+def export(
+    out: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    decoder: Annotated[
+        Path, typer.Option(help="Output folder of the decoder stage.")
+    ],
+    quantizer: Annotated[
+        Path, typer.Option(help="Output folder of the quantizer stage.")
+    ],
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Where a WavLM encoder's weights come from: what the stages "
+            "had as encoder_source."
+        ),
+    ] = None,
+    half: Annotated[
+        bool,
+        typer.Option("--half", help="Store weights as float16: half the size."),
+    ] = False,
+) -> None:
+    """Join the best checkpoints of the stages into a model folder.
+
+    What the folder holds can be loaded by its path: config.json and
+    model.safetensors, and the hyperparams.yaml of SpeechBrain's from_hparams.
+    """
+    import torch
+
+    from speechbrain_focalcodec.training.export import export_runs
+
+    codec = export_runs(
+        out,
+        decoder,
+        quantizer,
+        encoder,
+        torch.float16 if half else torch.float32,
+    )
+    parameters = sum(p.numel() for p in codec.parameters())
+    typer.echo(
+        f"{out}: {parameters / 1e6:.1f} M parameters, "
+        f"{codec.bitrate / 1000:.2f} kbps"
+    )

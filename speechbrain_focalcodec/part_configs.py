@@ -1,0 +1,304 @@
+"""The options of each part of a codec: names, types, bounds and defaults.
+
+Missing options take the values of the released models.
+"""
+
+import math
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+# Far beyond any model. They bound the number of modules and what inference
+# adds to the weights; weights themselves are compared with the file before
+# they are allocated, see checkpoint.load_codec.
+Size = Annotated[int, Field(ge=1, le=1 << 16)]
+Count = Annotated[int, Field(ge=0, le=1 << 16)]
+Layers = Annotated[int, Field(ge=1, le=256)]
+Heads = Annotated[int, Field(ge=1, le=64)]
+Lookahead = Annotated[int, Field(ge=0, le=1024)]
+SampleRate = Annotated[int, Field(ge=1000, le=384000)]
+Factor = Annotated[int, Field(ge=1, le=64)]
+Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+# JSON has lists where the options are tuples.
+Sizes = Annotated[
+    tuple[Size, ...], Field(min_length=1, max_length=64, strict=False)
+]
+Factors = Annotated[
+    tuple[Factor, ...], Field(min_length=1, max_length=64, strict=False)
+]
+MAX_TOTAL_FACTOR = 1024
+
+
+class PartConfig(BaseModel):
+    """Options of one part: closed and immutable; no type is converted.
+
+    Example
+    -------
+    >>> PartConfig()
+    PartConfig()
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class WavLMConfig(PartConfig):
+    """Options of :class:`~speechbrain_focalcodec.modules.wavlm.WavLM`.
+
+    Example
+    -------
+    >>> WavLMConfig().num_layers
+    6
+    """
+
+    hidden_dims: Sizes = (512,) * 7
+    kernel_sizes: Sizes = (10, 3, 3, 3, 3, 2, 2)
+    strides: Sizes = (5, 2, 2, 2, 2, 2, 2)
+    num_layers: Layers = 6
+    dim: Size = 1024
+    ffn_dim: Size = 4096
+    num_heads: Heads = 16
+    conv_pos: Size = 128
+    conv_pos_groups: Size = 16
+    num_buckets: Annotated[int, Field(ge=4, le=1 << 16)] = 320
+    max_distance: Size = 800
+    dropout: Dropout = 0.0
+    causal: bool = False
+    window_size: Size = 512
+    lookahead_size: Lookahead = 3
+    # The published code's table of positions; here it has no limit.
+    max_cached_steps: Count = 2048
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "WavLMConfig":
+        layers = {len(self.kernel_sizes), len(self.strides)}
+        if layers != {len(self.hidden_dims)}:
+            raise ValueError(
+                "hidden_dims, kernel_sizes and strides must be equally long"
+            )
+        if self.dim % self.num_heads or self.dim % self.conv_pos_groups:
+            raise ValueError(
+                "dim must be a multiple of num_heads and conv_pos_groups"
+            )
+        # Half of the distances of each sign have a bucket of their own.
+        if self.max_distance <= self.num_buckets // 4:
+            raise ValueError("max_distance must exceed num_buckets / 4")
+        if self.causal and self.window_size <= self.lookahead_size:
+            raise ValueError("window_size must exceed lookahead_size")
+        return self
+
+
+class LogMelConfig(PartConfig):
+    """Options of :class:`~speechbrain_focalcodec.modules.mel.LogMel`.
+
+    Example
+    -------
+    >>> LogMelConfig().n_mels
+    80
+    """
+
+    sample_rate: SampleRate = 16000
+    # The filterbank is computed, so no file bounds it.
+    n_mels: Annotated[int, Field(ge=1, le=512)] = 80
+    n_fft: Annotated[int, Field(ge=2, le=1 << 15, multiple_of=2)] = 1024
+    hop_length: Size = 320
+    f_min: Annotated[Finite, Field(ge=0.0)] = 0.0
+    f_max: Annotated[Finite, Field(gt=0.0)] = 8000.0
+    floor: Annotated[Finite, Field(gt=0.0)] = 1e-3
+    mean: Finite = -3.0
+    std: Annotated[Finite, Field(gt=0.0)] = 2.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "LogMelConfig":
+        if self.hop_length > self.n_fft:
+            raise ValueError("hop_length must not exceed n_fft")
+        if not self.f_min < self.f_max <= self.sample_rate / 2:
+            raise ValueError("f_min < f_max <= sample_rate / 2 must hold")
+        return self
+
+
+class FocalConfig(PartConfig):
+    """What compressor and decompressor share.
+
+    Example
+    -------
+    >>> FocalConfig(causal=True).focal_window
+    14
+    """
+
+    hidden_dims: Sizes = (1024, 512, 256)
+    focal_window: Size = 7
+    focal_level: Annotated[int, Field(ge=0, le=16)] = 2
+    focal_factor: Count = 2
+    dropout: Dropout = 0.0
+    use_post_norm: bool = False
+    use_layerscale: bool = False
+    layerscale_init: Finite = 1e-4
+    normalize_modulator: bool = False
+    causal: bool = False
+    window_size: Size = 512
+
+    @model_validator(mode="before")
+    @classmethod
+    def _causal_defaults(cls, data: Any) -> Any:
+        """The causal releases have other sizes than the offline ones."""
+        if isinstance(data, dict) and data.get("causal") is True:
+            released = {
+                "hidden_dims": (1024, 1024, 1024),
+                "focal_window": 14,
+                "focal_factor": 4,
+            }
+            return {**released, **data}
+        return data
+
+    def _check_factors(self, name: str, factors: tuple[int, ...]) -> None:
+        if len(factors) != len(self.hidden_dims):
+            raise ValueError(f"{name} must be as long as hidden_dims")
+        if math.prod(factors) > MAX_TOTAL_FACTOR:
+            raise ValueError(
+                f"the product of {name} must be at most {MAX_TOTAL_FACTOR}"
+            )
+
+
+class FocalEncoderConfig(FocalConfig):
+    """Options of
+    :class:`~speechbrain_focalcodec.modules.compressor.FocalEncoder`.
+
+    Example
+    -------
+    >>> FocalEncoderConfig().output_dim
+    13
+    """
+
+    input_dim: Size = 1024
+    output_dim: Size = 13
+    downscale_factors: Factors = (1, 1, 1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "FocalEncoderConfig":
+        self._check_factors("downscale_factors", self.downscale_factors)
+        return self
+
+
+class FocalDecoderConfig(FocalConfig):
+    """Options of
+    :class:`~speechbrain_focalcodec.modules.compressor.FocalDecoder`.
+
+    Example
+    -------
+    >>> FocalDecoderConfig().hidden_dims
+    (256, 512, 1024)
+    """
+
+    hidden_dims: Sizes = (256, 512, 1024)
+    input_dim: Size = 13
+    output_dim: Size = 1024
+    upscale_factors: Factors = (1, 1, 1)
+    last_window_size: Size = 512
+    lookahead_size: Lookahead = 3
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "FocalDecoderConfig":
+        self._check_factors("upscale_factors", self.upscale_factors)
+        return self
+
+
+class QuantizerConfig(PartConfig):
+    """Options of
+    :class:`~speechbrain_focalcodec.modules.bsq.BinarySphericalQuantizer`.
+
+    Example
+    -------
+    >>> QuantizerConfig().codebook_size
+    8192
+    """
+
+    # 24 bits: the most whose entropy loss still fits in memory.
+    codebook_size: Annotated[int, Field(ge=2, le=1 << 24)] = 8192
+
+    @field_validator("codebook_size")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError("must be a power of two")
+        return value
+
+
+class ConvNeXtConfig(PartConfig):
+    """What the two decoders share.
+
+    Example
+    -------
+    >>> ConvNeXtConfig().kernel_size
+    7
+    """
+
+    input_dim: Size = 1024
+    num_layers: Layers = 8
+    dim: Size = 512
+    ffn_dim: Size = 1536
+    kernel_size: Size = 7
+    layerscale_init: Finite | None = None
+    hop_length: Size = 320
+    causal: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_keys(cls, data: Any) -> Any:
+        """The three offline releases name it `input_channels`, and carry a
+        `padding` that is always half the kernel.
+        """
+        if isinstance(data, dict):
+            data = dict(data)
+            data.pop("padding", None)
+            if "input_channels" in data and "input_dim" not in data:
+                data["input_dim"] = data.pop("input_channels")
+        return data
+
+
+class VocosConfig(ConvNeXtConfig):
+    """Options of :class:`~speechbrain_focalcodec.modules.vocos.Vocos`.
+
+    Example
+    -------
+    >>> VocosConfig(input_channels=80).input_dim
+    80
+    """
+
+    n_fft: Annotated[int, Field(ge=2, le=1 << 16, multiple_of=2)] = 1024
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "VocosConfig":
+        if self.hop_length > self.n_fft:
+            raise ValueError("hop_length must not exceed n_fft")
+        return self
+
+
+class WaveNeXtConfig(ConvNeXtConfig):
+    """Options of :class:`~speechbrain_focalcodec.modules.wavenext.WaveNeXt`.
+
+    Example
+    -------
+    >>> WaveNeXtConfig().hop_length
+    480
+    """
+
+    dim: Size = 1024
+    ffn_dim: Size = 2048
+    hop_length: Size = 480
+    causal: bool = True
+
+
+PART_CONFIGS: dict[str, dict[str, type[PartConfig]]] = {
+    "encoder": {"WavLM": WavLMConfig, "LogMel": LogMelConfig},
+    "compressor": {"FocalEncoder": FocalEncoderConfig},
+    "quantizer": {"BinarySphericalQuantizer": QuantizerConfig},
+    "decompressor": {"FocalDecoder": FocalDecoderConfig},
+    "decoder": {"Vocos": VocosConfig, "WaveNeXt": WaveNeXtConfig},
+}
