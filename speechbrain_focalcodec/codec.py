@@ -269,14 +269,29 @@ class FocalCodec(nn.Module):
         lengths : torch.Tensor, optional
             Samples, int64 [B].
         state : StreamState, optional
-            Causal models: what a stream carries between chunks.
+            Causal models: what a stream carries between chunks. All chunks
+            but the last hold a multiple of `chunk_length` samples.
 
         Returns
         -------
         torch.Tensor or (torch.Tensor, torch.Tensor)
             Features [B, N, C]; with `lengths`, also frames, int64 [B].
+
+        Raises
+        ------
+        ValueError
+            If a shape is wrong, or a stream goes on after its last chunk.
         """
         _check_rank(sig, 2, "sig", "[B, T]")
+        if state is not None and self.chunk_length is not None:
+            if state.get("ended") is not None:
+                raise ValueError(
+                    f"the chunk before was no multiple of {self.chunk_length} "
+                    "samples (chunk_length), which ends a stream; start a "
+                    "new one with a new StreamState"
+                )
+            if sig.shape[1] % self.chunk_length:
+                state["ended"] = torch.ones(1)
         return self._stage(self.encoder, sig, lengths, state, "encoder")
 
     def feats_to_lats(
@@ -430,6 +445,7 @@ class FocalCodec(nn.Module):
             Features [B, T, C]; with `lengths`, also frames, int64 [B].
         """
         _check_rank(codes, 3, "codes", "[B, N, d]")
+        codes = codes.to(self.decompressor.in_proj.weight.dtype)
         return self._stage(
             self.decompressor, codes, lengths, state, "decompressor"
         )

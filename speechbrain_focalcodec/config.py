@@ -123,7 +123,7 @@ class CodecConfig(BaseModel):
         if isinstance(encoder, LogMelConfig):
             rate, hop_length = encoder.sample_rate, encoder.hop_length
         rate = rate * decoder.hop_length // hop_length
-        if not 1000 <= rate <= 384000:
+        if not 4000 <= rate <= 384000:
             raise ValueError(
                 f"decoder_config.hop_length is {decoder.hop_length} and the "
                 f"encoder's {hop_length}: the output would have {rate} Hz"

@@ -4,9 +4,9 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.dataio.preprocess import AudioNormalizer
 from speechbrain.inference.interfaces import Pretrained
+from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_focalcodec.audio import (
     check_sig,
@@ -169,9 +169,15 @@ class PretrainedFocalCodec(Pretrained):
         lengths = self._to_absolute("wav_lens", wav_lens, wavs)
         to_rate = self.codec.sample_rate_input
         if sample_rate not in (None, to_rate):
-            # What is in the padding must not leak into the last samples.
-            wavs = wavs * length_to_mask(lengths, wavs.shape[1])
-            wavs = resample(wavs, sample_rate, to_rate)
+            # Each alone: the padding must not leak into the last samples,
+            # nor its length into the transform of an awkward ratio.
+            wavs = pad_sequence(
+                [
+                    resample(wav[:length], sample_rate, to_rate)
+                    for wav, length in zip(wavs, lengths, strict=True)
+                ],
+                batch_first=True,
+            )
             lengths = resampled_length(lengths, sample_rate, to_rate)
         with torch.no_grad(), self.inference_ctx:
             toks, tok_lengths = self.codec.encode(wavs, lengths)

@@ -20,7 +20,7 @@ def _level(sig: torch.Tensor, sample_rate: int) -> torch.Tensor:
     """Spectrogram in dB, of 0 for a full-scale constant, at any rate."""
     window = torch.hann_window(round(WINDOW_S * sample_rate))
     spectrum = torch.stft(
-        # A broken model's NaN should be seen as silence, not stop a training.
+        # A broken model's NaN should be seen as silence.
         torch.nan_to_num(sig.detach().cpu().float(), posinf=0.0, neginf=0.0),
         n_fft=len(window),
         hop_length=round(HOP_S * sample_rate),

@@ -17,7 +17,11 @@ from speechbrain_focalcodec import checkpoint
 from speechbrain_focalcodec.audio import read_audio, write_audio
 from speechbrain_focalcodec.cli import app
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
-from speechbrain_focalcodec.token_file import load_tokens, save_tokens
+from speechbrain_focalcodec.token_file import (
+    TokenFile,
+    load_tokens,
+    save_tokens,
+)
 
 PARITY = Path(__file__).parent / "parity"
 OFFLINE, CAUSAL = PARITY / "offline_50hz", PARITY / "causal_50hz"
@@ -183,7 +187,7 @@ def test_bad_token_files_are_refused(tmp_path):
 
     reasons = {
         "b_other": "other_model",
-        "c_range": "0..31",
+        "c_range": "codebook_size of 64",
         "d_damaged": "damaged",
         "e_text": "damaged",
     }
@@ -228,6 +232,57 @@ def test_inputs_are_never_overwritten(corpus):
     assert result.exit_code == 1
     assert "2 done, 0 skipped (output exists), 1 failed" in result.stdout
     assert (corpus / "a.wav").read_bytes() == before
+
+
+def test_an_output_is_never_another_input(corpus):
+    shutil.copy(corpus / "sub" / "b.flac", corpus / "a.flac")
+    before = (corpus / "a.wav").read_bytes()
+    result = focalcodec("resynthesize", corpus, corpus, "--overwrite")
+    assert result.exit_code == 1
+    assert (corpus / "a.wav").read_bytes() == before
+    assert (
+        f"{corpus / 'a.flac'}: its output {corpus / 'a.wav'} is an input"
+        in (result.stderr)
+    )
+
+
+def test_outputs_below_the_input_are_no_input(corpus):
+    for done in (3, 0):
+        result = focalcodec("resynthesize", corpus, corpus / "out")
+        assert result.exit_code == 0, result.output
+        assert f"{done} done, {3 - done} skipped" in result.stdout
+    assert not (corpus / "out" / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sample_rate", 384000), ("token_rate", 0.1), ("codebook_size", 64)],
+)
+def test_a_token_file_must_claim_what_its_model_is(tmp_path, name, value):
+    model = PretrainedFocalCodec.from_pretrained(OFFLINE)
+    codec = model.codec
+    facts = {
+        "sample_rate": codec.sample_rate_output,
+        "token_rate": codec.token_rate,
+        "codebook_size": codec.codebook_size,
+        name: value,
+    }
+    num_samples = round(50 / facts["token_rate"] * facts["sample_rate"])
+    save_tokens(
+        tmp_path / "a.npz",
+        TokenFile(
+            toks=torch.zeros(50, dtype=torch.int64),
+            model=codec.name,
+            fingerprint=codec.fingerprint,
+            num_samples=num_samples,
+            **facts,
+        ),
+    )
+    result = focalcodec("decode", tmp_path / "a.npz", tmp_path / "a.wav")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert f"a.npz: claims a {name} of {value}" in line
+    assert not (tmp_path / "a.wav").exists()
 
 
 def test_two_files_never_share_an_output(corpus, tmp_path):

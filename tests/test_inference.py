@@ -87,15 +87,16 @@ def test_relative_lengths_become_the_absolute_ones(data, longest):
     assert torch.equal(found, absolute)
 
 
-def test_another_sample_rate_gives_what_each_gives_alone(model):
+@pytest.mark.parametrize("rate", [24000, 44101])
+def test_another_sample_rate_gives_what_each_gives_alone(model, rate):
     wavs = noise(2, 12000)
     # What is in the padding must not matter.
     wavs[1, 6000:] = 5.0
     tokens, token_lens = model.encode_batch(
-        wavs, torch.tensor([1.0, 0.5]), sample_rate=24000
+        wavs, torch.tensor([1.0, 0.5]), sample_rate=rate
     )
     for i, length in enumerate((12000, 6000)):
-        wav = resample(wavs[i : i + 1, :length], 24000, 16000)
+        wav = resample(wavs[i : i + 1, :length], rate, 16000)
         alone, _ = model.encode_batch(wav)
         assert round(float(token_lens[i]) * tokens.shape[1]) == alone.shape[1]
         assert torch.equal(tokens[i, : alone.shape[1]], alone[0])

@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.modules.focal import FocalModulation
 from speechbrain_focalcodec.modules.masking import (
     check_lengths,
     zero_beyond,
@@ -208,6 +209,16 @@ def test_facts():
     codec = CODECS["offline_12_5hz"]
     assert (codec.token_rate, codec.latency) == (12.5, None)
     assert not CODECS["log_mel_causal_decoder"].causal
+
+
+def test_half_precision_mean_does_not_overflow():
+    """A sum over 3000 half floats does; what is masked must not either."""
+    modulation = FocalModulation(4).half()
+    context = torch.full((1, 4, 3000), 30.0, dtype=torch.float16)
+    mask = torch.zeros(1, 1, 3000, dtype=torch.bool)
+    mean = modulation._mean(context, mask, torch.tensor([3000]))
+    assert mean.dtype == torch.float16
+    assert torch.equal(mean, torch.full((1, 4, 1), 30.0).half())
 
 
 def test_offline_models_take_no_state():

@@ -8,6 +8,7 @@ from conftest import PARITY
 from safetensors.torch import load_file
 
 from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.modules import attention
 from speechbrain_focalcodec.modules.causal import StreamState
 
 # tests/parity/README.md: the pass mark.
@@ -113,3 +114,36 @@ def test_carried_state_is_bounded(case):
 def test_decoding_converted_features(case):
     codec, expected = load(case)
     assert_close(codec.feats_to_sig(expected["knn.mean"]), expected["knn.sig"])
+
+
+@torch.no_grad()
+def test_a_stream_ends_with_a_chunk_that_is_not_whole():
+    codec, expected = load("causal_50hz")
+    sig = expected["a.sig"][:, : 3 * codec.chunk_length + 700]
+    state = StreamState()
+    feats = [
+        codec.sig_to_feats(chunk, state=state)
+        for chunk in sig.split(codec.chunk_length, dim=1)
+    ]
+    assert_close(torch.cat(feats, 1), codec.sig_to_feats(sig))
+    with pytest.raises(ValueError, match="multiple of 1280 samples.*ends"):
+        codec.sig_to_feats(sig[:, :1280], state=state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("scores", [1, 20000])
+def test_attention_in_blocks_is_the_same(case, scores, monkeypatch):
+    codec, expected = load(case)
+    want = codec.sig_to_feats(expected["a.sig"])
+    monkeypatch.setattr(attention, "SCORES", scores)
+    assert_close(codec.sig_to_feats(expected["a.sig"]), want)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", ["offline_25hz", "causal_50hz"])
+def test_low_precision_runs_end_to_end(case):
+    codec, expected = load(case)
+    sig = expected["a.sig"][:, :9600].bfloat16()
+    rec_sig = codec.bfloat16().resynthesize(sig)
+    assert rec_sig.isfinite().all()

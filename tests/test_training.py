@@ -7,7 +7,11 @@ import pytest
 import soundfile
 import speechbrain as sb
 import torch
-from speechbrain.nnet.schedulers import NewBobScheduler, StepScheduler
+from speechbrain.nnet.schedulers import (
+    NewBobScheduler,
+    StepScheduler,
+    WarmCoolDecayLRSchedule,
+)
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.train_logger import FileTrainLogger
@@ -237,6 +241,66 @@ def test_resumed_run_continues_the_same_curve(
         fit(brain, counter, data)
     fit(*run(tmp_path / "parts", 4))
     assert log_lines(tmp_path / "parts") == log_lines(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("stage", [DecoderBrain, QuantizerBrain])
+def test_resuming_within_an_epoch_changes_nothing(corpus, tmp_path, stage):
+    run_opts = {"ckpt_interval_steps": 1, "precision": "fp32"}
+    fit(*make_brain(stage, corpus, tmp_path / "whole"))
+    brain, counter, data = make_brain(
+        stage, corpus, tmp_path / "parts", run_opts=run_opts
+    )
+    original = brain.fit_batch
+
+    def killed(batch):
+        if counter.current == 2 and brain.step == 3:
+            raise KeyboardInterrupt
+        return original(batch)
+
+    brain.fit_batch = killed
+    with pytest.raises(KeyboardInterrupt):
+        fit(brain, counter, data)
+    fit(*make_brain(stage, corpus, tmp_path / "parts", run_opts=run_opts))
+    assert log_lines(tmp_path / "parts") == log_lines(tmp_path / "whole")
+
+
+def test_the_learning_rate_ends_at_zero(corpus, tmp_path):
+    """Also when a run has more steps than its schedule."""
+    brain, counter, data = make_brain(
+        DecoderBrain,
+        corpus,
+        tmp_path,
+        epochs=3,
+        lr_schedule=WarmCoolDecayLRSchedule(
+            lr=1e-2, warmup=1, cooldown=2, total_steps=4, decay_factor=1.0
+        ),
+    )
+    rates = []
+    original = brain.optimizers_step
+
+    def step():
+        rates.append(brain.optimizers_dict["generator"].param_groups[0]["lr"])
+        original()
+
+    brain.optimizers_step = step
+    fit(brain, counter, data)
+    assert len(rates) == 9
+    assert rates[:4] == pytest.approx([1e-2, 1e-2, 5e-3, 0.0])
+    assert rates[4:] == pytest.approx([0.0] * 5)
+
+
+def test_a_diverged_model_is_still_looked_at(corpus, tmp_path):
+    brain, counter, data = make_brain(
+        DecoderBrain,
+        corpus,
+        tmp_path,
+        run_opts={"nonfinite_patience": 9},
+        epochs=1,
+    )
+    with torch.no_grad():
+        next(brain.codec.decoder.parameters()).fill_(float("nan"))
+    fit(brain, counter, data)
+    assert (tmp_path / "samples" / "epoch_0001" / "utt0.png").is_file()
 
 
 @pytest.mark.parametrize(

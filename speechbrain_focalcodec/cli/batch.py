@@ -120,6 +120,11 @@ def plan(
             f"{source}: has no files of {', '.join(source_suffixes)}; "
             "check the path"
         )
+    inside = target.resolve()
+    if inside != source.resolve():
+        # What an earlier run wrote below the source is no input.
+        files = [f for f in files if inside not in f.resolve().parents]
+    sources = {file.resolve() for file in files}
     jobs = Jobs([], folder=True)
     written: dict[Path, Path] = {}
     for file in files:
@@ -130,8 +135,10 @@ def plan(
             jobs.failures.append(
                 f"{file}: its output {out} is that of {first} too; rename one"
             )
-        elif _is_same(file, out):
-            jobs.failures.append(f"{file}: {_SAME}")
+        elif out.resolve() in sources:
+            jobs.failures.append(
+                f"{file}: its output {out} is an input; give another output"
+            )
         elif out.exists() and not overwrite:
             jobs.skipped += 1
         else:

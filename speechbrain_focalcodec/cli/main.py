@@ -106,6 +106,17 @@ def decode(
                 f"{interface.codec.name} ({fingerprint[:12]}); "
                 "give theirs with --model"
             )
+        codec = interface.codec
+        for name, got, want in (
+            ("sample_rate", file.sample_rate, codec.sample_rate_output),
+            ("token_rate", file.token_rate, codec.token_rate),
+            ("codebook_size", file.codebook_size, codec.codebook_size),
+        ):
+            if got != want:
+                raise TokenError(
+                    f"{source}: claims a {name} of {got}, its model has "
+                    f"{want}; encode the audio again"
+                )
         interface.decode_to_file(file.toks, target, file.num_samples)
 
     run(jobs, convert, "decode")

@@ -14,8 +14,8 @@ from speechbrain_focalcodec.modules.causal import StreamState
 
 __all__ = ["RelativeAttention"]
 
-# Queries whose scores are held at once: bounds memory at heads x this x T.
-QUERY_BLOCK = 1024
+# Scores (heads x queries x keys) of an utterance that are held at once.
+SCORES = 1 << 24
 
 
 class RelativeAttention(nn.Module):
@@ -100,8 +100,12 @@ class RelativeAttention(nn.Module):
         total = total + past
 
         outputs = []
-        block = QUERY_BLOCK
+        width = past + steps
         if self.chunk is not None:
+            width = min(width, 2 * self.window_size)
+        block = max(1, SCORES // (self.num_heads * width))
+        if self.chunk is not None:
+            block = min(block, self.window_size)
             block = max(1, block // self.chunk) * self.chunk
         for start in range(0, steps, block):
             stop = min(start + block, steps)

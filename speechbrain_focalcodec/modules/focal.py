@@ -189,8 +189,11 @@ class FocalModulation(nn.Module):
         """Mean of [B, dim, T] over each utterance's own frames."""
         if mask is None or lengths is None:
             return context.mean(dim=-1, keepdim=True)
-        total = context.masked_fill(mask, 0).sum(dim=-1, keepdim=True)
-        return total / lengths[:, None, None]
+        # In float32, as a mean is computed: a sum would overflow half floats.
+        total = context.masked_fill(mask, 0).sum(
+            dim=-1, keepdim=True, dtype=torch.float32
+        )
+        return (total / lengths[:, None, None]).to(context.dtype)
 
 
 class FocalBlock(nn.Module):

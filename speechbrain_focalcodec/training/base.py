@@ -5,7 +5,6 @@ at, checkpoints. A stage adds its forward pass and its losses.
 """
 
 import json
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from speechbrain_focalcodec.audio import write_audio
 from speechbrain_focalcodec.checkpoint import CONFIG_FILE
 from speechbrain_focalcodec.data.pipeline import set_epoch
 from speechbrain_focalcodec.plotting import plot_spectrograms
+from speechbrain_focalcodec.training.averages import Averages
 from speechbrain_focalcodec.wavlm_import import load_encoder
 
 __all__ = ["CodecBrain"]
@@ -76,11 +76,11 @@ class CodecBrain(sb.Brain):
         )
         # Frozen parts are no modules of the Brain: they stay in eval mode.
         self.codec = codec.to(self.device).eval()
-        self._sums: dict[str, float] = defaultdict(float)
-        self._counts: dict[str, int] = defaultdict(int)
+        self._averages = Averages()
         self._samples: list[dict[str, torch.Tensor]] = []
         self._train_stats: dict[str, float] = {}
         if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("averages", self._averages)
             for name in self.TRAINED:
                 self.checkpointer.add_recoverable(name, self.modules[name])
         run_on_main(self._write_config)
@@ -120,8 +120,7 @@ class CodecBrain(sb.Brain):
             Scalars by name, as they shall stand in the log.
         """
         for name, value in terms.items():
-            self._sums[name] += float(torch.as_tensor(value).detach())
-            self._counts[name] += 1
+            self._averages.add(name, float(torch.as_tensor(value).detach()))
 
     def keep_sample(
         self, batch: Any, **sigs: tuple[torch.Tensor, torch.Tensor]
@@ -140,7 +139,12 @@ class CodecBrain(sb.Brain):
             if len(self._samples) >= self.hparams.num_samples:
                 return
             kept = {
-                kind: sig[i, : int(lengths[i])].detach().float().cpu()
+                # What a diverged model gives is heard as silence.
+                kind: sig[i, : int(lengths[i])]
+                .detach()
+                .float()
+                .nan_to_num(posinf=0.0, neginf=0.0)
+                .cpu()
                 for kind, (sig, lengths) in sigs.items()
             }
             self._samples.append({"id": name, **kept})
@@ -174,9 +178,10 @@ class CodecBrain(sb.Brain):
         epoch : int, optional
             The epoch.
         """
-        self._sums.clear()
-        self._counts.clear()
         self._samples.clear()
+        # A run that resumes within an epoch goes on with its averages.
+        if stage != sb.Stage.TRAIN or self.step == 0:
+            self._averages.clear()
         if stage == sb.Stage.TRAIN:
             set_epoch(self._train_set, epoch)
 
@@ -192,8 +197,10 @@ class CodecBrain(sb.Brain):
         """
         schedule = getattr(self.hparams, "lr_schedule", None)
         if schedule is not None and should_step:
+            # Beyond its last step SpeechBrain's schedule turns negative.
+            step = min(self.optimizer_step + 1, schedule.total_steps)
             for optimizer in self.optimizers_dict.values():
-                schedule(optimizer, self.optimizer_step + 1)
+                schedule(optimizer, step)
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log, anneal, write samples and a checkpoint.
@@ -208,7 +215,7 @@ class CodecBrain(sb.Brain):
             The epoch.
         """
         stats = {"loss": stage_loss}
-        stats |= {k: self._sums[k] / self._counts[k] for k in self._sums}
+        stats |= self._averages.means()
         if stage == sb.Stage.TRAIN:
             self._train_stats = stats
             return
