@@ -128,7 +128,8 @@ def fetch(repository: str, revision: str | None = None) -> Path:
             ) from None
         except EntryNotFoundError:
             raise CheckpointError(
-                f"{at}: not in the repository; is it a FocalCodec model?"
+                f"{at}: not in the repository; is it a FocalCodec model, or "
+                "a WavLM with safetensors weights?"
             ) from None
         # Versions of the hub's client differ in the HTTP library whose errors
         # they let through.

@@ -12,7 +12,6 @@ from speechbrain.nnet.schedulers import (
     StepScheduler,
     WarmCoolDecayLRSchedule,
 )
-from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.train_logger import FileTrainLogger
 
@@ -20,6 +19,7 @@ from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.manifest import write_manifest
 from speechbrain_focalcodec.data.pipeline import make_dataset
 from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
 from speechbrain_focalcodec.training.decoder import DecoderBrain
 from speechbrain_focalcodec.training.export import export_runs, load_run
 from speechbrain_focalcodec.training.losses import (
@@ -122,7 +122,7 @@ def make_brain(
         **overrides,
     }
     output.mkdir(parents=True, exist_ok=True)
-    checkpointer = Checkpointer(output / "save", {"counter": counter})
+    checkpointer = AtomicCheckpointer(output / "save", {"counter": counter})
     if isinstance(hparams.get("lr_annealing"), NewBobScheduler):
         checkpointer.add_recoverable("lr_annealing", hparams["lr_annealing"])
     brain = stage(
@@ -241,6 +241,38 @@ def test_resumed_run_continues_the_same_curve(
         fit(brain, counter, data)
     fit(*run(tmp_path / "parts", 4))
     assert log_lines(tmp_path / "parts") == log_lines(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("files", [0, 2, 5])
+def test_a_run_killed_while_saving_resumes(corpus, tmp_path, files):
+    """Killed in the second epoch's checkpoint, after so many files."""
+    fit(*make_brain(DecoderBrain, corpus, tmp_path / "whole"))
+    brain, counter, data = make_brain(DecoderBrain, corpus, tmp_path / "parts")
+    recoverables = brain.checkpointer.recoverables
+
+    class Killed(dict):
+        def items(self):
+            for i, item in enumerate(super().items()):
+                if counter.current == 2 and i == files:
+                    raise KeyboardInterrupt
+                yield item
+
+    brain.on_fit_start = lambda: (
+        DecoderBrain.on_fit_start(brain),
+        setattr(brain.checkpointer, "recoverables", Killed(recoverables)),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        fit(brain, counter, data)
+    left = [path.name for path in (tmp_path / "parts" / "save").iterdir()]
+    assert sum(name.startswith("CKPT") for name in left) == 1
+    assert sum(name.startswith("UNFINISHED") for name in left) == 1
+    fit(*make_brain(DecoderBrain, corpus, tmp_path / "parts"))
+    lines = log_lines(tmp_path / "parts")
+    # The second epoch was logged, but not kept: it is done again.
+    assert lines[1] == lines[2]
+    assert lines[:1] + lines[2:] == log_lines(tmp_path / "whole")
+    left = [path.name for path in (tmp_path / "parts" / "save").iterdir()]
+    assert not any(name.startswith("UNFINISHED") for name in left)
 
 
 @pytest.mark.parametrize("stage", [DecoderBrain, QuantizerBrain])
