@@ -1,4 +1,4 @@
-"""Pictures of signals."""
+"""Pictures of signals and features."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from speechbrain_focalcodec.atomic import atomic_path
 
-__all__ = ["plot_spectrograms"]
+__all__ = ["plot_features", "plot_spectrograms"]
 
 WINDOW_S = 0.032
 HOP_S = 0.008
@@ -78,30 +78,85 @@ def plot_spectrograms(
     )
     pictures = {title: _level(sig, rates[title]) for title, sig in sigs.items()}
     loudest = max(float(picture.max()) for picture in pictures.values())
-    durations = {title: len(sig) / rates[title] for title, sig in sigs.items()}
-    bandwidths = {title: rates[title] / 2000 for title in sigs}
+    _draw(
+        path,
+        {title: picture - loudest for title, picture in pictures.items()},
+        {title: len(sig) / rates[title] for title, sig in sigs.items()},
+        {title: rates[title] / 2000 for title in sigs},
+        ("frequency (kHz)", "level (dB)"),
+        (-RANGE_DB, 0),
+    )
 
-    figure = Figure(figsize=(9, 1 + 2.4 * len(sigs)), layout="constrained")
+
+def plot_features(
+    path: str | Path, feats: Mapping[str, torch.Tensor], frame_rate: float
+) -> None:
+    """Draw features one under the other, in one colour scale.
+
+    Arguments
+    ---------
+    path : str or Path
+        The picture to write (png, pdf or svg, by its suffix).
+    feats : Mapping[str, torch.Tensor]
+        Features by title, each of shape [T, C].
+    frame_rate : float
+        Frames a second, in Hz.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "picture.png"
+    >>> plot_features(path, {"noise": torch.rand(100, 80)}, 50.0)
+    >>> path.read_bytes()[1:4]
+    b'PNG'
+    """
+    values = torch.cat([x.flatten() for x in feats.values()]).float()
+    low, high = torch.quantile(values[:: 1 + len(values) // 10**6], _RANGE)
+    _draw(
+        path,
+        {title: x.detach().cpu().float().T for title, x in feats.items()},
+        {title: len(x) / frame_rate for title, x in feats.items()},
+        {title: x.shape[1] for title, x in feats.items()},
+        ("feature", "value"),
+        (float(low), float(high)),
+    )
+
+
+# Single outliers should not darken a whole picture.
+_RANGE = torch.tensor([0.001, 0.999])
+
+
+def _draw(
+    path: str | Path,
+    pictures: Mapping[str, torch.Tensor],
+    durations: Mapping[str, float],
+    heights: Mapping[str, float],
+    labels: tuple[str, str],
+    limits: tuple[float, float],
+) -> None:
+    """Write matrices [height, time] as one picture."""
+    figure = Figure(figsize=(9, 1 + 2.4 * len(pictures)), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(sigs), sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(
+        len(pictures), sharex=True, sharey=True, squeeze=False
+    )
     for axes, (title, picture) in zip(
         grid[:, 0], pictures.items(), strict=True
     ):
         image = axes.imshow(
-            (picture - loudest).numpy(),
+            picture.numpy(),
             aspect="auto",
             origin="lower",
             cmap="magma",
-            extent=(0, durations[title], 0, bandwidths[title]),
-            vmin=-RANGE_DB,
-            vmax=0,
+            extent=(0, durations[title], 0, heights[title]),
+            vmin=limits[0],
+            vmax=limits[1],
         )
         axes.set_title(title, loc="left")
-        axes.set_ylabel("frequency (kHz)")
+        axes.set_ylabel(labels[0])
     axes.set_xlabel("time (s)")
     axes.set_xlim(0, max(durations.values()))
-    axes.set_ylim(0, max(bandwidths.values()))
-    figure.colorbar(image, ax=grid[:, 0], label="level (dB)", pad=0.01)
+    axes.set_ylim(0, max(heights.values()))
+    figure.colorbar(image, ax=grid[:, 0], label=labels[1], pad=0.01)
 
     path = Path(path)
     with atomic_path(path) as temporary:

@@ -188,6 +188,8 @@ def test_learns_logs_and_saves(corpus, tmp_path, stage, adversarial, precision):
         assert "score_real" in line and "feature_matching" in line
     if stage is QuantizerBrain:
         assert "valid code_usage" in line and "valid code_entropy" in line
+        picture = tmp_path / "samples" / "epoch_0004" / "utt0.png"
+        assert picture.read_bytes()[1:4] == b"PNG"
     else:
         samples = tmp_path / "samples" / "epoch_0004"
         names = sorted(path.name for path in samples.iterdir())

@@ -17,7 +17,7 @@ from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.audio import write_audio
 from speechbrain_focalcodec.checkpoint import CONFIG_FILE
 from speechbrain_focalcodec.data.pipeline import set_epoch
-from speechbrain_focalcodec.plotting import plot_spectrograms
+from speechbrain_focalcodec.plotting import plot_features, plot_spectrograms
 from speechbrain_focalcodec.training.averages import Averages
 from speechbrain_focalcodec.wavlm_import import load_encoder
 
@@ -123,7 +123,7 @@ class CodecBrain(sb.Brain):
             self._averages.add(name, float(torch.as_tensor(value).detach()))
 
     def keep_sample(
-        self, batch: Any, **sigs: tuple[torch.Tensor, torch.Tensor]
+        self, batch: Any, **outputs: tuple[torch.Tensor, torch.Tensor]
     ) -> None:
         """Keep the first utterances of validation, to be written.
 
@@ -131,21 +131,21 @@ class CodecBrain(sb.Brain):
         ---------
         batch : PaddedBatch
             With the utterances' ``id``.
-        **sigs : tuple
-            Waveforms [B, T] at the codec's output rate, and their lengths, by
-            what they are called.
+        **outputs : tuple
+            Waveforms [B, T] at the codec's output rate, or features
+            [B, T, C], and their lengths, by what they are called.
         """
         for i, name in enumerate(batch.id):
             if len(self._samples) >= self.hparams.num_samples:
                 return
             kept = {
                 # What a diverged model gives is heard as silence.
-                kind: sig[i, : int(lengths[i])]
+                kind: x[i, : int(lengths[i])]
                 .detach()
                 .float()
                 .nan_to_num(posinf=0.0, neginf=0.0)
                 .cpu()
-                for kind, (sig, lengths) in sigs.items()
+                for kind, (x, lengths) in outputs.items()
             }
             self._samples.append({"id": name, **kept})
 
@@ -268,9 +268,15 @@ class CodecBrain(sb.Brain):
         if not if_main_process():
             return
         folder = Path(self.hparams.output_folder) / "samples" / name
-        rate = self.codec.sample_rate_output
+        codec = self.codec
+        rate = codec.sample_rate_output
         for sample in self._samples:
-            sigs = {k: v for k, v in sample.items() if k != "id"}
-            for kind, sig in sigs.items():
+            kept = {k: v for k, v in sample.items() if k != "id"}
+            picture = folder / f"{sample['id']}.png"
+            if any(x.ndim > 1 for x in kept.values()):
+                frame_rate = codec.sample_rate_input / codec.encoder.hop_length
+                plot_features(picture, kept, frame_rate)
+                continue
+            for kind, sig in kept.items():
                 write_audio(folder / f"{sample['id']}_{kind}.wav", sig, rate)
-            plot_spectrograms(folder / f"{sample['id']}.png", sigs, rate)
+            plot_spectrograms(picture, kept, rate)

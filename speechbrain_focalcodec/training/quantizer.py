@@ -28,7 +28,7 @@ class QuantizerBrain(CodecBrain):
     :class:`~speechbrain_focalcodec.training.base.CodecBrain`:
     ``entropy_weight``, ``diversity_weight``, ``inverse_temperature``, and
     ``decoder_run`` (output folder of a decoder stage to hear validation with,
-    or null).
+    or null: then features are drawn).
     """
 
     TRAINED = ("compressor", "decompressor")
@@ -115,13 +115,20 @@ class QuantizerBrain(CodecBrain):
         self._histogram += torch.bincount(
             valid, minlength=self.codec.codebook_size
         )
-        if self.audible and len(self._samples) < hparams.num_samples:
-            self._hear(batch, predictions)
+        if len(self._samples) < hparams.num_samples:
+            self._keep(batch, predictions)
         return mse
 
-    def _hear(self, batch: Any, predictions: dict[str, Any]) -> None:
-        """Decode features and quantized features of the batch."""
+    def _keep(self, batch: Any, predictions: dict[str, Any]) -> None:
+        """Keep features and quantized features, decoded if they can be."""
         frames = predictions["frames"]
+        if not self.audible:
+            self.keep_sample(
+                batch,
+                features=(predictions["feats"], frames),
+                quantized_features=(predictions["qfeats"], frames),
+            )
+            return
         sigs = {
             name: self.codec.feats_to_sig(predictions[feats].float(), frames)
             for name, feats in (
