@@ -1,5 +1,5 @@
 # Everything runs in .venv, which is made from requirements.lock on first use
-# and again when the lock or the metadata changes (some minutes, 6 GB: torch).
+# and again when the lock or the metadata changes (some minutes, 5.5 GB: torch).
 
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	"$$p" -c "" 2>/dev/null && echo "$$p" && break; done)

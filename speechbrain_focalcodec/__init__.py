@@ -4,16 +4,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec
+    from speechbrain_focalcodec.inference import PretrainedFocalCodec
 
-__all__ = ["FocalCodec", "__version__"]
+__all__ = ["FocalCodec", "PretrainedFocalCodec", "__version__"]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch with the first use of the codec: `--help` needs none."""
+    """Import torch with the first use of a model: `--help` needs none."""
     if name == "FocalCodec":
         from speechbrain_focalcodec.codec import FocalCodec
 
         return FocalCodec
+    if name == "PretrainedFocalCodec":
+        from speechbrain_focalcodec.inference import PretrainedFocalCodec
+
+        return PretrainedFocalCodec
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

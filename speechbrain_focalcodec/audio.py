@@ -109,6 +109,8 @@ def read_audio(
     path = Path(path)
     if not path.is_file():
         raise AudioError(f"{path}: no such file; check the path")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path}: is empty; copy or record it again")
     if path.suffix.lower() == ".raw":
         raise AudioError(
             f"{path}: header-less audio cannot be read; convert it to WAV"

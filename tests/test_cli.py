@@ -100,6 +100,15 @@ def test_a_file_goes_into_a_folder(corpus, tmp_path):
     assert tree(tmp_path / "out") == ["a.npz"]
 
 
+def test_a_name_without_a_suffix_is_a_new_folder(corpus, tmp_path):
+    out = tmp_path / "new"
+    assert focalcodec("encode", corpus / "a.wav", out).exit_code == 0
+    assert tree(out) == ["a.npz"]
+    result = focalcodec("encode", corpus, tmp_path / "b.npz")
+    assert result.exit_code == 1
+    assert "b.npz: is a file's name, but" in result.stderr
+
+
 def test_folders_keep_their_tree(corpus, tmp_path):
     result = focalcodec("encode", corpus, tmp_path / "toks")
     assert result.exit_code == 0, result.output

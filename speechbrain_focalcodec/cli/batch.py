@@ -110,6 +110,11 @@ def plan(
     # Here, since it imports torch.
     from speechbrain_focalcodec.audio import find_audio_files
 
+    if target.suffix.lower() in target_suffixes and not target.is_dir():
+        raise FocalCodecError(
+            f"{target}: is a file's name, but {source} is a folder; give the "
+            "name of a folder"
+        )
     if target.exists() and not target.is_dir():
         raise FocalCodecError(
             f"{target}: is a file, but {source} is a folder; give a folder"
@@ -153,7 +158,8 @@ def _plan_file(
         raise FocalCodecError(
             f"{source}: no such file or folder; check the path"
         )
-    if target.is_dir():
+    # A name without a suffix is that of a folder, there or not.
+    if target.is_dir() or not target.suffix:
         target = target / (source.stem + suffixes[0])
     if target.suffix.lower() not in suffixes:
         raise FocalCodecError(

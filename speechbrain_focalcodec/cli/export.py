@@ -23,6 +23,9 @@ def export(
             "had as encoder_source."
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model in the folder.")
+    ] = False,
     half: Annotated[
         bool,
         typer.Option("--half", help="Store weights as float16: half the size."),
@@ -35,8 +38,14 @@ def export(
     """
     import torch
 
+    from speechbrain_focalcodec.checkpoint import CONFIG_FILE
+    from speechbrain_focalcodec.errors import FocalCodecError
     from speechbrain_focalcodec.training.export import export_runs
 
+    if (out / CONFIG_FILE).exists() and not overwrite:
+        raise FocalCodecError(
+            f"{out}: holds a model; give --overwrite to replace it"
+        )
     codec = export_runs(
         out,
         decoder,

@@ -45,7 +45,8 @@ def load_run(codec: FocalCodec, run: str | Path, parts: Iterable[str]) -> None:
     if best is None:
         raise CheckpointError(
             f"{folder}: no checkpoint with a validation loss; give the output "
-            "folder of a training that has finished an epoch"
+            "folder of a training that has finished an epoch (a --debug run "
+            "keeps its own only with --debug_persistently)"
         )
     for part in parts:
         path = best.path / f"{part}.ckpt"
