@@ -18,7 +18,7 @@ from speechbrain.utils.train_logger import FileTrainLogger
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.manifest import write_manifest
 from speechbrain_focalcodec.data.pipeline import make_dataset
-from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.errors import CheckpointError, ConfigError
 from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
 from speechbrain_focalcodec.training.decoder import DecoderBrain
 from speechbrain_focalcodec.training.export import export_runs, load_run
@@ -422,6 +422,15 @@ def test_accumulated_steps(corpus, tmp_path):
     )
     fit(brain, counter, data)
     assert brain.optimizer_step == 1
+
+
+def test_fp16_does_not_accumulate_with_a_discriminator(
+    corpus, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.amp.GradScaler, "is_enabled", lambda self: True)
+    run_opts = {"grad_accumulation_factor": 2}
+    with pytest.raises(ConfigError, match="grad_accumulation_factor"):
+        make_brain(DecoderBrain, corpus, tmp_path, True, run_opts)
 
 
 def test_decoder_trains_on_dequantized_features(corpus, tmp_path):

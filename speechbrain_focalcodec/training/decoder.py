@@ -17,6 +17,7 @@ from speechbrain.lobes.models.HifiGAN import (
 
 from speechbrain_focalcodec.audio import resample
 from speechbrain_focalcodec.codec import fit_length
+from speechbrain_focalcodec.errors import ConfigError
 from speechbrain_focalcodec.training.base import CodecBrain
 from speechbrain_focalcodec.training.export import load_run
 
@@ -50,6 +51,18 @@ class DecoderBrain(CodecBrain):
         self.hinge_discriminator = HingeDLoss()
         self.feature_matching = MelganFeatureLoss()
         self._active = "generator"
+        if (
+            self.adversarial
+            and self.scaler.is_enabled()
+            and self.grad_accumulation_factor > 1
+        ):
+            # The discriminator's step rescales in the middle of what the
+            # decoder has accumulated.
+            raise ConfigError(
+                "grad_accumulation_factor > 1 does not go with a "
+                "discriminator in fp16: use --precision=bf16 or a larger "
+                "batch_size"
+            )
         if self.hparams.decoder_run is not None:
             load_run(self.codec, self.hparams.decoder_run, ["decoder"])
         self.dequantized = self.hparams.quantizer_run is not None
