@@ -2,8 +2,8 @@
 
 soundfile hides damage: half a WAV reads cleanly with a shrunken header, half
 an MP3 claims all its frames and returns fewer, and absurd headers pass. Every
-file that enters this package goes through :func:`read_audio`, which refuses
-these by name.
+file that a user gives goes through :func:`read_audio`, which refuses these by
+name. (Training reads slices of prepared corpora, see `data/reader.py`.)
 """
 
 import os

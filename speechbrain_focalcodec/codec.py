@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from speechbrain_focalcodec import checkpoint
+from speechbrain_focalcodec.audio import resampled_length
 from speechbrain_focalcodec.config import CodecConfig
 from speechbrain_focalcodec.errors import TokenError
 from speechbrain_focalcodec.modules.bsq import BinarySphericalQuantizer
@@ -249,8 +250,9 @@ class FocalCodec(nn.Module):
         int or torch.Tensor
             Samples at the output's rate, rounded up.
         """
-        scaled = num_samples * self.sample_rate_output
-        return -(-scaled // self.sample_rate_input)
+        return resampled_length(
+            num_samples, self.sample_rate_input, self.sample_rate_output
+        )
 
     # Stages
 

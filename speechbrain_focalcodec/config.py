@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from speechbrain_focalcodec.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from speechbrain_focalcodec.errors import ConfigError, abridge
 from speechbrain_focalcodec.part_configs import (
     PART_CONFIGS,
@@ -123,7 +124,7 @@ class CodecConfig(BaseModel):
         if isinstance(encoder, LogMelConfig):
             rate, hop_length = encoder.sample_rate, encoder.hop_length
         rate = rate * decoder.hop_length // hop_length
-        if not 4000 <= rate <= 384000:
+        if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
             raise ValueError(
                 f"decoder_config.hop_length is {decoder.hop_length} and the "
                 f"encoder's {hop_length}: the output would have {rate} Hz"

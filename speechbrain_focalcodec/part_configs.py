@@ -14,6 +14,8 @@ from pydantic import (
     model_validator,
 )
 
+from speechbrain_focalcodec.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
+
 # Far beyond any model. They bound the number of modules and what inference
 # adds to the weights; weights themselves are compared with the file before
 # they are allocated, see checkpoint.load_codec.
@@ -22,8 +24,7 @@ Count = Annotated[int, Field(ge=0, le=1 << 16)]
 Layers = Annotated[int, Field(ge=1, le=256)]
 Heads = Annotated[int, Field(ge=1, le=64)]
 Lookahead = Annotated[int, Field(ge=0, le=1024)]
-# The rates that audio.py reads and writes.
-SampleRate = Annotated[int, Field(ge=4000, le=384000)]
+SampleRate = Annotated[int, Field(ge=MIN_SAMPLE_RATE, le=MAX_SAMPLE_RATE)]
 Factor = Annotated[int, Field(ge=1, le=64)]
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from speechbrain_focalcodec.atomic import atomic_path
+from speechbrain_focalcodec.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from speechbrain_focalcodec.errors import TokenError
 
 __all__ = ["MAX_TOKENS", "TokenFile", "load_tokens", "save_tokens"]
@@ -232,7 +233,7 @@ def _check(path: Path, toks: np.ndarray, file: TokenFile) -> None:
     in_range = {
         "model": 0 < len(file.model) <= 200 and file.model.isprintable(),
         "fingerprint": re.fullmatch("[0-9a-f]{64}", file.fingerprint),
-        "sample_rate": 4000 <= file.sample_rate <= 384000,
+        "sample_rate": MIN_SAMPLE_RATE <= file.sample_rate <= MAX_SAMPLE_RATE,
         "codebook_size": 2 <= file.codebook_size <= 2**32,
         "token_rate": 0.1 <= file.token_rate <= 10000,
         "number of tokens": 1 <= len(toks) <= MAX_TOKENS,

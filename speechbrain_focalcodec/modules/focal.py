@@ -170,15 +170,15 @@ class FocalModulation(nn.Module):
             return conv(context.transpose(1, 2))
         if mask is not None:
             context = context.masked_fill(mask, 0)
-        if taps % 2 == 0:
-            return F.conv1d(
-                context,
-                conv.weight,
-                conv.bias,
-                padding=taps // 2,
-                groups=self.dim,
-            )
-        return conv(F.pad(context, (taps // 2, taps - taps // 2)))
+        if taps % 2:  # an even kernel reaches one further to the right
+            context = F.pad(context, (0, 1))
+        return F.conv1d(
+            context,
+            conv.weight,
+            conv.bias,
+            padding=taps // 2,
+            groups=self.dim,
+        )
 
     def _mean(
         self,

@@ -238,7 +238,6 @@ class CodecBrain(sb.Brain):
             self.checkpointer.save_and_keep_only(
                 meta={"loss": stage_loss, "epoch": epoch},
                 min_keys=["loss"],
-                num_to_keep=getattr(self.hparams, "num_checkpoints", 1),
             )
 
     def stage_stats(self) -> dict[str, float]:

@@ -15,9 +15,9 @@ from speechbrain.lobes.models.HifiGAN import (
     MelganFeatureLoss,
 )
 
-from speechbrain_focalcodec.audio import resample
-from speechbrain_focalcodec.codec import fit_length
+from speechbrain_focalcodec.audio import resample, resampled_length
 from speechbrain_focalcodec.errors import ConfigError
+from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
 from speechbrain_focalcodec.training.export import load_run
 
@@ -95,7 +95,7 @@ class DecoderBrain(CodecBrain):
         with torch.no_grad():
             rates = codec.sample_rate_output, codec.sample_rate_input
             inputs = resample(sig, *rates)
-            input_lengths = -(-lengths * rates[1] // rates[0])
+            input_lengths = resampled_length(lengths, *rates)
             feats, frames = codec.sig_to_feats(inputs, input_lengths)
             if self.dequantized:
                 lats, tokens = codec.feats_to_lats(feats, frames)
@@ -105,10 +105,9 @@ class DecoderBrain(CodecBrain):
         # The encoder may give a frame less than the waveform has.
         length = min(estimate.shape[1], sig.shape[1])
         lengths = torch.minimum(lengths, frames * codec.decoder.hop_length)
-        mask = torch.arange(length, device=sig.device) < lengths[:, None]
         return {
-            "target": sig[:, :length] * mask,
-            "estimate": fit_length(estimate, length) * mask,
+            "target": zero_beyond(sig[:, :length], lengths),
+            "estimate": zero_beyond(estimate[:, :length], lengths),
             "lengths": lengths,
         }
 

@@ -12,7 +12,7 @@ import speechbrain as sb
 import torch
 from torch.nn import functional as F
 
-from speechbrain_focalcodec.codec import fit_length
+from speechbrain_focalcodec.audio import resample, resampled_length
 from speechbrain_focalcodec.modules.masking import length_mask, zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
 from speechbrain_focalcodec.training.export import load_run
@@ -129,19 +129,17 @@ class QuantizerBrain(CodecBrain):
                 quantized_features=(predictions["qfeats"], frames),
             )
             return
-        sigs = {
-            name: self.codec.feats_to_sig(predictions[feats].float(), frames)
-            for name, feats in (
-                ("unquantized", "feats"),
-                ("reconstruction", "qfeats"),
-            )
-        }
+        codec = self.codec
         sig, lengths = self.signals(batch)
-        lengths = self.codec.output_num_samples(lengths)
-        original = fit_length(sig, int(lengths.max()))
-        if self.codec.sample_rate_input == self.codec.sample_rate_output:
-            sigs = {"original": (original, lengths), **sigs}
-        self.keep_sample(batch, **sigs)
+        rates = codec.sample_rate_input, codec.sample_rate_output
+        self.keep_sample(
+            batch,
+            original=(resample(sig, *rates), resampled_length(lengths, *rates)),
+            unquantized=codec.feats_to_sig(predictions["feats"], frames),
+            reconstruction=codec.feats_to_sig(
+                predictions["qfeats"].float(), frames
+            ),
+        )
 
     def on_stage_start(self, stage, epoch=None):
         """Start counting codes anew.
