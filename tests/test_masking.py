@@ -214,11 +214,11 @@ def test_facts():
 def test_half_precision_mean_does_not_overflow():
     """A sum over 3000 half floats does; what is masked must not either."""
     modulation = FocalModulation(4).half()
-    context = torch.full((1, 4, 3000), 30.0, dtype=torch.float16)
-    mask = torch.zeros(1, 1, 3000, dtype=torch.bool)
+    context = torch.full((1, 3000, 4), 30.0, dtype=torch.float16)
+    mask = torch.zeros(1, 3000, 1, dtype=torch.bool)
     mean = modulation._mean(context, mask, torch.tensor([3000]))
     assert mean.dtype == torch.float16
-    assert torch.equal(mean, torch.full((1, 4, 1), 30.0).half())
+    assert torch.equal(mean, torch.full((1, 1, 4), 30.0).half())
 
 
 def test_offline_models_take_no_state():

@@ -11,11 +11,110 @@ from torch import nn
 from torch.nn import functional as F
 
 from speechbrain_focalcodec.modules.causal import StreamState
+from speechbrain_focalcodec.modules.derived import fast_path
 
-__all__ = ["RelativeAttention"]
+__all__ = ["PositionBias", "RelativeAttention", "position_bias"]
 
-# Scores (heads x queries x keys) of an utterance that are held at once.
-SCORES = 1 << 24
+# Scores (batch x heads x queries x keys) that are held at once on the CPU: the
+# bias is written and read again, so it should stay near the processor.
+SCORES = 1 << 21
+
+
+def position_bias(
+    embedding: torch.Tensor, reach: int, max_distance: int
+) -> torch.Tensor:
+    """Look up the position bias of each distance, once for all layers.
+
+    Distances are bucketed as T5's are: near ones exact, far ones
+    logarithmic, half of the buckets for each sign.
+
+    Arguments
+    ---------
+    embedding : torch.Tensor
+        Bias of each bucket and head [num_buckets, num_heads].
+    reach : int
+        Distances (key - query) are within +-(reach - 1) frames.
+    max_distance : int
+        Distance from which on all share a bucket.
+
+    Returns
+    -------
+    torch.Tensor
+        Bias [num_heads, 2 * reach - 1], of the largest distance first.
+
+    Example
+    -------
+    >>> position_bias(torch.randn(32, 2), 10, 64).shape
+    torch.Size([2, 19])
+    """
+    half = embedding.shape[0] // 2
+    exact = half // 2
+    distance = torch.arange(reach - 1, -reach, -1, device=embedding.device)
+    size = distance.abs()
+    far = torch.log(size.clamp(min=1).float() / exact)
+    far = far / math.log(max_distance / exact) * (half - exact)
+    far = (exact + far.long()).clamp(max=half - 1)
+    bucket = (distance > 0) * half + torch.where(size < exact, size, far)
+    return embedding[bucket].T.contiguous()
+
+
+class PositionBias:
+    """The position bias during one pass, for all layers.
+
+    Arguments
+    ---------
+    table : torch.Tensor
+        From :func:`position_bias`, [num_heads, 2 * reach - 1].
+
+    Example
+    -------
+    >>> bias = PositionBias(position_bias(torch.randn(32, 2), 9, 64))
+    >>> bias.scores(torch.ones(1, 2, 4, 1), slice(None), 8, 9).shape
+    torch.Size([1, 2, 4, 9])
+    """
+
+    def __init__(self, table: torch.Tensor):
+        self.table = table
+        self.reach = (table.shape[1] + 1) // 2
+        self._buffer: torch.Tensor | None = None
+
+    def scores(
+        self, gate: torch.Tensor, heads: slice, distance: int, keys: int
+    ) -> torch.Tensor:
+        """Gated bias of a block of queries and keys, the last key first.
+
+        In this order the bias of a query is that of the query before,
+        shifted by one: a view of the table.
+
+        Arguments
+        ---------
+        gate : torch.Tensor
+            Of each query [B, H, Q, 1].
+        heads : slice
+            Which heads these are.
+        distance : int
+            From the first query to the last key (frames).
+        keys : int
+            Number of keys K.
+
+        Returns
+        -------
+        torch.Tensor
+            Scores [B, H, Q, K], valid until the next call.
+        """
+        queries = gate.shape[2]
+        first = self.reach - 1 - distance
+        table = self.table[heads, first : first + queries + keys - 1]
+        shifted = table.unfold(-1, keys, 1).to(gate.dtype)
+        if not fast_path(gate):
+            # Left to itself, PyTorch lays the product out as the view is,
+            # queries side by side, and the attention copies it.
+            return (gate * shifted).contiguous()
+        shape = (len(gate), *shifted.shape)
+        size = math.prod(shape)
+        if self._buffer is None or self._buffer.numel() < size:
+            self._buffer = gate.new_empty(size)
+        return torch.mul(gate, shifted, out=self._buffer[:size].view(shape))
 
 
 class RelativeAttention(nn.Module):
@@ -28,8 +127,6 @@ class RelativeAttention(nn.Module):
     ---------
     dim, num_heads : int
         Channels and heads.
-    num_buckets, max_distance : int
-        Of the relative positions (T5).
     chunk : int, optional
         Frames a chunk; None when offline.
     window_size : int
@@ -37,8 +134,9 @@ class RelativeAttention(nn.Module):
 
     Example
     -------
-    >>> attention = RelativeAttention(8, 2, 32, 64)
-    >>> attention(torch.randn(1, 9, 8), torch.randn(32, 2)).shape
+    >>> attention = RelativeAttention(8, 2)
+    >>> bias = PositionBias(position_bias(torch.randn(32, 2), 9, 64))
+    >>> attention(torch.randn(1, 9, 8), bias).shape
     torch.Size([1, 9, 8])
     """
 
@@ -46,15 +144,11 @@ class RelativeAttention(nn.Module):
         self,
         dim: int,
         num_heads: int,
-        num_buckets: int,
-        max_distance: int,
         chunk: int | None = None,
         window_size: int = 512,
     ):
         super().__init__()
         self.num_heads = num_heads
-        self.num_buckets = num_buckets
-        self.max_distance = max_distance
         self.chunk = chunk
         self.window_size = window_size
         head_dim = dim // num_heads
@@ -63,10 +157,25 @@ class RelativeAttention(nn.Module):
         self.gru_rel_pos_linear = nn.Linear(head_dim, 8)
         self.gru_rel_pos_const = nn.Parameter(torch.ones(1, num_heads, 1, 1))
 
+    def reach(self, steps: int) -> int:
+        """Frames that the position bias must reach for an input.
+
+        Arguments
+        ---------
+        steps : int
+            Frames of the input.
+
+        Returns
+        -------
+        int
+            The same for each chunk of a stream, so that the bias is.
+        """
+        return steps if self.chunk is None else steps + self.window_size
+
     def forward(
         self,
         x: torch.Tensor,
-        embedding: torch.Tensor,
+        bias: PositionBias,
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
@@ -76,8 +185,8 @@ class RelativeAttention(nn.Module):
         ---------
         x : torch.Tensor
             Normalised frames [B, T, dim].
-        embedding : torch.Tensor
-            Bias of each bucket and head [num_buckets, num_heads].
+        bias : PositionBias
+            What reaches :meth:`reach` frames.
         lengths : torch.Tensor, optional
             Frames, int64 [B].
         state : StreamState, optional
@@ -96,44 +205,34 @@ class RelativeAttention(nn.Module):
         if state is not None:
             key, value = self._carry(key, value, state)
         past = key.shape[2] - steps
-        total = lengths if lengths is not None else x.new_tensor([steps]).long()
-        total = total + past
-
-        outputs = []
         width = past + steps
-        if self.chunk is not None:
-            width = min(width, 2 * self.window_size)
-        block = max(1, SCORES // (self.num_heads * width))
-        if self.chunk is not None:
-            block = min(block, self.window_size)
-            block = max(1, block // self.chunk) * self.chunk
-        for start in range(0, steps, block):
-            stop = min(start + block, steps)
-            low, high = 0, past + steps
-            if self.chunk is not None:
-                # The cut of a last chunk reaches further to the left.
-                low = max(0, past + start - self.window_size)
-                high = past + stop
-            bias = self._position_bias(
-                embedding, past + start, stop - start, low, high - low
-            )
-            scores = gate[:, :, start:stop] * bias
-            queries = torch.arange(past + start, past + stop, device=x.device)
-            keys = torch.arange(low, high, device=x.device)
-            allowed = self._allowed(queries, keys, total)
-            scores = scores.masked_fill(
-                ~allowed[:, None], torch.finfo(scores.dtype).min
-            )
-            outputs.append(
-                F.scaled_dot_product_attention(
-                    query[:, :, start:stop],
-                    key[:, :, low:high],
-                    value[:, :, low:high],
+        # The last key first: see PositionBias.scores.
+        order = torch.arange(width - 1, -1, -1, device=x.device)
+        key, value = key.index_select(2, order), value.index_select(2, order)
+        output = x.new_empty(len(x), steps, self.num_heads, key.shape[3])
+        group, blocks = self._blocks(x, past, steps)
+        for start, stop, low, high in blocks:
+            seen = self._seen(past, start, stop, low, high, steps, lengths, x)
+            keys = slice(width - high, width - low)
+            for head in range(0, self.num_heads, group):
+                heads = slice(head, head + group)
+                scores = bias.scores(
+                    gate[:, heads, start:stop],
+                    heads,
+                    high - 1 - (past + start),
+                    high - low,
+                )
+                if seen is not None:
+                    lowest = torch.finfo(scores.dtype).min
+                    scores = scores.masked_fill_(~seen[:, None], lowest)
+                part = F.scaled_dot_product_attention(
+                    query[:, heads, start:stop],
+                    key[:, heads, keys],
+                    value[:, heads, keys],
                     attn_mask=scores.to(query.dtype),
                 )
-            )
-        output = torch.cat(outputs, dim=2)
-        return self.out_proj(output.transpose(1, 2).flatten(2))
+                output[:, start:stop, heads] = part.transpose(1, 2)
+        return self.out_proj(output.flatten(2))
 
     def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
         """[B, T, dim] to [B, heads, T, head_dim]."""
@@ -157,43 +256,60 @@ class RelativeAttention(nn.Module):
         state["key"], state["value"] = key[:, :, keep:], value[:, :, keep:]
         return key, value
 
-    def _allowed(
-        self, queries: torch.Tensor, keys: torch.Tensor, total: torch.Tensor
-    ) -> torch.Tensor:
-        """Which keys each query sees: bool [B, queries, keys]."""
-        total = total[:, None, None]
+    def _blocks(
+        self, x: torch.Tensor, past: int, steps: int
+    ) -> tuple[int, list[tuple[int, int, int, int]]]:
+        """Cut the work.
+
+        Heads at a time, and blocks: queries start..stop of the input, keys
+        low..high of all.
+        """
+        width = past + steps
+        if self.chunk is not None:
+            width = min(width, 2 * self.window_size)
+        group, size = 4, SCORES
+        if x.device.type != "cpu":
+            # Few large calls instead.
+            group, size = self.num_heads, 32 * SCORES
+        block = max(1, size // (len(x) * group * width))
         if self.chunk is None:
-            return (keys < total).expand(-1, len(queries), -1)
+            return group, [
+                (start, min(start + block, steps), 0, width)
+                for start in range(0, steps, block)
+            ]
+        block = min(block, self.window_size)
+        block = max(1, block // self.chunk) * self.chunk
+        blocks = []
+        for start in range(0, steps, block):
+            stop = min(start + block, steps)
+            # The cut of a last chunk reaches further to the left.
+            low = max(0, past + start - self.window_size)
+            blocks.append((start, stop, low, past + stop))
+        return group, blocks
+
+    def _seen(
+        self,
+        past: int,
+        start: int,
+        stop: int,
+        low: int,
+        high: int,
+        steps: int,
+        lengths: torch.Tensor | None,
+        x: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """Which keys, the last first, each query sees: bool [B, Q, K]."""
+        if self.chunk is None and lengths is None:
+            return None
+        keys = torch.arange(high - 1, low - 1, -1, device=x.device)
+        if lengths is None:
+            total = keys.new_tensor([past + steps])[:, None, None]
+        else:
+            total = (lengths + past)[:, None, None]
+        if self.chunk is None:
+            return keys < total
         # The first query of a block starts a chunk.
-        first = queries[:1]
-        end = first + ((queries - first) // self.chunk + 1) * self.chunk
+        index = torch.arange(stop - start, device=x.device)
+        end = past + start + (index // self.chunk + 1) * self.chunk
         end = torch.minimum(end[:, None], total)
         return (keys < end) & (keys >= end - self.window_size)
-
-    def _position_bias(
-        self,
-        embedding: torch.Tensor,
-        first_query: int,
-        queries: int,
-        first_key: int,
-        keys: int,
-    ) -> torch.Tensor:
-        """Bias [heads, queries, keys], a function of key - query alone.
-
-        One value for each distance is looked up; rows are views shifted by
-        one.
-        """
-        distance = torch.arange(queries + keys - 1, device=embedding.device)
-        distance = distance + (first_key - first_query - queries + 1)
-        bias = embedding[self._bucket(distance)].T
-        return bias.unfold(-1, keys, 1).flip(1)
-
-    def _bucket(self, distance: torch.Tensor) -> torch.Tensor:
-        """T5's bucket of a distance: near ones exact, far ones logarithmic."""
-        half = self.num_buckets // 2
-        exact = half // 2
-        size = distance.abs()
-        far = torch.log(size.clamp(min=1).float() / exact)
-        far = far / math.log(self.max_distance / exact) * (half - exact)
-        far = (exact + far.long()).clamp(max=half - 1)
-        return (distance > 0) * half + torch.where(size < exact, size, far)

@@ -9,6 +9,10 @@ from speechbrain_focalcodec.modules.causal import (
     extend_left,
     scope,
 )
+from speechbrain_focalcodec.modules.layouts import (
+    StridedConv,
+    depthwise_conv,
+)
 from speechbrain_focalcodec.modules.masking import zero_beyond
 
 __all__ = ["ConvNeXtBackbone", "ConvNeXtDecoder"]
@@ -16,7 +20,7 @@ __all__ = ["ConvNeXtBackbone", "ConvNeXtDecoder"]
 NORM_EPS = 1e-6
 
 
-class TimeConv(nn.Conv1d):
+class TimeConv(StridedConv):
     """Convolution over [B, T, C] that keeps T and heeds lengths.
 
     Offline: zeros on both sides of each utterance. Causal: context on the
@@ -78,11 +82,13 @@ class TimeConv(nn.Conv1d):
         """
         taps = self.kernel_size[0] - 1
         if self.causal:
-            x = extend_left(x, taps, state, self.replicate).transpose(1, 2)
+            x = extend_left(x, taps, state, self.replicate)
         else:
-            x = zero_beyond(x, lengths).transpose(1, 2)
-            x = F.pad(x, (taps // 2, taps - taps // 2))
-        return super().forward(x).transpose(1, 2)
+            x = zero_beyond(x, lengths)
+            x = F.pad(x, (0, 0, taps // 2, taps - taps // 2))
+        if self.groups == self.in_channels > 1:
+            return depthwise_conv(x, self.weight, self.bias)
+        return super().forward(x)
 
 
 class ConvNeXtBlock(nn.Module):

@@ -15,6 +15,7 @@ from speechbrain_focalcodec.modules.causal import (
     scope,
 )
 from speechbrain_focalcodec.modules.feed_forward import FeedForward
+from speechbrain_focalcodec.modules.layouts import depthwise_conv
 from speechbrain_focalcodec.modules.masking import length_mask
 
 __all__ = ["FocalBlock", "FocalModulation"]
@@ -134,26 +135,37 @@ class FocalModulation(nn.Module):
         torch.Tensor
             Frames [B, T, dim].
         """
-        query, context, gates = self.in_proj(x).split(
-            [self.dim, self.dim, self.focal_level + 1], dim=-1
+        # Three products instead of one keep each part contiguous.
+        sizes = [self.dim, self.dim, self.focal_level + 1]
+        query, context, gates = (
+            F.linear(x, weight, bias)
+            for weight, bias in zip(
+                self.in_proj.weight.split(sizes),
+                self.in_proj.bias.split(sizes),
+                strict=True,
+            )
         )
-        context = context.transpose(1, 2)
-        gates = gates.transpose(1, 2)
         mask = None
         if lengths is not None and not self.causal:
-            mask = ~length_mask(lengths, x.shape[1])[:, None]
+            mask = ~length_mask(lengths, x.shape[1])[..., None]
 
-        total = torch.zeros_like(context)
+        total: torch.Tensor | None = None
         for k, layer in enumerate(self.layers):
             kept = scope(state, f"layers.{k}")
             context = F.gelu(self._convolve(layer[0], context, mask, kept))
-            total = total + context * gates[:, k : k + 1]
+            gate = gates[..., k : k + 1]
+            if total is None:
+                total = context * gate
+            else:
+                total = torch.addcmul(total, context, gate)
         if not self.causal:
             mean = F.gelu(self._mean(context, mask, lengths))
-            total = total + mean * gates[:, self.focal_level :]
+            total = torch.addcmul(total, mean, gates[..., self.focal_level :])
         if self.normalize_modulator:
             total = total / (self.focal_level + 1)
-        modulator = self.context_proj(total).transpose(1, 2)
+        modulator = F.linear(
+            total, self.context_proj.weight[..., 0], self.context_proj.bias
+        )
         return self.out_proj(self.norm(query * modulator))
 
     def _convolve(
@@ -163,22 +175,16 @@ class FocalModulation(nn.Module):
         mask: torch.Tensor | None,
         state: StreamState | None,
     ) -> torch.Tensor:
-        """Depthwise convolution of [B, dim, T] that keeps T."""
+        """Depthwise convolution of [B, T, dim] that keeps T."""
         taps = conv.kernel_size[0] - 1
         if self.causal:
-            context = extend_left(context.transpose(1, 2), taps, state)
-            return conv(context.transpose(1, 2))
+            context = extend_left(context, taps, state)
+            return depthwise_conv(context, conv.weight, conv.bias)
         if mask is not None:
             context = context.masked_fill(mask, 0)
         if taps % 2:  # an even kernel reaches one further to the right
-            context = F.pad(context, (0, 1))
-        return F.conv1d(
-            context,
-            conv.weight,
-            conv.bias,
-            padding=taps // 2,
-            groups=self.dim,
-        )
+            context = F.pad(context, (0, 0, 0, 1))
+        return depthwise_conv(context, conv.weight, conv.bias, taps // 2)
 
     def _mean(
         self,
@@ -186,12 +192,12 @@ class FocalModulation(nn.Module):
         mask: torch.Tensor | None,
         lengths: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Mean of [B, dim, T] over each utterance's own frames."""
+        """Mean of [B, T, dim] over each utterance's own frames."""
         if mask is None or lengths is None:
-            return context.mean(dim=-1, keepdim=True)
+            return context.mean(dim=1, keepdim=True)
         # In float32, as a mean is computed: a sum would overflow half floats.
         total = context.masked_fill(mask, 0).sum(
-            dim=-1, keepdim=True, dtype=torch.float32
+            dim=1, keepdim=True, dtype=torch.float32
         )
         return (total / lengths[:, None, None]).to(context.dtype)
 

@@ -8,6 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from speechbrain_focalcodec.modules.causal import StreamState, extend_left
+from speechbrain_focalcodec.modules.derived import Derived
+from speechbrain_focalcodec.modules.layouts import StridedConv
 from speechbrain_focalcodec.modules.masking import zero_beyond
 
 __all__ = ["DownScale", "UpScale"]
@@ -72,7 +74,7 @@ class DownScale(nn.Module):
         super().__init__()
         self.factor = factor
         self.causal = causal
-        self.downscale = nn.Conv1d(in_dim, out_dim, factor, stride=factor)
+        self.downscale = StridedConv(in_dim, out_dim, factor, factor)
         self.activation = Snake(out_dim)
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
@@ -117,7 +119,12 @@ class DownScale(nn.Module):
         else:
             x = zero_beyond(x, lengths)
             x = F.pad(x, (0, 0, 0, -x.shape[1] % self.factor))
-        return self.activation(self.downscale(x.mT).mT)
+        return self.activation(self.downscale(x))
+
+
+def _as_matrix(weight: torch.Tensor) -> torch.Tensor:
+    """Transposed convolution [in, out, factor] to [factor * out, in]."""
+    return weight.permute(2, 1, 0).flatten(0, 1).contiguous()
 
 
 class UpScale(nn.Module):
@@ -145,6 +152,7 @@ class UpScale(nn.Module):
         self.upscale = nn.ConvTranspose1d(
             in_dim, out_dim, factor, stride=factor
         )
+        self.matrix = Derived(_as_matrix)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Up-scale.
@@ -159,4 +167,7 @@ class UpScale(nn.Module):
         torch.Tensor
             Frames [B, T * factor, out_dim].
         """
-        return self.upscale(self.activation(x).mT).mT
+        # Each frame makes `factor` frames: one product of matrices.
+        y = F.linear(self.activation(x), self.matrix(self.upscale.weight))
+        y = y.unflatten(-1, (-1, self.upscale.out_channels))
+        return (y + self.upscale.bias).flatten(1, 2)

@@ -9,21 +9,31 @@ chunks over a window. Names of parts are those of the published weights.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from speechbrain_focalcodec.modules.attention import RelativeAttention
+from speechbrain_focalcodec.modules.attention import (
+    PositionBias,
+    RelativeAttention,
+    position_bias,
+)
 from speechbrain_focalcodec.modules.causal import (
     StreamState,
     extend_left,
     scope,
 )
+from speechbrain_focalcodec.modules.derived import Derived, fast_path
 from speechbrain_focalcodec.modules.feed_forward import FeedForward
+from speechbrain_focalcodec.modules.layouts import StridedConv, WideConv
 from speechbrain_focalcodec.modules.masking import zero_beyond
 
 __all__ = ["WavLM"]
+
+# Frames that the convolutions make at once.
+SEGMENT = 50
 
 
 class ConvLayer(nn.Module):
@@ -56,7 +66,9 @@ class ConvLayer(nn.Module):
         self.kernel_size = kernel_size
         self.stride = stride
         self.causal = causal
-        self.conv = nn.Conv1d(in_dim, out_dim, kernel_size, stride, bias=False)
+        self.conv = StridedConv(
+            in_dim, out_dim, kernel_size, stride, bias=False
+        )
         self.norm = nn.LayerNorm(out_dim)
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
@@ -107,7 +119,7 @@ class ConvLayer(nn.Module):
             if lengths is not None and int(lengths.min()) < self.kernel_size:
                 x = zero_beyond(x, lengths)
             x = F.pad(x, (0, 0, 0, max(0, self.kernel_size - x.shape[1])))
-        return F.gelu(self.norm(self.conv(x.mT).mT))
+        return F.gelu(self.norm(self.conv(x)))
 
 
 class FeatureExtractor(nn.Module):
@@ -141,6 +153,12 @@ class FeatureExtractor(nn.Module):
                 in_dims, hidden_dims, kernel_sizes, strides, strict=True
             )
         )
+        self.causal = causal
+        self.hop_length = math.prod(strides)
+        # Samples that a frame is made of, from the last layer to the first.
+        self.receptive_field = 1
+        for taps, stride in zip(kernel_sizes[::-1], strides[::-1], strict=True):
+            self.receptive_field = (self.receptive_field - 1) * stride + taps
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Number of frames for a number of samples.
@@ -181,6 +199,41 @@ class FeatureExtractor(nn.Module):
         torch.Tensor
             Frames [B, N, hidden_dims[-1]].
         """
+        if self.causal or not fast_path(sig):
+            return self._extract(sig, lengths, state)
+        # Segment by segment, each frame from its own samples: what passes
+        # between the layers stays in the processor's cache.
+        size = SEGMENT * self.hop_length
+        if sig.shape[1] < 2 * size:
+            return self._extract(sig, lengths)
+        total = int(self.output_lengths(torch.tensor(sig.shape[1])))
+        x = None
+        for start in range(0, total, SEGMENT):
+            stop = min(start + SEGMENT, total)
+            part = sig[
+                :,
+                start * self.hop_length : (stop - 1) * self.hop_length
+                + self.receptive_field,
+            ]
+            # Lengths matter to what is shorter than a frame alone.
+            frames = self._extract(
+                part,
+                lengths.clamp(max=part.shape[1])
+                if lengths is not None and start == 0
+                else None,
+            )
+            if x is None:
+                x = frames.new_empty(len(sig), total, frames.shape[2])
+            x[:, start:stop] = frames
+        return x
+
+    def _extract(
+        self,
+        sig: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> torch.Tensor:
+        """Frames of a whole signal, layer by layer."""
         x = sig[..., None]
         for i, layer in enumerate(self.layers):
             x = layer(x, lengths, scope(state, f"layers.{i}"))
@@ -212,7 +265,7 @@ class PositionalEmbedding(nn.Module):
     ):
         super().__init__()
         self.causal = causal
-        self.conv = nn.Conv1d(dim, dim, kernel_size, groups=groups)
+        self.conv = WideConv(dim, kernel_size, groups)
 
     def forward(
         self, x: torch.Tensor, state: StreamState | None = None
@@ -237,7 +290,7 @@ class PositionalEmbedding(nn.Module):
         else:
             # An even kernel gives one frame too many: the last is dropped.
             x = F.pad(x, (0, 0, kernel // 2, (kernel - 1) // 2))
-        return F.gelu(self.conv(x.mT).mT)
+        return F.gelu(self.conv(x))
 
 
 class TransformerLayer(nn.Module):
@@ -254,8 +307,9 @@ class TransformerLayer(nn.Module):
 
     Example
     -------
-    >>> layer = TransformerLayer(RelativeAttention(8, 2, 32, 64), 8, 16)
-    >>> layer(torch.randn(1, 9, 8), torch.randn(32, 2)).shape
+    >>> layer = TransformerLayer(RelativeAttention(8, 2), 8, 16)
+    >>> bias = PositionBias(position_bias(torch.randn(32, 2), 9, 64))
+    >>> layer(torch.randn(1, 9, 8), bias).shape
     torch.Size([1, 9, 8])
     """
 
@@ -275,7 +329,7 @@ class TransformerLayer(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        embedding: torch.Tensor,
+        bias: PositionBias,
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
@@ -285,7 +339,7 @@ class TransformerLayer(nn.Module):
         ---------
         x : torch.Tensor
             Frames [B, T, dim].
-        embedding, lengths, state
+        bias, lengths, state
             See :meth:`RelativeAttention.forward`.
 
         Returns
@@ -295,7 +349,7 @@ class TransformerLayer(nn.Module):
         """
         state = scope(state, "attention")
         y = self.attention_norm(x)
-        x = x + self.attention(y, embedding, lengths, state)
+        x = x + self.attention(y, bias, lengths, state)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -341,16 +395,12 @@ class TransformerEncoder(nn.Module):
             dim, conv_pos, conv_pos_groups, chunk is not None
         )
         self.relative_embedding = nn.Embedding(num_buckets, num_heads)
+        self.position_bias = Derived(
+            partial(position_bias, max_distance=max_distance)
+        )
         self.layers = nn.ModuleList(
             TransformerLayer(
-                RelativeAttention(
-                    dim,
-                    num_heads,
-                    num_buckets,
-                    max_distance,
-                    chunk,
-                    window_size,
-                ),
+                RelativeAttention(dim, num_heads, chunk, window_size),
                 dim,
                 ffn_dim,
                 dropout,
@@ -382,9 +432,12 @@ class TransformerEncoder(nn.Module):
         """
         x = zero_beyond(x, lengths)
         x = x + self.positional_embedding(x, scope(state, "position"))
-        embedding = self.relative_embedding.weight
+        reach = self.layers[0].attention.reach(x.shape[1])
+        bias = PositionBias(
+            self.position_bias(self.relative_embedding.weight, reach)
+        )
         for i, layer in enumerate(self.layers):
-            x = layer(x, embedding, lengths, scope(state, f"layers.{i}"))
+            x = layer(x, bias, lengths, scope(state, f"layers.{i}"))
         return x
 
 

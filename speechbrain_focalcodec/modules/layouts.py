@@ -1,0 +1,214 @@
+"""Convolutions over [B, T, C] in the layouts that run fastest.
+
+Frames stay contiguous from layer to layer: what is no matrix product with a
+library's kernel behind it becomes one, and nothing is transposed.
+"""
+
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from speechbrain_focalcodec.modules.derived import Derived, fast_path
+
+__all__ = ["StridedConv", "WideConv", "depthwise_conv"]
+
+
+def depthwise_conv(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    padding: int = 0,
+) -> torch.Tensor:
+    """Depthwise convolution, as a flat image with its channels last.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Frames [B, T, C].
+    weight : torch.Tensor
+        Taps [C, 1, K].
+    bias : torch.Tensor, optional
+        One value a channel [C].
+    padding : int
+        Zeros on both sides.
+
+    Returns
+    -------
+    torch.Tensor
+        Frames [B, T + 2 * padding - K + 1, C].
+
+    Example
+    -------
+    >>> depthwise_conv(
+    ...     torch.ones(1, 5, 2), torch.ones(2, 1, 3), None
+    ... ).shape
+    torch.Size([1, 3, 2])
+    """
+    image = x.transpose(1, 2).unsqueeze(2)
+    y = F.conv2d(
+        image,
+        weight.unsqueeze(2),
+        bias,
+        padding=(0, padding),
+        groups=weight.shape[0],
+    )
+    return y.squeeze(2).transpose(1, 2)
+
+
+def _as_matrix(weight: torch.Tensor) -> torch.Tensor:
+    """[out, in, K] to [K * in, out]: one row a tap and input channel."""
+    return weight.permute(2, 1, 0).flatten(0, 1).contiguous()
+
+
+class StridedConv(nn.Conv1d):
+    """Convolution without padding over [B, T, C].
+
+    On the CPU, `stride` steps side by side are the rows of a matrix, so a
+    kernel of K taps takes ceil(K / stride) products and no copy.
+
+    Arguments
+    ---------
+    in_dim, out_dim : int
+        Channels.
+    kernel_size, stride : int
+        Taps and hop.
+    bias : bool
+        Whether a bias is added.
+    groups : int
+        Groups of channels; with more than one there is no fast path.
+
+    Example
+    -------
+    >>> StridedConv(4, 6, 3, 2)(torch.randn(2, 9, 4)).shape
+    torch.Size([2, 4, 6])
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        kernel_size: int,
+        stride: int = 1,
+        bias: bool = True,
+        groups: int = 1,
+    ):
+        super().__init__(
+            in_dim, out_dim, kernel_size, stride, bias=bias, groups=groups
+        )
+        self.matrix = Derived(_as_matrix)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Steps [B, T, in_dim], T >= kernel_size.
+
+        Returns
+        -------
+        torch.Tensor
+            Steps [B, (T - kernel_size) // stride + 1, out_dim].
+        """
+        if not fast_path(x) or self.groups > 1:
+            return super().forward(x.mT).mT
+        x = x.contiguous()
+        batch, steps, width = x.shape
+        taps, stride = self.kernel_size[0], self.stride[0]
+        count = (steps - taps) // stride + 1
+        matrix = self.matrix(self.weight)
+        if width == 1:
+            # Rows of a few samples: copying them beats many small products.
+            rows = x[..., 0].unfold(1, taps, stride)
+            return F.linear(rows, matrix.mT, self.bias)
+        y = x.new_empty(batch, count, self.out_channels)
+        for item in range(batch):
+            for tap in range(0, taps, stride):
+                rows = x[item, tap:].as_strided(
+                    (count, min(stride, taps - tap) * width),
+                    (stride * width, 1),
+                )
+                part = matrix[tap * width : tap * width + rows.shape[1]]
+                if tap == 0:
+                    torch.mm(rows, part, out=y[item])
+                else:
+                    y[item].addmm_(rows, part)
+        return y if self.bias is None else y.add_(self.bias)
+
+
+def _spectrum(weight: torch.Tensor, groups: int, size: int) -> torch.Tensor:
+    """[out, in, K] to spectra [(size // 2 + 1) * groups, in, out / groups]."""
+    # Conjugate: what a network calls convolution is a correlation.
+    spectrum = torch.fft.rfft(weight.float(), n=size).conj()
+    spectrum = spectrum.unflatten(0, (groups, -1)).permute(3, 0, 2, 1)
+    return spectrum.flatten(0, 1).resolve_conj().contiguous()
+
+
+class WideConv(nn.Conv1d):
+    """Grouped convolution of many taps over [B, T, C], without padding.
+
+    On the CPU by overlap-save: spectra of blocks times those of the kernel,
+    a product of matrices for each frequency and group. For 128 taps and
+    groups of 64 channels that is a thirtieth of the multiplications.
+
+    Arguments
+    ---------
+    dim : int
+        Channels.
+    kernel_size, groups : int
+        Taps and groups.
+
+    Example
+    -------
+    >>> WideConv(8, 16, 4)(torch.randn(2, 40, 8)).shape
+    torch.Size([2, 25, 8])
+    """
+
+    # With fewer the transforms cost more than they save.
+    MIN_TAPS, MIN_STEPS = 32, 32
+
+    def __init__(self, dim: int, kernel_size: int, groups: int):
+        super().__init__(dim, dim, kernel_size, groups=groups)
+        self.spectrum = Derived(
+            partial(_spectrum, groups=groups, size=2 * kernel_size)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Frames [B, T, dim], T >= kernel_size.
+
+        Returns
+        -------
+        torch.Tensor
+            Frames [B, T - kernel_size + 1, dim].
+        """
+        batch, steps, dim = x.shape
+        taps = self.kernel_size[0]
+        steps = steps - taps + 1
+        if (
+            not fast_path(x)
+            or x.dtype != torch.float32
+            or taps < self.MIN_TAPS
+            or steps < self.MIN_STEPS
+        ):
+            return super().forward(x.mT).mT
+        # Of a block twice as long as the kernel, half is not wrapped around.
+        size, hop = 2 * taps, taps
+        blocks = -(-steps // hop)
+        x = F.pad(x, (0, 0, 0, (blocks - 1) * hop + size - x.shape[1]))
+        spectra = torch.fft.rfft(x.unfold(1, size, hop))
+        spectra = spectra.reshape(batch * blocks, self.groups, -1, taps + 1)
+        products = torch.bmm(
+            spectra.permute(3, 1, 0, 2).flatten(0, 1),
+            self.spectrum(self.weight),
+        )
+        products = products.view(taps + 1, self.groups, batch * blocks, -1)
+        y = torch.fft.irfft(products.permute(2, 1, 3, 0), n=size)[..., :hop]
+        y = y.reshape(batch, blocks, dim, hop).transpose(2, 3).flatten(1, 2)
+        return y[:, :steps] + self.bias
