@@ -14,6 +14,11 @@ DATA ?= ../shared/data/LibriSpeech/dev-many-speakers
 WHISPER ?=
 MODEL ?=
 
+# What `make benchmark-speed` measures besides float32: bf16,int8,compile.
+OPTIONS ?=
+# What `make benchmark-long` reads: minutes of each speaker.
+LONG_DATA ?= ../shared/data/LibriSpeech/train-clean-5
+
 # More threads than cores slow small models down.
 export OMP_NUM_THREADS ?= 2
 export MPLBACKEND := Agg
@@ -21,7 +26,7 @@ export MPLBACKEND := Agg
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install test test-slow lint format demo lock wheel-test \
-	benchmark-mini clean
+	benchmark-mini benchmark-speed benchmark-long clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) \
@@ -60,6 +65,16 @@ benchmark-mini: $(STAMP) ## STOI and WER: make benchmark-mini [WHISPER=tiny.en.p
 		$(if $(MODEL),--model "$(MODEL)") \
 		$(if $(WHISPER),--whisper "$(WHISPER)") \
 		--out results/mini_model.json
+
+benchmark-speed: $(STAMP) ## Speed beside other codecs: [OPTIONS=bf16,int8]
+	$(BIN)/python benchmarks/speed.py \
+		$(if $(OPTIONS),--options "$(OPTIONS)" --data "$(DATA)") \
+		--out results/speed.json --picture results/speed.png
+
+benchmark-long: $(STAMP) ## Tokens and memory of long audio (hours)
+	$(BIN)/python benchmarks/long_audio.py context --data "$(LONG_DATA)" \
+		--out results/context.json --picture results/context.png
+	$(BIN)/python benchmarks/long_audio.py memory --out results/memory.json
 
 wheel-test: $(STAMP) ## Build the wheel; run it in an empty environment
 	@rm -rf dist build/wheel-test

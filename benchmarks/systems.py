@@ -1,0 +1,242 @@
+"""What the benchmark of speed compares, and this codec as such systems."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
+from speechbrain_focalcodec.codec import FocalCodec
+
+ENCODER = "encoder alone"
+WHOLE = "encode+decode"
+
+
+class Missing(Exception):
+    """A system cannot be had here; the message says why."""
+
+
+class System:
+    """Something whose speed can be measured.
+
+    Arguments
+    ---------
+    name : str
+        What it is called in options and tables.
+
+    Attributes
+    ----------
+    stages : tuple of str
+        What can be timed; fewer may be left once it is loaded.
+    base : str
+        The system that does the same work in plain float32.
+    counted : bool
+        Whether its work is to be counted.
+    sample_rate : int
+        Of the input (Hz); known once it is loaded.
+    facts : dict
+        For the results; known once it is loaded.
+    """
+
+    stages: tuple[str, ...] = (WHOLE,)
+    counted = False
+    sample_rate: int
+    facts: dict[str, Any]
+
+    def __init__(self, name: str):
+        self.name = self.base = name
+
+    def load(self, device: torch.device) -> None:
+        """Build the model, in eval mode.
+
+        Arguments
+        ---------
+        device : torch.device
+            Where to put it.
+
+        Raises
+        ------
+        Missing
+            If it cannot be had here.
+        """
+        raise NotImplementedError
+
+    def unload(self) -> None:
+        """Forget the model."""
+        raise NotImplementedError
+
+    def prepare(
+        self, stage: str, seconds: float, batch: int
+    ) -> Callable[[], Any]:
+        """Make the input of a stage.
+
+        Arguments
+        ---------
+        stage : str
+            One of `stages`.
+        seconds : float
+            Length of each item.
+        batch : int
+            Items.
+
+        Returns
+        -------
+        callable
+            Runs the stage on that input.
+        """
+        raise NotImplementedError
+
+
+def make_noise(
+    seconds: float, batch: int, sample_rate: int, device: torch.device
+) -> torch.Tensor:
+    """Make noise: what is in a signal does not change the work.
+
+    Arguments
+    ---------
+    seconds : float
+        Length of each item.
+    batch : int
+        Items.
+    sample_rate : int
+        In Hz.
+    device : torch.device
+        Where to put it.
+
+    Returns
+    -------
+    torch.Tensor
+        Waveform [batch, T], the same at each call.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = batch, round(seconds * sample_rate)
+    return (0.1 * torch.randn(shape, generator=generator)).to(device)
+
+
+class CodecSystem(System):
+    """This codec, plain or with an option that makes it faster.
+
+    Arguments
+    ---------
+    name : str
+        What the model is called.
+    build : callable
+        Gives the model.
+    option : str, optional
+        ``bf16``, ``int8`` or ``compile``, or two of them joined by ``+``.
+    """
+
+    stages = (ENCODER, "encode", "decode", WHOLE)
+
+    def __init__(
+        self,
+        name: str,
+        build: Callable[[], FocalCodec],
+        option: str | None = None,
+    ):
+        super().__init__(f"{name} {option}" if option else name)
+        self.base = name
+        self.option = option
+        self.counted = option is None
+        self.build = build
+        self.codec: FocalCodec
+
+    def load(self, device: torch.device) -> None:
+        codec = self.build().to(device).eval()
+        self.sample_rate = codec.sample_rate_input
+        if codec.config.encoder_name == "LogMel":
+            # Is done before it can be timed.
+            self.stages = tuple(x for x in self.stages if x != ENCODER)
+        self.facts = {
+            "parameters": sum(x.numel() for x in codec.parameters()),
+            "sample_rate": codec.sample_rate_input,
+            "option": self.option,
+        }
+        self.codec = accelerated(codec, self.option) if self.option else codec
+
+    def unload(self) -> None:
+        del self.codec
+
+    def prepare(
+        self, stage: str, seconds: float, batch: int
+    ) -> Callable[[], Any]:
+        codec = self.codec
+        device = next(codec.parameters()).device
+        if stage == "decode":
+            shape = batch, max(1, round(seconds * codec.token_rate))
+            toks = torch.randint(codec.codebook_size, shape).to(device)
+            return lambda: codec.decode(toks)
+        sig = make_noise(seconds, batch, self.sample_rate, device)
+        functions = {
+            ENCODER: codec.sig_to_feats,
+            "encode": codec.encode,
+            WHOLE: codec.resynthesize,
+        }
+        return lambda: functions[stage](sig)
+
+
+def accelerated(codec: FocalCodec, option: str) -> FocalCodec:
+    """Apply an option to a model.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        The model; do not use it afterwards.
+    option : str
+        See :class:`CodecSystem`.
+
+    Returns
+    -------
+    FocalCodec
+        The faster model.
+
+    Raises
+    ------
+    Missing
+        If the option cannot be had here.
+    """
+    names = option.split("+")
+    precisions = [name for name in names if name != "compile"]
+    if len(precisions) > 1:
+        raise Missing(f"{option} asks for two precisions")
+    try:
+        acceleration = importlib.import_module(
+            "speechbrain_focalcodec.acceleration"
+        )
+        return acceleration.accelerate(
+            codec,
+            precision=precisions[0] if precisions else None,
+            compile="compile" in names,
+        )
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise Missing(str(error)) from error
+
+
+def build_full() -> FocalCodec:
+    """Build the full-size 50 Hz model, with random weights.
+
+    Returns
+    -------
+    FocalCodec
+        142 M parameters, the same at each call.
+    """
+    torch.manual_seed(0)
+    return FocalCodec({}, name="focalcodec_50hz, random weights").eval()
+
+
+def build_mini() -> FocalCodec:
+    """Load the mini model.
+
+    Returns
+    -------
+    FocalCodec
+        The trained model that is bundled.
+    """
+    return FocalCodec.from_pretrained(DEFAULT_MODEL)
+
+
+MODELS: dict[str, Callable[[], FocalCodec]] = {
+    "focalcodec-full": build_full,
+    "focalcodec-mini": build_mini,
+}
