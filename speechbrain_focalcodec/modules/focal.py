@@ -16,6 +16,7 @@ from speechbrain_focalcodec.modules.causal import (
 )
 from speechbrain_focalcodec.modules.feed_forward import FeedForward
 from speechbrain_focalcodec.modules.masking import length_mask
+from speechbrain_focalcodec.modules.means import TimeMeans
 
 __all__ = ["FocalBlock", "FocalModulation"]
 
@@ -112,6 +113,14 @@ class FocalModulation(nn.Module):
         self.norm = _norm(dim, causal) if use_norm else nn.Identity()
         self.out_proj = nn.Linear(dim, dim)
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Frames that the convolutions see to the left and to the right."""
+        taps = [layer[0].kernel_size[0] - 1 for layer in self.layers]
+        if self.causal:
+            return sum(taps), 0
+        return sum(k // 2 for k in taps), sum(k - k // 2 for k in taps)
+
     def forward(
         self,
         x: torch.Tensor,
@@ -127,7 +136,9 @@ class FocalModulation(nn.Module):
         lengths : torch.Tensor, optional
             Frames, int64 [B].
         state : StreamState, optional
-            Causal only: context of earlier chunks.
+            Causal: context of earlier chunks. Offline: a
+            :class:`~speechbrain_focalcodec.modules.means.TimeMeans`, when
+            `x` is a window of a longer utterance.
 
         Returns
         -------
@@ -149,7 +160,7 @@ class FocalModulation(nn.Module):
             context = F.gelu(self._convolve(layer[0], context, mask, kept))
             total = total + context * gates[:, k : k + 1]
         if not self.causal:
-            mean = F.gelu(self._mean(context, mask, lengths))
+            mean = F.gelu(self._mean(context, mask, lengths, state))
             total = total + mean * gates[:, self.focal_level :]
         if self.normalize_modulator:
             total = total / (self.focal_level + 1)
@@ -185,8 +196,11 @@ class FocalModulation(nn.Module):
         context: torch.Tensor,
         mask: torch.Tensor | None,
         lengths: torch.Tensor | None,
+        state: StreamState | None = None,
     ) -> torch.Tensor:
         """Mean of [B, dim, T] over each utterance's own frames."""
+        if isinstance(state, TimeMeans):
+            return state.mean(context, dim=-1)
         if mask is None or lengths is None:
             return context.mean(dim=-1, keepdim=True)
         # In float32, as a mean is computed: a sum would overflow half floats.
@@ -272,7 +286,9 @@ class FocalBlock(nn.Module):
         lengths : torch.Tensor, optional
             Frames, int64 [B].
         state : StreamState, optional
-            Causal only: context of earlier chunks.
+            Causal: context of earlier chunks. Offline: a
+            :class:`~speechbrain_focalcodec.modules.means.TimeMeans`, when
+            `x` is a window of a longer utterance.
 
         Returns
         -------

@@ -9,6 +9,7 @@ chunks over a window. Names of parts are those of the published weights.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -141,6 +142,14 @@ class FeatureExtractor(nn.Module):
                 in_dims, hidden_dims, kernel_sizes, strides, strict=True
             )
         )
+
+    @property
+    def reach(self) -> int:
+        """Samples that a frame depends on."""
+        reach: Any = 1
+        for layer in reversed(self.layers):
+            reach = (reach - 1) * layer.stride + layer.kernel_size
+        return reach
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Number of frames for a number of samples.
@@ -460,6 +469,19 @@ class WavLM(nn.Module):
             self.chunk,
             window_size,
         )
+
+    @property
+    def overhang(self) -> int:
+        """Samples that a frame reaches beyond its own hop."""
+        if self.causal:
+            return 0
+        return max(self.feature_extractor.reach - self.hop_length, 0)
+
+    @property
+    def margin(self) -> int:
+        """Frames after a cut whose samples are not all there."""
+        reach = self.feature_extractor.reach
+        return -(-(reach - 1) // self.hop_length) if self.causal else 0
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Number of frames for a number of samples.
