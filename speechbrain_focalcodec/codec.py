@@ -12,13 +12,14 @@ depend on the batch it is in.
 import hashlib
 import json
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from speechbrain_focalcodec import checkpoint
+from speechbrain_focalcodec import checkpoint, windowed
 from speechbrain_focalcodec.audio import resampled_length
 from speechbrain_focalcodec.config import CodecConfig
 from speechbrain_focalcodec.errors import TokenError
@@ -27,13 +28,14 @@ from speechbrain_focalcodec.modules.causal import StreamState, scope
 from speechbrain_focalcodec.modules.compressor import FocalDecoder, FocalEncoder
 from speechbrain_focalcodec.modules.masking import (
     check_lengths,
-    full_lengths,
     zero_beyond,
 )
+from speechbrain_focalcodec.modules.means import TimeMeans
 from speechbrain_focalcodec.modules.mel import LogMel
 from speechbrain_focalcodec.modules.vocos import Vocos
 from speechbrain_focalcodec.modules.wavenext import WaveNeXt
 from speechbrain_focalcodec.modules.wavlm import WavLM
+from speechbrain_focalcodec.windows import CONTEXT, WINDOW
 
 __all__ = ["FocalCodec"]
 
@@ -194,9 +196,19 @@ class FocalCodec(nn.Module):
     @property
     def token_rate(self) -> float:
         """Tokens a second (Hz)."""
+        return self.sample_rate_input / self.hop_length
+
+    @property
+    def hop_length(self) -> int:
+        """Input samples a token."""
         factors = self.config.compressor_config.downscale_factors
-        hop_length = self.encoder.hop_length * math.prod(factors)
-        return self.sample_rate_input / hop_length
+        return int(self.encoder.hop_length) * math.prod(factors)
+
+    @property
+    def output_hop_length(self) -> int:
+        """Output samples a token."""
+        factors = self.config.decompressor_config.upscale_factors
+        return int(self.decoder.hop_length) * math.prod(factors)
 
     @property
     def bitrate(self) -> float:
@@ -236,6 +248,22 @@ class FocalCodec(nn.Module):
         if self.chunk_length is None:
             return None
         return 1000 * self.chunk_length / self.sample_rate_input
+
+    def num_tokens(self, num_samples: int) -> int:
+        """Tokens that a waveform gives.
+
+        Arguments
+        ---------
+        num_samples : int
+            Samples at the input's rate; at least 1.
+
+        Returns
+        -------
+        int
+            Tokens; at least 1.
+        """
+        frames = self.encoder.output_lengths(torch.tensor(num_samples))
+        return int(self.compressor.output_lengths(frames))
 
     def output_num_samples(self, num_samples: Any) -> Any:
         """Samples at the output's rate that last as long as the input.
@@ -390,19 +418,7 @@ class FocalCodec(nn.Module):
         TokenError
             If a token is no integer in [0, codebook_size).
         """
-        _check_rank(toks, 2, "toks", "[B, N]")
-        if toks.is_floating_point() or toks.is_complex():
-            raise TokenError(f"toks must be integers, got {toks.dtype}")
-        if lengths is not None:
-            lengths = check_lengths(lengths, toks, "lengths")
-        toks = zero_beyond(toks.long(), lengths)
-        low, high = int(toks.min()), int(toks.max())
-        if low < 0 or high >= self.codebook_size:
-            raise TokenError(
-                f"toks must lie in 0..{self.codebook_size - 1} for "
-                f"{self.name}, got {low}..{high}; were they made by another "
-                "model?"
-            )
+        toks = self._check_toks(toks, lengths)
         return self._pointwise(self.quantizer.toks_to_codes, toks, lengths)
 
     def codes_to_toks(
@@ -487,9 +503,15 @@ class FocalCodec(nn.Module):
     # The whole way
 
     def encode(
-        self, sig: torch.Tensor, lengths: torch.Tensor | None = None
+        self,
+        sig: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        *,
+        window: float | None = WINDOW,
+        context: float = CONTEXT,
+        batch_size: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Waveform to tokens.
+        """Waveform to tokens, of any length in bounded memory.
 
         Arguments
         ---------
@@ -497,6 +519,15 @@ class FocalCodec(nn.Module):
             Waveform [B, T] at `sample_rate_input`.
         lengths : torch.Tensor, optional
             Samples, int64 [B].
+        window : float, optional
+            Utterances longer than this (seconds) are encoded by overlapping
+            windows. Offline models then give tokens near to those of a single
+            pass; causal models give the same. None: a single pass.
+        context : float
+            Offline models: what a window sees on each side of the tokens that
+            are kept (seconds), rounded up to whole tokens.
+        batch_size : int, optional
+            Windows at once; the batch's own size by default.
 
         Returns
         -------
@@ -504,19 +535,76 @@ class FocalCodec(nn.Module):
             Tokens, int64 [B, N], 0 beyond each length.
         tok_lengths : torch.Tensor
             Tokens, int64 [B].
+
+        Raises
+        ------
+        ValueError
+            If a shape or an argument is wrong.
+
+        Example
+        -------
+        >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+        >>> toks, _ = codec.encode(torch.randn(1, 160000), window=4, context=1)
+        >>> toks.shape
+        torch.Size([1, 500])
         """
-        if lengths is None:
-            feats = self.sig_to_feats(sig)
-            toks = self.lats_to_toks(self.feats_to_lats(feats))
-            return toks, full_lengths(toks)
-        feats, lengths = self.sig_to_feats(sig, lengths)
-        lats, lengths = self.feats_to_lats(feats, lengths)
-        return self.lats_to_toks(lats, lengths)
+        _check_rank(sig, 2, "sig", "[B, T]")
+        if lengths is not None:
+            lengths = check_lengths(lengths, sig, "lengths")
+        return windowed.encode(self, sig, lengths, window, context, batch_size)
+
+    def encode_stream(
+        self,
+        read: Callable[[int, int], torch.Tensor],
+        num_samples: int,
+        *,
+        window: float | None = WINDOW,
+        context: float = CONTEXT,
+        batch_size: int = 1,
+    ) -> torch.Tensor:
+        """Waveform to tokens, read part by part: hours from disk.
+
+        Arguments
+        ---------
+        read : callable
+            ``read(start, stop)`` gives samples [stop - start] at
+            `sample_rate_input`. Starts never decrease; parts may overlap.
+        num_samples : int
+            Length of the waveform.
+        window, context
+            See :meth:`encode`.
+        batch_size : int
+            Windows at once.
+
+        Returns
+        -------
+        torch.Tensor
+            Tokens, int64 [N], on the CPU: those of :meth:`encode`.
+
+        Raises
+        ------
+        ValueError
+            If an argument is wrong, or `read` gives another shape.
+
+        Example
+        -------
+        >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+        >>> codec.encode_stream(lambda i, j: torch.zeros(j - i), 160000).shape
+        torch.Size([500])
+        """
+        return windowed.encode_stream(
+            self, read, num_samples, window, context, batch_size
+        )
 
     def decode(
-        self, toks: torch.Tensor, tok_lengths: torch.Tensor | None = None
+        self,
+        toks: torch.Tensor,
+        tok_lengths: torch.Tensor | None = None,
+        *,
+        window: float | None = WINDOW,
+        batch_size: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens to waveform.
+        """Tokens to waveform, of any length in bounded memory.
 
         Arguments
         ---------
@@ -524,6 +612,13 @@ class FocalCodec(nn.Module):
             Tokens, int64 [B, N].
         tok_lengths : torch.Tensor, optional
             Tokens, int64 [B].
+        window : float, optional
+            Utterances longer than this (seconds) are decoded by windows, with
+            the result of a single pass: what a window needs around it is
+            known, and a shorter window is made twice that long. None: a
+            single pass.
+        batch_size : int, optional
+            Windows at once; the batch's own size by default.
 
         Returns
         -------
@@ -536,17 +631,62 @@ class FocalCodec(nn.Module):
         ------
         TokenError
             If a token is no integer in [0, codebook_size).
+        ValueError
+            If a shape or an argument is wrong.
         """
-        if tok_lengths is None:
-            codes = self.toks_to_codes(toks)
-            sig = self.feats_to_sig(self.codes_to_qfeats(codes))
-            return sig, full_lengths(sig)
-        codes, lengths = self.toks_to_codes(toks, tok_lengths)
-        feats, lengths = self.codes_to_qfeats(codes, lengths)
-        return self.feats_to_sig(feats, lengths)
+        toks = self._check_toks(toks, tok_lengths, "tok_lengths")
+        return windowed.decode(self, toks, tok_lengths, window, batch_size)
+
+    def decode_stream(
+        self,
+        toks: torch.Tensor,
+        *,
+        window: float | None = WINDOW,
+        batch_size: int = 1,
+    ) -> Iterator[torch.Tensor]:
+        """Tokens to waveform, piece by piece: hours to disk.
+
+        Arguments
+        ---------
+        toks : torch.Tensor
+            Tokens, int64 [N].
+        window
+            See :meth:`decode`.
+        batch_size : int
+            Windows at once.
+
+        Returns
+        -------
+        iterator of torch.Tensor
+            Consecutive pieces [T] of the waveform of :meth:`decode`, on the
+            CPU.
+
+        Raises
+        ------
+        TokenError
+            If a token is no integer in [0, codebook_size).
+        ValueError
+            If a shape or an argument is wrong.
+
+        Example
+        -------
+        >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+        >>> toks = torch.zeros(1000, dtype=torch.int64)
+        >>> sum(len(sig) for sig in codec.decode_stream(toks, window=10))
+        320000
+        """
+        _check_rank(toks, 1, "toks", "[N]")
+        toks = self._check_toks(toks[None])[0]
+        return windowed.decode_stream(self, toks, window, batch_size)
 
     def resynthesize(
-        self, sig: torch.Tensor, lengths: torch.Tensor | None = None
+        self,
+        sig: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        *,
+        window: float | None = WINDOW,
+        context: float = CONTEXT,
+        batch_size: int | None = None,
     ) -> Staged:
         """Waveform to tokens and back, as long as it was.
 
@@ -556,6 +696,8 @@ class FocalCodec(nn.Module):
             Waveform [B, T] at `sample_rate_input`.
         lengths : torch.Tensor, optional
             Samples, int64 [B].
+        window, context, batch_size
+            See :meth:`encode` and :meth:`decode`.
 
         Returns
         -------
@@ -564,10 +706,18 @@ class FocalCodec(nn.Module):
             (samples rounded up); with `lengths`, also samples, int64 [B].
         """
         num_samples = self.output_num_samples(sig.shape[-1])
-        toks, tok_lengths = self.encode(sig, lengths)
+        toks, tok_lengths = self.encode(
+            sig, lengths, window=window, context=context, batch_size=batch_size
+        )
+        rec, _ = self.decode(
+            toks,
+            None if lengths is None else tok_lengths,
+            window=window,
+            batch_size=batch_size,
+        )
+        rec = fit_length(rec, num_samples)
         if lengths is None:
-            return fit_length(self.decode(toks)[0], num_samples)
-        rec = fit_length(self.decode(toks, tok_lengths)[0], num_samples)
+            return rec
         lengths = self.output_num_samples(lengths.to(rec.device))
         return zero_beyond(rec, lengths), lengths
 
@@ -589,6 +739,28 @@ class FocalCodec(nn.Module):
             See :meth:`resynthesize`.
         """
         return self.resynthesize(sig, lengths)
+
+    def _check_toks(
+        self,
+        toks: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        name: str = "lengths",
+    ) -> torch.Tensor:
+        """Tokens as int64, zero beyond the lengths, if all exist."""
+        _check_rank(toks, 2, "toks", "[B, N]")
+        if toks.is_floating_point() or toks.is_complex():
+            raise TokenError(f"toks must be integers, got {toks.dtype}")
+        if lengths is not None:
+            lengths = check_lengths(lengths, toks, name)
+        toks = zero_beyond(toks.long(), lengths)
+        low, high = int(toks.min()), int(toks.max())
+        if low < 0 or high >= self.codebook_size:
+            raise TokenError(
+                f"toks must lie in 0..{self.codebook_size - 1} for "
+                f"{self.name}, got {low}..{high}; were they made by another "
+                "model?"
+            )
+        return toks
 
     def _stage(
         self,
@@ -617,7 +789,7 @@ class FocalCodec(nn.Module):
         """Run one part, with its share of a stream's state."""
         if state is None:
             return module(x, lengths)
-        if not self.causal:
+        if not self.causal and not isinstance(state, TimeMeans):
             raise ValueError(
                 f"{self.name} is an offline model and takes no state; load a "
                 "causal model to stream"

@@ -322,6 +322,31 @@ class FocalDecoder(nn.Module):
             lengths = lengths * factor
         return lengths
 
+    def context(self, left: int, right: int) -> tuple[int, int]:
+        """Codes around a code that frames around its own frames depend on.
+
+        The means over time aside.
+
+        Arguments
+        ---------
+        left, right : int
+            Feature frames wanted before and after the code's own.
+
+        Returns
+        -------
+        (int, int)
+            Codes before and after it.
+        """
+        if self.refiner is not None:  # whole chunks
+            left += self.refiner.chunk - 1
+            right += self.refiner.chunk - 1
+        layers: list = list(zip(self.layers, self.factors, strict=True))
+        for layer, factor in reversed(layers):
+            before, after = layer.focal_block.modulation.reach
+            left = -(-left // factor) + before
+            right = -(-right // factor) + after
+        return left, right
+
     def forward(
         self,
         codes: torch.Tensor,
@@ -337,7 +362,7 @@ class FocalDecoder(nn.Module):
         lengths : torch.Tensor, optional
             Codes, int64 [B].
         state : StreamState, optional
-            Causal only: context of earlier chunks.
+            See :meth:`FocalBlock.forward`.
 
         Returns
         -------

@@ -58,6 +58,12 @@ class TimeConv(StridedConv):
         self.causal = causal
         self.replicate = replicate
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Frames seen to the left and to the right."""
+        taps = self.kernel_size[0] - 1
+        return (taps, 0) if self.causal else (taps // 2, taps - taps // 2)
+
     def forward(
         self,
         x: torch.Tensor,
@@ -241,7 +247,7 @@ class ConvNeXtDecoder(nn.Module):
     ---------
     head : nn.Module
         From hidden frames [B, T, dim] and lengths (int64 [B] or None) to a
-        waveform [B, T * hop_length].
+        waveform [B, T * hop_length]; with a `reach` as below.
     hop_length : int
         Samples a frame.
     causal : bool
@@ -271,6 +277,15 @@ class ConvNeXtDecoder(nn.Module):
         self.causal = causal
         self.backbone = ConvNeXtBackbone(causal=causal, **backbone)
         self.head = head
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Frames to the left and to the right that a frame's samples depend
+        on.
+        """
+        parts: list = [*self.backbone.modules(), self.head]
+        reaches = [part.reach for part in parts if hasattr(part, "reach")]
+        return sum(x for x, _ in reaches), sum(x for _, x in reaches)
 
     def forward(
         self,

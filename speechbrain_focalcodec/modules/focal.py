@@ -17,6 +17,7 @@ from speechbrain_focalcodec.modules.causal import (
 from speechbrain_focalcodec.modules.feed_forward import FeedForward
 from speechbrain_focalcodec.modules.layouts import depthwise_conv
 from speechbrain_focalcodec.modules.masking import length_mask
+from speechbrain_focalcodec.modules.means import TimeMeans
 
 __all__ = ["FocalBlock", "FocalModulation"]
 
@@ -113,6 +114,14 @@ class FocalModulation(nn.Module):
         self.norm = _norm(dim, causal) if use_norm else nn.Identity()
         self.out_proj = nn.Linear(dim, dim)
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Frames that the convolutions see to the left and to the right."""
+        taps = [layer[0].kernel_size[0] - 1 for layer in self.layers]
+        if self.causal:
+            return sum(taps), 0
+        return sum(k // 2 for k in taps), sum(k - k // 2 for k in taps)
+
     def forward(
         self,
         x: torch.Tensor,
@@ -128,7 +137,9 @@ class FocalModulation(nn.Module):
         lengths : torch.Tensor, optional
             Frames, int64 [B].
         state : StreamState, optional
-            Causal only: context of earlier chunks.
+            Causal: context of earlier chunks. Offline: a
+            :class:`~speechbrain_focalcodec.modules.means.TimeMeans`, when
+            `x` is a window of a longer utterance.
 
         Returns
         -------
@@ -149,20 +160,16 @@ class FocalModulation(nn.Module):
         if lengths is not None and not self.causal:
             mask = ~length_mask(lengths, x.shape[1])[..., None]
 
-        total: torch.Tensor | None = None
+        total = torch.zeros_like(query)
         for k, layer in enumerate(self.layers):
             kept = scope(state, f"layers.{k}")
             context = F.gelu(self._convolve(layer[0], context, mask, kept))
-            gate = gates[..., k : k + 1]
-            if total is None:
-                total = context * gate
-            else:
-                total = torch.addcmul(total, context, gate)
+            total = torch.addcmul(total, context, gates[..., k : k + 1])
         if not self.causal:
-            mean = F.gelu(self._mean(context, mask, lengths))
+            mean = F.gelu(self._mean(context, mask, lengths, state))
             total = torch.addcmul(total, mean, gates[..., self.focal_level :])
         if self.normalize_modulator:
-            total = total / (self.focal_level + 1)
+            total = total.div(self.focal_level + 1)
         modulator = F.linear(
             total, self.context_proj.weight[..., 0], self.context_proj.bias
         )
@@ -191,8 +198,11 @@ class FocalModulation(nn.Module):
         context: torch.Tensor,
         mask: torch.Tensor | None,
         lengths: torch.Tensor | None,
+        state: StreamState | None = None,
     ) -> torch.Tensor:
         """Mean of [B, T, dim] over each utterance's own frames."""
+        if isinstance(state, TimeMeans):
+            return state.mean(context)
         if mask is None or lengths is None:
             return context.mean(dim=1, keepdim=True)
         # In float32, as a mean is computed: a sum would overflow half floats.
@@ -278,7 +288,9 @@ class FocalBlock(nn.Module):
         lengths : torch.Tensor, optional
             Frames, int64 [B].
         state : StreamState, optional
-            Causal only: context of earlier chunks.
+            Causal: context of earlier chunks. Offline: a
+            :class:`~speechbrain_focalcodec.modules.means.TimeMeans`, when
+            `x` is a window of a longer utterance.
 
         Returns
         -------

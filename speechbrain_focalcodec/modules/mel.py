@@ -47,6 +47,7 @@ class LogMel(nn.Module):
     """
 
     causal = False
+    overhang = 0
 
     def __init__(
         self,
@@ -84,6 +85,12 @@ class LogMel(nn.Module):
             ),
             persistent=False,
         )
+
+    @property
+    def margin(self) -> int:
+        """Frames next to a cut that see the zeros beyond it."""
+        side = -(-(self.n_fft - self.hop_length) // 2)
+        return -(-side // self.hop_length)
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Number of frames for a number of samples.

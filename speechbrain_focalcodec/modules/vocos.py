@@ -46,6 +46,14 @@ class ISTFTHead(nn.Module):
             "window", torch.hann_window(n_fft), persistent=False
         )
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Frames to the left and to the right that overlap with a frame."""
+        if self.causal:
+            return 0, 0
+        side = -(-(self.n_fft - self.hop_length) // 2)
+        return (-(-side // self.hop_length),) * 2
+
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:

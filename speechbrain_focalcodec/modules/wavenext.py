@@ -24,6 +24,8 @@ class LinearHead(nn.Module):
     torch.Size([2, 4800])
     """
 
+    reach = (0, 0)  # frames do not overlap
+
     def __init__(self, dim: int, hop_length: int):
         super().__init__()
         self.proj = nn.Linear(dim, hop_length, bias=True)

@@ -10,6 +10,7 @@ chunks over a window. Names of parts are those of the published weights.
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -155,10 +156,14 @@ class FeatureExtractor(nn.Module):
         )
         self.causal = causal
         self.hop_length = math.prod(strides)
-        # Samples that a frame is made of, from the last layer to the first.
-        self.receptive_field = 1
-        for taps, stride in zip(kernel_sizes[::-1], strides[::-1], strict=True):
-            self.receptive_field = (self.receptive_field - 1) * stride + taps
+
+    @property
+    def reach(self) -> int:
+        """Samples that a frame depends on."""
+        reach: Any = 1
+        for layer in reversed(self.layers):
+            reach = (reach - 1) * layer.stride + layer.kernel_size
+        return reach
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Number of frames for a number of samples.
@@ -213,7 +218,7 @@ class FeatureExtractor(nn.Module):
             part = sig[
                 :,
                 start * self.hop_length : (stop - 1) * self.hop_length
-                + self.receptive_field,
+                + self.reach,
             ]
             # Lengths matter to what is shorter than a frame alone.
             frames = self._extract(
@@ -513,6 +518,19 @@ class WavLM(nn.Module):
             self.chunk,
             window_size,
         )
+
+    @property
+    def overhang(self) -> int:
+        """Samples that a frame reaches beyond its own hop."""
+        if self.causal:
+            return 0
+        return max(self.feature_extractor.reach - self.hop_length, 0)
+
+    @property
+    def margin(self) -> int:
+        """Frames after a cut whose samples are not all there."""
+        reach = self.feature_extractor.reach
+        return -(-(reach - 1) // self.hop_length) if self.causal else 0
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Number of frames for a number of samples.
