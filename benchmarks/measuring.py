@@ -123,7 +123,9 @@ def count_work(run: Callable[[], Any]) -> Work:
 
     The Fourier transform of the decoder (less than a thousandth of the work)
     does not count, nor does an op that torch's counter does not know, such
-    as a quantized product.
+    as a quantized product. Gradients are enabled, which turns the codec's fast
+    paths off: what counts is the work of the plain layers, however few
+    multiplications a fast path takes for it.
 
     Arguments
     ---------
@@ -147,7 +149,7 @@ def count_work(run: Callable[[], Any]) -> Work:
         display=False, custom_mapping={kernel: _attention_flops}
     )
     # In inference mode the counter's own hooks fail.
-    with torch.inference_mode(False), torch.no_grad(), counter:
+    with torch.inference_mode(False), torch.enable_grad(), counter:
         run()
     work = Work(0.0, 0.0)
     for op, flops in counter.get_flop_counts()["Global"].items():

@@ -143,7 +143,7 @@ class CodecSystem(System):
         self.codec: FocalCodec
 
     def load(self, device: torch.device) -> None:
-        codec = self.build().to(device).eval()
+        codec = self.build().to(device).eval().requires_grad_(False)
         self.sample_rate = codec.sample_rate_input
         if codec.config.encoder_name == "LogMel":
             # Is done before it can be timed.

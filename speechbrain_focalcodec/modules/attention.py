@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from speechbrain_focalcodec.modules.causal import StreamState
 from speechbrain_focalcodec.modules.derived import fast_path
+from speechbrain_focalcodec.modules.layouts import Linear
 
 __all__ = ["PositionBias", "RelativeAttention", "position_bias"]
 
@@ -152,8 +153,8 @@ class RelativeAttention(nn.Module):
         self.chunk = chunk
         self.window_size = window_size
         head_dim = dim // num_heads
-        self.qkv_proj = nn.Linear(dim, 3 * dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.qkv_proj = Linear(dim, 3 * dim)
+        self.out_proj = Linear(dim, dim)
         self.gru_rel_pos_linear = nn.Linear(head_dim, 8)
         self.gru_rel_pos_const = nn.Parameter(torch.ones(1, num_heads, 1, 1))
 
@@ -209,7 +210,7 @@ class RelativeAttention(nn.Module):
         # The last key first: see PositionBias.scores.
         order = torch.arange(width - 1, -1, -1, device=x.device)
         key, value = key.index_select(2, order), value.index_select(2, order)
-        output = x.new_empty(len(x), steps, self.num_heads, key.shape[3])
+        output = key.new_empty(len(x), steps, self.num_heads, key.shape[3])
         group, blocks = self._blocks(x, past, steps)
         for start, stop, low, high in blocks:
             seen = self._seen(past, start, stop, low, high, steps, lengths, x)

@@ -15,6 +15,7 @@ from speechbrain_focalcodec.modules.causal import (
     scope,
 )
 from speechbrain_focalcodec.modules.focal import FocalBlock
+from speechbrain_focalcodec.modules.layouts import Linear
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.modules.scaling import DownScale, UpScale
 
@@ -43,8 +44,8 @@ class Refiner(nn.Module):
     def __init__(self, dim: int, chunk: int):
         super().__init__()
         self.chunk = chunk
-        self.in_proj = nn.Linear(chunk * dim, chunk * dim)
-        self.out_proj = nn.Linear(chunk * dim, chunk * dim)
+        self.in_proj = Linear(chunk * dim, chunk * dim)
+        self.out_proj = Linear(chunk * dim, chunk * dim)
 
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor | None = None

@@ -10,6 +10,7 @@ from speechbrain_focalcodec.modules.causal import (
     scope,
 )
 from speechbrain_focalcodec.modules.layouts import (
+    Linear,
     StridedConv,
     depthwise_conv,
 )
@@ -91,6 +92,8 @@ class TimeConv(StridedConv):
             x = extend_left(x, taps, state, self.replicate)
         else:
             x = zero_beyond(x, lengths)
+            if self.groups == self.in_channels > 1 and taps % 2 == 0:
+                return depthwise_conv(x, self.weight, self.bias, taps // 2)
             x = F.pad(x, (0, 0, taps // 2, taps - taps // 2))
         if self.groups == self.in_channels > 1:
             return depthwise_conv(x, self.weight, self.bias)
@@ -131,8 +134,8 @@ class ConvNeXtBlock(nn.Module):
             dim, dim, kernel_size, dim, causal=causal, replicate=replicate
         )
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.pwconv1 = nn.Linear(dim, ffn_dim)
-        self.pwconv2 = nn.Linear(ffn_dim, dim)
+        self.pwconv1 = Linear(dim, ffn_dim)
+        self.pwconv2 = Linear(ffn_dim, dim)
         self.gamma = nn.Parameter(torch.full((dim,), layerscale_init))
 
     def forward(
@@ -158,7 +161,9 @@ class ConvNeXtBlock(nn.Module):
             Frames [B, T, dim].
         """
         y = self.norm(self.dwconv(x, lengths, scope(state, "dwconv")))
-        return x + self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
+        return torch.addcmul(
+            x, self.gamma, self.pwconv2(F.gelu(self.pwconv1(y)))
+        )
 
 
 class ConvNeXtBackbone(nn.Module):
@@ -234,7 +239,7 @@ class ConvNeXtBackbone(nn.Module):
             Hidden frames [B, T, dim].
         """
         x = self.embedding(x, lengths, scope(state, "embedding"))
-        x = self.input_norm(x)
+        x = self.input_norm(x.to(self.input_norm.weight.dtype))
         for i, layer in enumerate(self.layers):
             x = layer(x, lengths, scope(state, f"layers.{i}"))
         return self.output_norm(x)

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from speechbrain_focalcodec.modules.layouts import Linear
+
 __all__ = ["FeedForward"]
 
 
@@ -25,8 +27,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0):
         super().__init__()
-        self.in_proj = nn.Linear(dim, hidden_dim)
-        self.out_proj = nn.Linear(hidden_dim, dim)
+        self.in_proj = Linear(dim, hidden_dim)
+        self.out_proj = Linear(hidden_dim, dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

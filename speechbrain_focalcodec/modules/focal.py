@@ -15,7 +15,11 @@ from speechbrain_focalcodec.modules.causal import (
     scope,
 )
 from speechbrain_focalcodec.modules.feed_forward import FeedForward
-from speechbrain_focalcodec.modules.layouts import depthwise_conv
+from speechbrain_focalcodec.modules.layouts import (
+    Linear,
+    PointwiseConv,
+    depthwise_conv,
+)
 from speechbrain_focalcodec.modules.masking import length_mask
 from speechbrain_focalcodec.modules.means import TimeMeans
 
@@ -61,6 +65,15 @@ def _norm(dim: int, causal: bool) -> nn.Module:
     return ScaledTanh() if causal else nn.LayerNorm(dim)
 
 
+def _add(
+    x: torch.Tensor, gamma: torch.Tensor | float, branch: torch.Tensor
+) -> torch.Tensor:
+    """Residual plus a branch, scaled where there is a scale."""
+    if isinstance(gamma, torch.Tensor):
+        return torch.addcmul(x, gamma, branch)
+    return x + gamma * branch if gamma != 1.0 else x + branch
+
+
 class FocalModulation(nn.Module):
     """Mix frames by gated convolutions of growing width and a mean.
 
@@ -104,15 +117,15 @@ class FocalModulation(nn.Module):
         kernels = [focal_window + focal_factor * k for k in range(focal_level)]
         if causal:
             kernels.append(window_size)
-        self.in_proj = nn.Linear(dim, 2 * dim + focal_level + 1)
+        self.in_proj = Linear(dim, 2 * dim + focal_level + 1)
         # The one-element Sequential keeps the published names.
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Conv1d(dim, dim, kernel, groups=dim))
             for kernel in kernels
         )
-        self.context_proj = nn.Conv1d(dim, dim, 1)
+        self.context_proj = PointwiseConv(dim, dim)
         self.norm = _norm(dim, causal) if use_norm else nn.Identity()
-        self.out_proj = nn.Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -146,15 +159,10 @@ class FocalModulation(nn.Module):
         torch.Tensor
             Frames [B, T, dim].
         """
-        # Three products instead of one keep each part contiguous.
-        sizes = [self.dim, self.dim, self.focal_level + 1]
         query, context, gates = (
-            F.linear(x, weight, bias)
-            for weight, bias in zip(
-                self.in_proj.weight.split(sizes),
-                self.in_proj.bias.split(sizes),
-                strict=True,
-            )
+            self.in_proj(x)
+            .to(x.dtype)
+            .split([self.dim, self.dim, self.focal_level + 1], dim=-1)
         )
         mask = None
         if lengths is not None and not self.causal:
@@ -170,9 +178,7 @@ class FocalModulation(nn.Module):
             total = torch.addcmul(total, mean, gates[..., self.focal_level :])
         if self.normalize_modulator:
             total = total.div(self.focal_level + 1)
-        modulator = F.linear(
-            total, self.context_proj.weight[..., 0], self.context_proj.bias
-        )
+        modulator = self.context_proj(total)
         return self.out_proj(self.norm(query * modulator))
 
     def _convolve(
@@ -300,10 +306,10 @@ class FocalBlock(nn.Module):
         state = scope(state, "modulation")
         if self.use_post_norm:
             y = self.modulation_norm(self.modulation(x, lengths, state))
-            x = x + self.modulation_gamma * y
+            x = _add(x, self.modulation_gamma, y)
             y = self.feed_forward_norm(self.feed_forward(x))
         else:
             y = self.modulation(self.modulation_norm(x), lengths, state)
-            x = x + self.modulation_gamma * y
+            x = _add(x, self.modulation_gamma, y)
             y = self.feed_forward(self.feed_forward_norm(x))
-        return x + self.feed_forward_gamma * y
+        return _add(x, self.feed_forward_gamma, y)

@@ -12,7 +12,80 @@ from torch.nn import functional as F
 
 from speechbrain_focalcodec.modules.derived import Derived, fast_path
 
-__all__ = ["StridedConv", "WideConv", "depthwise_conv"]
+__all__ = [
+    "Linear",
+    "PointwiseConv",
+    "StridedConv",
+    "WideConv",
+    "depthwise_conv",
+]
+
+
+class Linear(nn.Linear):
+    """Linear layer that takes any float type and gives that of its weight.
+
+    With the weight in bfloat16 and all else in float32, the products alone
+    are in low precision: see :mod:`speechbrain_focalcodec.acceleration`.
+
+    Arguments
+    ---------
+    in_features, out_features : int
+        Channels.
+
+    Example
+    -------
+    >>> Linear(4, 6).bfloat16()(torch.randn(2, 9, 4)).dtype
+    torch.bfloat16
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Frames [..., in_features].
+
+        Returns
+        -------
+        torch.Tensor
+            Frames [..., out_features].
+        """
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+
+
+class PointwiseConv(nn.Conv1d):
+    """Convolution of one tap over [B, T, C]: a linear layer.
+
+    Arguments
+    ---------
+    in_dim, out_dim : int
+        Channels.
+
+    Example
+    -------
+    >>> PointwiseConv(4, 6)(torch.randn(2, 9, 4)).shape
+    torch.Size([2, 9, 6])
+    """
+
+    def __init__(self, in_dim: int, out_dim: int):
+        super().__init__(in_dim, out_dim, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Frames [B, T, in_dim].
+
+        Returns
+        -------
+        torch.Tensor
+            Frames [B, T, out_dim], in the weight's type.
+        """
+        weight = self.weight[..., 0]
+        return F.linear(x.to(weight.dtype), weight, self.bias)
 
 
 def depthwise_conv(
@@ -46,7 +119,8 @@ def depthwise_conv(
     ... ).shape
     torch.Size([1, 3, 2])
     """
-    image = x.transpose(1, 2).unsqueeze(2)
+    # Channels must lie side by side for the fast kernel.
+    image = x.to(weight.dtype).contiguous().transpose(1, 2).unsqueeze(2)
     y = F.conv2d(
         image,
         weight.unsqueeze(2),
@@ -110,8 +184,10 @@ class StridedConv(nn.Conv1d):
         Returns
         -------
         torch.Tensor
-            Steps [B, (T - kernel_size) // stride + 1, out_dim].
+            Steps [B, (T - kernel_size) // stride + 1, out_dim], in the
+            weight's type.
         """
+        x = x.to(self.weight.dtype)
         if not fast_path(x) or self.groups > 1:
             return super().forward(x.mT).mT
         x = x.contiguous()

@@ -47,7 +47,7 @@ class Snake(nn.Module):
             Same shape.
         """
         alpha = self.alpha[:, 0]
-        return x + (alpha * x).sin().square() / (alpha + 1e-9)
+        return torch.addcdiv(x, (alpha * x).sin().square(), alpha + 1e-9)
 
 
 class DownScale(nn.Module):
@@ -118,7 +118,8 @@ class DownScale(nn.Module):
             x = extend_left(x, self.factor - 1, state)
         else:
             x = zero_beyond(x, lengths)
-            x = F.pad(x, (0, 0, 0, -x.shape[1] % self.factor))
+            if x.shape[1] % self.factor:
+                x = F.pad(x, (0, 0, 0, -x.shape[1] % self.factor))
         return self.activation(self.downscale(x))
 
 
@@ -148,6 +149,7 @@ class UpScale(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, factor: int):
         super().__init__()
+        self.factor = factor
         self.activation = Snake(in_dim)
         self.upscale = nn.ConvTranspose1d(
             in_dim, out_dim, factor, stride=factor
@@ -168,6 +170,10 @@ class UpScale(nn.Module):
             Frames [B, T * factor, out_dim].
         """
         # Each frame makes `factor` frames: one product of matrices.
-        y = F.linear(self.activation(x), self.matrix(self.upscale.weight))
-        y = y.unflatten(-1, (-1, self.upscale.out_channels))
-        return (y + self.upscale.bias).flatten(1, 2)
+        matrix = self.matrix(self.upscale.weight)
+        y = F.linear(
+            self.activation(x).to(matrix.dtype),
+            matrix,
+            self.upscale.bias.repeat(self.factor),
+        )
+        return y.unflatten(-1, (self.factor, -1)).flatten(1, 2).to(x.dtype)

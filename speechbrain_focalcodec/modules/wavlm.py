@@ -28,7 +28,7 @@ from speechbrain_focalcodec.modules.causal import (
 )
 from speechbrain_focalcodec.modules.derived import Derived, fast_path
 from speechbrain_focalcodec.modules.feed_forward import FeedForward
-from speechbrain_focalcodec.modules.layouts import StridedConv, WideConv
+from speechbrain_focalcodec.modules.layouts import Linear, StridedConv, WideConv
 from speechbrain_focalcodec.modules.masking import zero_beyond
 
 __all__ = ["WavLM"]
@@ -119,7 +119,8 @@ class ConvLayer(nn.Module):
             # Padding is seen only by what is shorter than the kernel.
             if lengths is not None and int(lengths.min()) < self.kernel_size:
                 x = zero_beyond(x, lengths)
-            x = F.pad(x, (0, 0, 0, max(0, self.kernel_size - x.shape[1])))
+            if x.shape[1] < self.kernel_size:
+                x = F.pad(x, (0, 0, 0, self.kernel_size - x.shape[1]))
         return F.gelu(self.norm(self.conv(x)))
 
 
@@ -435,7 +436,7 @@ class TransformerEncoder(nn.Module):
         torch.Tensor
             Hidden state after the last layer [B, T, dim].
         """
-        x = zero_beyond(x, lengths)
+        x = zero_beyond(x, lengths).to(self.relative_embedding.weight.dtype)
         x = x + self.positional_embedding(x, scope(state, "position"))
         reach = self.layers[0].attention.reach(x.shape[1])
         bias = PositionBias(
@@ -504,7 +505,7 @@ class WavLM(nn.Module):
             hidden_dims, kernel_sizes, strides, causal
         )
         self.norm = nn.LayerNorm(hidden_dims[-1])
-        self.feature_proj = nn.Linear(hidden_dims[-1], dim)
+        self.feature_proj = Linear(hidden_dims[-1], dim)
         self.encoder = TransformerEncoder(
             num_layers,
             dim,
