@@ -94,6 +94,10 @@ class FocalCodec(nn.Module):
         self.quantizer = self._build("quantizer")
         self.decompressor = self._build("decompressor")
         self.decoder = self._build("decoder")
+        # What acceleration.accelerate changed, and what it leaves behind.
+        self.accelerated: str | None = None
+        self.autocast_dtype: torch.dtype | None = None
+        self._fingerprint: str | None = None
 
     def _build(self, role: str) -> Any:
         """One part, from the table, with the options of its config."""
@@ -154,6 +158,11 @@ class FocalCodec(nn.Module):
         folder : str or Path
             Made when missing.
 
+        Raises
+        ------
+        ValueError
+            If the model was accelerated: its weights are no longer exact.
+
         Example
         -------
         >>> folder = getfixture("tmp_path") / "model"
@@ -162,6 +171,11 @@ class FocalCodec(nn.Module):
         >>> sorted(path.name for path in folder.iterdir())
         ['config.json', 'model.safetensors']
         """
+        if self.accelerated:
+            raise ValueError(
+                f"{self.name} was accelerated ({self.accelerated}), which "
+                "rounds its weights; save the model before that"
+            )
         checkpoint.save_codec(self, folder)
 
     @property
@@ -169,7 +183,10 @@ class FocalCodec(nn.Module):
         """SHA-256 (hex) over configuration and weights: the model's identity.
 
         Tokens mean something only to the model with the same fingerprint.
+        Acceleration does not change it.
         """
+        if self._fingerprint is not None:
+            return self._fingerprint
         digest = hashlib.sha256()
         # Without defaults: an option added later leaves old models the same.
         config = self.config.model_dump(mode="json", exclude_defaults=True)
@@ -179,6 +196,10 @@ class FocalCodec(nn.Module):
             digest.update(f"{name}{value.dtype}{list(value.shape)}".encode())
             digest.update(value.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def keep_fingerprint(self) -> None:
+        """Keep the present identity, whatever becomes of the weights."""
+        self._fingerprint = self.fingerprint
 
     # Facts
 
@@ -787,14 +808,20 @@ class FocalCodec(nn.Module):
         role: str,
     ) -> torch.Tensor:
         """Run one part, with its share of a stream's state."""
-        if state is None:
-            return module(x, lengths)
-        if not self.causal and not isinstance(state, TimeMeans):
+        if (
+            state is not None
+            and not self.causal
+            and not isinstance(state, TimeMeans)
+        ):
             raise ValueError(
                 f"{self.name} is an offline model and takes no state; load a "
                 "causal model to stream"
             )
-        return module(x, lengths, scope(state, role))
+        options = () if state is None else (scope(state, role),)
+        if self.autocast_dtype is None:
+            return module(x, lengths, *options)
+        with torch.autocast(x.device.type, self.autocast_dtype):
+            return module(x, lengths, *options)
 
     @staticmethod
     def _pointwise(

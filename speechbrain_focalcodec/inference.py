@@ -1,5 +1,6 @@
 """The pretrained interface: speech to tokens and back, SpeechBrain's way."""
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -8,16 +9,14 @@ from speechbrain.dataio.preprocess import AudioNormalizer
 from speechbrain.inference.interfaces import Pretrained
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_focalcodec.audio import (
-    check_sig,
-    read_audio,
-    resample,
-    resampled_length,
-    write_audio,
-)
-from speechbrain_focalcodec.codec import FocalCodec, fit_length
+from speechbrain_focalcodec.acceleration import Precision, accelerate
+from speechbrain_focalcodec.audio_gate import check_sig
+from speechbrain_focalcodec.audio_stream import AudioReader, AudioWriter
+from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import TokenError
+from speechbrain_focalcodec.resampling import resample, resampled_length
 from speechbrain_focalcodec.token_file import TokenFile
+from speechbrain_focalcodec.windows import CONTEXT, WINDOW
 
 __all__ = ["PretrainedFocalCodec"]
 
@@ -32,6 +31,15 @@ class PretrainedFocalCodec(Pretrained):
     SpeechBrain keeps what it finds there.
 
     Lengths are SpeechBrain's: of each item relative to the longest, float [B].
+    Any length goes, in bounded memory; files are read, resampled and written
+    part by part.
+
+    Attributes
+    ----------
+    window, context : float
+        How longer audio is cut (s): see :meth:`FocalCodec.encode`.
+    batch_size : int
+        Windows of one file at once: more than 1 pays on a GPU.
 
     Arguments
     ---------
@@ -54,6 +62,10 @@ class PretrainedFocalCodec(Pretrained):
     """
 
     MODULES_NEEDED = ["codec"]
+
+    window: float | None = WINDOW
+    context: float = CONTEXT
+    batch_size: int = 1
 
     def __init__(
         self,
@@ -79,6 +91,9 @@ class PretrainedFocalCodec(Pretrained):
         source: str | Path,
         revision: str | None = None,
         run_opts: dict | None = None,
+        *,
+        precision: Precision | None = None,
+        compile: bool = False,
     ) -> "PretrainedFocalCodec":
         """Load a model from JSON and safetensors; no code is executed.
 
@@ -90,6 +105,11 @@ class PretrainedFocalCodec(Pretrained):
             The hub revision.
         run_opts : dict, optional
             SpeechBrain's run options, such as ``{"device": "cuda"}``.
+        precision : str, optional
+            ``bf16`` or ``int8``: faster and nearly exact, see
+            :func:`~speechbrain_focalcodec.acceleration.accelerate`.
+        compile : bool
+            Whether to use torch.compile.
 
         Returns
         -------
@@ -110,7 +130,9 @@ class PretrainedFocalCodec(Pretrained):
         ... )
         """
         codec = FocalCodec.from_pretrained(source, revision=revision)
-        return cls(modules={"codec": codec}, run_opts=run_opts)
+        model = cls(modules={"codec": codec}, run_opts=run_opts)
+        accelerate(model.codec, precision, compile)
+        return model
 
     @property
     def codec(self) -> FocalCodec:
@@ -180,7 +202,9 @@ class PretrainedFocalCodec(Pretrained):
             )
             lengths = resampled_length(lengths, sample_rate, to_rate)
         with torch.no_grad(), self.inference_ctx:
-            toks, tok_lengths = self.codec.encode(wavs, lengths)
+            toks, tok_lengths = self.codec.encode(
+                wavs, lengths, window=self.window, context=self.context
+            )
         return toks, tok_lengths / toks.shape[1]
 
     def decode_batch(
@@ -228,7 +252,9 @@ class PretrainedFocalCodec(Pretrained):
         tokens = tokens.to(self.device)
         lengths = self._to_absolute("token_lens", token_lens, tokens)
         with torch.no_grad(), self.inference_ctx:
-            sig, sig_lengths = self.codec.decode(tokens, lengths)
+            sig, sig_lengths = self.codec.decode(
+                tokens, lengths, window=self.window
+            )
         return sig.float(), sig_lengths / sig.shape[1]
 
     def forward(
@@ -268,7 +294,9 @@ class PretrainedFocalCodec(Pretrained):
         wavs = wavs.to(self.device, torch.float32)
         lengths = self._to_absolute("wav_lens", wav_lens, wavs)
         with torch.no_grad(), self.inference_ctx:
-            sig, _ = self.codec.resynthesize(wavs, lengths)
+            sig, _ = self.codec.resynthesize(
+                wavs, lengths, window=self.window, context=self.context
+            )
         return sig.float()
 
     def encode_file(self, path: str | Path) -> torch.Tensor:
@@ -294,6 +322,7 @@ class PretrainedFocalCodec(Pretrained):
         >>> model = PretrainedFocalCodec.from_pretrained(
         ...     "tests/parity/offline_50hz"
         ... )
+        >>> from speechbrain_focalcodec.audio import read_audio, write_audio
         >>> path = getfixture("tmp_path") / "a.wav"
         >>> write_audio(path, torch.zeros(44100), 44100)
         >>> model.encode_file(path).dtype
@@ -325,22 +354,33 @@ class PretrainedFocalCodec(Pretrained):
         >>> model = PretrainedFocalCodec.from_pretrained(
         ...     "tests/parity/offline_50hz"
         ... )
+        >>> from speechbrain_focalcodec.audio import read_audio, write_audio
         >>> path = getfixture("tmp_path") / "a.wav"
         >>> write_audio(path, torch.zeros(44100), 44100)
         >>> model.tokenize_file(path).num_samples
         16000
         """
         codec = self.codec
-        sig, rate = read_audio(path)
-        wavs = resample(sig, rate, codec.sample_rate_input)[None]
-        toks, _ = self.encode_batch(wavs)
+        with (
+            AudioReader(path, codec.sample_rate_input) as reader,
+            self.inference_ctx,
+        ):
+            toks = codec.encode_stream(
+                reader.read,
+                reader.num_samples,
+                window=self.window,
+                context=self.context,
+                batch_size=self.batch_size,
+            )
         return TokenFile(
-            toks=toks[0].cpu(),
+            toks=toks,
             model=codec.name,
             fingerprint=self.fingerprint,
             # From the file's own rate: two roundings could add a sample.
             num_samples=resampled_length(
-                len(sig), rate, codec.sample_rate_output
+                reader.file_num_samples,
+                reader.file_sample_rate,
+                codec.sample_rate_output,
             ),
             sample_rate=codec.sample_rate_output,
             codebook_size=codec.codebook_size,
@@ -378,6 +418,7 @@ class PretrainedFocalCodec(Pretrained):
         >>> model = PretrainedFocalCodec.from_pretrained(
         ...     "tests/parity/offline_50hz"
         ... )
+        >>> from speechbrain_focalcodec.audio import read_audio, write_audio
         >>> path = getfixture("tmp_path") / "a.wav"
         >>> model.decode_to_file(torch.zeros(50).long(), path, 16000)
         >>> len(read_audio(path)[0])
@@ -387,11 +428,17 @@ class PretrainedFocalCodec(Pretrained):
             raise ValueError(
                 f"tokens: must be [N], but its shape is {list(tokens.shape)}"
             )
-        wavs, _ = self.decode_batch(tokens[None])
-        sig = wavs[0]
-        if num_samples is not None:
-            sig = fit_length(sig, num_samples)
-        write_audio(path, sig, self.codec.sample_rate_output)
+        if len(tokens) == 0:
+            raise TokenError("tokens: is empty; give at least one token")
+        pieces = self.codec.decode_stream(
+            tokens, window=self.window, batch_size=self.batch_size
+        )
+        with (
+            AudioWriter(path, self.codec.sample_rate_output) as writer,
+            self.inference_ctx,
+        ):
+            for piece in _fit_length(pieces, num_samples):
+                writer.write(piece.float())
 
     def resynthesize_file(
         self, in_path: str | Path, out_path: str | Path
@@ -415,6 +462,7 @@ class PretrainedFocalCodec(Pretrained):
         >>> model = PretrainedFocalCodec.from_pretrained(
         ...     "tests/parity/offline_50hz"
         ... )
+        >>> from speechbrain_focalcodec.audio import read_audio, write_audio
         >>> path = getfixture("tmp_path") / "a.wav"
         >>> write_audio(path, torch.zeros(44100), 44100)
         >>> model.resynthesize_file(path, path.with_name("b.wav"))
@@ -443,3 +491,17 @@ class PretrainedFocalCodec(Pretrained):
                 f"item at least one of {longest}, not {relative.tolist()}"
             )
         return lengths.long()
+
+
+def _fit_length(
+    pieces: Iterator[torch.Tensor], num_samples: int | None
+) -> Iterator[torch.Tensor]:
+    """Cut a waveform in pieces, or add zeros, to a number of samples."""
+    missing = num_samples
+    for piece in pieces:
+        if missing is not None:
+            piece = piece[:missing]
+            missing -= len(piece)
+        yield piece
+    if missing:
+        yield torch.zeros(missing)

@@ -16,6 +16,12 @@ from speechbrain_focalcodec.cli.batch import OneLineErrors, plan, run
 from speechbrain_focalcodec.cli.demo import demo
 from speechbrain_focalcodec.cli.export import export
 from speechbrain_focalcodec.errors import TokenError
+from speechbrain_focalcodec.windows import (
+    CONTEXT,
+    WINDOW,
+    decode_sizes,
+    encode_sizes,
+)
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.inference import PretrainedFocalCodec
@@ -51,6 +57,26 @@ Device = Annotated[
         help="Such as cpu or cuda:0; a GPU when there is one by default."
     ),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="bf16 or int8: faster, and nearly the same tokens; exact when "
+        "not given."
+    ),
+]
+Window = Annotated[
+    float,
+    typer.Option(
+        help="Longer audio is processed in windows of this many seconds."
+    ),
+]
+Context = Annotated[
+    float,
+    typer.Option(help="Seconds that windows see of their neighbours."),
+]
+BatchSize = Annotated[
+    int, typer.Option(help="Windows at once; more pays on a GPU.")
+]
 Overwrite = Annotated[
     bool,
     typer.Option(
@@ -66,6 +92,10 @@ def encode(
     output: Output,
     model: Model = None,
     device: Device = None,
+    precision: Precision = None,
+    window: Window = WINDOW,
+    context: Context = CONTEXT,
+    batch_size: BatchSize = 1,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn audio files into token files (.npz)."""
@@ -73,7 +103,9 @@ def encode(
     from speechbrain_focalcodec.token_file import save_tokens
 
     jobs = plan(input, output, AUDIO_SUFFIXES, TOKEN_SUFFIXES, overwrite)
-    interface = load_model(model, device)
+    interface = load_model(
+        model, device, precision, window, context, batch_size
+    )
 
     def convert(source: Path, target: Path) -> None:
         save_tokens(target, interface.tokenize_file(source))
@@ -87,6 +119,9 @@ def decode(
     output: Output,
     model: Model = None,
     device: Device = None,
+    precision: Precision = None,
+    window: Window = WINDOW,
+    batch_size: BatchSize = 1,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn token files (.npz) into audio files."""
@@ -94,7 +129,9 @@ def decode(
     from speechbrain_focalcodec.token_file import load_tokens
 
     jobs = plan(input, output, TOKEN_SUFFIXES, tuple(WRITE_FORMATS), overwrite)
-    interface = load_model(model, device)
+    interface = load_model(
+        model, device, precision, window, batch_size=batch_size
+    )
     fingerprint = interface.fingerprint
 
     def convert(source: Path, target: Path) -> None:
@@ -128,13 +165,20 @@ def resynthesize(
     output: Output,
     model: Model = None,
     device: Device = None,
+    precision: Precision = None,
+    window: Window = WINDOW,
+    context: Context = CONTEXT,
+    batch_size: BatchSize = 1,
     overwrite: Overwrite = False,
 ) -> None:
     """Encode audio files and decode them again."""
     from speechbrain_focalcodec.audio import AUDIO_SUFFIXES, WRITE_FORMATS
 
     jobs = plan(input, output, AUDIO_SUFFIXES, tuple(WRITE_FORMATS), overwrite)
-    run(jobs, load_model(model, device).resynthesize_file, "resynthesize")
+    interface = load_model(
+        model, device, precision, window, context, batch_size
+    )
+    run(jobs, interface.resynthesize_file, "resynthesize")
 
 
 @app.command()
@@ -179,8 +223,15 @@ app.command()(demo)
 app.command()(export)
 
 
-def load_model(model: str | None, device: str | None) -> "PretrainedFocalCodec":
-    """Load the model that ``--model`` and ``--device`` name.
+def load_model(
+    model: str | None,
+    device: str | None,
+    precision: str | None = None,
+    window: float = WINDOW,
+    context: float | None = None,
+    batch_size: int = 1,
+) -> "PretrainedFocalCodec":
+    """Load the model that the options name, set as they say.
 
     Arguments
     ---------
@@ -189,6 +240,14 @@ def load_model(model: str | None, device: str | None) -> "PretrainedFocalCodec":
         bundled model by default.
     device : str, optional
         Such as ``cpu`` or ``cuda:0``; a GPU when there is one by default.
+    precision : str, optional
+        ``bf16`` or ``int8``; exact by default.
+    window : float
+        Length of a window (s).
+    context : float, optional
+        What windows see of their neighbours when encoding (s).
+    batch_size : int
+        Windows at once.
 
     Returns
     -------
@@ -198,7 +257,7 @@ def load_model(model: str | None, device: str | None) -> "PretrainedFocalCodec":
     Raises
     ------
     typer.BadParameter
-        If there is no such device here.
+        If there is no such device here, or an option does not fit.
     FocalCodecError
         If the model cannot be loaded.
 
@@ -209,6 +268,7 @@ def load_model(model: str | None, device: str | None) -> "PretrainedFocalCodec":
     """
     import torch
 
+    from speechbrain_focalcodec.acceleration import accelerate
     from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
     from speechbrain_focalcodec.inference import PretrainedFocalCodec
 
@@ -221,7 +281,22 @@ def load_model(model: str | None, device: str | None) -> "PretrainedFocalCodec":
                 f"{device}: cannot be used here ({reason}); try cpu",
                 param_hint="--device",
             ) from error
-    return PretrainedFocalCodec.from_pretrained(
+    interface = PretrainedFocalCodec.from_pretrained(
         DEFAULT_MODEL if model is None else model,
         run_opts={} if device is None else {"device": device},
     )
+    codec = interface.codec
+    if batch_size < 1:
+        raise typer.BadParameter(
+            "must be at least 1", param_hint="--batch-size"
+        )
+    interface.window, interface.batch_size = window, batch_size
+    try:
+        accelerate(codec, precision)  # type: ignore[arg-type]
+        decode_sizes(codec, window)
+        if context is not None:
+            interface.context = context
+            encode_sizes(codec, window, context)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return interface

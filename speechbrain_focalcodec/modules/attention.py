@@ -70,7 +70,8 @@ class PositionBias:
     Example
     -------
     >>> bias = PositionBias(position_bias(torch.randn(32, 2), 9, 64))
-    >>> bias.scores(torch.ones(1, 2, 4, 1), slice(None), 8, 9).shape
+    >>> gate = torch.ones(1, 2, 4, 1)
+    >>> bias.scores(gate, slice(None), 8, 9, torch.float32).shape
     torch.Size([1, 2, 4, 9])
     """
 
@@ -80,7 +81,12 @@ class PositionBias:
         self._buffer: torch.Tensor | None = None
 
     def scores(
-        self, gate: torch.Tensor, heads: slice, distance: int, keys: int
+        self,
+        gate: torch.Tensor,
+        heads: slice,
+        distance: int,
+        keys: int,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
         """Gated bias of a block of queries and keys, the last key first.
 
@@ -97,6 +103,8 @@ class PositionBias:
             From the first query to the last key (frames).
         keys : int
             Number of keys K.
+        dtype : torch.dtype
+            Of the scores.
 
         Returns
         -------
@@ -106,15 +114,15 @@ class PositionBias:
         queries = gate.shape[2]
         first = self.reach - 1 - distance
         table = self.table[heads, first : first + queries + keys - 1]
-        shifted = table.unfold(-1, keys, 1).to(gate.dtype)
+        shifted = table.unfold(-1, keys, 1)
         if not fast_path(gate):
             # Left to itself, PyTorch lays the product out as the view is,
             # queries side by side, and the attention copies it.
-            return (gate * shifted).contiguous()
+            return (gate * shifted).to(dtype).contiguous()
         shape = (len(gate), *shifted.shape)
         size = math.prod(shape)
         if self._buffer is None or self._buffer.numel() < size:
-            self._buffer = gate.new_empty(size)
+            self._buffer = gate.new_empty(size, dtype=dtype)
         return torch.mul(gate, shifted, out=self._buffer[:size].view(shape))
 
 
@@ -222,6 +230,7 @@ class RelativeAttention(nn.Module):
                     heads,
                     high - 1 - (past + start),
                     high - low,
+                    query.dtype,
                 )
                 if seen is not None:
                     lowest = torch.finfo(scores.dtype).min
@@ -230,7 +239,7 @@ class RelativeAttention(nn.Module):
                     query[:, heads, start:stop],
                     key[:, heads, keys],
                     value[:, heads, keys],
-                    attn_mask=scores.to(query.dtype),
+                    attn_mask=scores,
                 )
                 output[:, start:stop, heads] = part.transpose(1, 2)
         return self.out_proj(output.flatten(2))

@@ -1,0 +1,205 @@
+"""Options that trade exactness for speed, and the fast exact paths."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from speechbrain_focalcodec import FocalCodec
+from speechbrain_focalcodec.acceleration import accelerate
+from speechbrain_focalcodec.audio import read_audio
+from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
+from speechbrain_focalcodec.modules.derived import Derived, fast_path
+from speechbrain_focalcodec.modules.layouts import (
+    Linear,
+    PointwiseConv,
+    StridedConv,
+    WideConv,
+    depthwise_conv,
+)
+from speechbrain_focalcodec.modules.scaling import UpScale
+from speechbrain_focalcodec.modules.wavlm import SEGMENT, FeatureExtractor
+
+CLIP = "speechbrain_focalcodec/assets/demo.flac"
+
+
+def close(a, b):
+    return torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
+
+
+def plainly(module, *args):
+    """What the plain path gives: gradients turn the fast one off."""
+    with torch.enable_grad():
+        return module(*args).detach()
+
+
+@given(
+    taps=st.integers(1, 11),
+    stride=st.integers(1, 6),
+    width=st.sampled_from([1, 3]),
+    extra=st.integers(0, 40),
+    batch=st.integers(1, 3),
+)
+def test_strided_convolution_as_products(taps, stride, width, extra, batch):
+    conv = StridedConv(width, 5, taps, stride)
+    x = torch.randn(batch, taps + extra, width)
+    want = F.conv1d(x.mT, conv.weight, conv.bias, stride).mT
+    with torch.no_grad():
+        close(conv(x), want)
+        # A view that is not contiguous, with an offset.
+        view = torch.randn(batch, width, taps + extra + 3).mT[:, 3:]
+        close(conv(view), plainly(conv, view))
+
+
+@given(
+    taps=st.integers(30, 70),
+    steps=st.integers(1, 300),
+    groups=st.sampled_from([1, 2, 4]),
+    batch=st.integers(1, 2),
+)
+def test_wide_convolution_by_spectra(taps, steps, groups, batch):
+    conv = WideConv(8, taps, groups)
+    x = torch.randn(batch, taps + steps - 1, 8)
+    with torch.no_grad():
+        got = conv(x)
+        assert got.shape == (batch, steps, 8)
+        close(got, plainly(conv, x))
+
+
+@given(
+    taps=st.integers(1, 9), padding=st.integers(0, 4), extra=st.integers(0, 9)
+)
+def test_depthwise_convolution(taps, padding, extra):
+    conv = nn.Conv1d(6, 6, taps, groups=6, padding=padding)
+    x = torch.randn(2, taps + extra, 6)
+    got = depthwise_conv(x, conv.weight, conv.bias, padding)
+    close(got, conv(x.mT).mT)
+
+
+@given(factor=st.integers(1, 3), steps=st.integers(1, 9))
+def test_up_scaling_is_the_transposed_convolution(factor, steps):
+    module = UpScale(4, 6, factor)
+    nn.init.normal_(module.upscale.bias)
+    x = torch.randn(2, steps, 4)
+    want = module.upscale(module.activation(x).mT).mT
+    close(module(x), want)
+
+
+def test_pointwise_convolution():
+    conv = PointwiseConv(4, 6)
+    x = torch.randn(2, 9, 4)
+    close(conv(x), F.conv1d(x.mT, conv.weight, conv.bias).mT)
+
+
+@given(
+    st.integers(1, 2 * SEGMENT * 8 + 200),
+    st.integers(1, 2 * SEGMENT * 8 + 200),
+)
+def test_segments_of_the_extractor_are_the_whole(length, other):
+    torch.manual_seed(0)
+    extractor = FeatureExtractor((4, 4, 4), (10, 3, 2), (2, 2, 2)).eval()
+    sig = torch.randn(2, 3 * SEGMENT * 8)
+    lengths = torch.tensor([length, other])
+    frames = extractor.output_lengths(lengths)
+    with torch.no_grad():
+        got = extractor(sig, lengths)
+    want = plainly(extractor, sig, lengths)
+    assert got.shape == want.shape
+    for row, count in enumerate(frames):
+        close(got[row, :count], want[row, :count])
+
+
+@torch.no_grad()
+def test_derived_tensors_follow_the_weight():
+    linear = nn.Linear(2, 3)
+    derived = Derived(torch.t).eval()
+    first = derived(linear.weight)
+    assert derived(linear.weight) is first
+    linear.weight.mul_(2)
+    assert torch.equal(derived(linear.weight), linear.weight.T)
+    linear.load_state_dict({"weight": torch.ones(3, 2), "bias": torch.ones(3)})
+    assert torch.equal(derived(linear.weight), torch.ones(2, 3))
+    linear.bfloat16()
+    assert derived(linear.weight).dtype == torch.bfloat16
+    kept = derived(linear.weight)
+    derived.train()
+    assert derived(linear.weight) is not kept
+    assert copy.deepcopy(derived)._value is None
+    assert pickle.loads(pickle.dumps(derived))._value is None
+
+
+def test_derived_tensors_keep_gradients_and_inference_weights_apart():
+    weight = torch.ones(2, 3, requires_grad=True)
+    derived = Derived(torch.t)
+    derived(weight).sum().backward()
+    assert torch.equal(weight.grad, torch.ones(2, 3))
+    with torch.inference_mode():
+        inside = torch.ones(2, 3)
+        derived(inside)
+        inside.add_(1)
+        assert torch.equal(derived(inside), 2 * torch.ones(3, 2))
+        kept = derived(weight)
+    assert not kept.is_inference()
+
+
+def test_fast_path_is_for_plain_inference():
+    x = torch.zeros(1)
+    assert not fast_path(x)
+    with torch.no_grad():
+        assert fast_path(x)
+        assert not fast_path(x.to("meta"))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not fast_path(x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("precision", "agreement"), [("bf16", 0.94), ("int8", 0.7)]
+)
+def test_low_precision_gives_nearly_the_same(precision, agreement):
+    exact = FocalCodec.from_pretrained(DEFAULT_MODEL)
+    codec = FocalCodec.from_pretrained(DEFAULT_MODEL)
+    assert accelerate(codec, precision) is codec
+    assert codec.fingerprint == exact.fingerprint
+    assert codec.accelerated == precision
+    sig = read_audio(CLIP, codec.sample_rate_input)[0][None]
+    want, _ = exact.encode(sig)
+    toks, _ = codec.encode(sig)
+    assert agreement < (toks == want).float().mean() < 1
+    rec, ref = codec.decode(want)[0], exact.decode(want)[0]
+    error = (rec - ref).norm() / ref.norm()
+    assert 0 < error < (0.1 if precision == "bf16" else 0.5)
+    with pytest.raises(ValueError, match="was accelerated.*save the model"):
+        codec.save_pretrained("never")
+    with pytest.raises(ValueError, match="accelerated before"):
+        accelerate(codec, "bf16")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["offline_25hz", "causal_50hz"])
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_low_precision_for_wavlm_models(name, precision, parity):
+    codec = FocalCodec.from_pretrained(parity / name)
+    accelerate(codec, precision)
+    plain = [m for m in codec.modules() if type(m) is Linear]
+    if precision == "int8":
+        assert not plain
+    else:
+        assert {m.weight.dtype for m in plain} == {torch.bfloat16}
+    sig = torch.randn(2, 24000)
+    lengths = torch.tensor([24000, 9000])
+    toks, tok_lengths = codec.encode(sig, lengths)
+    rec, _ = codec.decode(toks, tok_lengths)
+    assert rec.dtype == torch.float32 and rec.isfinite().all()
+
+
+def test_bad_options():
+    codec = FocalCodec.from_pretrained(DEFAULT_MODEL)
+    with pytest.raises(ValueError, match="precision must be one of bf16, int8"):
+        accelerate(codec, "fp4")
+    assert accelerate(codec) is codec and codec.accelerated is None
