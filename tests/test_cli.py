@@ -372,3 +372,23 @@ def test_help_runs_as_a_module_and_without_torch():
         check=True,
         cwd=Path(__file__).parent.parent,
     )
+
+
+def test_windows_and_precision_are_options(corpus, tmp_path):
+    source = next(corpus.rglob("*.wav"))
+    run_ok = ["encode", str(source), str(tmp_path / "a.npz")]
+    options = ["--precision", "bf16", "--window", "1", "--context", "0.2"]
+    result = CliRunner().invoke(app, [*run_ok, *options])
+    assert result.exit_code == 0, result.output
+    for options, message in (
+        (["--precision", "fp4"], "precision must be one of bf16, int8"),
+        (["--window", "0.5", "--context", "1"], "twice the context"),
+        (["--window", "-3"], "window must be a number of seconds"),
+        (["--batch-size", "0"], "must be at least 1"),
+    ):
+        result = CliRunner().invoke(
+            app, ["encode", str(source), str(tmp_path / "b.npz"), *options]
+        )
+        assert result.exit_code == 2
+        assert message in " ".join(result.output.replace("\u2502", " ").split())
+        assert not (tmp_path / "b.npz").exists()

@@ -250,3 +250,52 @@ def test_speechbrains_own_loading_fits_the_model(model, tmp_path):
 def test_a_codec_is_needed():
     with pytest.raises(ValueError, match="has no 'codec'"):
         PretrainedFocalCodec(modules={}, run_opts=CPU)
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_long_files_go_part_by_part(model, tmp_path, rate):
+    """Windows forced small: the file gives what its whole signal does."""
+    codec = model.codec
+    wavs = noise(1, 9 * rate)
+    write_audio(tmp_path / "long.wav", wavs[0], rate)
+    sig = read_audio(tmp_path / "long.wav", codec.sample_rate_input)[0]
+    options = {"window": 2.0, "context": 0.5}
+    short = PretrainedFocalCodec(modules={"codec": codec}, run_opts=CPU)
+    short.window, short.context = options.values()
+    file = short.tokenize_file(tmp_path / "long.wav")
+    with torch.no_grad():
+        toks, _ = codec.encode(sig[None], **options)
+        whole, _ = codec.decode(toks)
+    assert torch.equal(file.toks, toks[0])
+    for suffix in (".wav", ".flac"):
+        path = (tmp_path / "out").with_suffix(suffix)
+        short.decode_to_file(file.toks, path, file.num_samples)
+        got = read_audio(path)[0]
+        assert len(got) == file.num_samples
+        # What the codec did not code of the end is silence.
+        want = torch.zeros(file.num_samples)
+        kept = whole[0, : file.num_samples].clamp(-1, 1)
+        want[: len(kept)] = kept
+        assert (got - want).abs().max() < 1e-4
+    batch, _ = short.encode_batch(sig[None])
+    assert torch.equal(batch, toks)
+
+
+def test_a_long_file_that_is_damaged_leaves_nothing(model, tmp_path):
+    write_audio(tmp_path / "whole.wav", noise(5 * 16000), 16000)
+    data = (tmp_path / "whole.wav").read_bytes()
+    (tmp_path / "half.wav").write_bytes(data[: len(data) // 2])
+    with pytest.raises(AudioError, match="half.wav: is cut short"):
+        model.resynthesize_file(tmp_path / "half.wav", tmp_path / "out.wav")
+    assert not (tmp_path / "out.wav").exists()
+
+
+def test_precision_is_an_option_of_loading():
+    exact = PretrainedFocalCodec.from_pretrained(
+        PARITY / "offline_50hz", run_opts=CPU
+    )
+    fast = PretrainedFocalCodec.from_pretrained(
+        PARITY / "offline_50hz", run_opts=CPU, precision="bf16"
+    )
+    assert fast.codec.accelerated == "bf16"
+    assert fast.fingerprint == exact.fingerprint
