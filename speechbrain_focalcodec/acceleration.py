@@ -139,4 +139,10 @@ class _DynamicLinear(torch.ao.nn.quantized.dynamic.Linear):
         plain = nn.Linear(mod.in_features, mod.out_features)
         plain.weight, plain.bias = mod.weight, mod.bias
         plain.qconfig = mod.qconfig
-        return torch.ao.nn.quantized.dynamic.Linear.from_float(plain)
+        quantized = torch.ao.nn.quantized.dynamic.Linear.from_float(plain)
+        quantized.__class__ = cls
+        return quantized
+
+    def then_gelu(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply and apply GELU."""
+        return nn.functional.gelu(self(x))

@@ -203,3 +203,16 @@ def test_bad_options():
     with pytest.raises(ValueError, match="precision must be one of bf16, int8"):
         accelerate(codec, "fp4")
     assert accelerate(codec) is codec and codec.accelerated is None
+
+
+@given(frames=st.integers(1, 700), bfloat16=st.booleans())
+def test_packed_weights_give_the_same(frames, bfloat16):
+    linear = Linear(16, 24)
+    x = torch.randn(frames, 16)
+    if bfloat16:
+        linear.bfloat16()
+    tolerance = {"atol": 2e-2 if bfloat16 else 1e-5, "rtol": 1e-2}
+    with torch.no_grad():
+        for method in (linear, linear.then_gelu):
+            want = plainly(method, x)
+            torch.testing.assert_close(method(x), want, **tolerance)

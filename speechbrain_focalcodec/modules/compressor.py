@@ -68,7 +68,7 @@ class Refiner(nn.Module):
         y = zero_beyond(x, lengths)
         y = F.pad(y, (0, 0, 0, -steps % self.chunk))
         y = y.reshape(batch, -1, self.chunk * dim)
-        y = self.out_proj(F.gelu(self.in_proj(y)))
+        y = self.out_proj(self.in_proj.then_gelu(y))
         return x + y.reshape(batch, -1, dim)[:, :steps]
 
 

@@ -162,7 +162,7 @@ class ConvNeXtBlock(nn.Module):
         """
         y = self.norm(self.dwconv(x, lengths, scope(state, "dwconv")))
         return torch.addcmul(
-            x, self.gamma, self.pwconv2(F.gelu(self.pwconv1(y)))
+            x, self.gamma, self.pwconv2(self.pwconv1.then_gelu(y))
         )
 
 

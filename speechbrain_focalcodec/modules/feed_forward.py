@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from speechbrain_focalcodec.modules.layouts import Linear
 
@@ -44,4 +43,4 @@ class FeedForward(nn.Module):
         torch.Tensor
             Same shape.
         """
-        return self.out_proj(self.dropout(F.gelu(self.in_proj(x))))
+        return self.out_proj(self.dropout(self.in_proj.then_gelu(x)))
