@@ -173,7 +173,7 @@ def test_low_precision_gives_nearly_the_same(precision, agreement):
     assert agreement < (toks == want).float().mean() < 1
     rec, ref = codec.decode(want)[0], exact.decode(want)[0]
     error = (rec - ref).norm() / ref.norm()
-    assert 0 < error < (0.1 if precision == "bf16" else 0.5)
+    assert 0 < error < (0.2 if precision == "bf16" else 0.5)
     with pytest.raises(ValueError, match="was accelerated.*save the model"):
         codec.save_pretrained("never")
     with pytest.raises(ValueError, match="accelerated before"):
