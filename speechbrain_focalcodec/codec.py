@@ -23,14 +23,16 @@ from speechbrain_focalcodec import checkpoint, windowed
 from speechbrain_focalcodec.audio import resampled_length
 from speechbrain_focalcodec.config import CodecConfig
 from speechbrain_focalcodec.errors import TokenError
-from speechbrain_focalcodec.modules.bsq import BinarySphericalQuantizer
+from speechbrain_focalcodec.modules.bsq import (
+    BinarySphericalQuantizer,
+    to_sphere,
+)
 from speechbrain_focalcodec.modules.causal import StreamState, scope
 from speechbrain_focalcodec.modules.compressor import FocalDecoder, FocalEncoder
 from speechbrain_focalcodec.modules.masking import (
     check_lengths,
     zero_beyond,
 )
-from speechbrain_focalcodec.modules.means import TimeMeans
 from speechbrain_focalcodec.modules.mel import LogMel
 from speechbrain_focalcodec.modules.vocos import Vocos
 from speechbrain_focalcodec.modules.wavenext import WaveNeXt
@@ -349,8 +351,7 @@ class FocalCodec(nn.Module):
         _check_rank(feats, 3, "feats", "[B, T, C]")
 
         def compress(x, lengths, state=None):
-            x = self.compressor(x, lengths, state)
-            return nn.functional.normalize(x.float(), dim=-1)
+            return to_sphere(self.compressor(x, lengths, state))
 
         compress.output_lengths = self.compressor.output_lengths
         return self._stage(compress, feats, lengths, state, "compressor")
@@ -789,7 +790,7 @@ class FocalCodec(nn.Module):
         """Run one part, with its share of a stream's state."""
         if state is None:
             return module(x, lengths)
-        if not self.causal and not isinstance(state, TimeMeans):
+        if not self.causal:
             raise ValueError(
                 f"{self.name} is an offline model and takes no state; load a "
                 "causal model to stream"
