@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_focalcodec.modules.means import MeanWanted, TimeMean
+from speechbrain_focalcodec.modules.means import MeanWanted, TimeMeans
 from speechbrain_focalcodec.spool import Spool
 from speechbrain_focalcodec.windows import Sizes, Window
 
@@ -37,7 +37,7 @@ class Pass:
     ---------
     run : callable
         (windows [B, T, ...], their lengths or None when they are equally
-        long, a :class:`TimeMean` or None) -> what they give [B, T', ...].
+        long, a :class:`TimeMeans` or None) -> what they give [B, T', ...].
     sizes : Sizes
         The windows, in steps.
     hop_in, hop_out : int
@@ -51,7 +51,7 @@ class Pass:
 
     Example
     -------
-    >>> double = Pass(lambda x, lengths, mean: 2 * x, Sizes(4, 1, 1))
+    >>> double = Pass(lambda x, lengths, means: 2 * x, Sizes(4, 1, 1))
     >>> sig = torch.arange(7.0)
     >>> parts = run_passes([double], lambda row, i, j: sig[i:j], [7], 1)
     >>> [part.tolist() for _, part in parts]
@@ -187,7 +187,7 @@ def _run_pass(
         means = _mean(step, read_group, groups, steps)
     for group in groups:
         rows = [window.row for window in group]
-        mean = None if means is None else TimeMean(means[rows])
+        mean = None if means is None else TimeMeans(means[rows])
         y = step.run(*read_group(group), mean)
         for i, window in enumerate(group):
             yield window.row, y[i, window.kept(step.hop_out)]
@@ -206,7 +206,7 @@ def _mean(
     sums: list[Any] = [0.0] * len(steps)
     for group in groups:
         try:
-            step.run(*read_group(group), TimeMean())
+            step.run(*read_group(group), TimeMeans())
         except MeanWanted as wanted:
             frames = wanted.frames
         for i, window in enumerate(group):

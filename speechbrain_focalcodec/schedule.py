@@ -54,7 +54,7 @@ def encode_passes(
     >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
     >>> [step.sizes for step in encode_passes(codec, 30.0, 2.0)][:2]
     [Sizes(size=1500, left=100, right=100, unit=1), \
-Sizes(size=1500, left=8, right=8, unit=1)]
+Sizes(size=1500, left=7, right=7, unit=1)]
     """
     encoder, compressor = codec.encoder, codec.compressor
     rate = codec.sample_rate_input / encoder.hop_length
@@ -70,7 +70,9 @@ Sizes(size=1500, left=8, right=8, unit=1)]
         )
     passes = [
         Pass(
-            lambda sig, lengths, mean: encoder(sig, lengths),
+            lambda sig, lengths, means: codec.run_part(
+                encoder, sig, lengths, means, "encoder"
+            ),
             sizes,
             hop_in=encoder.hop_length,
             overhang=encoder.overhang,
@@ -80,16 +82,15 @@ Sizes(size=1500, left=8, right=8, unit=1)]
     last = len(compressor.layers) - 1
     for i, layer in enumerate(compressor.layers):
 
-        def run(x, lengths, mean, layer=layer, i=i):
-            x = layer(x, lengths, mean)
+        def run(x, lengths, means=None, layer=layer, i=i):
+            x = layer(x, lengths, means)
             if i < last:
                 return x
             return codec.lats_to_toks(to_sphere(compressor.out_proj(x)))
 
-        rate /= layer.downscale.factor
-        passes.append(
-            _layer_pass(run, layer, window, rate, layer.downscale.factor)
-        )
+        factor = layer.downscale.factor
+        rate /= factor
+        passes.append(_layer_pass(codec, layer, run, window, rate, factor))
     return passes
 
 
@@ -120,7 +121,7 @@ def decode_passes(codec: "FocalCodec", window: float | None) -> list[Pass]:
     >>> from speechbrain_focalcodec.codec import FocalCodec
     >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
     >>> [step.sizes for step in decode_passes(codec, 30.0)][:1]
-    [Sizes(size=1500, left=8, right=8, unit=1)]
+    [Sizes(size=1500, left=7, right=7, unit=1)]
     """
     decompressor, decoder = codec.decompressor, codec.decoder
     refiner = decompressor.refiner
@@ -131,12 +132,12 @@ def decode_passes(codec: "FocalCodec", window: float | None) -> list[Pass]:
         zip(decompressor.layers, decompressor.factors, strict=True)
     ):
 
-        def run(x, lengths, mean, layer=layer, factor=factor, i=i):
+        def run(x, lengths, means=None, layer=layer, factor=factor, i=i):
             if i == 0:
                 codes = codec.quantizer.toks_to_codes(x)
                 codes = codes.to(decompressor.in_proj.weight.dtype)
                 x = decompressor.in_proj(codes)
-            x = layer(x, lengths, mean)
+            x = layer(x, lengths, means)
             if i < last:
                 return x
             if lengths is not None:
@@ -156,14 +157,15 @@ def decode_passes(codec: "FocalCodec", window: float | None) -> list[Pass]:
                 "right": -(-(right + chunk - 1) // factor),
                 "unit": math.lcm(chunk, factor) // factor,
             }
-        passes.append(_layer_pass(run, layer, window, rate, **after))
+        passes.append(_layer_pass(codec, layer, run, window, rate, **after))
         rate *= factor
     return passes
 
 
 def _layer_pass(
-    run: Callable[..., torch.Tensor],
+    codec: "FocalCodec",
     layer: FocalLayer,
+    run: Callable[..., torch.Tensor],
     window: float | None,
     rate: float,
     factor: int = 1,
@@ -172,11 +174,15 @@ def _layer_pass(
     unit: int = 1,
     hop_out: int = 1,
 ) -> Pass:
-    """A layer that takes `factor` frames a step, and what comes after it."""
+    """A layer, and what `run` does around it; a step is a frame of the block.
+
+    `factor` frames of input make one; `left` and `right` are steps that what
+    comes after the layer sees.
+    """
     before, after = layer.reach
     left, right = left + before, right + after
     return Pass(
-        run,
+        lambda x, lengths, means: codec.run_part(run, x, lengths, means, ""),
         # At least half of a window is kept.
         fit_sizes(window, rate, left, right, unit, kept=left + right),
         hop_in=factor,

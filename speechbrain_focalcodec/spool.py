@@ -74,7 +74,7 @@ class Spool:
         row : int
             The utterance's place in the batch.
         start, stop : int
-            Its frames.
+            Its frames; at least one.
 
         Returns
         -------

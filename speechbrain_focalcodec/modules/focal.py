@@ -17,7 +17,7 @@ from speechbrain_focalcodec.modules.causal import (
 from speechbrain_focalcodec.modules.feed_forward import FeedForward
 from speechbrain_focalcodec.modules.layouts import depthwise_conv
 from speechbrain_focalcodec.modules.masking import length_mask
-from speechbrain_focalcodec.modules.means import TimeMean
+from speechbrain_focalcodec.modules.means import TimeMeans
 
 __all__ = ["FocalBlock", "FocalModulation"]
 
@@ -138,7 +138,7 @@ class FocalModulation(nn.Module):
             Frames, int64 [B].
         state : StreamState, optional
             Causal: context of earlier chunks. Offline: a
-            :class:`~speechbrain_focalcodec.modules.means.TimeMean`, when
+            :class:`~speechbrain_focalcodec.modules.means.TimeMeans`, when
             `x` is a window of a longer utterance.
 
         Returns
@@ -148,14 +148,19 @@ class FocalModulation(nn.Module):
         """
         # Three products instead of one keep each part contiguous.
         sizes = [self.dim, self.dim, self.focal_level + 1]
-        weights = self.in_proj.weight.split(sizes)
-        biases = self.in_proj.bias.split(sizes)
-        context, gates = (F.linear(x, weights[i], biases[i]) for i in (1, 2))
+        query, context, gates = (
+            F.linear(x, weight, bias)
+            for weight, bias in zip(
+                self.in_proj.weight.split(sizes),
+                self.in_proj.bias.split(sizes),
+                strict=True,
+            )
+        )
         mask = None
         if lengths is not None and not self.causal:
             mask = ~length_mask(lengths, x.shape[1])[..., None]
 
-        total = torch.zeros_like(context)
+        total = torch.zeros_like(query)
         for k, layer in enumerate(self.layers):
             kept = scope(state, f"layers.{k}")
             context = F.gelu(self._convolve(layer[0], context, mask, kept))
@@ -168,7 +173,6 @@ class FocalModulation(nn.Module):
         modulator = F.linear(
             total, self.context_proj.weight[..., 0], self.context_proj.bias
         )
-        query = F.linear(x, weights[0], biases[0])
         return self.out_proj(self.norm(query * modulator))
 
     def _convolve(
@@ -197,7 +201,7 @@ class FocalModulation(nn.Module):
         state: StreamState | None = None,
     ) -> torch.Tensor:
         """Mean of [B, T, dim] over each utterance's own frames."""
-        if isinstance(state, TimeMean):
+        if isinstance(state, TimeMeans):
             return state.mean(context)
         if mask is None or lengths is None:
             return context.mean(dim=1, keepdim=True)
@@ -285,7 +289,7 @@ class FocalBlock(nn.Module):
             Frames, int64 [B].
         state : StreamState, optional
             Causal: context of earlier chunks. Offline: a
-            :class:`~speechbrain_focalcodec.modules.means.TimeMean`, when
+            :class:`~speechbrain_focalcodec.modules.means.TimeMeans`, when
             `x` is a window of a longer utterance.
 
         Returns

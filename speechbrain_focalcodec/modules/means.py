@@ -8,7 +8,7 @@ import torch
 
 from speechbrain_focalcodec.modules.causal import StreamState
 
-__all__ = ["MeanWanted", "TimeMean"]
+__all__ = ["MeanWanted", "TimeMeans"]
 
 
 class MeanWanted(Exception):
@@ -30,7 +30,7 @@ class MeanWanted(Exception):
         self.frames = frames
 
 
-class TimeMean(StreamState):
+class TimeMeans(StreamState):
     """The mean over time that one focal block takes, known or wanted.
 
     It takes a stream's place on the way to the block's modulation.
@@ -42,7 +42,7 @@ class TimeMean(StreamState):
 
     Example
     -------
-    >>> TimeMean(torch.ones(1, 4)).mean(torch.zeros(1, 9, 4)).shape
+    >>> TimeMeans(torch.ones(1, 4)).mean(torch.zeros(1, 9, 4)).shape
     torch.Size([1, 1, 4])
     """
 
@@ -50,7 +50,7 @@ class TimeMean(StreamState):
         super().__init__()
         self.known = known
 
-    def scope(self, name: str) -> "TimeMean":
+    def scope(self, name: str) -> "TimeMeans":
         """The same for each part of a module: there is one mean.
 
         Arguments
@@ -60,7 +60,7 @@ class TimeMean(StreamState):
 
         Returns
         -------
-        TimeMean
+        TimeMeans
             This object.
         """
         return self
