@@ -23,7 +23,10 @@ from speechbrain_focalcodec import checkpoint, windowed
 from speechbrain_focalcodec.audio import resampled_length
 from speechbrain_focalcodec.config import CodecConfig
 from speechbrain_focalcodec.errors import TokenError
-from speechbrain_focalcodec.modules.bsq import BinarySphericalQuantizer
+from speechbrain_focalcodec.modules.bsq import (
+    BinarySphericalQuantizer,
+    to_sphere,
+)
 from speechbrain_focalcodec.modules.causal import StreamState, scope
 from speechbrain_focalcodec.modules.compressor import FocalDecoder, FocalEncoder
 from speechbrain_focalcodec.modules.masking import (
@@ -370,8 +373,7 @@ class FocalCodec(nn.Module):
         _check_rank(feats, 3, "feats", "[B, T, C]")
 
         def compress(x, lengths, state=None):
-            x = self.compressor(x, lengths, state)
-            return nn.functional.normalize(x.float(), dim=-1)
+            return to_sphere(self.compressor(x, lengths, state))
 
         compress.output_lengths = self.compressor.output_lengths
         return self._stage(compress, feats, lengths, state, "compressor")
@@ -515,7 +517,7 @@ class FocalCodec(nn.Module):
         _check_rank(feats, 3, "feats", "[B, T, C]")
         if lengths is not None:
             lengths = check_lengths(lengths, feats, "lengths")
-        sig = self._run(self.decoder, feats, lengths, state, "decoder")
+        sig = self.run_part(self.decoder, feats, lengths, state, "decoder")
         if lengths is None:
             return sig
         lengths = lengths * self.decoder.hop_length
@@ -541,12 +543,13 @@ class FocalCodec(nn.Module):
         lengths : torch.Tensor, optional
             Samples, int64 [B].
         window : float, optional
-            Utterances longer than this (seconds) are encoded by overlapping
-            windows. Offline models then give tokens near to those of a single
-            pass; causal models give the same. None: a single pass.
+            Utterances longer than this (seconds) are encoded window by
+            window, with the tokens of a single pass but for rounding; WavLM's
+            attention in an offline model sees its window only, which changes
+            some tokens. None: a single pass.
         context : float
-            Offline models: what a window sees on each side of the tokens that
-            are kept (seconds), rounded up to whole tokens.
+            Offline models: what a window of the encoder sees on each side of
+            the frames that are kept (seconds), rounded up to whole frames.
         batch_size : int, optional
             Windows at once; the batch's own size by default.
 
@@ -559,8 +562,17 @@ class FocalCodec(nn.Module):
 
         Raises
         ------
+        FocalCodecError
+            If the folder for temporary files cannot hold the features.
         ValueError
             If a shape or an argument is wrong.
+
+        Notes
+        -----
+        Offline models keep the features of utterances longer than a window
+        for the compressor, layer by layer: up to 64 MB in memory, more in the
+        folder that TMPDIR names. An hour at 50 Hz and 1024 channels is
+        0.74 GB, and for a moment there are two of these.
 
         Example
         -------
@@ -600,10 +612,13 @@ class FocalCodec(nn.Module):
         Returns
         -------
         torch.Tensor
-            Tokens, int64 [N], on the CPU: those of :meth:`encode`.
+            Tokens, int64 [N], on the CPU: those of :meth:`encode`, which
+            also tells of the room that an offline model takes on disk.
 
         Raises
         ------
+        FocalCodecError
+            If the folder for temporary files cannot hold the features.
         ValueError
             If an argument is wrong, or `read` gives another shape.
 
@@ -636,8 +651,8 @@ class FocalCodec(nn.Module):
         window : float, optional
             Utterances longer than this (seconds) are decoded by windows, with
             the result of a single pass: what a window needs around it is
-            known, and a shorter window is made twice that long. None: a
-            single pass.
+            known, and a shorter window is made twice that long. Gradients are
+            kept in a single pass only. None: a single pass.
         batch_size : int, optional
             Windows at once; the batch's own size by default.
 
@@ -650,6 +665,9 @@ class FocalCodec(nn.Module):
 
         Raises
         ------
+        FocalCodecError
+            If the folder for temporary files (TMPDIR) cannot hold the
+            features between an offline model's layers: see :meth:`encode`.
         TokenError
             If a token is no integer in [0, codebook_size).
         ValueError
@@ -684,6 +702,8 @@ class FocalCodec(nn.Module):
 
         Raises
         ------
+        FocalCodecError
+            See :meth:`decode`.
         TokenError
             If a token is no integer in [0, codebook_size).
         ValueError
@@ -793,13 +813,13 @@ class FocalCodec(nn.Module):
     ) -> Staged:
         """Run one part; with lengths, zero its padding and count anew."""
         if lengths is None:
-            return self._run(module, x, None, state, role)
+            return self.run_part(module, x, None, state, role)
         lengths = check_lengths(lengths, x, "lengths")
-        y = self._run(module, x, lengths, state, role)
+        y = self.run_part(module, x, lengths, state, role)
         lengths = module.output_lengths(lengths)
         return zero_beyond(y, lengths), lengths
 
-    def _run(
+    def run_part(
         self,
         module: Any,
         x: torch.Tensor,
@@ -807,7 +827,31 @@ class FocalCodec(nn.Module):
         state: StreamState | None,
         role: str,
     ) -> torch.Tensor:
-        """Run one part, with its share of a stream's state."""
+        """Run a part, or a layer of one, as this codec runs them.
+
+        Arguments
+        ---------
+        module : callable
+            What to run: (x, lengths) or (x, lengths, state).
+        x : torch.Tensor
+            Its input [B, T, ...].
+        lengths : torch.Tensor, optional
+            Steps, int64 [B].
+        state : StreamState, optional
+            Carried by a causal model; or the means of whole utterances.
+        role : str
+            The part's name in `state`.
+
+        Returns
+        -------
+        torch.Tensor
+            What it gives, whatever that is beyond the lengths.
+
+        Raises
+        ------
+        ValueError
+            If an offline model is to carry state.
+        """
         if (
             state is not None
             and not self.causal

@@ -2,43 +2,46 @@
 
 What fits one window is done in one pass. Longer utterances:
 
-* Offline models encode overlapping windows. A token comes from a window that
-  sees some seconds around it, which is near to a single pass, not equal:
-  attention and the means over time see one window.
-* Offline models decode windows exactly. All is local but the means over time
-  in the focal blocks; short passes compute these first, block by block.
+* Offline models take the passes of :mod:`speechbrain_focalcodec.schedule`.
+  Decoding gives what a single pass does; so does encoding, but for the reach
+  of WavLM's attention: a window sees some seconds around what is kept.
 * Causal models encode and decode slices that carry their state, exactly.
 
-Batches and streams from disk are cut and put together by the same code.
+Batches and streams from disk are cut and put together by the same code. More
+than one pass keeps no gradients.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_focalcodec.modules.causal import StreamState
 from speechbrain_focalcodec.modules.masking import full_lengths
-from speechbrain_focalcodec.modules.means import MeanWanted, TimeMeans
-from speechbrain_focalcodec.windows import (
-    Sizes,
-    Window,
-    decode_sizes,
-    encode_sizes,
+from speechbrain_focalcodec.passes import (
+    Part,
+    Pass,
+    Read,
+    groups_of,
+    pad,
+    run_passes,
 )
+from speechbrain_focalcodec.schedule import decode_passes, encode_passes
+from speechbrain_focalcodec.windows import WHOLE, count_steps
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec
 
-__all__ = ["decode", "decode_stream", "encode", "encode_stream"]
-
-# Part of an utterance: (its place in the batch, start, stop) -> [stop - start].
-Read = Callable[[int, int, int], torch.Tensor]
-# What was made of it: (its place in the batch, where it starts, [steps]).
-Part = tuple[int, int, torch.Tensor]
+__all__ = [
+    "check_windows",
+    "decode",
+    "decode_stream",
+    "encode",
+    "encode_stream",
+]
 
 
 # One pass: tensor and absolute lengths to tensor and absolute lengths
@@ -65,14 +68,13 @@ def _decode_once(
     toks: torch.Tensor,
     lengths: torch.Tensor | None = None,
     state: StreamState | None = None,
-    means: TimeMeans | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens to waveform, of windows when `means` are given."""
+    """Tokens to waveform."""
     return _chain(
         toks,
         lengths,
         codec.toks_to_codes,
-        partial(codec.codes_to_qfeats, state=state if means is None else means),
+        partial(codec.codes_to_qfeats, state=state),
         partial(codec.feats_to_sig, state=state),
     )
 
@@ -89,39 +91,139 @@ def _chain(
     return x, full_lengths(x) if lengths is None else lengths
 
 
-# Part by part: what both the batches and the streams below are made of
+# Both ways, encoding and decoding
 
 
-def _groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+@dataclass(frozen=True)
+class _Way:
+    """How a codec encodes, or decodes, with windows of some length.
+
+    Arguments
+    ---------
+    once : callable
+        A single pass: (batch, its lengths, state) -> (batch, its lengths).
+    count : callable
+        Length of the input -> length of the output.
+    slice_size : int
+        Causal models: input steps of a slice.
+    passes : list of Pass
+        Offline models: what runs over a long utterance.
+    """
+
+    once: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    count: Callable[[int], int]
+    slice_size: int = 0
+    passes: list[Pass] = field(default_factory=list)
+
+    def fits(self, length: int) -> bool:
+        """Whether this much input is done in one pass."""
+        if not self.passes:
+            return length <= self.slice_size
+        first = self.passes[0]
+        return first.count(length) <= first.sizes.size
 
 
-def _pad(
-    pieces: list[torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Put pieces into one batch; lengths only when they differ."""
-    batch = pad_sequence(pieces, batch_first=True)
-    sizes = [len(piece) for piece in pieces]
-    if len(set(sizes)) == 1:
-        return batch, None
-    # A row that ended in a slice before gets one step, which is dropped.
-    return batch, torch.tensor(sizes, device=batch.device).clamp(min=1)
+def _encoding(
+    codec: "FocalCodec", window: float | None, context: float
+) -> _Way:
+    once = partial(_encode_once, codec)
+    if codec.causal:
+        count_steps("context", context, 1.0)
+        size = _slice_size(codec, window) * codec.hop_length
+        return _Way(once, codec.num_tokens, size)
+    passes = encode_passes(codec, window, context)
+    return _Way(once, codec.num_tokens, passes=passes)
+
+
+def _decoding(codec: "FocalCodec", window: float | None) -> _Way:
+    once = partial(_decode_once, codec)
+    hop = codec.output_hop_length
+    if codec.causal:
+        return _Way(once, lambda num: num * hop, _slice_size(codec, window))
+    passes = decode_passes(codec, window)
+    return _Way(once, lambda num: num * hop, passes=passes)
+
+
+def check_windows(
+    codec: "FocalCodec", window: float | None, context: float
+) -> None:
+    """Refuse lengths of windows that a codec cannot run with.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        The model.
+    window, context : float
+        See :meth:`FocalCodec.encode`.
+
+    Raises
+    ------
+    ValueError
+        If an argument is no number of seconds, or the window is too short.
+    """
+    _encoding(codec, window, context)
+    _decoding(codec, window)
+
+
+def _slice_size(codec: "FocalCodec", window: float | None) -> int:
+    """Tokens of a causal model's slices: whole chunks."""
+    if window is None:
+        return WHOLE
+    assert codec.chunk_length is not None
+    unit = codec.chunk_length // codec.hop_length
+    size = int(count_steps("window", window, codec.token_rate))
+    return max(size // unit, 1) * unit
+
+
+def _run(
+    way: _Way,
+    x: torch.Tensor,
+    lengths: torch.Tensor | None,
+    batch_size: int | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch: in one pass if it fits, else part by part."""
+    batch_size = _check_batch_size(batch_size, len(x))
+    numbers = [x.shape[1]] * len(x) if lengths is None else lengths.tolist()
+    if len(x) <= batch_size and way.fits(max(numbers)):
+        if not way.fits(x.shape[1]):
+            x = x[:, : max(numbers)]
+        return way.once(x, lengths)
+    parts = _parts(way, lambda row, i, j: x[row, i:j], numbers, batch_size)
+    return _put_together(parts, [way.count(num) for num in numbers])
+
+
+@torch.no_grad()
+def _parts(
+    way: _Way, read: Read, lengths: Sequence[int], batch_size: int
+) -> Iterator[Part]:
+    """What a batch gives, part by part; each utterance's in order."""
+    if not way.passes:
+        yield from _sliced(way, read, lengths, batch_size)
+        return
+    rows = range(len(lengths))
+    short = [row for row in rows if way.fits(lengths[row])]
+    for group in groups_of(short, batch_size):
+        pieces = [read(row, 0, lengths[row]) for row in group]
+        out, out_lengths = way.once(*pad(pieces))
+        for i, row in enumerate(group):
+            yield row, out[i, : int(out_lengths[i])]
+    long = [row for row in rows if not way.fits(lengths[row])]
+    if long:
+        for i, part in run_passes(
+            way.passes,
+            lambda i, start, stop: read(long[i], start, stop),
+            [lengths[row] for row in long],
+            batch_size,
+        ):
+            yield long[i], part
 
 
 def _sliced(
-    once: Callable[..., tuple[torch.Tensor, torch.Tensor]],
-    codec: "FocalCodec",
-    read: Read,
-    lengths: Sequence[int],
-    size: int,
-    batch_size: int,
+    way: _Way, read: Read, lengths: Sequence[int], batch_size: int
 ) -> Iterator[Part]:
-    """Causal: slices of `size` steps with carried state.
-
-    Yields (row, number of the slice, what it gives).
-    """
-    for rows in _groups(range(len(lengths)), batch_size):
+    """Causal: slices with carried state."""
+    size = way.slice_size
+    for rows in groups_of(range(len(lengths)), batch_size):
         state = StreamState()
         for start in range(0, max(lengths[row] for row in rows), size):
             # Rows that have ended read nothing.
@@ -129,109 +231,10 @@ def _sliced(
                 read(row, min(start, end), min(start + size, end))
                 for row, end in ((row, lengths[row]) for row in rows)
             ]
-            out, out_lengths = once(codec, *_pad(pieces), state)
+            out, out_lengths = way.once(*pad(pieces), state)
             for i, row in enumerate(rows):
                 if start < lengths[row]:
-                    yield row, start // size, out[i, : int(out_lengths[i])]
-
-
-def _encoded(
-    codec: "FocalCodec",
-    read: Read,
-    lengths: Sequence[int],
-    sizes: Sizes,
-    batch_size: int,
-) -> Iterator[Part]:
-    """Tokens, part by part: (row, first token, tokens)."""
-    hop = codec.hop_length
-    if codec.causal:
-        for row, i, toks in _sliced(
-            _encode_once, codec, read, lengths, sizes.size * hop, batch_size
-        ):
-            yield row, i * sizes.size, toks
-        return
-    num_tokens = [codec.num_tokens(n) for n in lengths]
-    for group in _groups(sizes.plan(num_tokens), batch_size):
-        pieces = []
-        for window in group:
-            stop = lengths[window.row]
-            if window.stop < num_tokens[window.row]:
-                stop = window.stop * hop + codec.encoder.overhang
-            pieces.append(read(window.row, window.start * hop, stop))
-        toks, _ = _encode_once(codec, *_pad(pieces))
-        for i, window in enumerate(group):
-            yield window.row, window.keep_start, toks[i, window.kept()]
-
-
-def _decoded(
-    codec: "FocalCodec",
-    read: Read,
-    lengths: Sequence[int],
-    sizes: Sizes,
-    batch_size: int,
-) -> Iterator[Part]:
-    """Waveform, part by part: (row, first sample, samples)."""
-    hop = codec.output_hop_length
-    if codec.causal:
-        for row, i, sig in _sliced(
-            _decode_once, codec, read, lengths, sizes.size, batch_size
-        ):
-            yield row, i * sizes.size * hop, sig
-        return
-    groups = list(_groups(sizes.plan(lengths), batch_size))
-    means: dict[str, torch.Tensor] = {}
-    if not codec.config.decompressor_config.causal:
-        for _ in codec.decompressor.layers:
-            _add_mean(codec, read, lengths, groups, means)
-    for group in groups:
-        toks, steps = _read_toks(read, group)
-        sig, _ = _decode_once(codec, toks, steps, None, _rows(means, group))
-        for i, window in enumerate(group):
-            yield window.row, window.keep_start * hop, sig[i, window.kept(hop)]
-
-
-def _add_mean(
-    codec: "FocalCodec",
-    read: Read,
-    lengths: Sequence[int],
-    groups: Sequence[Sequence[Window]],
-    means: dict[str, torch.Tensor],
-) -> None:
-    """Compute the first mean that is not in `means` yet, for all utterances.
-
-    Each window stops where that mean is wanted.
-    """
-    sums: torch.Tensor | None = None
-    for group in groups:
-        toks, steps = _read_toks(read, group)
-        try:
-            _decode_once(codec, toks, steps, None, _rows(means, group))
-        except MeanWanted as wanted:
-            name, frames = wanted.name, wanted.frames
-        factor = frames.shape[1] // toks.shape[1]
-        if sums is None:
-            sums = frames.new_zeros(
-                len(lengths), frames.shape[2], dtype=torch.float32
-            )
-        for i, window in enumerate(group):
-            # In float32, as a mean is computed: half floats would overflow.
-            kept = frames[i, window.kept(factor)].sum(0, dtype=torch.float32)
-            sums[window.row] += kept
-    assert sums is not None
-    steps = torch.tensor(lengths, device=sums.device) * factor
-    means[name] = sums / steps[:, None]
-
-
-def _read_toks(
-    read: Read, group: Sequence[Window]
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return _pad([read(w.row, w.start, w.stop) for w in group])
-
-
-def _rows(means: dict[str, torch.Tensor], group: Sequence[Window]) -> TimeMeans:
-    """The means of the utterance of each window."""
-    rows = [window.row for window in group]
-    return TimeMeans({name: mean[rows] for name, mean in means.items()})
+                    yield row, out[i, : int(out_lengths[i])]
 
 
 def _put_together(
@@ -239,9 +242,11 @@ def _put_together(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """All parts in one batch, 0 beyond each length, and the lengths."""
     first = next(parts)
-    whole = first[2].new_zeros(len(lengths), max(lengths))
-    for row, start, part in chain([first], parts):
-        whole[row, start : start + len(part)] = part
+    whole = first[1].new_zeros(len(lengths), max(lengths))
+    done = [0] * len(lengths)
+    for row, part in chain([first], parts):
+        whole[row, done[row] : done[row] + len(part)] = part
+        done[row] += len(part)
     return whole, torch.tensor(lengths, device=whole.device)
 
 
@@ -282,18 +287,7 @@ def encode(
     tok_lengths : torch.Tensor
         Tokens, int64 [B].
     """
-    sizes = encode_sizes(codec, window, context)
-    batch_size = _check_batch_size(batch_size, len(sig))
-    samples = _whole_numbers(sig, lengths)
-    num_tokens = [codec.num_tokens(n) for n in samples]
-    if len(sig) <= batch_size and max(num_tokens) <= sizes.size:
-        if codec.num_tokens(sig.shape[1]) > sizes.size:
-            sig = sig[:, : max(samples)]
-        return _encode_once(codec, sig, lengths)
-    parts = _encoded(
-        codec, lambda row, i, j: sig[row, i:j], samples, sizes, batch_size
-    )
-    return _put_together(parts, num_tokens)
+    return _run(_encoding(codec, window, context), sig, lengths, batch_size)
 
 
 def decode(
@@ -319,27 +313,9 @@ def decode(
     sig_lengths : torch.Tensor
         Samples, int64 [B].
     """
-    sizes = decode_sizes(codec, window)
-    batch_size = _check_batch_size(batch_size, len(toks))
-    num_tokens = _whole_numbers(toks, lengths)
-    if len(toks) <= batch_size and max(num_tokens) <= sizes.size:
-        if toks.shape[1] > sizes.size:
-            toks = toks[:, : max(num_tokens)]
-        return _decode_once(codec, toks, lengths)
-    parts = _decoded(
-        codec, lambda row, i, j: toks[row, i:j], num_tokens, sizes, batch_size
-    )
-    samples = [n * codec.output_hop_length for n in num_tokens]
-    return _put_together(parts, samples)
+    return _run(_decoding(codec, window), toks, lengths, batch_size)
 
 
-def _whole_numbers(x: torch.Tensor, lengths: torch.Tensor | None) -> list[int]:
-    if lengths is None:
-        return [x.shape[1]] * len(x)
-    return lengths.tolist()
-
-
-@torch.no_grad()
 def encode_stream(
     codec: "FocalCodec",
     read: Callable[[int, int], torch.Tensor],
@@ -362,7 +338,7 @@ def encode_stream(
     torch.Tensor
         Tokens, int64 [N], on the CPU.
     """
-    sizes = encode_sizes(codec, window, context)
+    way = _encoding(codec, window, context)
     batch_size = _check_batch_size(batch_size, 1)
     if num_samples < 1:
         raise ValueError(
@@ -378,10 +354,10 @@ def encode_stream(
                 f"read({start}, {stop}) must give a tensor "
                 f"[{stop - start}], got {list(sig.shape)}"
             )
-        return sig.to(model)
+        return sig.to(model.device)
 
-    parts = _encoded(codec, read_checked, [num_samples], sizes, batch_size)
-    toks, _ = _put_together(parts, [codec.num_tokens(num_samples)])
+    parts = _parts(way, read_checked, [num_samples], batch_size)
+    toks, _ = _put_together(parts, [way.count(num_samples)])
     return toks[0].cpu()
 
 
@@ -405,20 +381,10 @@ def decode_stream(
     iterator of torch.Tensor
         Pieces of the waveform, in order, on the CPU.
     """
-    sizes = decode_sizes(codec, window)
+    way = _decoding(codec, window)
     batch_size = _check_batch_size(batch_size, 1)
     device = next(codec.parameters()).device
-    parts = _decoded(
-        codec,
-        lambda row, i, j: toks[i:j].to(device),
-        [len(toks)],
-        sizes,
-        batch_size,
+    parts = _parts(
+        way, lambda row, i, j: toks[i:j].to(device), [len(toks)], batch_size
     )
-    return _without_grad(parts)
-
-
-@torch.no_grad()
-def _without_grad(parts: Iterator[Part]) -> Iterator[torch.Tensor]:
-    for _, _, part in parts:
-        yield part.cpu()
+    return (part.cpu() for _, part in parts)

@@ -1,24 +1,22 @@
 """Where long utterances are cut: windows, planned from lengths alone.
 
 An utterance's windows follow from its own length, whatever else is in its
-batch. :mod:`speechbrain_focalcodec.windowed` runs them.
+batch. :mod:`speechbrain_focalcodec.passes` runs them.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from speechbrain_focalcodec.codec import FocalCodec
+from typing import Any
 
 __all__ = [
     "CONTEXT",
+    "WHOLE",
     "WINDOW",
     "Sizes",
     "Window",
-    "decode_sizes",
-    "encode_sizes",
+    "count_steps",
+    "fit_sizes",
     "plan_windows",
 ]
 
@@ -27,13 +25,13 @@ __all__ = [
 WINDOW = 30.0
 CONTEXT = 2.0
 
-# Tokens: longer than any utterance.
+# Steps: longer than any utterance.
 WHOLE = 1 << 62
 
 
 @dataclass(frozen=True)
 class Window:
-    """Part of an utterance, in tokens, and what is kept of it.
+    """Part of an utterance, in steps of its plan, and what is kept of it.
 
     Arguments
     ---------
@@ -57,17 +55,17 @@ class Window:
     row: int = 0
 
     def kept(self, hop_length: int = 1) -> slice:
-        """What is kept of the window's own steps.
+        """What is kept of what the window gives.
 
         Arguments
         ---------
         hop_length : int
-            Steps a token.
+            What a step gives: frames, tokens or samples.
 
         Returns
         -------
         slice
-            Steps since the window's start.
+            Since the window's start.
         """
         return slice(
             (self.keep_start - self.start) * hop_length,
@@ -76,7 +74,7 @@ class Window:
 
 
 def plan_windows(
-    num_tokens: int,
+    num_steps: int,
     size: int,
     left: int = 0,
     right: int = 0,
@@ -85,18 +83,17 @@ def plan_windows(
 ) -> list[Window]:
     """Cut an utterance into overlapping windows.
 
-    The last one is moved back to be as long as the others; the first and the
-    last keep all up to the utterance's ends.
+    As few as do, and about equally long; the first and the last keep all up
+    to the utterance's ends.
 
     Arguments
     ---------
-    num_tokens : int
+    num_steps : int
         Length of the utterance.
     size : int
-        Length of a window (tokens).
+        Length of a window, at most.
     left, right : int
-        What a window sees before and after what is kept of it (tokens), at
-        least.
+        What a window sees before and after what is kept of it, at least.
     unit : int
         Windows start at multiples of it.
     row : int
@@ -115,31 +112,38 @@ def plan_windows(
     Example
     -------
     >>> [(w.start, w.keep_start) for w in plan_windows(25, 10, 2, 2)]
-    [(0, 0), (6, 8), (12, 14), (15, 20)]
+    [(0, 0), (6, 8), (12, 14), (18, 20)]
     """
     if size < left + right + unit:
         raise ValueError(
-            f"size must be at least {left + right + unit} tokens, the context "
+            f"size must be at least {left + right + unit} steps, the context "
             f"on both sides and what is kept, got {size}"
         )
-    hop = (size - left - right) // unit * unit
-    windows, start, kept = [], 0, 0
-    while start + size < num_tokens:
-        stop = start + size
-        windows.append(Window(start, stop, kept, stop - right, row))
-        start, kept = start + hop, stop - right
-    if windows:
-        start = min(start, -(-(num_tokens - size) // unit) * unit)
-    windows.append(Window(start, num_tokens, kept, num_tokens, row))
+    if num_steps <= size:
+        return [Window(0, num_steps, 0, num_steps, row)]
+    inner = num_steps - left - right
+    count = -(-inner // ((size - left - right) // unit * unit))
+    hop = -(-inner // (count * unit)) * unit
+    windows = []
+    for i in range(count):
+        first, last = i == 0, i == count - 1
+        start = i * hop
+        keep_stop = num_steps if last else start + left + hop
+        windows.append(
+            Window(
+                start,
+                num_steps if last else keep_stop + right,
+                0 if first else start + left,
+                keep_stop,
+                row,
+            )
+        )
     return windows
-
-
-# Sizes in tokens, from seconds
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How a codec cuts utterances, in tokens: see :func:`plan_windows`.
+    """How utterances are cut, in steps: see :func:`plan_windows`.
 
     Arguments
     ---------
@@ -153,7 +157,7 @@ class Sizes:
     Example
     -------
     >>> [w.stop for w in Sizes(100, 10, 10).plan([150, 30])]
-    [100, 150, 30]
+    [85, 150, 30]
     """
 
     size: int
@@ -161,12 +165,12 @@ class Sizes:
     right: int = 0
     unit: int = 1
 
-    def plan(self, num_tokens: Sequence[int]) -> list[Window]:
+    def plan(self, num_steps: Sequence[int]) -> list[Window]:
         """All windows of a batch.
 
         Arguments
         ---------
-        num_tokens : sequence of int
+        num_steps : sequence of int
             Length of each utterance.
 
         Returns
@@ -176,106 +180,89 @@ class Sizes:
         """
         return [
             window
-            for row, num in enumerate(num_tokens)
+            for row, num in enumerate(num_steps)
             for window in plan_windows(
                 num, self.size, self.left, self.right, self.unit, row
             )
         ]
 
 
-def _tokens(codec: "FocalCodec", name: str, seconds: Any) -> float:
-    """Tokens in a number of seconds, not rounded."""
+def count_steps(name: str, seconds: Any, rate: float) -> float:
+    """Steps in a number of seconds that a caller gave.
+
+    Arguments
+    ---------
+    name : str
+        The argument's name, for the message.
+    seconds : float
+        What was given.
+    rate : float
+        Steps a second.
+
+    Returns
+    -------
+    float
+        Steps, not rounded.
+
+    Raises
+    ------
+    ValueError
+        If `seconds` is no number of seconds.
+
+    Example
+    -------
+    >>> count_steps("window", 0.5, 50.0)
+    25.0
+    """
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not number or not math.isfinite(seconds) or seconds < 0:
         raise ValueError(
             f"{name} must be a number of seconds, not negative, got {seconds!r}"
         )
-    return seconds * codec.token_rate
+    return seconds * rate
 
 
-def _sizes(
-    codec: "FocalCodec",
+def fit_sizes(
     window: float | None,
-    left: int,
-    right: int,
-    chunk: int,
-    factor: int,
-    smallest: int = 1,
+    rate: float,
+    left: int = 0,
+    right: int = 0,
+    unit: int = 1,
+    kept: int = 1,
 ) -> Sizes:
-    """Windows of some seconds, at whole chunks of `chunk` frames."""
-    if window is None:
-        return Sizes(WHOLE)
-    size = int(_tokens(codec, "window", window))
-    if codec.chunk_length is not None:
-        unit = codec.chunk_length // codec.hop_length
-        return Sizes(max(size // unit, 1) * unit)
-    unit = math.lcm(chunk, factor) // factor
-    return Sizes(max(size, left + right + unit, smallest), left, right, unit)
-
-
-def encode_sizes(
-    codec: "FocalCodec", window: float | None, context: float
-) -> Sizes:
-    """Windows of an encoder: the context is the caller's.
+    """Windows of a number of seconds, longer where they must be.
 
     Arguments
     ---------
-    codec : FocalCodec
-        The model.
     window : float, optional
         Length of a window (s); None for as long as it takes.
-    context : float
-        What it sees on each side of what is kept (s), offline.
+    rate : float
+        Steps a second.
+    left, right : int
+        What a window sees before and after what is kept of it (steps).
+    unit : int
+        Windows start at multiples of it.
+    kept : int
+        What is kept of a window, at least (steps).
 
     Returns
     -------
     Sizes
-        In tokens; at least one is kept. Causal: whole chunks, no context.
-
-    Raises
-    ------
-    ValueError
-        If an argument is no number of seconds, or the window is too short.
-    """
-    tokens = math.ceil(_tokens(codec, "context", context))
-    factor = codec.hop_length // codec.encoder.hop_length
-    tokens = max(tokens, -(-codec.encoder.margin // factor))
-    # A causal encoder before an offline compressor attends by chunks.
-    chunk = codec.encoder.chunk if codec.encoder.causal else 1
-    sizes = _sizes(codec, window, tokens, tokens, chunk, factor)
-    if window is not None and not codec.causal and window <= 2 * context:
-        raise ValueError(
-            f"window must be longer than twice the context, {context} "
-            f"seconds on each side, got {window}"
-        )
-    return sizes
-
-
-def decode_sizes(codec: "FocalCodec", window: float | None) -> Sizes:
-    """Windows of a decoder: the context is what its samples depend on.
-
-    Arguments
-    ---------
-    codec : FocalCodec
-        The model.
-    window : float, optional
-        Length of a window (s); None for as long as it takes.
-
-    Returns
-    -------
-    Sizes
-        In tokens; at least half of a window is kept. Causal: whole chunks, no
-        context.
+        In steps.
 
     Raises
     ------
     ValueError
         If `window` is no number of seconds.
+
+    Example
+    -------
+    >>> fit_sizes(30.0, 50.0, 8, 8)
+    Sizes(size=1500, left=8, right=8, unit=1)
+    >>> fit_sizes(0.0, 50.0, 8, 8, kept=16).size
+    32
     """
-    left, right = codec.decompressor.context(*codec.decoder.reach)
-    refiner = codec.decompressor.refiner
-    chunk = 1 if refiner is None else refiner.chunk
-    factor = math.prod(codec.decompressor.factors)
-    # At least half of a window is kept.
-    smallest = 2 * (left + right)
-    return _sizes(codec, window, left, right, chunk, factor, smallest)
+    if window is None:
+        return Sizes(WHOLE)
+    size = int(count_steps("window", window, rate))
+    return Sizes(max(size, left + right + max(unit, kept)), left, right, unit)

@@ -1,6 +1,7 @@
 """Any length in bounded memory: windows against a single pass."""
 
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -11,15 +12,14 @@ from test_masking import CODECS as MASKING_CODECS
 from test_streaming import CODECS as STREAMING_CODECS
 from test_streaming import make_codec
 
+from speechbrain_focalcodec.audio import read_audio
+from speechbrain_focalcodec.cli.demo import DEMO_CLIP
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import TokenError
-from speechbrain_focalcodec.modules.focal import FocalModulation
-from speechbrain_focalcodec.windows import (
-    Sizes,
-    decode_sizes,
-    encode_sizes,
-    plan_windows,
-)
+from speechbrain_focalcodec.modules.means import TimeMeans
+from speechbrain_focalcodec.passes import run_passes
+from speechbrain_focalcodec.schedule import decode_passes, encode_passes
+from speechbrain_focalcodec.windows import Sizes, plan_windows
 
 OFFLINE = {
     **{name: c for name, c in MASKING_CODECS.items() if not c.causal},
@@ -60,13 +60,8 @@ def random_toks(codec: FocalCodec, lengths: list[int]) -> torch.Tensor:
     return torch.randint(codec.codebook_size, shape)
 
 
-def no_mean(self, x, *args):
-    return torch.zeros_like(x.mean(-1, keepdim=True))
-
-
-def three_lengths(codec: FocalCodec, seconds: float) -> list[int]:
+def three_lengths(num: int) -> list[int]:
     """Tokens: long, not half as long, a single one."""
-    num = int(seconds * codec.token_rate)
     return [num - 1, int(0.4 * num), 1]
 
 
@@ -82,16 +77,16 @@ def three_lengths(codec: FocalCodec, seconds: float) -> list[int]:
 )
 @example(1, 0, 0, 1, 0)
 @example(101, 0, 0, 1, 100)
-def test_kept_parts_tile_the_utterance(num_tokens, left, right, unit, extra):
+def test_kept_parts_tile_the_utterance(num_steps, left, right, unit, extra):
     size = left + right + unit + extra
-    plan = plan_windows(num_tokens, size, left, right, unit, row=3)
+    plan = plan_windows(num_steps, size, left, right, unit, row=3)
     assert plan[0].keep_start == 0
-    assert plan[-1].keep_stop == plan[-1].stop == num_tokens
+    assert plan[-1].keep_stop == plan[-1].stop == num_steps
     for i, window in enumerate(plan):
         assert window.row == 3
         assert window.start % unit == 0
         assert window.start <= window.keep_start < window.keep_stop
-        assert window.keep_stop <= window.stop <= num_tokens
+        assert window.keep_stop <= window.stop <= num_steps
         assert window.stop - window.start <= size
         if i:
             assert window.keep_start == plan[i - 1].keep_stop
@@ -99,34 +94,51 @@ def test_kept_parts_tile_the_utterance(num_tokens, left, right, unit, extra):
             assert window.start > plan[i - 1].start
         if i < len(plan) - 1:
             assert window.stop - window.keep_stop == right
-        if len(plan) > 1:
-            assert window.stop - window.start > size - unit
-    assert (len(plan) == 1) == (num_tokens <= size)
+        elif i:
+            # The others are equally long; the last fills what is left.
+            rest = (plan[0].stop - plan[0].start) - (window.stop - window.start)
+            assert 0 <= rest < unit * len(plan)
+    assert (len(plan) == 1) == (num_steps <= size)
+    room = (size - left - right) // unit * unit
+    fewest = max(1, -(-(num_steps - left - right) // room))
+    assert len(plan) in (1, fewest)
 
 
 def test_a_window_without_room_is_refused():
-    with pytest.raises(ValueError, match="size must be at least 22 tokens"):
+    with pytest.raises(ValueError, match="size must be at least 22 steps"):
         plan_windows(100, 21, 10, 10, 2)
 
 
 def test_sizes():
     codec = OFFLINE["offline_12_5hz"]
-    assert encode_sizes(codec, 30.0, 2.0) == Sizes(375, 25, 25)
-    assert encode_sizes(codec, None, 2.0).size > 1 << 60
-    # Zeros beyond a cut are seen by two frames of log-mel; one token here.
-    assert encode_sizes(OFFLINE["mini"], 30.0, 0.0) == Sizes(1500, 2, 2)
-    assert encode_sizes(OFFLINE["log_mel_down_6"], 30, 0) == Sizes(250, 1, 1)
-    # Three blocks of 7 + 9 taps, six layers and one of 7, overlapping frames.
-    assert decode_sizes(OFFLINE["mini"], 30.0) == Sizes(1500, 44, 44)
+    passes = encode_passes(codec, 30.0, 2.0)
+    # Blocks of 7 + 9 taps, at the rate after down-scaling.
+    assert [step.sizes for step in passes] == [
+        Sizes(1500, 100, 100),
+        *[Sizes(size, 7, 7) for size in (750, 375, 375)],
+    ]
+    assert [step.hop_in for step in passes] == [320, 2, 2, 1]
+    passes = decode_passes(codec, 30.0)
+    assert [step.sizes.size for step in passes] == [375, 375, 750]
+    assert [step.hop_out for step in passes] == [1, 2, 640]
+    assert encode_passes(codec, None, 2.0)[0].sizes.size > 1 << 60
+    # Zeros beyond a cut are seen by two frames of log-mel.
+    passes = encode_passes(OFFLINE["mini"], 30.0, 0.0)
+    assert passes[0].sizes == Sizes(1500, 2, 2)
+    # The decoder's six layers of 7 taps, one of 7, overlapping frames.
+    passes = decode_passes(OFFLINE["mini"], 30.0)
+    assert [step.sizes.left for step in passes] == [7, 7, 7 + 6 * 3 + 3 + 2]
     # No window so short that most of it were context.
-    assert decode_sizes(OFFLINE["mini"], 0.1) == Sizes(176, 44, 44)
-    # Whole chunks of four frames.
-    assert encode_sizes(CAUSAL["causal_50hz"], 1.3, 0.3) == Sizes(64)
-    assert decode_sizes(CAUSAL["causal_50hz"], 0.01) == Sizes(4)
+    assert decode_passes(OFFLINE["mini"], 0.1)[0].sizes == Sizes(28, 7, 7)
     # Whole chunks of attention (5 frames) and of the refiner (6 frames) start
-    # a window; a token is 4 frames.
-    assert encode_sizes(OFFLINE["mixed"], 30.0, 2.0).unit == 5
-    assert decode_sizes(OFFLINE["mixed"], 30.0).unit == 3
+    # a window.
+    assert encode_passes(OFFLINE["mixed"], 30.0, 2.0)[0].sizes.unit == 5
+    assert decode_passes(OFFLINE["mixed"], 30.0)[-1].sizes.unit == 3
+    # A causal model's slices are whole chunks of four frames.
+    codec, toks = CAUSAL["causal_50hz"], torch.zeros(70, dtype=torch.int64)
+    for window, sizes in ((0.01, [4] * 17 + [2]), (1.3, [64, 6])):
+        pieces = codec.decode_stream(toks, window=window)
+        assert [len(piece) // 480 for piece in pieces] == sizes
 
 
 # What fits one window
@@ -167,42 +179,109 @@ def test_padding_that_makes_a_batch_long_is_cut():
     assert torch.equal(rec, codec.decode(toks, num)[0])
 
 
-# Decoding
+# Passes against a single one
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", OFFLINE)
 def test_windows_decode_as_one_pass_does(name):
     codec = OFFLINE[name]
-    sizes = decode_sizes(codec, WINDOW)
-    lengths = three_lengths(codec, 2.7 * sizes.size / codec.token_rate)
-    assert len(sizes.plan(lengths)) >= 6
+    passes = decode_passes(codec, WINDOW)
+    lengths = three_lengths(3 * max(step.sizes.size for step in passes))
     toks, num = random_toks(codec, lengths), torch.tensor(lengths)
     want, samples = codec.decode(toks, num, window=None)
     got, got_lengths = codec.decode(toks, num, window=WINDOW, batch_size=2)
     assert torch.equal(got_lengths, samples)
     torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
     # Without lengths, and piece by piece.
-    want, _ = codec.decode(toks[:1], window=None)
-    got, _ = codec.decode(toks[:1], window=WINDOW)
-    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+    got, _ = codec.decode(toks[:1, : lengths[0]], window=WINDOW)
+    torch.testing.assert_close(got, want[:1], rtol=0, atol=1e-5)
     pieces = list(codec.decode_stream(toks[0], window=WINDOW))
-    assert len(pieces) == len(sizes.plan(lengths[:1]))
+    assert len(pieces) >= 3
     assert torch.equal(torch.cat(pieces), got[0])
 
 
+def latents(codec, passes, x, lengths, batch_size):
+    """What passes give before it is quantized, utterance by utterance."""
+    found = [[] for _ in lengths]
+    with mock.patch.object(codec.quantizer, "lats_to_toks", lambda lats: lats):
+        for row, part in run_passes(
+            passes, lambda row, i, j: x[row, i:j], lengths, batch_size
+        ):
+            found[row].append(part)
+    return [torch.cat(parts) for parts in found]
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["offline_12_5hz", "v001_50hz", "mini"])
-def test_means_of_single_windows_are_something_else(name, monkeypatch):
-    """The test above can fail: the means matter."""
+@pytest.mark.parametrize("name", OFFLINE)
+@settings(max_examples=3)
+@given(
+    st.lists(st.integers(1, 400), min_size=1, max_size=3),
+    st.floats(0.01, 3),
+    st.integers(1, 3),
+)
+@example([397, 3, 130], 0.01, 2)
+def test_windows_compress_as_one_pass_does(name, lengths, window, batch_size):
+    """Latents of the same features, layer by layer."""
     codec = OFFLINE[name]
+    feats = torch.randn(len(lengths), max(lengths), codec.encoder.output_dim)
+    want, num = codec.feats_to_lats(feats, torch.tensor(lengths))
+    passes = encode_passes(codec, window, 0.0)[1:]
+    got = latents(codec, passes, feats, lengths, batch_size)
+    for row, lats in enumerate(got):
+        torch.testing.assert_close(
+            lats, want[row, : num[row]], rtol=0, atol=1e-5
+        )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name", [name for name in OFFLINE if name.startswith("log_mel")]
+)
+def test_windows_encode_as_one_pass_does_where_the_encoder_is_local(name):
+    codec = OFFLINE[name]
+    lengths = [16000 * 9 + 5, 700, 16000 * 4]
+    sig = speech(codec, lengths)
+    feats, num = codec.sig_to_feats(sig, torch.tensor(lengths))
+    want, num = codec.feats_to_lats(feats, num)
+    passes = encode_passes(codec, WINDOW, 0.0)
+    for row, lats in enumerate(latents(codec, passes, sig, lengths, 2)):
+        torch.testing.assert_close(
+            lats, want[row, : num[row]], rtol=0, atol=1e-5
+        )
+
+
+def one_mean_a_window(monkeypatch):
+    """As windows had it without passes for the means."""
     monkeypatch.setattr(
         "speechbrain_focalcodec.modules.means.TimeMeans.mean",
         lambda self, x: x.mean(1, keepdim=True),
     )
     monkeypatch.setattr(
-        "speechbrain_focalcodec.windowed._add_mean", lambda *args: None
+        "speechbrain_focalcodec.passes._mean",
+        lambda step, read, groups, steps: torch.zeros(len(steps), 1),
     )
+
+
+@torch.no_grad()
+def test_windows_encode_a_minute_of_speech_to_the_same_tokens(monkeypatch):
+    codec = OFFLINE["mini"]
+    sig, _ = read_audio(DEMO_CLIP, codec.sample_rate_input)
+    sig = sig.repeat(-(-60 * 16000 // len(sig)))[None, : 60 * 16000]
+    want, _ = codec.encode(sig, window=None)
+    for window in (2, 7.7):
+        toks, _ = codec.encode(sig, window=window, context=0, batch_size=3)
+        assert torch.equal(toks, want)
+    one_mean_a_window(monkeypatch)
+    toks, _ = codec.encode(sig, window=7.7, context=2)
+    assert (toks != want).float().mean() > 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["offline_12_5hz", "v001_50hz", "mini"])
+def test_decoding_with_means_of_windows_is_something_else(name, monkeypatch):
+    one_mean_a_window(monkeypatch)
+    codec = OFFLINE[name]
     toks = random_toks(codec, [int(20 * codec.token_rate)])
     want, _ = codec.decode(toks, window=None)
     got, _ = codec.decode(toks, window=WINDOW)
@@ -210,24 +289,38 @@ def test_means_of_single_windows_are_something_else(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", OFFLINE)
-def test_context_of_a_decoder_is_what_it_depends_on(name, monkeypatch):
-    """Not less, and more by rounding to whole tokens and chunks only."""
+def test_context_of_a_pass_is_what_it_depends_on(name, monkeypatch):
+    """Not less, and more by rounding to whole frames and chunks only."""
     codec = copy.deepcopy(OFFLINE[name]).double()
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    if not codec.config.decompressor_config.causal:  # leave the means out
-        monkeypatch.setattr(FocalModulation, "_mean", no_mean)
-    sizes = decode_sizes(codec, 0.0)
-    middle = sizes.left + 3 * sizes.unit
-    codes = codec.toks_to_codes(random_toks(codec, [2 * sizes.size]))
-    codes = codes.double().requires_grad_()
-    sig = codec.feats_to_sig(codec.codes_to_qfeats(codes))
-    hop = codec.output_hop_length
-    sig[:, middle * hop : (middle + 1) * hop].square().sum().backward()
-    seen = codes.grad[0].abs().sum(-1).nonzero()[:, 0]
-    left, right = middle - seen.min(), seen.max() - middle
-    slack = 2 * sizes.unit
-    assert sizes.left - slack < left <= sizes.left
-    assert sizes.right - slack < right <= sizes.right
+    codec.quantizer.lats_to_toks = lambda lats: lats
+    codec.quantizer.toks_to_codes = lambda codes: codes
+    passes = {
+        codec.compressor: encode_passes(codec, 0.01, 0.0)[1:],
+        codec.decompressor: decode_passes(codec, 0.0),
+    }
+    for module, steps in passes.items():
+        dim = {codec.compressor: codec.encoder.output_dim}.get(
+            module, codec.quantizer.dim
+        )
+        for step, layer in zip(steps, module.layers, strict=True):
+            sizes = step.sizes
+            middle = sizes.left + 3 * sizes.unit
+            num = 2 * sizes.size
+            x = torch.randn(1, num * step.hop_in, dim, dtype=torch.float64)
+            x.requires_grad_()
+            block = layer.focal_block.modulation.dim
+            mean = TimeMeans(x.new_zeros(1, block)) if step.has_mean else None
+            y = step.run(x, None, mean)
+            hop = step.hop_out
+            assert y.shape[1] == num * hop
+            y[:, middle * hop : (middle + 1) * hop].square().sum().backward()
+            seen = x.grad[0].abs().sum(-1).nonzero()[:, 0] // step.hop_in
+            left, right = middle - seen.min(), seen.max() - middle
+            slack = 2 * sizes.unit
+            assert sizes.left - slack < left <= sizes.left
+            assert sizes.right - slack < right <= sizes.right
+            dim = y.shape[-1]
 
 
 # Causal models
@@ -260,7 +353,8 @@ def test_causal_slices_equal_one_pass(name, window):
     )
     assert torch.equal(stream, toks[0])
     pieces = list(codec.decode_stream(toks[0], window=window))
-    assert len(pieces) == -(-len(toks[0]) // decode_sizes(codec, window).size)
+    most = max(window * 16000, chunk) / 16000 * codec.sample_rate_output
+    assert max(len(piece) for piece in pieces) <= most
     torch.testing.assert_close(
         torch.cat(pieces), rec[0, : samples[0]], rtol=0, atol=1e-4
     )
@@ -268,19 +362,20 @@ def test_causal_slices_equal_one_pass(name, window):
 
 # Encoding
 
+SWEPT = (
+    "offline_50hz offline_12_5hz offline_options log_mel_down_6 mixed "
+    "causal_50hz down_scaled"
+).split()
+
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "name",
-    "offline_50hz offline_12_5hz offline_options log_mel_down_6 mixed "
-    "causal_50hz down_scaled".split(),
-)
-@settings(max_examples=4)
-@given(st.integers(1, 90 * 16000))
-@example(1)
-@example(319)
-@example(400)
-@example(90 * 16000)
+@settings(max_examples=8)
+@given(st.sampled_from(SWEPT), st.integers(1, 90 * 16000))
+@example("offline_12_5hz", 1)
+@example("offline_50hz", 319)
+@example("mixed", 400)
+@example("offline_options", 90 * 16000)
+@example("down_scaled", 90 * 16000)
 def test_as_many_tokens_as_one_pass_gives(name, length):
     codec = {**OFFLINE, **CAUSAL}[name]
     reads = []
@@ -297,55 +392,50 @@ def test_as_many_tokens_as_one_pass_gives(name, length):
     # In order, within the signal, up to its end, never much at once.
     assert sorted(reads) == reads
     assert reads[0][0] == 0 and max(stop for _, stop in reads) == length
-    most = encode_sizes(codec, 3 * WINDOW, CONTEXT).size * codec.hop_length
-    most += codec.hop_length + codec.encoder.overhang
+    most = 3 * WINDOW * codec.sample_rate_input + 2 * codec.hop_length
     assert max(stop - start for start, stop in reads) < most
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", OFFLINE)
-def test_kept_tokens_are_those_of_their_windows(name):
-    """Each window encoded by itself; whatever else is in the batch."""
+def test_kept_features_are_those_of_their_windows(name):
+    """Each window encoded by itself."""
     codec = OFFLINE[name]
-    lengths = [16000 * 7 + 123, 5000, 16000 * 3 + 77, 1]
+    length = 16000 * 5 + 123
+    sig = speech(codec, [length])
+    encoder = encode_passes(codec, WINDOW, CONTEXT)[0]
+    parts = run_passes([encoder], lambda row, i, j: sig[row, i:j], [length], 2)
+    num = encoder.count(length)
+    plan = encoder.sizes.plan([num])
+    for window, (_, got) in zip(plan, parts, strict=True):
+        stop = window.stop * codec.encoder.hop_length + codec.encoder.overhang
+        if window.stop == num:
+            stop = length
+        want = codec.encoder(
+            sig[:, window.start * codec.encoder.hop_length : stop]
+        )
+        assert want.shape[1] == window.stop - window.start
+        torch.testing.assert_close(
+            got, want[0, window.kept()], rtol=0, atol=1e-5
+        )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", OFFLINE)
+def test_tokens_do_not_depend_on_the_batch(name):
+    codec = OFFLINE[name]
+    lengths = [16000 * 4 + 123, 5000, 16000 * 2 + 77, 1]
     sig = speech(codec, lengths)
     arguments = {"window": WINDOW, "context": CONTEXT}
     toks, num = codec.encode(sig, torch.tensor(lengths), **arguments)
     assert num.tolist() == [codec.num_tokens(n) for n in lengths]
-    hop = codec.hop_length
     for row, length in enumerate(lengths):
-        parts = []
-        plan = encode_sizes(codec, **arguments).plan([num[row]])
-        for window in plan:
-            stop = window.stop * hop + codec.encoder.overhang
-            if window.stop == num[row]:
-                stop = length
-            part, _ = codec.encode(
-                sig[row : row + 1, window.start * hop : stop]
-            )
-            assert part.shape[1] == window.stop - window.start
-            parts.append(part[0, window.kept()])
-        want = torch.cat(parts)
-        assert torch.equal(toks[row, : num[row]], want)
-        assert not toks[row, num[row] :].any()
         alone = sig[row, :length]
         got = codec.encode_stream(
             lambda i, j, alone=alone: alone[i:j], length, **arguments
         )
-        assert torch.equal(got, want)
-
-
-@torch.no_grad()
-def test_windows_of_a_local_encoder_differ_by_means_only(monkeypatch):
-    """With enough context and no means, windows encode as one pass does."""
-    monkeypatch.setattr(FocalModulation, "_mean", no_mean)
-    codec = OFFLINE["mini"]
-    sig = speech(codec, [16000 * 8 + 5])
-    want, _ = codec.encode(sig, window=None)
-    toks, _ = codec.encode(sig, window=3, context=1)
-    assert torch.equal(toks, want)
-    toks, _ = codec.encode(sig, window=3, context=0)
-    assert not torch.equal(toks, want)
+        assert torch.equal(got, toks[row, : num[row]])
+        assert not toks[row, num[row] :].any()
 
 
 @torch.no_grad()
@@ -387,7 +477,9 @@ def test_streams_keep_no_gradients():
     pieces = codec.decode_stream(toks[0], window=WINDOW)
     assert not any(piece.requires_grad for piece in pieces)
     assert torch.is_grad_enabled()
-    assert codec.decode(toks, window=WINDOW)[0].requires_grad
+    # Neither do passes; a single one does.
+    assert not codec.decode(toks, window=WINDOW)[0].requires_grad
+    assert codec.decode(toks, window=None)[0].requires_grad
 
 
 # Bad input

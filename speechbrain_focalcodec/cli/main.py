@@ -16,12 +16,7 @@ from speechbrain_focalcodec.cli.batch import OneLineErrors, plan, run
 from speechbrain_focalcodec.cli.demo import demo
 from speechbrain_focalcodec.cli.export import export
 from speechbrain_focalcodec.errors import TokenError
-from speechbrain_focalcodec.windows import (
-    CONTEXT,
-    WINDOW,
-    decode_sizes,
-    encode_sizes,
-)
+from speechbrain_focalcodec.windows import CONTEXT, WINDOW
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.inference import PretrainedFocalCodec
@@ -228,7 +223,7 @@ def load_model(
     device: str | None,
     precision: str | None = None,
     window: float = WINDOW,
-    context: float | None = None,
+    context: float = 0.0,
     batch_size: int = 1,
 ) -> "PretrainedFocalCodec":
     """Load the model that the options name, set as they say.
@@ -244,7 +239,7 @@ def load_model(
         ``bf16`` or ``int8``; exact by default.
     window : float
         Length of a window (s).
-    context : float, optional
+    context : float
         What windows see of their neighbours when encoding (s).
     batch_size : int
         Windows at once.
@@ -271,6 +266,7 @@ def load_model(
     from speechbrain_focalcodec.acceleration import accelerate
     from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
     from speechbrain_focalcodec.inference import PretrainedFocalCodec
+    from speechbrain_focalcodec.windowed import check_windows
 
     if device is not None:
         try:
@@ -290,13 +286,11 @@ def load_model(
         raise typer.BadParameter(
             "must be at least 1", param_hint="--batch-size"
         )
-    interface.window, interface.batch_size = window, batch_size
+    interface.window, interface.context = window, context
+    interface.batch_size = batch_size
     try:
         accelerate(codec, precision)  # type: ignore[arg-type]
-        decode_sizes(codec, window)
-        if context is not None:
-            interface.context = context
-            encode_sizes(codec, window, context)
+        check_windows(codec, window, context)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     return interface

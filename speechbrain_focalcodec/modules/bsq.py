@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from speechbrain_focalcodec.modules.masking import length_mask
 
-__all__ = ["BinarySphericalQuantizer"]
+__all__ = ["BinarySphericalQuantizer", "to_sphere"]
 
 
 class BinarySphericalQuantizer(nn.Module):
@@ -166,6 +166,27 @@ class BinarySphericalQuantizer(nn.Module):
             # The logarithm of a code that no frame comes near has no gradient.
             mean_entropy = -(mean * mean.clamp(min=1e-12).log()).sum()
             return frame - diversity_weight * mean_entropy
+
+
+def to_sphere(x: torch.Tensor) -> torch.Tensor:
+    """Bring what a compressor gives to the unit sphere, in float32.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Latents [..., d].
+
+    Returns
+    -------
+    torch.Tensor
+        Latents of length 1 [..., d].
+
+    Example
+    -------
+    >>> to_sphere(torch.tensor([3.0, -4.0]))
+    tensor([ 0.6000, -0.8000])
+    """
+    return F.normalize(x.float(), dim=-1)
 
 
 def _binary_entropy(logits: torch.Tensor) -> torch.Tensor:

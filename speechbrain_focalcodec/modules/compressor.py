@@ -103,6 +103,14 @@ class FocalLayer(nn.Module):
         self.downscale = downscale
         self.upscale = upscale
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Frames of the block that one sees before and after, mean aside."""
+        before, after = self.focal_block.modulation.reach
+        if self.downscale is not None:
+            before += self.downscale.reach
+        return before, after
+
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Number of frames that the block sees.
 
@@ -322,31 +330,6 @@ class FocalDecoder(nn.Module):
         for factor in self.factors:
             lengths = lengths * factor
         return lengths
-
-    def context(self, left: int, right: int) -> tuple[int, int]:
-        """Codes around a code that frames around its own frames depend on.
-
-        The means over time aside.
-
-        Arguments
-        ---------
-        left, right : int
-            Feature frames wanted before and after the code's own.
-
-        Returns
-        -------
-        (int, int)
-            Codes before and after it.
-        """
-        if self.refiner is not None:  # whole chunks
-            left += self.refiner.chunk - 1
-            right += self.refiner.chunk - 1
-        layers: list = list(zip(self.layers, self.factors, strict=True))
-        for layer, factor in reversed(layers):
-            before, after = layer.focal_block.modulation.reach
-            left = -(-left // factor) + before
-            right = -(-right // factor) + after
-        return left, right
 
     def forward(
         self,

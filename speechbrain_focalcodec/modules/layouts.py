@@ -176,8 +176,14 @@ def depthwise_conv(
     ... ).shape
     torch.Size([1, 3, 2])
     """
+    x = x.to(weight.dtype)
+    dtype = x.dtype
+    if x.device.type == "cpu" and dtype == torch.bfloat16:
+        # oneDNN never returns from bfloat16 and more than 14 taps.
+        x, weight = x.float(), weight.float()
+        bias = None if bias is None else bias.float()
     # Channels must lie side by side for the fast kernel.
-    image = x.to(weight.dtype).contiguous().transpose(1, 2).unsqueeze(2)
+    image = x.contiguous().transpose(1, 2).unsqueeze(2)
     y = F.conv2d(
         image,
         weight.unsqueeze(2),
@@ -185,7 +191,7 @@ def depthwise_conv(
         padding=(0, padding),
         groups=weight.shape[0],
     )
-    return y.squeeze(2).transpose(1, 2)
+    return y.squeeze(2).transpose(1, 2).to(dtype)
 
 
 def _as_matrix(weight: torch.Tensor) -> torch.Tensor:

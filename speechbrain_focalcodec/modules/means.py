@@ -1,8 +1,7 @@
-"""Means over time for windows of a longer utterance.
+"""The mean over time, for windows of a longer utterance.
 
-All that an offline decoder does is local, but for the mean over time in each
-focal block. A window that is handed the means of its whole utterance gives
-what the whole utterance would.
+All that a focal block does is local, but for one mean over time. A window that
+is handed the mean of its whole utterance gives what the whole utterance would.
 """
 
 import torch
@@ -17,44 +16,42 @@ class MeanWanted(Exception):
 
     Arguments
     ---------
-    name : str
-        The mean's name in the table of :class:`TimeMeans`.
     frames : torch.Tensor
         What it is the mean of, for these windows [B, T, C].
 
     Example
     -------
-    >>> MeanWanted("layers.0.", torch.zeros(1, 3, 2)).name
-    'layers.0.'
+    >>> MeanWanted(torch.zeros(1, 3, 2)).frames.shape
+    torch.Size([1, 3, 2])
     """
 
-    def __init__(self, name: str, frames: torch.Tensor):
-        super().__init__(name)
-        self.name = name
+    def __init__(self, frames: torch.Tensor):
+        super().__init__("a mean over time is not known yet")
         self.frames = frames
 
 
 class TimeMeans(StreamState):
-    """Known means over time, by the name of the module that takes them.
+    """The mean over time that one focal block takes, known or wanted.
 
-    It takes a stream's place on the way through the modules.
+    It takes a stream's place on the way to the block's modulation.
 
     Arguments
     ---------
-    tensors : dict, optional
-        Means [B, C] by name; none by default.
-    prefix : str
-        Put before each name.
+    known : torch.Tensor, optional
+        The mean of the utterance of each window [B, C]; None asks for it.
 
     Example
     -------
-    >>> means = TimeMeans({"layers.0.": torch.ones(1, 4)})
-    >>> means.scope("layers.0").mean(torch.zeros(1, 9, 4)).shape
+    >>> TimeMeans(torch.ones(1, 4)).mean(torch.zeros(1, 9, 4)).shape
     torch.Size([1, 1, 4])
     """
 
+    def __init__(self, known: torch.Tensor | None = None):
+        super().__init__()
+        self.known = known
+
     def scope(self, name: str) -> "TimeMeans":
-        """The same table seen from a part of the module.
+        """The same for each part of a module: there is one mean.
 
         Arguments
         ---------
@@ -64,9 +61,9 @@ class TimeMeans(StreamState):
         Returns
         -------
         TimeMeans
-            A view of this table.
+            This object.
         """
-        return TimeMeans(self.tensors, f"{self.prefix}{name}.")
+        return self
 
     def mean(self, x: torch.Tensor) -> torch.Tensor:
         """The mean of the utterances that `x` holds windows of.
@@ -86,7 +83,6 @@ class TimeMeans(StreamState):
         MeanWanted
             If it is not known yet.
         """
-        known = self.get("")
-        if known is None:
-            raise MeanWanted(self.prefix, x)
-        return known.to(x.dtype)[:, None]
+        if self.known is None:
+            raise MeanWanted(x)
+        return self.known.to(x.dtype)[:, None]

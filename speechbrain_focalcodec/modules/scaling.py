@@ -77,6 +77,11 @@ class DownScale(nn.Module):
         self.downscale = StridedConv(in_dim, out_dim, factor, factor)
         self.activation = Snake(out_dim)
 
+    @property
+    def reach(self) -> int:
+        """Frames before its own, down-scaled, that a frame sees."""
+        return int(self.causal and self.factor > 1)
+
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Number of frames after down-scaling.
 
