@@ -21,8 +21,9 @@ __all__ = [
 ]
 
 # Seconds that are processed at once, and of them what is seen but not kept
-# on each side. Measured: see the README's table of differing tokens.
-WINDOW = 30.0
+# on each side. From the curve in docs/speed.md: longer windows differ less from
+# a single pass at no cost in time, more context hardly changes it.
+WINDOW = 60.0
 CONTEXT = 2.0
 
 # Steps: longer than any utterance.
