@@ -216,3 +216,16 @@ def test_packed_weights_give_the_same(frames, bfloat16):
         for method in (linear, linear.then_gelu):
             want = plainly(method, x)
             torch.testing.assert_close(method(x), want, **tolerance)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_compiled_models_give_the_same_tokens(parity):
+    exact = FocalCodec.from_pretrained(parity / "offline_50hz")
+    codec = FocalCodec.from_pretrained(parity / "offline_50hz")
+    accelerate(codec, compile=True)
+    for length in (16000, 9000):
+        sig = torch.randn(2, length)
+        toks, _ = codec.encode(sig)
+        assert torch.equal(toks, exact.encode(sig)[0])
+        close(codec.decode(toks)[0], exact.decode(toks)[0])
