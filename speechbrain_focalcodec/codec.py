@@ -61,6 +61,9 @@ Staged = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 class FocalCodec(nn.Module):
     """Speech to tokens and back.
 
+    Under :class:`torch.no_grad` (or inference mode) it runs about twice as
+    fast on a CPU: layouts that no gradient could follow are used then.
+
     Arguments
     ---------
     config : dict or CodecConfig

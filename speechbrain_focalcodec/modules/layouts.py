@@ -73,12 +73,7 @@ class Linear(nn.Linear):
         torch.Tensor
             Frames [..., out_features].
         """
-        x = x.to(self.weight.dtype)
-        if not self._is_packed_for(x):
-            return F.linear(x, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(
-            x, self.packed(self.weight), self.bias, "none", [], ""
-        )
+        return self._multiply(x, "none")
 
     def then_gelu(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply and apply GELU, in one step where that can be had.
@@ -93,22 +88,22 @@ class Linear(nn.Linear):
         torch.Tensor
             Frames [..., out_features].
         """
-        x = x.to(self.weight.dtype)
-        if not self._is_packed_for(x):
-            return F.gelu(F.linear(x, self.weight, self.bias))
-        return torch.ops.mkldnn._linear_pointwise(
-            x, self.packed(self.weight), self.bias, "gelu", [], "none"
-        )
+        return self._multiply(x, "gelu")
 
-    def _is_packed_for(self, x: torch.Tensor) -> bool:
-        """Whether the packed weight is to be used."""
+    def _multiply(self, x: torch.Tensor, activation: str) -> torch.Tensor:
+        x = x.to(self.weight.dtype)
         frames = PACKED_FRAMES.get(x.dtype, range(0))
-        return (
+        if (
             PACKED
             and fast_path(x)
             and x.numel() // self.in_features in frames
             and not self.weight.is_inference()
-        )
+        ):
+            return torch.ops.mkldnn._linear_pointwise(
+                x, self.packed(self.weight), self.bias, activation, [], "none"
+            )
+        y = F.linear(x, self.weight, self.bias)
+        return y if activation == "none" else F.gelu(y)
 
 
 class PointwiseConv(nn.Conv1d):
