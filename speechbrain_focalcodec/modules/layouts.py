@@ -171,12 +171,19 @@ def depthwise_conv(
     ... ).shape
     torch.Size([1, 3, 2])
     """
-    x = x.to(weight.dtype)
-    dtype = x.dtype
-    if x.device.type == "cpu" and dtype == torch.bfloat16:
+    dtype = weight.dtype
+    if x.device.type == "cpu":
         # oneDNN never returns from bfloat16 and more than 14 taps.
-        x, weight = x.float(), weight.float()
-        bias = None if bias is None else bias.float()
+        half = dtype == torch.bfloat16
+        if half or torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return depthwise_conv(
+                    x.float(),
+                    weight.float(),
+                    None if bias is None else bias.float(),
+                    padding,
+                ).to(dtype)
+    x = x.to(dtype)
     # Channels must lie side by side for the fast kernel.
     image = x.contiguous().transpose(1, 2).unsqueeze(2)
     y = F.conv2d(
@@ -186,7 +193,7 @@ def depthwise_conv(
         padding=(0, padding),
         groups=weight.shape[0],
     )
-    return y.squeeze(2).transpose(1, 2).to(dtype)
+    return y.squeeze(2).transpose(1, 2)
 
 
 def _as_matrix(weight: torch.Tensor) -> torch.Tensor:
