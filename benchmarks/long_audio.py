@@ -158,7 +158,11 @@ def write_long(
 
 
 def resynthesize_in_process(
-    model: Path, path: Path, threads: int | None, device: str
+    model: Path,
+    path: Path,
+    threads: int | None,
+    device: str,
+    precision: str | None = None,
 ) -> dict[str, Any]:
     """Resynthesise a file in a process of its own.
 
@@ -172,6 +176,8 @@ def resynthesize_in_process(
         Of torch.
     device : str
         Where the model runs.
+    precision : str, optional
+        ``bf16`` or ``int8``.
 
     Returns
     -------
@@ -183,6 +189,8 @@ def resynthesize_in_process(
     command += ["--device", device]
     if threads is not None:
         command += ["--threads", str(threads)]
+    if precision is not None:
+        command += ["--precision", precision]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -193,12 +201,15 @@ def one(
     path: Path,
     device: str = "cpu",
     threads: int | None = None,
+    precision: str | None = None,
 ) -> None:
     """Resynthesise one file and print what it took; `memory` calls this."""
     if threads is not None:
         torch.set_num_threads(threads)
     codec = PretrainedFocalCodec.from_pretrained(
-        model, run_opts={"device": device}
+        model,
+        run_opts={"device": device},
+        precision=precision,  # type: ignore[arg-type]
     )
     loaded = process_peak()
     start = time.perf_counter()
@@ -236,6 +247,9 @@ def memory(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of the CPU; torch's choice.")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="bf16 or int8; float32 without it.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
 ) -> None:
     """Resynthesise long files and tell the memory it took."""
@@ -258,7 +272,7 @@ def memory(
             path = folder / f"long{suffix}"
             write_long(path, 60 * length, rate, sig)
             row = resynthesize_in_process(
-                folder / "model", path, threads, device
+                folder / "model", path, threads, device, precision
             )
             row["minutes"] = length
             row["times_real_time"] = 60 * length / row["seconds"]
@@ -266,7 +280,13 @@ def memory(
             typer.echo(f"{length:g} min: {row['peak_mib']:.0f} MiB")
             if out is not None:
                 write_json(
-                    out, {"machine": machine, "model": model, "results": rows}
+                    out,
+                    {
+                        "machine": machine,
+                        "model": model,
+                        "precision": precision or "float32",
+                        "results": rows,
+                    },
                 )
     typer.echo(f"\n{model}, {machine['cpu']}\n\n{memory_table(rows)}")
 

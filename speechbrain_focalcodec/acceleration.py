@@ -37,9 +37,11 @@ def accelerate(
     float32; on CUDA by autocast. It pays on processors with instructions for
     it (AMX, AVX512-BF16) and on recent GPUs. ``int8`` is for the CPU: linear
     layers have 8-bit weights, one scale a row, and their input is quantized
-    as it comes (PyTorch's dynamic quantization); convolutions stay as they
-    are. ``compile`` has torch.compile make encoder and decoder anew for each
-    length it meets, so it pays where lengths repeat.
+    as it comes (PyTorch's dynamic quantization), with one scale for a whole
+    batch: what an utterance gives then depends a little on its batch and on
+    windows, which only float32 excludes. Convolutions stay as they are.
+    ``compile`` has torch.compile make encoder and decoder anew for each length
+    it meets, so it pays where lengths repeat.
 
     Arguments
     ---------

@@ -129,8 +129,11 @@ def test_derived_tensors_follow_the_weight():
     kept = derived(linear.weight)
     derived.train()
     assert derived(linear.weight) is not kept
-    assert copy.deepcopy(derived)._value is None
-    assert pickle.loads(pickle.dumps(derived))._value is None
+    assert copy.deepcopy(derived)._kept is None
+    assert pickle.loads(pickle.dumps(derived))._kept is None
+    derived(linear.weight)
+    derived.to(torch.float64)
+    assert derived._kept is None
 
 
 def test_derived_tensors_keep_gradients_and_inference_weights_apart():

@@ -124,9 +124,8 @@ def decode(
     from speechbrain_focalcodec.token_file import load_tokens
 
     jobs = plan(input, output, TOKEN_SUFFIXES, tuple(WRITE_FORMATS), overwrite)
-    interface = load_model(
-        model, device, precision, window, batch_size=batch_size
-    )
+    # A decoder needs no context.
+    interface = load_model(model, device, precision, window, 0.0, batch_size)
     fingerprint = interface.fingerprint
 
     def convert(source: Path, target: Path) -> None:
@@ -223,7 +222,7 @@ def load_model(
     device: str | None,
     precision: str | None = None,
     window: float = WINDOW,
-    context: float = 0.0,
+    context: float = CONTEXT,
     batch_size: int = 1,
 ) -> "PretrainedFocalCodec":
     """Load the model that the options name, set as they say.

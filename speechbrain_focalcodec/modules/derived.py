@@ -78,9 +78,9 @@ class Derived(nn.Module):
         self._clear()
 
     def _clear(self) -> None:
-        self._weight: torch.Tensor | None = None
-        self._state: tuple = ()
-        self._value: torch.Tensor | None = None
+        # One tuple, replaced as a whole: threads may share a model. The
+        # weight is kept so that its address is not given to another one.
+        self._kept: tuple[tuple, torch.Tensor, torch.Tensor] | None = None
 
     def train(self, mode: bool = True) -> "Derived":
         """Set the mode, and forget what is kept.
@@ -116,19 +116,22 @@ class Derived(nn.Module):
         if not fast_path(weight) or weight.is_inference():
             return self.compute(weight, *args)
         state = (weight.data_ptr(), weight._version, weight.dtype, args)
-        if self._value is None or state != self._state:
-            # Normal tensors, even in inference mode: they outlive it. The
-            # alias keeps the address from being given to other weights.
+        kept = self._kept
+        if kept is None or kept[0] != state:
+            # Normal tensors, even in inference mode: they outlive it.
             with torch.inference_mode(False), torch.no_grad():
-                self._weight = weight.detach()
-                self._value = self.compute(self._weight, *args)
-                self._state = state
-        return self._value
+                source = weight.detach()
+                kept = (state, source, self.compute(source, *args))
+            self._kept = kept
+        return kept[2]
+
+    def _apply(self, *args, **kwargs) -> "Derived":
+        """Forget what is kept of weights that move."""
+        self._clear()
+        return super()._apply(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict) -> "Derived":
         return Derived(self.compute).train(self.training)
 
     def __getstate__(self) -> dict:
-        state = dict(self.__dict__)
-        state.update(_weight=None, _state=(), _value=None)
-        return state
+        return {**self.__dict__, "_kept": None}

@@ -29,10 +29,12 @@ PACKED = torch.backends.mkldnn.is_available() and all(
     for name in ("_linear_pointwise", "_reorder_linear_weight")
 )
 # Frames for which it pays, by type: measured, see docs/speed.md.
-PACKED_FRAMES = {
-    torch.float32: range(1, 641),
-    torch.bfloat16: range(256, 1 << 62),
-}
+PACKED_FRAMES = {torch.float32: range(1, 641)}
+if (
+    PACKED
+    and getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)()
+):
+    PACKED_FRAMES[torch.bfloat16] = range(256, 1 << 62)
 
 
 def _pack(weight: torch.Tensor) -> torch.Tensor:
