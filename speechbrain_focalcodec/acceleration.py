@@ -5,7 +5,7 @@ in the README. A codec that was accelerated is for inference alone.
 """
 
 import warnings
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["PRECISIONS", "Precision", "accelerate"]
 
 Precision = Literal["bf16", "int8"]
-PRECISIONS = ("bf16", "int8")
+PRECISIONS = get_args(Precision)
 
 
 def accelerate(

@@ -115,6 +115,7 @@ class LogMelConfig(PartConfig):
     floor: Annotated[Finite, Field(gt=0.0)] = 1e-3
     mean: Finite = -3.0
     std: Annotated[Finite, Field(gt=0.0)] = 2.0
+    causal: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> "LogMelConfig":

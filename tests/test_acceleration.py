@@ -15,6 +15,7 @@ from speechbrain_focalcodec.acceleration import accelerate
 from speechbrain_focalcodec.audio import read_audio
 from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
 from speechbrain_focalcodec.modules.derived import Derived, fast_path
+from speechbrain_focalcodec.modules.extractor import SEGMENT, FeatureExtractor
 from speechbrain_focalcodec.modules.layouts import (
     Linear,
     PointwiseConv,
@@ -23,7 +24,6 @@ from speechbrain_focalcodec.modules.layouts import (
     depthwise_conv,
 )
 from speechbrain_focalcodec.modules.scaling import UpScale
-from speechbrain_focalcodec.modules.wavlm import SEGMENT, FeatureExtractor
 
 CLIP = "speechbrain_focalcodec/assets/demo.flac"
 

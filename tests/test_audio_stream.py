@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from damage import damaged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -223,22 +224,9 @@ def test_damaged_bytes_give_audio_errors_only(tmp_path, suffix, short_blocks):
     refused = 0
 
     @PROPERTY
-    @given(
-        damage=st.lists(
-            st.tuples(
-                # Headers decide the most.
-                st.integers(0, 99) | st.integers(0, len(whole) - 1),
-                st.integers(0, 255),
-            ),
-            min_size=1,
-            max_size=4,
-        )
-    )
-    def check(damage):
+    @given(damaged(whole))
+    def check(data):
         nonlocal refused
-        data = bytearray(whole)
-        for position, byte in damage:
-            data[position] = byte
         path.write_bytes(data)
         try:
             sig = read_all(path, sample_rate=16000, step=100000)

@@ -218,11 +218,16 @@ class RelativeAttention(nn.Module):
         # The last key first: see PositionBias.scores.
         order = torch.arange(width - 1, -1, -1, device=x.device)
         key, value = key.index_select(2, order), value.index_select(2, order)
+        total = None
+        if lengths is not None:
+            total = (lengths + past)[:, None, None]
+        elif self.chunk is not None:
+            total = order.new_full((1, 1, 1), width)
         output = key.new_empty(len(x), steps, self.num_heads, key.shape[3])
         group, blocks = self._blocks(x, past, steps)
         for start, stop, low, high in blocks:
-            seen = self._seen(past, start, stop, low, high, steps, lengths, x)
             keys = slice(width - high, width - low)
+            seen = self._seen(order[keys], past + start, stop - start, total)
             for head in range(0, self.num_heads, group):
                 heads = slice(head, head + group)
                 scores = bias.scores(
@@ -299,27 +304,21 @@ class RelativeAttention(nn.Module):
 
     def _seen(
         self,
-        past: int,
-        start: int,
-        stop: int,
-        low: int,
-        high: int,
-        steps: int,
-        lengths: torch.Tensor | None,
-        x: torch.Tensor,
+        keys: torch.Tensor,
+        first: int,
+        queries: int,
+        total: torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """Which keys, the last first, each query sees: bool [B, Q, K]."""
-        if self.chunk is None and lengths is None:
+        """Which of these keys each query from `first` on sees: bool [B, Q, K].
+
+        None: all. `total` [B, 1, 1] is where utterances end.
+        """
+        if total is None:
             return None
-        keys = torch.arange(high - 1, low - 1, -1, device=x.device)
-        if lengths is None:
-            total = keys.new_tensor([past + steps])[:, None, None]
-        else:
-            total = (lengths + past)[:, None, None]
         if self.chunk is None:
             return keys < total
         # The first query of a block starts a chunk.
-        index = torch.arange(stop - start, device=x.device)
-        end = past + start + (index // self.chunk + 1) * self.chunk
+        index = torch.arange(queries, device=keys.device)
+        end = first + (index // self.chunk + 1) * self.chunk
         end = torch.minimum(end[:, None], total)
         return (keys < end) & (keys >= end - self.window_size)

@@ -10,6 +10,7 @@ import torchaudio
 from torch import nn
 from torch.nn import functional as F
 
+from speechbrain_focalcodec.modules.causal import StreamState, extend_left
 from speechbrain_focalcodec.modules.masking import zero_beyond
 
 __all__ = ["LogMel"]
@@ -20,7 +21,8 @@ class LogMel(nn.Module):
 
     Frame ``i`` is centred on sample ``hop_length * (i + 1/2)``, as the frames
     of the Vocos decoder are, and zeros stand beyond both ends: ``n`` samples
-    give ``ceil(n / hop_length)`` frames, whatever else is in the batch.
+    give ``ceil(n / hop_length)`` frames, whatever else is in the batch. Causal,
+    frame ``i`` ends with sample ``hop_length * (i + 1)``.
 
     Arguments
     ---------
@@ -39,6 +41,8 @@ class LogMel(nn.Module):
         below it look alike: no bits are spent on background noise.
     mean, std : float
         Fixed statistics that normalise the logarithm.
+    causal : bool
+        Whether a frame must not see samples after its own hop.
 
     Example
     -------
@@ -46,8 +50,8 @@ class LogMel(nn.Module):
     torch.Size([2, 50, 80])
     """
 
-    causal = False
     overhang = 0
+    chunk = 1
 
     def __init__(
         self,
@@ -60,8 +64,10 @@ class LogMel(nn.Module):
         floor: float = 1e-3,
         mean: float = -3.0,
         std: float = 2.0,
+        causal: bool = False,
     ):
         super().__init__()
+        self.causal = causal
         self.sample_rate = sample_rate
         self.output_dim = n_mels
         self.n_fft = n_fft
@@ -89,7 +95,9 @@ class LogMel(nn.Module):
     @property
     def margin(self) -> int:
         """Frames next to a cut that see the zeros beyond it."""
-        side = -(-(self.n_fft - self.hop_length) // 2)
+        side = self.n_fft - self.hop_length
+        if not self.causal:
+            side = -(-side // 2)
         return -(-side // self.hop_length)
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
@@ -108,7 +116,10 @@ class LogMel(nn.Module):
         return (lengths + self.hop_length - 1) // self.hop_length
 
     def forward(
-        self, sig: torch.Tensor, lengths: torch.Tensor | None = None
+        self,
+        sig: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
     ) -> torch.Tensor:
         """Compute the features.
 
@@ -118,6 +129,9 @@ class LogMel(nn.Module):
             Waveform [B, T].
         lengths : torch.Tensor, optional
             Samples, int64 [B].
+        state : StreamState, optional
+            Causal only: context of earlier chunks. Every chunk but the last
+            must hold a multiple of `hop_length` samples.
 
         Returns
         -------
@@ -127,7 +141,11 @@ class LogMel(nn.Module):
         sig = zero_beyond(sig, lengths)
         side = self.n_fft - self.hop_length
         tail = -sig.shape[1] % self.hop_length
-        sig = F.pad(sig, (side // 2, tail + side - side // 2))
+        if self.causal:
+            sig = extend_left(sig[..., None], side, state, replicate=False)
+            sig = F.pad(sig[..., 0], (0, tail))
+        else:
+            sig = F.pad(sig, (side // 2, tail + side - side // 2))
         # Reduced precision loses the quiet bands: see autocast.
         with torch.autocast(sig.device.type, enabled=False):
             spectrum = torch.stft(
