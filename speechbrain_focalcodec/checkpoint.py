@@ -112,6 +112,32 @@ def bundled_models() -> list[str]:
     )
 
 
+def offline_message(name: str) -> str:
+    """Why an offline model does not stream, and which models do.
+
+    Arguments
+    ---------
+    name : str
+        The model's name.
+
+    Returns
+    -------
+    str
+        For an error.
+
+    Example
+    -------
+    >>> "lucadellalib/focalcodec_50hz_4k_causal" in offline_message("mine")
+    True
+    """
+    models = [*bundled_models(), *hub.RELEASES]
+    causal = [model for model in models if "causal" in model]
+    return (
+        f"{name} is an offline model: it sees the whole utterance and cannot "
+        f"stream; use a causal one, such as {', '.join(causal)}"
+    )
+
+
 def load_codec(
     cls: type[C], source: str | Path, revision: str | None = None
 ) -> C:

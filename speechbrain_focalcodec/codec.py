@@ -22,7 +22,7 @@ from torch import nn
 from speechbrain_focalcodec import checkpoint, windowed
 from speechbrain_focalcodec.audio import resampled_length
 from speechbrain_focalcodec.config import CodecConfig
-from speechbrain_focalcodec.errors import TokenError
+from speechbrain_focalcodec.errors import StreamError, TokenError
 from speechbrain_focalcodec.modules.bsq import (
     BinarySphericalQuantizer,
     to_sphere,
@@ -341,14 +341,15 @@ class FocalCodec(nn.Module):
         """
         _check_rank(sig, 2, "sig", "[B, T]")
         if state is not None and self.chunk_length is not None:
-            if state.get("ended") is not None:
-                raise ValueError(
-                    f"the chunk before was no multiple of {self.chunk_length} "
-                    "samples (chunk_length), which ends a stream; start a "
-                    "new one with a new StreamState"
-                )
-            if sig.shape[1] % self.chunk_length:
-                state["ended"] = torch.ones(1)
+            for _, stream in state.streams():
+                if stream.get("ended") is not None:
+                    raise ValueError(
+                        "the chunk before was no multiple of "
+                        f"{self.chunk_length} samples (chunk_length), which "
+                        "ends a stream; start a new one with a new StreamState"
+                    )
+                if sig.shape[1] % self.chunk_length:
+                    stream["ended"] = torch.ones(1)
         return self._stage(self.encoder, sig, lengths, state, "encoder")
 
     def feats_to_lats(
@@ -444,7 +445,7 @@ class FocalCodec(nn.Module):
         TokenError
             If a token is no integer in [0, codebook_size).
         """
-        toks = self._check_toks(toks, lengths)
+        toks = self.check_toks(toks, lengths)
         return self._pointwise(self.quantizer.toks_to_codes, toks, lengths)
 
     def codes_to_toks(
@@ -676,7 +677,7 @@ class FocalCodec(nn.Module):
         ValueError
             If a shape or an argument is wrong.
         """
-        toks = self._check_toks(toks, tok_lengths, "tok_lengths")
+        toks = self.check_toks(toks, tok_lengths, "tok_lengths")
         return windowed.decode(self, toks, tok_lengths, window, batch_size)
 
     def decode_stream(
@@ -720,7 +721,7 @@ class FocalCodec(nn.Module):
         320000
         """
         _check_rank(toks, 1, "toks", "[N]")
-        toks = self._check_toks(toks[None])[0]
+        toks = self.check_toks(toks[None])[0]
         return windowed.decode_stream(self, toks, window, batch_size)
 
     def resynthesize(
@@ -784,13 +785,35 @@ class FocalCodec(nn.Module):
         """
         return self.resynthesize(sig, lengths)
 
-    def _check_toks(
+    def check_toks(
         self,
         toks: torch.Tensor,
         lengths: torch.Tensor | None = None,
         name: str = "lengths",
     ) -> torch.Tensor:
-        """Tokens as int64, zero beyond the lengths, if all exist."""
+        """Refuse tokens that this model does not have.
+
+        Arguments
+        ---------
+        toks : torch.Tensor
+            Integers [B, N].
+        lengths : torch.Tensor, optional
+            Tokens, int64 [B]; what stands beyond them is not looked at.
+        name : str
+            What to call the lengths in a message.
+
+        Returns
+        -------
+        torch.Tensor
+            The tokens, int64 [B, N], 0 beyond the lengths.
+
+        Raises
+        ------
+        TokenError
+            If a token is no integer in [0, codebook_size).
+        ValueError
+            If a shape is wrong.
+        """
         _check_rank(toks, 2, "toks", "[B, N]")
         if toks.is_floating_point() or toks.is_complex():
             raise TokenError(f"toks must be integers, got {toks.dtype}")
@@ -852,7 +875,7 @@ class FocalCodec(nn.Module):
 
         Raises
         ------
-        ValueError
+        StreamError
             If an offline model is to carry state.
         """
         if (
@@ -860,10 +883,7 @@ class FocalCodec(nn.Module):
             and not self.causal
             and not isinstance(state, TimeMeans)
         ):
-            raise ValueError(
-                f"{self.name} is an offline model and takes no state; load a "
-                "causal model to stream"
-            )
+            raise StreamError(checkpoint.offline_message(self.name))
         options = () if state is None else (scope(state, role),)
         if self.autocast_dtype is None:
             return module(x, lengths, *options)

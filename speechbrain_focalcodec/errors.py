@@ -13,6 +13,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "FocalCodecError",
+    "StreamError",
     "TokenError",
     "abridge",
 ]
@@ -36,6 +37,10 @@ class AudioError(FocalCodecError, ValueError):
 
 class TokenError(FocalCodecError, ValueError):
     """Tokens are out of range, damaged or belong to another model."""
+
+
+class StreamError(FocalCodecError, ValueError):
+    """A model cannot stream, or a stream or its state does not fit."""
 
 
 class DataError(FocalCodecError, ValueError):

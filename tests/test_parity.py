@@ -103,7 +103,7 @@ def test_carried_state_is_bounded(case):
     sizes = []
     for sig in expected["a.sig"].split(codec.chunk_length, dim=1):
         codec.sig_to_feats(sig, state=state)
-        sizes.append(sum(x.numel() for x in state.tensors.values()))
+        sizes.append(sum(x.numel() for x in state.tensors().values()))
     assert sizes[-1] == sizes[-2]
 
 

@@ -1,91 +1,206 @@
-"""A stream gives what one pass gives, in every causal configuration."""
+"""Sessions give what one pass gives, however the input is cut."""
 
 import pytest
 import torch
+from causal_codecs import CODECS, make_codec
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
-from speechbrain_focalcodec.codec import FocalCodec
-from speechbrain_focalcodec.modules.causal import StreamState
+from speechbrain_focalcodec import FocalCodec
+from speechbrain_focalcodec.errors import AudioError, StreamError, TokenError
+from speechbrain_focalcodec.streaming import (
+    StreamingDecoder,
+    StreamingEncoder,
+    StreamingResynthesizer,
+)
 
-CODECS = {
-    "vocos": ({}, (1, 1, 1), "Vocos"),
-    "wavenext": ({}, (1, 1, 1), "WaveNeXt"),
-    "down_scaled": ({}, (2, 1, 2), "WaveNeXt"),
-    "all_options": (
-        {
-            "use_post_norm": True,
-            "use_layerscale": True,
-            "layerscale_init": 0.5,
-            "normalize_modulator": True,
-        },
-        (1, 1, 1),
-        "Vocos",
-    ),
-}
+SESSIONS = (StreamingEncoder, StreamingDecoder, StreamingResynthesizer)
 
 
-def make_codec(name: str) -> FocalCodec:
-    options, factors, decoder = CODECS[name]
-    torch.manual_seed(2)
-    focal = {"hidden_dims": [16, 16, 16], "focal_window": 5, **options}
-    causal = {"causal": True, "window_size": 12}
-    config = {
-        "encoder_config": {
-            "hidden_dims": [8] * 7,
-            "num_layers": 2,
-            "dim": 16,
-            "ffn_dim": 32,
-            "num_heads": 2,
-            "conv_pos": 8,
-            "conv_pos_groups": 2,
-            **causal,
-        },
-        "compressor_config": {
-            "input_dim": 16,
-            "output_dim": 6,
-            "downscale_factors": factors,
-            **focal,
-            **causal,
-        },
-        "quantizer_config": {"codebook_size": 64},
-        "decompressor_config": {
-            "input_dim": 6,
-            "output_dim": 16,
-            "upscale_factors": factors[::-1],
-            "last_window_size": 9,
-            **focal,
-            **causal,
-        },
-        "decoder_name": decoder,
-        "decoder_config": {
-            "input_dim": 16,
-            "num_layers": 2,
-            "dim": 16,
-            "ffn_dim": 32,
-            "causal": True,
-        },
-    }
-    return FocalCodec(config, name=name).eval()
+@pytest.fixture(scope="module")
+def codec():
+    return make_codec("wavenext")
 
 
-@torch.no_grad()
+def make_sig(seed: int, length: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 0.3 * torch.randn(length, generator=generator)
+
+
+def run(session, x: torch.Tensor, cuts: list[int]) -> torch.Tensor:
+    """Push `x` in pieces that end at `cuts`, and flush."""
+    ends = [*sorted(min(cut, len(x)) for cut in cuts), len(x)]
+    starts = [0, *ends[:-1]]
+    parts = [session.push(x[i:j]) for i, j in zip(starts, ends, strict=True)]
+    return torch.cat([*parts, session.flush()])
+
+
+def inputs(session_class, seed: int, length: int) -> torch.Tensor:
+    if session_class is StreamingDecoder:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(64, (-(-length // 320),), generator=generator)
+    return make_sig(seed, length)
+
+
+@given(
+    st.integers(1, 20000),
+    st.lists(st.integers(0, 20000), max_size=12),
+    st.integers(0, 9),
+)
+def test_any_cutting_gives_the_tokens_of_one_pass(codec, length, cuts, seed):
+    sig = make_sig(seed, length)
+    with torch.no_grad():
+        want, _ = codec.encode(sig[None])
+    assert torch.equal(run(StreamingEncoder(codec), sig, cuts), want[0])
+
+
+@given(
+    st.integers(1, 60),
+    st.lists(st.integers(0, 60), max_size=12),
+    st.integers(0, 9),
+)
+def test_any_cutting_gives_the_waveform_of_one_pass(codec, num, cuts, seed):
+    generator = torch.Generator().manual_seed(seed)
+    toks = torch.randint(64, (num,), generator=generator)
+    with torch.no_grad():
+        want, _ = codec.decode(toks[None])
+    got = run(StreamingDecoder(codec), toks, cuts)
+    torch.testing.assert_close(got, want[0], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", CODECS)
-@pytest.mark.parametrize("chunks", [1, 3])
-@pytest.mark.parametrize("tail", [0, 1, 700])
-def test_stream_equals_one_pass(name, chunks, tail):
+@pytest.mark.parametrize("length", [1, 1280, 1281, 30000])
+def test_resynthesis_lasts_as_long_as_the_input(name, length):
     codec = make_codec(name)
-    # 40 frames: the window of 12 rolls.
-    sig = 0.3 * torch.randn(2, 10 * codec.chunk_length + tail)
-    state = StreamState()
-    toks, recs = [], []
-    for chunk in sig.split(chunks * codec.chunk_length, dim=1):
-        feats = codec.sig_to_feats(chunk, state=state)
-        lats = codec.feats_to_lats(feats, state=state)
-        toks.append(codec.lats_to_toks(lats))
-        codes = codec.toks_to_codes(toks[-1])
-        qfeats = codec.codes_to_qfeats(codes, state=state)
-        recs.append(codec.feats_to_sig(qfeats, state=state))
-    want, _ = codec.encode(sig)
-    rec, _ = codec.decode(want)
-    assert torch.equal(torch.cat(toks, 1), want)
-    torch.testing.assert_close(torch.cat(recs, 1), rec, rtol=0, atol=1e-5)
-    assert codec.latency == 80.0
+    sig = make_sig(0, length)
+    with torch.no_grad():
+        want = codec.resynthesize(sig[None])[0]
+    got = run(StreamingResynthesizer(codec), sig, [700, 5000, 5001])
+    assert got.shape == want.shape
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
+
+
+def test_a_minute_on_a_small_window_stays_exact_and_bounded(codec):
+    sig = make_sig(1, 60 * 16000 + 123)
+    with torch.no_grad():
+        want, _ = codec.encode(sig[None])
+        rec, _ = codec.decode(want)
+    encoder, decoder = StreamingEncoder(codec), StreamingDecoder(codec)
+    toks, recs, sizes = [], [], set()
+    for chunk in sig.split(1600):
+        toks.append(encoder.push(chunk))
+        recs.append(decoder.push(toks[-1]))
+        if len(toks) > 20:
+            sizes.add(
+                sum(
+                    x.numel()
+                    for session in (encoder, decoder)
+                    for name, x in session.state_dict().items()
+                    if name != "pending"
+                )
+            )
+    toks.append(encoder.flush())
+    recs += [decoder.push(toks[-1]), decoder.flush()]
+    assert torch.equal(torch.cat(toks), want[0])
+    torch.testing.assert_close(torch.cat(recs), rec[0], rtol=0, atol=1e-4)
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("session_class", SESSIONS)
+@pytest.mark.parametrize("cut", [0, 500, 9000])
+def test_a_stream_goes_on_in_another_session(
+    codec, session_class, cut, tmp_path
+):
+    x = inputs(session_class, 3, 20000)
+    cut = cut if session_class is not StreamingDecoder else cut // 320
+    want = run(session_class(codec), x, [cut])
+    first, second = session_class(codec), session_class(codec)
+    second.push(x[:999])  # what it did before does not matter
+    part = first.push(x[:cut])
+    path = tmp_path / "state.safetensors"
+    save_file(first.state_dict(), path)
+    first.push(x[cut:])
+    second.load_state_dict(load_file(path))
+    rest = torch.cat([second.push(x[cut:]), second.flush()])
+    torch.testing.assert_close(torch.cat([part, rest]), want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("session_class", SESSIONS)
+def test_a_state_that_does_not_fit_changes_nothing(codec, session_class):
+    x = inputs(session_class, 4, 20000)
+    session = session_class(codec)
+    session.push(x[:10000])
+    before = session.state_dict()
+    name = next(key for key in before if key.endswith(".context"))
+    pending = next(key for key in before if "pending" in key)
+    bad = [
+        {k: v for k, v in before.items() if k != name},
+        {k: v for k, v in before.items() if "pending" not in k},
+        {**before, "more": torch.zeros(1)},
+        {**before, "state.more": torch.zeros(1)},
+        {**before, name: before[name][:, 1:]},
+        {**before, name: before[name].double()},
+        {**before, name: before[name].repeat(2, 1, 1)},
+        {**before, pending: before[pending].new_zeros(5000)},
+        {},
+    ]
+    for tensors in bad:
+        with pytest.raises(StreamError, match="state"):
+            session.load_state_dict(tensors)
+        after = session.state_dict()
+        assert after.keys() == before.keys()
+        assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("session_class", SESSIONS)
+def test_a_state_of_another_model_is_refused(codec, session_class):
+    session = session_class(make_codec("vocos"))
+    other = session_class(make_codec("down_scaled"))
+    for stream in (session, other):
+        stream.push(inputs(session_class, 5, 9000))
+    with pytest.raises(StreamError, match="state"):
+        other.load_state_dict(session.state_dict())
+
+
+@pytest.mark.parametrize("session_class", SESSIONS)
+def test_reset_starts_anew(codec, session_class):
+    x = inputs(session_class, 6, 9000)
+    session = session_class(codec)
+    want = run(session, x, [])
+    with pytest.raises(StreamError, match="reset"):
+        session.push(x)
+    assert len(session.flush()) == 0
+    session.reset()
+    torch.testing.assert_close(run(session, x, [4000]), want)
+
+
+@pytest.mark.parametrize("session_class", SESSIONS)
+def test_to_moves_all_that_is_carried(codec, session_class):
+    session = session_class(codec)
+    session.push(inputs(session_class, 7, 9000))
+    for tensor in session.to("meta").state_dict().values():
+        assert tensor.device.type == "meta" or tensor.numel() <= 2
+
+
+def test_bad_input_is_named(codec):
+    encoder, decoder = StreamingEncoder(codec), StreamingDecoder(codec)
+    with pytest.raises(AudioError, match="sig"):
+        encoder.push(torch.tensor([0.0, float("nan")]))
+    with pytest.raises(ValueError, match=r"sig: must be \[T\]"):
+        encoder.push(torch.zeros(1, 100))
+    with pytest.raises(ValueError, match="float"):
+        encoder.push(torch.zeros(100, dtype=torch.int16))
+    with pytest.raises(TokenError, match=r"0\.\.63"):
+        decoder.push(torch.tensor([64]))
+    with pytest.raises(TokenError, match="integers"):
+        decoder.push(torch.tensor([0.5]))
+    # Nothing of it was taken in.
+    assert len(encoder.flush()) == len(decoder.flush()) == 0
+
+
+@pytest.mark.parametrize("session_class", SESSIONS)
+def test_offline_models_name_the_causal_ones(session_class):
+    codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+    with pytest.raises(StreamError, match="focalcodec_50hz_4k_causal"):
+        session_class(codec)

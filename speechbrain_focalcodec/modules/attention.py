@@ -211,23 +211,52 @@ class RelativeAttention(nn.Module):
             self._split_heads(y) for y in self.qkv_proj(x).chunk(3, dim=-1)
         )
         gate = self._gate(self._split_heads(x))
-        if state is not None:
-            key, value = self._carry(key, value, state)
-        past = key.shape[2] - steps
-        width = past + steps
-        # The last key first: see PositionBias.scores.
-        order = torch.arange(width - 1, -1, -1, device=x.device)
-        key, value = key.index_select(2, order), value.index_select(2, order)
+        output = key.new_empty(len(x), steps, self.num_heads, key.shape[3])
+        streams = [(slice(None), None)] if state is None else state.streams()
+        for rows, part in streams:
+            # The last key first: see PositionBias.scores.
+            if part is None:
+                keys, values = key.flip(2), value.flip(2)
+            else:
+                keys = self._append(part, "key", key[rows])
+                values = self._append(part, "value", value[rows])
+            self._attend(
+                query[rows],
+                keys,
+                values,
+                gate[rows],
+                bias,
+                None if lengths is None else lengths[rows],
+                output[rows],
+            )
+        return self.out_proj(output.flatten(2))
+
+    def _attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        gate: torch.Tensor,
+        bias: PositionBias,
+        lengths: torch.Tensor | None,
+        output: torch.Tensor,
+    ) -> None:
+        """Attention of [B, H, T, D] queries, written to `output`.
+
+        Keys and values, the last first, hold earlier steps, too.
+        """
+        steps, width = query.shape[2], key.shape[2]
+        past = width - steps
+        order = torch.arange(width - 1, -1, -1, device=key.device)
         total = None
         if lengths is not None:
             total = (lengths + past)[:, None, None]
-        elif self.chunk is not None:
+        elif self.chunk is not None and steps > self.chunk:
             total = order.new_full((1, 1, 1), width)
-        output = key.new_empty(len(x), steps, self.num_heads, key.shape[3])
-        group, blocks = self._blocks(x, past, steps)
+        group, blocks = self._blocks(query, past, alike=total is None)
         for start, stop, low, high in blocks:
-            keys = slice(width - high, width - low)
-            seen = self._seen(order[keys], past + start, stop - start, total)
+            kept = slice(width - high, width - low)
+            seen = self._seen(order[kept], past + start, stop - start, total)
             for head in range(0, self.num_heads, group):
                 heads = slice(head, head + group)
                 scores = bias.scores(
@@ -242,12 +271,19 @@ class RelativeAttention(nn.Module):
                     scores = scores.masked_fill_(~seen[:, None], lowest)
                 part = F.scaled_dot_product_attention(
                     query[:, heads, start:stop],
-                    key[:, heads, keys],
-                    value[:, heads, keys],
+                    key[:, heads, kept],
+                    value[:, heads, kept],
                     attn_mask=scores,
                 )
                 output[:, start:stop, heads] = part.transpose(1, 2)
-        return self.out_proj(output.flatten(2))
+
+    def _append(
+        self, state: StreamState, name: str, x: torch.Tensor
+    ) -> torch.Tensor:
+        """Keys or values with those of earlier chunks, the last first."""
+        return state.append(
+            name, x, self.window_size - 1, dim=2, newest_first=True
+        )
 
     def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
         """[B, T, dim] to [B, heads, T, head_dim]."""
@@ -259,34 +295,27 @@ class RelativeAttention(nn.Module):
         a, b = torch.sigmoid(y).chunk(2, dim=-1)
         return a * (b * self.gru_rel_pos_const - 1.0) + 2.0
 
-    def _carry(
-        self, key: torch.Tensor, value: torch.Tensor, state: StreamState
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put kept keys and values before the new ones, and keep the last."""
-        kept_key, kept_value = state.get("key"), state.get("value")
-        if kept_key is not None and kept_value is not None:
-            key = torch.cat([kept_key, key], dim=2)
-            value = torch.cat([kept_value, value], dim=2)
-        keep = max(key.shape[2] - (self.window_size - 1), 0)
-        state["key"], state["value"] = key[:, :, keep:], value[:, :, keep:]
-        return key, value
-
     def _blocks(
-        self, x: torch.Tensor, past: int, steps: int
+        self, query: torch.Tensor, past: int, alike: bool
     ) -> tuple[int, list[tuple[int, int, int, int]]]:
         """Cut the work.
 
         Heads at a time, and blocks: queries start..stop of the input, keys
-        low..high of all.
+        low..high of all; `alike` if all queries see all keys of their block.
         """
+        batch, _, steps, _ = query.shape
         width = past + steps
+        if self.chunk is not None and alike:
+            # One chunk of a stream.
+            low = max(0, width - self.window_size)
+            return self.num_heads, [(0, steps, low, width)]
         if self.chunk is not None:
             width = min(width, 2 * self.window_size)
         group, size = 4, SCORES
-        if x.device.type != "cpu":
+        if query.device.type != "cpu":
             # Few large calls instead.
             group, size = self.num_heads, 32 * SCORES
-        block = max(1, size // (len(x) * group * width))
+        block = max(1, size // (batch * group * width))
         if self.chunk is None:
             return group, [
                 (start, min(start + block, steps), 0, width)

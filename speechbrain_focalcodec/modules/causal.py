@@ -1,20 +1,29 @@
 """Left context of causal modules, from padding or from carried state."""
 
+from collections.abc import Iterator, Sequence
+
 import torch
 
-__all__ = ["StreamState", "extend_left"]
+from speechbrain_focalcodec.modules.ring import Ring
+
+__all__ = ["StreamGroup", "StreamState", "extend_left"]
+
+# Longer contexts lie in a ring; shorter ones are copied with each chunk.
+SHORT = 128
 
 
 class StreamState:
     """What a causal model carries from one chunk to the next.
 
-    A flat table of tensors by name, seen through a prefix: a module hands
-    ``state.scope("layers.0")`` to its part and the part stores what it keeps
-    under its own names.
+    A flat table by name, seen through a prefix: a module hands
+    ``state.scope("layers.0")`` to its part and the part keeps what it needs
+    under its own names: a tensor, or a :class:`Ring` of many steps. A batch
+    is carried in lockstep; streams of their own pace make a
+    :class:`StreamGroup`.
 
     Arguments
     ---------
-    tensors : dict, optional
+    table : dict, optional
         The table to share; a new, empty one by default.
     prefix : str
         Put before each name.
@@ -23,16 +32,16 @@ class StreamState:
     -------
     >>> state = StreamState()
     >>> state.scope("conv")["context"] = torch.zeros(1, 2, 3)
-    >>> sorted(state.tensors)
+    >>> sorted(state.tensors())
     ['conv.context']
     """
 
     def __init__(
         self,
-        tensors: dict[str, torch.Tensor] | None = None,
+        table: dict[str, torch.Tensor | Ring] | None = None,
         prefix: str = "",
     ):
-        self.tensors = {} if tensors is None else tensors
+        self.table = {} if table is None else table
         self.prefix = prefix
 
     def scope(self, name: str) -> "StreamState":
@@ -48,7 +57,7 @@ class StreamState:
         StreamState
             A view; what is stored in it is stored here.
         """
-        return StreamState(self.tensors, f"{self.prefix}{name}.")
+        return StreamState(self.table, f"{self.prefix}{name}.")
 
     def get(self, name: str) -> torch.Tensor | None:
         """The tensor kept under `name`, or None before the first chunk.
@@ -63,10 +72,177 @@ class StreamState:
         torch.Tensor or None
             What was stored last.
         """
-        return self.tensors.get(self.prefix + name)
+        kept = self.table.get(self.prefix + name)
+        assert not isinstance(kept, Ring)
+        return kept
 
     def __setitem__(self, name: str, value: torch.Tensor) -> None:
-        self.tensors[self.prefix + name] = value
+        self.table[self.prefix + name] = value
+
+    def append(
+        self,
+        name: str,
+        x: torch.Tensor,
+        past: int,
+        dim: int = 1,
+        newest_first: bool = False,
+        start: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Add steps to the ring kept under `name`.
+
+        Arguments
+        ---------
+        name : str
+            Name within this scope.
+        x : torch.Tensor
+            New steps.
+        past, dim, newest_first
+            See :class:`Ring`.
+        start : torch.Tensor, optional
+            What stands before the first step of a stream, to be expanded to
+            `past` steps; nothing by default.
+
+        Returns
+        -------
+        torch.Tensor
+            The new steps with up to `past` before them, valid until the next
+            call; see :meth:`Ring.append`.
+        """
+        ring = self.table.get(self.prefix + name)
+        if ring is None:
+            ring = Ring.like(x, past, dim, newest_first)
+            if start is not None:
+                shape = list(x.shape)
+                shape[dim] = past
+                ring.push(start.expand(shape))
+            self.table[self.prefix + name] = ring
+        assert isinstance(ring, Ring)
+        return ring.append(x)
+
+    def streams(self) -> Iterator[tuple[slice, "StreamState"]]:
+        """The parts of a batch that have a state of their own.
+
+        Returns
+        -------
+        iterator of (slice, StreamState)
+            Rows of the batch and their state: here all.
+        """
+        yield slice(None), self
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All that is kept, oldest step first, to be saved.
+
+        Returns
+        -------
+        dict
+            Tensors by name.
+        """
+        return {
+            name: kept.last().contiguous() if isinstance(kept, Ring) else kept
+            for name, kept in self.table.items()
+        }
+
+    def restore(
+        self, tensors: dict[str, torch.Tensor], template: "StreamState"
+    ) -> None:
+        """Take over what :meth:`tensors` gave.
+
+        Arguments
+        ---------
+        tensors : dict
+            Tensors by name.
+        template : StreamState
+            Of the same model, after a chunk: what must be there.
+
+        Raises
+        ------
+        ValueError
+            If a tensor is missing, unknown or does not fit.
+        """
+        _check_names(tensors, template.table)
+        table: dict[str, torch.Tensor | Ring] = {}
+        for name, kept in template.table.items():
+            tensor = tensors[name]
+            if isinstance(kept, Ring):
+                fits = kept.holds(tensor)
+            else:
+                fits = tensor.shape == kept.shape
+            like = kept.tensor if isinstance(kept, Ring) else kept
+            if not fits or tensor.dtype != like.dtype:
+                raise ValueError(
+                    f"state: {name} is {tensor.dtype} {list(tensor.shape)}, "
+                    "which does not fit this model"
+                )
+            tensor = tensor.to(like.device)
+            if isinstance(kept, Ring):
+                table[name] = kept.filled(tensor)
+            else:
+                table[name] = tensor.clone()
+        self.table.clear()
+        self.table.update(table)
+
+    def to(self, device: str | torch.device) -> "StreamState":
+        """Move all that is kept to a device.
+
+        Arguments
+        ---------
+        device : str or torch.device
+            Where the model is.
+
+        Returns
+        -------
+        StreamState
+            Itself.
+        """
+        for name, kept in self.table.items():
+            self.table[name] = kept.to(device)
+        return self
+
+
+class StreamGroup(StreamState):
+    """Streams of their own pace that share a batch, one row each.
+
+    Arguments
+    ---------
+    states : sequence of StreamState
+        One for each row of the batch.
+
+    Example
+    -------
+    >>> group = StreamGroup([StreamState(), StreamState()])
+    >>> extend_left(torch.ones(2, 3, 1), 2, group).shape
+    torch.Size([2, 5, 1])
+    """
+
+    def __init__(self, states: Sequence[StreamState]):
+        super().__init__()
+        self.states = states
+
+    def scope(self, name: str) -> "StreamGroup":
+        """See :meth:`StreamState.scope`.
+
+        Arguments
+        ---------
+        name : str
+            The part's name.
+
+        Returns
+        -------
+        StreamGroup
+            The part's view of each stream.
+        """
+        return StreamGroup([state.scope(name) for state in self.states])
+
+    def streams(self) -> Iterator[tuple[slice, StreamState]]:
+        """See :meth:`StreamState.streams`.
+
+        Returns
+        -------
+        iterator of (slice, StreamState)
+            Each row with its state.
+        """
+        for i, state in enumerate(self.states):
+            yield slice(i, i + 1), state
 
 
 def scope(state: StreamState | None, name: str) -> StreamState | None:
@@ -124,11 +300,36 @@ def extend_left(
     """
     if size == 0:
         return x
-    context = None if state is None else state.get("context")
-    if context is None:
-        context = x[:, :1] if replicate else torch.zeros_like(x[:, :1])
-        context = context.expand(-1, size, -1)
+    start = x[:, :1] if replicate else torch.zeros_like(x[:, :1])
+    if state is None:
+        return torch.cat([start.expand(-1, size, -1), x], dim=1)
+    if size > SHORT:
+        parts = [
+            part.append("context", x[rows], size, start=start[rows])
+            for rows, part in state.streams()
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    contexts = []
+    for rows, part in state.streams():
+        context = part.get("context")
+        if context is None:
+            context = start[rows].expand(-1, size, -1)
+        contexts.append(context)
+    context = contexts[0] if len(contexts) == 1 else torch.cat(contexts)
     extended = torch.cat([context, x], dim=1)
-    if state is not None:
-        state["context"] = extended[:, -size:]
+    for rows, part in state.streams():
+        part["context"] = extended[rows, -size:]
     return extended
+
+
+def _check_names(got: dict, wanted: dict) -> None:
+    """Refuse tables that do not hold the same names."""
+    for what, names in (
+        ("misses", wanted.keys() - got.keys()),
+        ("has unknown", got.keys() - wanted.keys()),
+    ):
+        if names:
+            raise ValueError(
+                f"state: {what} {', '.join(sorted(names)[:5])}; was it saved "
+                "by another model?"
+            )

@@ -1,0 +1,208 @@
+"""The last steps of a stream, in one piece and without moving them."""
+
+import torch
+
+__all__ = ["Ring"]
+
+# Steps that can be added at once without a copy of those before.
+SLACK = 32
+
+
+class Ring:
+    """The last steps of a stream.
+
+    Each step is written twice, a whole turn apart: the last steps, wherever
+    they start, lie side by side, and adding a chunk costs no more than the
+    chunk.
+
+    Arguments
+    ---------
+    tensor : torch.Tensor
+        Room for two turns along `dim`.
+    past : int
+        Steps that are seen before new ones.
+    dim : int
+        Which dimension is time.
+    newest_first : bool
+        Whether steps lie in reversed order.
+
+    Example
+    -------
+    >>> ring = Ring.like(torch.zeros(1, 2), past=3)
+    >>> ring.append(torch.tensor([[1, 2]]))
+    tensor([[1., 2.]])
+    >>> ring.append(torch.tensor([[3, 4]]))
+    tensor([[1., 2., 3., 4.]])
+    >>> ring.append(torch.tensor([[5, 6]]))
+    tensor([[2., 3., 4., 5., 6.]])
+    """
+
+    def __init__(
+        self,
+        tensor: torch.Tensor,
+        past: int,
+        dim: int = 1,
+        newest_first: bool = False,
+    ):
+        self.tensor = tensor
+        self.past = past
+        self.dim = dim
+        self.newest_first = newest_first
+        self.turn = tensor.shape[dim] // 2
+        self.seen = 0
+
+    @classmethod
+    def like(
+        cls,
+        x: torch.Tensor,
+        past: int,
+        dim: int = 1,
+        newest_first: bool = False,
+    ) -> "Ring":
+        """An empty ring for steps like those of a tensor.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Whose type, device and shape, time aside, are taken.
+        past, dim, newest_first
+            Of the ring.
+
+        Returns
+        -------
+        Ring
+            Empty.
+        """
+        shape = list(x.shape)
+        shape[dim] = 2 * (past + SLACK)
+        tensor = torch.zeros(shape, dtype=x.dtype, device=x.device)
+        return cls(tensor, past, dim, newest_first)
+
+    def push(self, x: torch.Tensor) -> None:
+        """Add steps.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            The steps, oldest first.
+        """
+        steps = x.shape[self.dim]
+        self.seen += steps
+        if steps > self.turn:
+            x = x.narrow(self.dim, steps - self.turn, self.turn)
+            steps = self.turn
+        if self.newest_first:
+            x = x.flip(self.dim)
+            start = -self.seen % self.turn
+        else:
+            start = (self.seen - steps) % self.turn
+        first = min(steps, self.turn - start)
+        for at, piece in (
+            (start, x.narrow(self.dim, 0, first)),
+            (0, x.narrow(self.dim, first, steps - first)),
+        ):
+            size = piece.shape[self.dim]
+            if size:
+                self.tensor.narrow(self.dim, at, size).copy_(piece)
+                self.tensor.narrow(self.dim, at + self.turn, size).copy_(piece)
+
+    def last(self, steps: int | None = None) -> torch.Tensor:
+        """The last steps.
+
+        Arguments
+        ---------
+        steps : int, optional
+            How many, at most; `past` by default, then oldest first.
+
+        Returns
+        -------
+        torch.Tensor
+            A view; in the ring's order when `steps` is given.
+        """
+        size = min(self.seen, self.past if steps is None else steps)
+        start = -self.seen if self.newest_first else self.seen - size
+        view = self.tensor.narrow(self.dim, start % self.turn, size)
+        if steps is None and self.newest_first:
+            return view.flip(self.dim)
+        return view
+
+    def append(self, x: torch.Tensor) -> torch.Tensor:
+        """Add steps and see them with those before.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            New steps, oldest first.
+
+        Returns
+        -------
+        torch.Tensor
+            Up to `past` earlier steps and the new ones, in the ring's order:
+            a view of the ring, valid until the next call, or a copy where
+            there is no room or gradients are recorded.
+        """
+        steps = x.shape[self.dim]
+        if steps <= self.turn - self.past and not torch.is_grad_enabled():
+            self.push(x)
+            return self.last(self.past + steps)
+        before = self.last(self.past)
+        if self.newest_first:
+            joined = torch.cat([x.flip(self.dim), before], dim=self.dim)
+        else:
+            joined = torch.cat([before, x], dim=self.dim)
+        self.push(x.detach())
+        return joined
+
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor could be what such a ring's :meth:`last` gives.
+
+        Arguments
+        ---------
+        tensor : torch.Tensor
+            The tensor.
+
+        Returns
+        -------
+        bool
+            Whether its shape fits.
+        """
+        if tensor.ndim != self.tensor.ndim:
+            return False
+        shape = list(self.tensor.shape)
+        shape[self.dim] = tensor.shape[self.dim]
+        return (
+            list(tensor.shape) == shape and tensor.shape[self.dim] <= self.past
+        )
+
+    def filled(self, tensor: torch.Tensor) -> "Ring":
+        """A ring of the same kind that holds these steps.
+
+        Arguments
+        ---------
+        tensor : torch.Tensor
+            Steps, oldest first.
+
+        Returns
+        -------
+        Ring
+            A new one.
+        """
+        ring = Ring.like(tensor, self.past, self.dim, self.newest_first)
+        ring.push(tensor)
+        return ring
+
+    def to(self, device: str | torch.device) -> "Ring":
+        """Move to a device.
+
+        Arguments
+        ---------
+        device : str or torch.device
+            Where the model is.
+
+        Returns
+        -------
+        Ring
+            Itself.
+        """
+        self.tensor = self.tensor.to(device)
+        return self
