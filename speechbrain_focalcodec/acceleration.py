@@ -4,12 +4,12 @@ What each gains and costs is measured by ``benchmarks/speed.py`` and written
 in the README. A codec that was accelerated is for inference alone.
 """
 
-import warnings
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import nn
 
+from speechbrain_focalcodec.modules.extractor import FeatureExtractor
 from speechbrain_focalcodec.modules.layouts import (
     Linear,
     PointwiseConv,
@@ -25,6 +25,13 @@ __all__ = ["PRECISIONS", "Precision", "accelerate"]
 Precision = Literal["bf16", "int8"]
 PRECISIONS = get_args(Precision)
 
+# What torch.compile multiplies 8-bit integers by. PyTorch has no public name
+# for it; where it is missing the same is computed in float32.
+ONEDNN_INT8 = torch.backends.mkldnn.is_available() and all(
+    hasattr(torch.ops.onednn, name)
+    for name in ("qlinear_pointwise", "qlinear_prepack")
+)
+
 
 def accelerate(
     codec: "FocalCodec",
@@ -36,10 +43,10 @@ def accelerate(
     ``bf16`` computes the products of matrices in bfloat16 and all else in
     float32; on CUDA by autocast. It pays on processors with instructions for
     it (AMX, AVX512-BF16) and on recent GPUs. ``int8`` is for the CPU: linear
-    layers have 8-bit weights, one scale a row, and their input is quantized
-    as it comes (PyTorch's dynamic quantization), with one scale for a whole
-    batch: what an utterance gives then depends a little on its batch and on
-    windows, which only float32 excludes. Convolutions stay as they are.
+    layers and most convolutions have 8-bit weights, one scale an output, and
+    their input is brought to 8 bits as it comes, one scale a frame; what a
+    frame gives does not depend on its batch. WavLM's convolutions, the wide
+    and the depthwise ones stay as they are.
     ``compile`` has torch.compile make encoder and decoder anew for each length
     it meets, so it pays where lengths repeat.
 
@@ -114,37 +121,119 @@ def _to_bfloat16(codec: "FocalCodec") -> None:
 
 
 def _to_int8(codec: "FocalCodec") -> None:
-    """Put dynamically quantized layers in place of the linear ones."""
-    from torch.ao import quantization
+    """Put quantized layers in place of those that are products of matrices.
 
-    engines = torch.backends.quantized.supported_engines
-    if "onednn" in engines and torch.backends.quantized.engine == "x86":
-        # The same numbers as x86, with the fastest instructions there are.
-        torch.backends.quantized.engine = "onednn"
-    with warnings.catch_warnings():
-        # Deprecated in favour of torchao, which is slower without compiling.
-        warnings.simplefilter("ignore")
-        quantization.quantize_dynamic(
-            codec,
-            {Linear: quantization.per_channel_dynamic_qconfig},
-            mapping={Linear: _DynamicLinear},
-            inplace=True,
-        )
+    WavLM's strided convolutions stay: they are what hears the signal.
+    """
+    extractors = [
+        part
+        for module in codec.modules()
+        if isinstance(module, FeatureExtractor)
+        for part in module.modules()
+    ]
+    for module in list(codec.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, Linear):
+                quantized = RowwiseInt8(child.weight, child.bias)
+                setattr(module, name, quantized)
+            elif isinstance(child, PointwiseConv | UpScale) or (
+                isinstance(child, StridedConv)
+                and child.groups == 1
+                and child not in extractors
+            ):
+                child.quantized = RowwiseInt8(child.as_matrix(), child.bias)
 
 
-class _DynamicLinear(torch.ao.nn.quantized.dynamic.Linear):
-    """PyTorch's layer, from ours."""
+class RowwiseInt8(nn.Module):
+    """Linear layer with 8-bit weights and, as it comes, 8-bit input.
 
-    @classmethod
-    def from_float(cls, mod: Any, use_precomputed_fake_quant: bool = False):
-        """Quantize a linear layer."""
-        plain = nn.Linear(mod.in_features, mod.out_features)
-        plain.weight, plain.bias = mod.weight, mod.bias
-        plain.qconfig = mod.qconfig
-        quantized = torch.ao.nn.quantized.dynamic.Linear.from_float(plain)
-        quantized.__class__ = cls
-        return quantized
+    Both are symmetric, with one scale an output and one scale a frame: what
+    a frame gives does not depend on its neighbours.
+
+    Arguments
+    ---------
+    weight : torch.Tensor
+        [out, in].
+    bias : torch.Tensor, optional
+        [out].
+
+    Example
+    -------
+    >>> layer = RowwiseInt8(torch.eye(4), torch.zeros(4))
+    >>> layer(torch.tensor([[1.0, 0.5, 0.0, -0.25]])).round(decimals=1)
+    tensor([[ 1.0000,  0.5000,  0.0000, -0.3000]])
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None):
+        super().__init__()
+        weight = weight.detach().float().contiguous()
+        self.out_features = len(weight)
+        scale = _scale(weight)
+        weight = (weight / scale).round_().to(torch.int8)
+        if ONEDNN_INT8:
+            weight = torch.ops.onednn.qlinear_prepack(weight, None)
+        self.weight = weight
+        self.scale = scale[:, 0]
+        self.zero_points = torch.zeros_like(self.scale, dtype=torch.int64)
+        self.bias = torch.zeros_like(self.scale)
+        if bias is not None:
+            self.bias.copy_(bias.detach())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Frames [..., in].
+
+        Returns
+        -------
+        torch.Tensor
+            Frames [..., out].
+        """
+        rows = x.reshape(-1, x.shape[-1]).float()
+        scale = _scale(rows)
+        rows = (rows / scale).round_()
+        if ONEDNN_INT8:
+            y = torch.ops.onednn.qlinear_pointwise(
+                rows.to(torch.int8),
+                1.0,
+                0,
+                self.weight,
+                self.scale,
+                self.zero_points,
+                None,
+                1.0,
+                0,
+                torch.float32,
+                "none",
+                [],
+                "",
+            )
+        else:
+            # The same numbers: products of integers are exact in float32.
+            y = nn.functional.linear(rows, self.weight.float()) * self.scale
+        y = self.bias.addcmul(y, scale)
+        return y.view(*x.shape[:-1], self.out_features)
 
     def then_gelu(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply and apply GELU."""
+        """Multiply and apply GELU.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Frames [..., in].
+
+        Returns
+        -------
+        torch.Tensor
+            Frames [..., out].
+        """
         return nn.functional.gelu(self(x))
+
+
+def _scale(rows: torch.Tensor) -> torch.Tensor:
+    """What one step of 8 bits is in each row [M, 1]."""
+    largest = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True)
+    return largest.div_(127).clamp_(min=1e-12)

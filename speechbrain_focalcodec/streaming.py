@@ -219,6 +219,23 @@ class Stream(ABC):
     Sessions hold their own state, and many can share a model.
     """
 
+    # What the input goes through, one after the other.
+    ways: list["OneWay"]
+
+    # Steps that went in, and that came out.
+    pushed = given = 0
+
+    def count(self, pushed: int, given: int) -> None:
+        """Note what went in and came out.
+
+        Arguments
+        ---------
+        pushed, given : int
+            Steps.
+        """
+        self.pushed += pushed
+        self.given += given
+
     @abstractmethod
     def push(self, x: torch.Tensor) -> torch.Tensor:
         """Take what has come and give what is ready.
@@ -291,12 +308,19 @@ class Stream(ABC):
         """
 
 
-class _OneWay(Stream):
-    """A session in one direction."""
+class OneWay(Stream):
+    """A session in one direction.
+
+    Arguments
+    ---------
+    direction : Direction
+        Encoding or decoding with a model.
+    """
 
     def __init__(self, direction: Direction):
         self.direction = direction
         self.chunk_length = direction.chunk_length
+        self.ways = [self]
         self.reset()
 
     def reset(self) -> None:
@@ -304,41 +328,58 @@ class _OneWay(Stream):
         self._pending = torch.empty(
             0, dtype=direction.dtype, device=direction.device
         )
-        self._state = StreamState()
-        self._started = False
+        self.state = StreamState()
+        self.started = False
         self.ended = False
 
     def push(self, x: torch.Tensor) -> torch.Tensor:
+        self.feed(self.checked(x))
+        return self._run(self.take(len(self._pending) // self.chunk_length))
+
+    def checked(self, x: torch.Tensor) -> torch.Tensor:
+        """What may be fed, on the model's device, or an error."""
         if self.ended:
             raise StreamError(
                 "the stream was ended by flush(); reset() starts a new one"
             )
-        x = self.direction.check(x).to(self._pending)
-        if len(self._pending):
-            x = torch.cat([self._pending, x])
-        whole = len(x) - len(x) % self.chunk_length
-        self._pending = x[whole:].clone()
-        return self._run(x[:whole])
+        return self.direction.check(x).to(self._pending)
+
+    def feed(self, x: torch.Tensor) -> None:
+        """Add to what waits for a chunk to be full."""
+        # A copy: the caller may use its buffer again.
+        self._pending = torch.cat([self._pending, x])
+
+    @property
+    def ready(self) -> bool:
+        """Whether a chunk is full."""
+        return len(self._pending) >= self.chunk_length
+
+    def take(self, chunks: int) -> torch.Tensor:
+        """Remove full chunks from what waits."""
+        size = chunks * self.chunk_length
+        x, self._pending = self._pending[:size], self._pending[size:]
+        self.started = self.started or bool(chunks)
+        return x
 
     def flush(self) -> torch.Tensor:
         if self.ended:
             return self.direction.empty()
         self.ended = True
         pending, self._pending = self._pending, self._pending[:0]
+        self.started = self.started or bool(len(pending))
         return self._run(pending)
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
         """Code whole chunks, or the last one."""
         if not len(x):
             return self.direction.empty()
-        self._started = True
         rate = self.direction.codec.token_rate
         if self.direction.dtype.is_floating_point:
             rate *= self.direction.codec.hop_length
         size = int(SLICE * rate)
         size = max(size // self.chunk_length, 1) * self.chunk_length
         parts = [
-            self.direction.run(part[None], self._state)[0]
+            self.direction.run(part[None], self.state)[0]
             for part in x.split(size)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -347,10 +388,10 @@ class _OneWay(Stream):
         return {
             "pending": self._pending.clone(),
             "ended": torch.tensor([self.ended]),
-            "started": torch.tensor([self._started]),
+            "started": torch.tensor([self.started]),
             **{
                 f"state.{name}": tensor.clone()
-                for name, tensor in self._state.tensors().items()
+                for name, tensor in self.state.tensors().items()
                 if name != "ended"
             },
         }
@@ -374,11 +415,11 @@ class _OneWay(Stream):
         except ValueError as error:
             raise StreamError(str(error)) from error
         self._pending = pending.to(self._pending, copy=True)
-        self._state, self._started, self.ended = state, started, ended
+        self.state, self.started, self.ended = state, started, ended
 
     def to(self, device: str | torch.device) -> "Stream":
         self._pending = self._pending.to(device)
-        self._state.to(device)
+        self.state.to(device)
         return self
 
 
@@ -397,7 +438,7 @@ def _take(
     return tensor
 
 
-class StreamingEncoder(_OneWay):
+class StreamingEncoder(OneWay):
     """Samples to tokens, as they come.
 
     Arguments
@@ -425,7 +466,7 @@ class StreamingEncoder(_OneWay):
         super().__init__(encoding(codec))
 
 
-class StreamingDecoder(_OneWay):
+class StreamingDecoder(OneWay):
     """Tokens to samples, as they come.
 
     Arguments
@@ -484,10 +525,10 @@ class StreamingResynthesizer(Stream):
         match: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ):
         self.codec = codec
-        self.encoder = _OneWay(encoding(codec))
-        self.decoder = _OneWay(decoding(codec, match))
+        self.encoder = OneWay(encoding(codec))
+        self.decoder = OneWay(decoding(codec, match))
+        self.ways = [self.encoder, self.decoder]
         self.chunk_length = self.encoder.chunk_length
-        self._pushed = self._given = 0
 
     @property
     def ended(self) -> bool:
@@ -496,8 +537,7 @@ class StreamingResynthesizer(Stream):
 
     def push(self, x: torch.Tensor) -> torch.Tensor:
         sig = self.decoder.push(self.encoder.push(x))
-        self._pushed += len(x)
-        self._given += len(sig)
+        self.count(len(x), len(sig))
         return sig
 
     def flush(self) -> torch.Tensor:
@@ -505,20 +545,23 @@ class StreamingResynthesizer(Stream):
             return self.decoder.flush()
         tail = self.decoder.push(self.encoder.flush())
         tail = torch.cat([tail, self.decoder.flush()])
-        wanted = self.codec.output_num_samples(self._pushed)
-        return tail[: wanted - self._given]
+        wanted = self.codec.output_num_samples(self.pushed)
+        return tail[: wanted - self.given]
 
     def reset(self) -> None:
         self.encoder.reset()
         self.decoder.reset()
-        self._pushed = self._given = 0
+        self.pushed = self.given = 0
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {
-            "counts": torch.tensor([self._pushed, self._given]),
+            "counts": torch.tensor([self.pushed, self.given]),
             **{
                 f"{name}.{key}": tensor
-                for name, part in self._parts()
+                for name, part in (
+                    ("encoder", self.encoder),
+                    ("decoder", self.decoder),
+                )
                 for key, tensor in part.state_dict().items()
             },
         }
@@ -530,7 +573,7 @@ class StreamingResynthesizer(Stream):
             raise StreamError("state: counts must hold two numbers")
         before = self.encoder.state_dict()
         tables = {}
-        for name, _ in self._parts():
+        for name in ("encoder", "decoder"):
             prefix = f"{name}."
             names = [key for key in tensors if key.startswith(prefix)]
             tables[name] = {
@@ -546,10 +589,7 @@ class StreamingResynthesizer(Stream):
         except StreamError:
             self.encoder.load_state_dict(before)
             raise
-        self._pushed, self._given = counts.tolist()
-
-    def _parts(self) -> list[tuple[str, _OneWay]]:
-        return [("encoder", self.encoder), ("decoder", self.decoder)]
+        self.pushed, self.given = counts.tolist()
 
     def to(self, device: str | torch.device) -> "Stream":
         self.encoder.to(device)

@@ -21,11 +21,11 @@ CODECS = {
 }
 
 
-def make_codec(name: str) -> FocalCodec:
+def make_codec(name: str, window_size: int = 12) -> FocalCodec:
     options, factors, decoder = CODECS[name]
     torch.manual_seed(2)
     focal = {"hidden_dims": [16, 16, 16], "focal_window": 5, **options}
-    causal = {"causal": True, "window_size": 12}
+    causal = {"causal": True, "window_size": window_size}
     config = {
         "encoder_config": {
             "hidden_dims": [8] * 7,

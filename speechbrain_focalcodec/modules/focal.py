@@ -14,11 +14,13 @@ from speechbrain_focalcodec.modules.causal import (
     extend_left,
     scope,
 )
+from speechbrain_focalcodec.modules.derived import Derived
 from speechbrain_focalcodec.modules.feed_forward import FeedForward
 from speechbrain_focalcodec.modules.layouts import (
     Linear,
     PointwiseConv,
     depthwise_conv,
+    pack_depthwise,
 )
 from speechbrain_focalcodec.modules.masking import length_mask
 from speechbrain_focalcodec.modules.means import TimeMeans
@@ -123,6 +125,7 @@ class FocalModulation(nn.Module):
             nn.Sequential(nn.Conv1d(dim, dim, kernel, groups=dim))
             for kernel in kernels
         )
+        self.packed = Derived(pack_depthwise)
         self.context_proj = PointwiseConv(dim, dim)
         self.norm = _norm(dim, causal) if use_norm else nn.Identity()
         self.out_proj = Linear(dim, dim)
@@ -192,7 +195,11 @@ class FocalModulation(nn.Module):
         taps = conv.kernel_size[0] - 1
         if self.causal:
             context = extend_left(context, taps, state)
-            return depthwise_conv(context, conv.weight, conv.bias)
+            # The window's convolution, in a stream.
+            packed = self.packed if conv is self.layers[-1][0] else None
+            return depthwise_conv(
+                context, conv.weight, conv.bias, packed=packed
+            )
         if mask is not None:
             context = context.masked_fill(mask, 0)
         if taps % 2:  # an even kernel reaches one further to the right

@@ -18,6 +18,10 @@ __all__ = [
     "StridedConv",
     "WideConv",
     "depthwise_conv",
+    "pack",
+    "pack_depthwise",
+    "packed_product",
+    "packing_pays",
 ]
 
 
@@ -26,7 +30,12 @@ __all__ = [
 # name for it, so it is done without where these are missing.
 PACKED = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name)
-    for name in ("_linear_pointwise", "_reorder_linear_weight")
+    for name in (
+        "_convolution_pointwise",
+        "_linear_pointwise",
+        "_reorder_convolution_weight",
+        "_reorder_linear_weight",
+    )
 )
 # Frames for which it pays, by type: measured, see docs/speed.md.
 PACKED_FRAMES = {torch.float32: range(1, 641)}
@@ -34,11 +43,78 @@ if (
     PACKED
     and getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)()
 ):
-    PACKED_FRAMES[torch.bfloat16] = range(256, 1 << 62)
+    PACKED_FRAMES[torch.bfloat16] = range(1, 1 << 62)
+# Up to so many steps a convolution is one such product of copied rows.
+FEW = 64
 
 
-def _pack(weight: torch.Tensor) -> torch.Tensor:
+def pack(weight: torch.Tensor) -> torch.Tensor:
+    """Bring a weight into oneDNN's own layout.
+
+    Arguments
+    ---------
+    weight : torch.Tensor
+        Of a linear layer [out, in], contiguous.
+
+    Returns
+    -------
+    torch.Tensor
+        Opaque.
+    """
     return torch.ops.mkldnn._reorder_linear_weight(weight, None)
+
+
+def packing_pays(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether to multiply by a packed weight.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Frames [..., in].
+    weight : torch.Tensor
+        What would be packed.
+
+    Returns
+    -------
+    bool
+        Whether it can be done, and is faster.
+    """
+    frames = PACKED_FRAMES.get(x.dtype, range(0))
+    return (
+        PACKED
+        and fast_path(x)
+        and x.numel() // x.shape[-1] in frames
+        and not weight.is_inference()
+    )
+
+
+def packed_product(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    bias: torch.Tensor | None,
+    activation: str = "none",
+) -> torch.Tensor:
+    """Multiply by a packed weight.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Frames [..., in].
+    packed : torch.Tensor
+        From :func:`pack`.
+    bias : torch.Tensor, optional
+        One value a channel [out].
+    activation : str
+        ``none`` or ``gelu``.
+
+    Returns
+    -------
+    torch.Tensor
+        Frames [..., out].
+    """
+    return torch.ops.mkldnn._linear_pointwise(
+        x, packed, bias, activation, [], "none"
+    )
 
 
 class Linear(nn.Linear):
@@ -60,7 +136,7 @@ class Linear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__(in_features, out_features)
-        self.packed = Derived(_pack)
+        self.packed = Derived(pack)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply.
@@ -94,18 +170,16 @@ class Linear(nn.Linear):
 
     def _multiply(self, x: torch.Tensor, activation: str) -> torch.Tensor:
         x = x.to(self.weight.dtype)
-        frames = PACKED_FRAMES.get(x.dtype, range(0))
-        if (
-            PACKED
-            and fast_path(x)
-            and x.numel() // self.in_features in frames
-            and not self.weight.is_inference()
-        ):
-            return torch.ops.mkldnn._linear_pointwise(
-                x, self.packed(self.weight), self.bias, activation, [], "none"
+        if packing_pays(x, self.weight):
+            return packed_product(
+                x, self.packed(self.weight), self.bias, activation
             )
         y = F.linear(x, self.weight, self.bias)
         return y if activation == "none" else F.gelu(y)
+
+
+def _pack_first_tap(weight: torch.Tensor) -> torch.Tensor:
+    return pack(weight[..., 0].contiguous())
 
 
 class PointwiseConv(nn.Conv1d):
@@ -124,6 +198,19 @@ class PointwiseConv(nn.Conv1d):
 
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__(in_dim, out_dim, 1)
+        self.packed = Derived(_pack_first_tap)
+        # A layer in 8 bits to use instead: see acceleration.py.
+        self.quantized: nn.Module | None = None
+
+    def as_matrix(self) -> torch.Tensor:
+        """The weight of the same linear layer.
+
+        Returns
+        -------
+        torch.Tensor
+            [out, in].
+        """
+        return self.weight[..., 0]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply.
@@ -138,8 +225,30 @@ class PointwiseConv(nn.Conv1d):
         torch.Tensor
             Frames [B, T, out_dim], in the weight's type.
         """
-        weight = self.weight[..., 0]
-        return F.linear(x.to(weight.dtype), weight, self.bias)
+        if self.quantized is not None:
+            return self.quantized(x)
+        x = x.to(self.weight.dtype)
+        if packing_pays(x, self.weight):
+            return packed_product(x, self.packed(self.weight), self.bias)
+        return F.linear(x, self.as_matrix(), self.bias)
+
+
+def pack_depthwise(weight: torch.Tensor) -> torch.Tensor:
+    """Bring the taps of a depthwise convolution into oneDNN's own layout.
+
+    Arguments
+    ---------
+    weight : torch.Tensor
+        Taps [C, 1, K].
+
+    Returns
+    -------
+    torch.Tensor
+        Opaque.
+    """
+    return torch.ops.mkldnn._reorder_convolution_weight(
+        weight.unsqueeze(2), [0, 0], [1, 1], [1, 1], len(weight)
+    )
 
 
 def depthwise_conv(
@@ -147,6 +256,7 @@ def depthwise_conv(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     padding: int = 0,
+    packed: Derived | None = None,
 ) -> torch.Tensor:
     """Depthwise convolution, as a flat image with its channels last.
 
@@ -160,6 +270,10 @@ def depthwise_conv(
         One value a channel [C].
     padding : int
         Zeros on both sides.
+    packed : Derived, optional
+        Keeps the weight in oneDNN's layout, by :func:`pack_depthwise`: pays
+        for hundreds of taps and few steps, whose every call is a reordering
+        of the weight otherwise.
 
     Returns
     -------
@@ -188,6 +302,20 @@ def depthwise_conv(
     x = x.to(dtype)
     # Channels must lie side by side for the fast kernel.
     image = x.contiguous().transpose(1, 2).unsqueeze(2)
+    if packed is not None and packing_pays(x, weight):
+        y = torch.ops.mkldnn._convolution_pointwise(
+            image,
+            packed(weight),
+            bias,
+            [0, padding],
+            [1, 1],
+            [1, 1],
+            weight.shape[0],
+            "none",
+            [],
+            "",
+        )
+        return y.squeeze(2).transpose(1, 2)
     y = F.conv2d(
         image,
         weight.unsqueeze(2),
@@ -201,6 +329,10 @@ def depthwise_conv(
 def _as_matrix(weight: torch.Tensor) -> torch.Tensor:
     """[out, in, K] to [K * in, out]: one row a tap and input channel."""
     return weight.permute(2, 1, 0).flatten(0, 1).contiguous()
+
+
+def _pack_as_matrix(weight: torch.Tensor) -> torch.Tensor:
+    return pack(_as_matrix(weight).mT.contiguous())
 
 
 class StridedConv(nn.Conv1d):
@@ -239,6 +371,19 @@ class StridedConv(nn.Conv1d):
             in_dim, out_dim, kernel_size, stride, bias=bias, groups=groups
         )
         self.matrix = Derived(_as_matrix)
+        self.packed = Derived(_pack_as_matrix)
+        # A layer in 8 bits to use instead: see acceleration.py.
+        self.quantized: nn.Module | None = None
+
+    def as_matrix(self) -> torch.Tensor:
+        """The weight of the linear layer that takes all taps' steps.
+
+        Returns
+        -------
+        torch.Tensor
+            [out, K * in].
+        """
+        return _as_matrix(self.weight).mT
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve.
@@ -254,6 +399,8 @@ class StridedConv(nn.Conv1d):
             Steps [B, (T - kernel_size) // stride + 1, out_dim], in the
             weight's type.
         """
+        if self.quantized is not None:
+            return self.quantized(self._rows(x))
         x = x.to(self.weight.dtype)
         if not fast_path(x) or self.groups > 1:
             return super().forward(x.mT).mT
@@ -261,6 +408,10 @@ class StridedConv(nn.Conv1d):
         batch, steps, width = x.shape
         taps, stride = self.kernel_size[0], self.stride[0]
         count = (steps - taps) // stride + 1
+        if width > 1 and batch * count <= FEW and packing_pays(x, self.weight):
+            return packed_product(
+                self._rows(x), self.packed(self.weight), self.bias
+            )
         matrix = self.matrix(self.weight)
         if width == 1:
             # Rows of a few samples: copying them beats many small products.
@@ -280,6 +431,17 @@ class StridedConv(nn.Conv1d):
                     y[item].addmm_(rows, part)
         return y if self.bias is None else y.add_(self.bias)
 
+    def _rows(self, x: torch.Tensor) -> torch.Tensor:
+        """All that each output step sees, in a row: [B, T', K * in]."""
+        x = x.contiguous()
+        batch, steps, width = x.shape
+        taps, stride = self.kernel_size[0], self.stride[0]
+        rows = x.as_strided(
+            (batch, (steps - taps) // stride + 1, taps * width),
+            (steps * width, stride * width, 1),
+        )
+        return rows.contiguous()
+
 
 def _spectrum(weight: torch.Tensor, groups: int, size: int) -> torch.Tensor:
     """[out, in, K] to spectra [(size // 2 + 1) * groups, in, out / groups]."""
@@ -289,12 +451,19 @@ def _spectrum(weight: torch.Tensor, groups: int, size: int) -> torch.Tensor:
     return spectrum.flatten(0, 1).resolve_conj().contiguous()
 
 
+def _group_matrices(weight: torch.Tensor, groups: int) -> torch.Tensor:
+    """[out, in, K] to [groups, K * in, out / groups]."""
+    matrices = weight.unflatten(0, (groups, -1)).permute(0, 3, 2, 1)
+    return matrices.flatten(1, 2).contiguous()
+
+
 class WideConv(nn.Conv1d):
     """Grouped convolution of many taps over [B, T, C], without padding.
 
     On the CPU by overlap-save: spectra of blocks times those of the kernel,
     a product of matrices for each frequency and group. For 128 taps and
-    groups of 64 channels that is a thirtieth of the multiplications.
+    groups of 64 channels that is a thirtieth of the multiplications. Few
+    frames, the chunks of a stream, are a product of matrices for each group.
 
     Arguments
     ---------
@@ -317,6 +486,7 @@ class WideConv(nn.Conv1d):
         self.spectrum = Derived(
             partial(_spectrum, groups=groups, size=2 * kernel_size)
         )
+        self.matrices = Derived(partial(_group_matrices, groups=groups))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve.
@@ -334,13 +504,10 @@ class WideConv(nn.Conv1d):
         batch, steps, dim = x.shape
         taps = self.kernel_size[0]
         steps = steps - taps + 1
-        if (
-            not fast_path(x)
-            or x.dtype != torch.float32
-            or taps < self.MIN_TAPS
-            or steps < self.MIN_STEPS
-        ):
+        if not fast_path(x) or x.dtype != torch.float32 or taps < self.MIN_TAPS:
             return super().forward(x.mT).mT
+        if steps < self.MIN_STEPS:
+            return self._few(x, steps)
         # Of a block twice as long as the kernel, half is not wrapped around.
         size, hop = 2 * taps, taps
         blocks = -(-steps // hop)
@@ -355,3 +522,17 @@ class WideConv(nn.Conv1d):
         y = torch.fft.irfft(products.permute(2, 1, 3, 0), n=size)[..., :hop]
         y = y.reshape(batch, blocks, dim, hop).transpose(2, 3).flatten(1, 2)
         return y[:, :steps] + self.bias
+
+    def _few(self, x: torch.Tensor, steps: int) -> torch.Tensor:
+        """Convolve to a few frames."""
+        batch, length, dim = x.shape
+        width = dim // self.groups
+        x = x.unflatten(-1, (self.groups, width)).permute(2, 0, 1, 3)
+        # Overlapping rows: what each frame sees, without copying it.
+        rows = x.contiguous().as_strided(
+            (self.groups, batch, steps, self.kernel_size[0] * width),
+            (batch * length * width, length * width, width, 1),
+        )
+        y = torch.bmm(rows.flatten(1, 2), self.matrices(self.weight))
+        y = y.unflatten(1, (batch, steps)).permute(1, 2, 0, 3).flatten(2)
+        return y + self.bias

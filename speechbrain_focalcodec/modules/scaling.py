@@ -9,7 +9,12 @@ from torch.nn import functional as F
 
 from speechbrain_focalcodec.modules.causal import StreamState, extend_left
 from speechbrain_focalcodec.modules.derived import Derived
-from speechbrain_focalcodec.modules.layouts import StridedConv
+from speechbrain_focalcodec.modules.layouts import (
+    StridedConv,
+    pack,
+    packed_product,
+    packing_pays,
+)
 from speechbrain_focalcodec.modules.masking import zero_beyond
 
 __all__ = ["DownScale", "UpScale"]
@@ -133,6 +138,10 @@ def _as_matrix(weight: torch.Tensor) -> torch.Tensor:
     return weight.permute(2, 1, 0).flatten(0, 1).contiguous()
 
 
+def _pack_as_matrix(weight: torch.Tensor) -> torch.Tensor:
+    return pack(_as_matrix(weight))
+
+
 class UpScale(nn.Module):
     """Snake and transposed convolution: T frames to T * factor.
 
@@ -160,6 +169,24 @@ class UpScale(nn.Module):
             in_dim, out_dim, factor, stride=factor
         )
         self.matrix = Derived(_as_matrix)
+        self.packed = Derived(_pack_as_matrix)
+        # A layer in 8 bits to use instead: see acceleration.py.
+        self.quantized: nn.Module | None = None
+
+    @property
+    def bias(self) -> torch.Tensor:
+        """Of the same linear layer [factor * out]."""
+        return self.upscale.bias.repeat(self.factor)
+
+    def as_matrix(self) -> torch.Tensor:
+        """The weight of the linear layer that makes all frames of one.
+
+        Returns
+        -------
+        torch.Tensor
+            [factor * out, in].
+        """
+        return _as_matrix(self.upscale.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Up-scale.
@@ -175,10 +202,12 @@ class UpScale(nn.Module):
             Frames [B, T * factor, out_dim].
         """
         # Each frame makes `factor` frames: one product of matrices.
-        matrix = self.matrix(self.upscale.weight)
-        y = F.linear(
-            self.activation(x).to(matrix.dtype),
-            matrix,
-            self.upscale.bias.repeat(self.factor),
-        )
+        weight = self.upscale.weight
+        y = self.activation(x)
+        if self.quantized is not None:
+            y = self.quantized(y)
+        elif packing_pays(y := y.to(weight.dtype), weight):
+            y = packed_product(y, self.packed(weight), self.bias)
+        else:
+            y = F.linear(y, self.matrix(weight), self.bias)
         return y.unflatten(-1, (self.factor, -1)).flatten(1, 2).to(x.dtype)
