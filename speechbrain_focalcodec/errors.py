@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "FocalCodecError",
     "TokenError",
+    "VoiceError",
     "abridge",
 ]
 
@@ -36,6 +37,10 @@ class AudioError(FocalCodecError, ValueError):
 
 class TokenError(FocalCodecError, ValueError):
     """Tokens are out of range, damaged or belong to another model."""
+
+
+class VoiceError(FocalCodecError, ValueError):
+    """A voice reference is damaged, too short or made by another model."""
 
 
 class DataError(FocalCodecError, ValueError):
