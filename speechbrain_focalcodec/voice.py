@@ -562,7 +562,7 @@ def _largest(sims: torch.Tensor, first: int, k: int) -> torch.Tensor:
     if more > k and bool(tied.any()):
         every = torch.arange(sims.shape[1], device=sims.device) + first
         # Some rows at a time: this takes several times their memory.
-        for rows in tied.nonzero()[:, 0].split(QUERIES // 4):
+        for rows in tied.nonzero()[:, 0].split(1024):
             keys[rows] = _keys(sims[rows], every).topk(k, 1).values
     return keys
 
