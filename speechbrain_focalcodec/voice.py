@@ -32,6 +32,7 @@ from speechbrain_focalcodec.voice_file import (
     read_voice,
     write_voice,
 )
+from speechbrain_focalcodec.voice_search import nearest
 from speechbrain_focalcodec.windows import CONTEXT, WINDOW
 
 if TYPE_CHECKING:
@@ -431,28 +432,16 @@ class VoiceReference:
         query = qfeats[valid].float()
         if not bool(query.isfinite().all()):
             raise ValueError("qfeats has NaN or infinite frames")
+        scale = self._scale.to(query.device)
         with torch.autocast(qfeats.device.type, enabled=False):
             for part in query.split(QUERIES):
                 # In place: each part is looked up before it is replaced.
-                part.copy_(self._mean_of(self._nearest(part, k)))
+                blocks = self._blocks(len(part))
+                places = nearest(part, blocks, scale, k)
+                part.copy_(self._mean_of(places))
         out = torch.zeros_like(qfeats)
         out[valid] = query.to(out.dtype)
         return out
-
-    def _nearest(self, query: torch.Tensor, k: int) -> torch.Tensor:
-        """Places [N, k] of the nearest frames, the nearest first."""
-        scale = self._scale.to(query.device)
-        best: Any = None
-        for start, part in self._blocks(len(query)):
-            part = part.to(query.device)
-            # The query's own norm does not change the order.
-            sims = query @ part.T
-            sims *= scale[start : start + len(part)]
-            found = _largest(sims, start, min(k, len(part)))
-            if best is not None:
-                found = torch.cat([best, found], 1)
-            best = found.topk(min(k, found.shape[1]), 1).values
-        return _LOW - (best & _LOW)
 
     def _mean_of(self, places: torch.Tensor) -> torch.Tensor:
         """Means [N, C] of frames [N, k], without all of them at once."""
@@ -543,33 +532,3 @@ def _gather(
         assert frames is not None
         return frames
     return StoredFrames(partial(spool.read, 0), shape, spool.close)
-
-
-# Similarities and places in one integer, so that equal ones have an order.
-
-_LOW = 0xFFFFFFFF
-
-
-def _largest(sims: torch.Tensor, first: int, k: int) -> torch.Tensor:
-    """The `k` largest of each row [N, M] as keys [N, k], see :func:`_keys`."""
-    more = min(k + 1, sims.shape[1])
-    values, places = sims.topk(more, 1)
-    if more > k:
-        # Equal ones at the border: topk may have taken any of them.
-        tied = values[:, k - 1] == values[:, k]
-        values, places = values[:, :k], places[:, :k]
-    keys = _keys(values, places + first)
-    if more > k and bool(tied.any()):
-        every = torch.arange(sims.shape[1], device=sims.device) + first
-        # Some rows at a time: this takes several times their memory.
-        for rows in tied.nonzero()[:, 0].split(1024):
-            keys[rows] = _keys(sims[rows], every).topk(k, 1).values
-    return keys
-
-
-def _keys(sims: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Integers in the order of the similarities, then of earlier places."""
-    # Bits of a float as an integer of the same order; -0 is 0.
-    bits = (sims + 0.0).view(torch.int32)
-    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (bits.long() << 32) | (_LOW - places)
