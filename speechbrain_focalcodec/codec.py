@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -38,7 +38,11 @@ from speechbrain_focalcodec.modules.mel import LogMel
 from speechbrain_focalcodec.modules.vocos import Vocos
 from speechbrain_focalcodec.modules.wavenext import WaveNeXt
 from speechbrain_focalcodec.modules.wavlm import WavLM
+from speechbrain_focalcodec.schedule import Convert
 from speechbrain_focalcodec.windows import CONTEXT, WINDOW
+
+if TYPE_CHECKING:
+    from speechbrain_focalcodec.voice import VoiceReference
 
 __all__ = ["FocalCodec"]
 
@@ -643,6 +647,7 @@ class FocalCodec(nn.Module):
         *,
         window: float | None = WINDOW,
         batch_size: int | None = None,
+        convert: Convert | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens to waveform, of any length in bounded memory.
 
@@ -659,6 +664,10 @@ class FocalCodec(nn.Module):
             kept in a single pass only. None: a single pass.
         batch_size : int, optional
             Windows at once; the batch's own size by default.
+        convert : callable, optional
+            What the quantized features go through before the decoder, frame
+            by frame: (features [B, T, C], frames int64 [B] or None) ->
+            features. Such as :meth:`VoiceReference.converter`.
 
         Returns
         -------
@@ -678,7 +687,9 @@ class FocalCodec(nn.Module):
             If a shape or an argument is wrong.
         """
         toks = self.check_toks(toks, tok_lengths, "tok_lengths")
-        return windowed.decode(self, toks, tok_lengths, window, batch_size)
+        return windowed.decode(
+            self, toks, tok_lengths, window, batch_size, convert
+        )
 
     def decode_stream(
         self,
@@ -686,6 +697,7 @@ class FocalCodec(nn.Module):
         *,
         window: float | None = WINDOW,
         batch_size: int = 1,
+        convert: Convert | None = None,
     ) -> Iterator[torch.Tensor]:
         """Tokens to waveform, piece by piece: hours to disk.
 
@@ -693,7 +705,7 @@ class FocalCodec(nn.Module):
         ---------
         toks : torch.Tensor
             Tokens, int64 [N].
-        window
+        window, convert
             See :meth:`decode`.
         batch_size : int
             Windows at once.
@@ -722,7 +734,7 @@ class FocalCodec(nn.Module):
         """
         _check_rank(toks, 1, "toks", "[N]")
         toks = self.check_toks(toks[None])[0]
-        return windowed.decode_stream(self, toks, window, batch_size)
+        return windowed.decode_stream(self, toks, window, batch_size, convert)
 
     def resynthesize(
         self,
@@ -750,6 +762,74 @@ class FocalCodec(nn.Module):
             Waveform at `sample_rate_output` that lasts as long as `sig`
             (samples rounded up); with `lengths`, also samples, int64 [B].
         """
+        return self._round_trip(sig, lengths, window, context, batch_size)
+
+    def convert_voice(
+        self,
+        sig: torch.Tensor,
+        reference: "VoiceReference",
+        lengths: torch.Tensor | None = None,
+        *,
+        k: int = 4,
+        window: float | None = WINDOW,
+        context: float = CONTEXT,
+        batch_size: int | None = None,
+    ) -> Staged:
+        """The same words in another speaker's voice, as long as they were.
+
+        Each quantized feature frame gives way to the mean of the `k` nearest
+        frames of the reference (by cosine), which are then decoded.
+
+        Arguments
+        ---------
+        sig : torch.Tensor
+            Waveform [B, T] at `sample_rate_input`.
+        reference : VoiceReference
+            Speech of the target speaker, see
+            :mod:`speechbrain_focalcodec.voice`.
+        lengths : torch.Tensor, optional
+            Samples, int64 [B].
+        k : int
+            Number of frames to average.
+        window, context, batch_size
+            See :meth:`encode` and :meth:`decode`.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            See :meth:`resynthesize`.
+
+        Raises
+        ------
+        VoiceError
+            If another model made the reference, or it has fewer than `k`
+            frames.
+        ValueError
+            If a shape or an argument is wrong.
+
+        Example
+        -------
+        >>> from speechbrain_focalcodec.voice import VoiceReference
+        >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+        >>> reference = VoiceReference.from_sigs(codec, [torch.randn(16000)])
+        >>> codec.convert_voice(torch.randn(1, 12345), reference).shape
+        torch.Size([1, 12345])
+        """
+        convert = reference.converter(self, k)
+        return self._round_trip(
+            sig, lengths, window, context, batch_size, convert
+        )
+
+    def _round_trip(
+        self,
+        sig: torch.Tensor,
+        lengths: torch.Tensor | None,
+        window: float | None,
+        context: float,
+        batch_size: int | None,
+        convert: Convert | None = None,
+    ) -> Staged:
+        """Waveform to tokens and back, as long as it was."""
         num_samples = self.output_num_samples(sig.shape[-1])
         toks, tok_lengths = self.encode(
             sig, lengths, window=window, context=context, batch_size=batch_size
@@ -759,6 +839,7 @@ class FocalCodec(nn.Module):
             None if lengths is None else tok_lengths,
             window=window,
             batch_size=batch_size,
+            convert=convert,
         )
         rec = fit_length(rec, num_samples)
         if lengths is None:

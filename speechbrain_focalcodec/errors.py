@@ -15,6 +15,7 @@ __all__ = [
     "FocalCodecError",
     "StreamError",
     "TokenError",
+    "VoiceError",
     "abridge",
 ]
 
@@ -41,6 +42,10 @@ class TokenError(FocalCodecError, ValueError):
 
 class StreamError(FocalCodecError, ValueError):
     """A model cannot stream, or a stream or its state does not fit."""
+
+
+class VoiceError(FocalCodecError, ValueError):
+    """A voice reference is damaged, too short or made by another model."""
 
 
 class DataError(FocalCodecError, ValueError):

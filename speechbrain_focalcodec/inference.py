@@ -1,8 +1,9 @@
 """The pretrained interface: speech to tokens and back, SpeechBrain's way."""
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from speechbrain.dataio.preprocess import AudioNormalizer
@@ -10,12 +11,15 @@ from speechbrain.inference.interfaces import Pretrained
 from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_focalcodec.acceleration import Precision, accelerate
+from speechbrain_focalcodec.audio import find_audio_files
 from speechbrain_focalcodec.audio_gate import check_sig
 from speechbrain_focalcodec.audio_stream import AudioReader, AudioWriter
 from speechbrain_focalcodec.codec import FocalCodec
-from speechbrain_focalcodec.errors import TokenError
+from speechbrain_focalcodec.errors import AudioError, TokenError, VoiceError
 from speechbrain_focalcodec.resampling import resample, resampled_length
+from speechbrain_focalcodec.schedule import Convert
 from speechbrain_focalcodec.token_file import TokenFile
+from speechbrain_focalcodec.voice import VoiceReference
 from speechbrain_focalcodec.windows import CONTEXT, WINDOW
 
 __all__ = ["PretrainedFocalCodec"]
@@ -290,12 +294,74 @@ class PretrainedFocalCodec(Pretrained):
         >>> model(torch.randn(1, 12345)).shape
         torch.Size([1, 12345])
         """
+        return self._round_trip(self.codec.resynthesize, wavs, wav_lens)
+
+    def convert_voice_batch(
+        self,
+        wavs: torch.Tensor,
+        reference: VoiceReference,
+        wav_lens: torch.Tensor | None = None,
+        *,
+        k: int = 4,
+    ) -> torch.Tensor:
+        """Say what a batch says in another speaker's voice.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            One-channel waveforms at the codec's input rate, float [B, T].
+        reference : VoiceReference
+            The target speaker, from :meth:`prepare_reference`.
+        wav_lens : torch.Tensor, optional
+            Relative lengths, float [B] in (0, 1].
+        k : int
+            Number of frames of the reference to average for each frame.
+
+        Returns
+        -------
+        torch.Tensor
+            The converted waveforms, float32, with the length of `wavs` in the
+            output's sample rate; `wav_lens` holds for them too.
+
+        Raises
+        ------
+        AudioError
+            If the batch is empty or not finite.
+        VoiceError
+            If another model made the reference, or it has fewer than `k`
+            frames.
+        ValueError
+            If a shape, type or relative length is wrong.
+
+        Example
+        -------
+        >>> model = PretrainedFocalCodec.from_pretrained(
+        ...     "tests/parity/offline_50hz"
+        ... )
+        >>> path = "speechbrain_focalcodec/assets/demo.flac"
+        >>> reference = model.prepare_reference(path)
+        >>> model.convert_voice_batch(torch.randn(1, 12345), reference).shape
+        torch.Size([1, 12345])
+        """
+        convert = partial(self.codec.convert_voice, reference=reference, k=k)
+        return self._round_trip(convert, wavs, wav_lens)
+
+    def _round_trip(
+        self,
+        method: Callable[..., Any],
+        wavs: torch.Tensor,
+        wav_lens: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Check a batch and run a method of the codec on it."""
         check_sig(wavs, name="wavs")
         wavs = wavs.to(self.device, torch.float32)
         lengths = self._to_absolute("wav_lens", wav_lens, wavs)
         with torch.no_grad(), self.inference_ctx:
-            sig, _ = self.codec.resynthesize(
-                wavs, lengths, window=self.window, context=self.context
+            sig, _ = method(
+                wavs,
+                lengths=lengths,
+                window=self.window,
+                context=self.context,
             )
         return sig.float()
 
@@ -392,6 +458,7 @@ class PretrainedFocalCodec(Pretrained):
         tokens: torch.Tensor,
         path: str | Path,
         num_samples: int | None = None,
+        convert: Convert | None = None,
     ) -> None:
         """Turn tokens into an audio file.
 
@@ -405,6 +472,8 @@ class PretrainedFocalCodec(Pretrained):
             The exact length to write, in samples at the output's rate: the
             end is cut, or filled with zeros. What the decoder gives by
             default.
+        convert : callable, optional
+            See :meth:`FocalCodec.decode`.
 
         Raises
         ------
@@ -431,7 +500,10 @@ class PretrainedFocalCodec(Pretrained):
         if len(tokens) == 0:
             raise TokenError("tokens: is empty; give at least one token")
         pieces = self.codec.decode_stream(
-            tokens, window=self.window, batch_size=self.batch_size
+            tokens,
+            window=self.window,
+            batch_size=self.batch_size,
+            convert=convert,
         )
         with (
             AudioWriter(path, self.codec.sample_rate_output) as writer,
@@ -469,6 +541,115 @@ class PretrainedFocalCodec(Pretrained):
         """
         file = self.tokenize_file(in_path)
         self.decode_to_file(file.toks, out_path, file.num_samples)
+
+    def prepare_reference(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        name: str | None = None,
+    ) -> VoiceReference:
+        """Make a target speaker's reference from audio files.
+
+        Arguments
+        ---------
+        paths : str or Path, or a sequence of them
+            Audio files, and folders that are searched for them, of one
+            speaker; a few minutes of clean speech do.
+        name : str, optional
+            What to call the speaker; the first path's name by default.
+
+        Returns
+        -------
+        VoiceReference
+            To convert voices with, or to save.
+
+        Raises
+        ------
+        AudioError
+            If a file cannot be read, is damaged or absurd; the message names
+            it.
+        VoiceError
+            If there are no audio files.
+
+        Example
+        -------
+        >>> model = PretrainedFocalCodec.from_pretrained(
+        ...     "tests/parity/offline_50hz"
+        ... )
+        >>> model.prepare_reference("speechbrain_focalcodec/assets/demo.flac")
+        VoiceReference('demo', 6.0 s, of offline_50hz)
+        """
+        if isinstance(paths, str | Path):
+            paths = [paths]
+        files: list[Path] = []
+        for path in map(Path, paths):
+            found = find_audio_files(path) if path.is_dir() else [path]
+            if not found:
+                raise VoiceError(
+                    f"{path}: holds no audio files; give speech of the target "
+                    "speaker"
+                )
+            files += found
+        if not files:
+            raise VoiceError("paths: is empty; give at least one audio file")
+        toks = [self.tokenize_file(file).toks for file in files]
+        with self.inference_ctx:
+            return VoiceReference.from_toks(
+                self.codec,
+                toks,
+                Path(paths[0]).stem if name is None else name,
+                window=self.window,
+                batch_size=self.batch_size,
+            )
+
+    def convert_voice_file(
+        self,
+        source: str | Path,
+        reference: VoiceReference,
+        target: str | Path,
+        *,
+        k: int = 4,
+    ) -> None:
+        """Say what an audio file says in another speaker's voice.
+
+        Arguments
+        ---------
+        source : str or Path
+            An audio file, of any sample rate and channel count.
+        reference : VoiceReference
+            The target speaker, from :meth:`prepare_reference`.
+        target : str or Path
+            The file to write: ``.wav``, ``.flac`` or ``.ogg``; it lasts as
+            long as `source`.
+        k : int
+            Number of frames of the reference to average for each frame.
+
+        Raises
+        ------
+        AudioError
+            If a file cannot be read or written, or both are the same.
+        VoiceError
+            If another model made the reference, or it has fewer than `k`
+            frames.
+
+        Example
+        -------
+        >>> model = PretrainedFocalCodec.from_pretrained(
+        ...     "tests/parity/offline_50hz"
+        ... )
+        >>> source = "speechbrain_focalcodec/assets/demo.flac"
+        >>> reference = model.prepare_reference(source)
+        >>> target = getfixture("tmp_path") / "converted.wav"
+        >>> model.convert_voice_file(source, reference, target)
+        """
+        source, target = Path(source), Path(target)
+        if source.exists() and target.exists() and source.samefile(target):
+            raise AudioError(
+                f"{source}: would be overwritten by its own conversion; give "
+                "another target"
+            )
+        convert = reference.converter(self.codec, k)
+        file = self.tokenize_file(source)
+        self.decode_to_file(file.toks, target, file.num_samples, convert)
 
     def _to_absolute(
         self, name: str, relative: torch.Tensor | None, batch: torch.Tensor

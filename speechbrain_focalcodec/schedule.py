@@ -21,7 +21,11 @@ from speechbrain_focalcodec.windows import count_steps, fit_sizes
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec
 
-__all__ = ["decode_passes", "encode_passes"]
+__all__ = ["Convert", "decode_passes", "encode_passes"]
+
+# Of quantized features, frame by frame: (features [B, T, C], frames int64 [B]
+# or None) -> features [B, T, C].
+Convert = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 def encode_passes(
@@ -94,7 +98,12 @@ Sizes(size=1500, left=7, right=7, unit=1)]
     return passes
 
 
-def decode_passes(codec: "FocalCodec", window: float | None) -> list[Pass]:
+def decode_passes(
+    codec: "FocalCodec",
+    window: float | None,
+    convert: Convert | None = None,
+    to_sig: bool = True,
+) -> list[Pass]:
     """Tokens to waveform: the decompressor's layers, then the decoder.
 
     The decoder runs together with the last layer.
@@ -105,6 +114,11 @@ def decode_passes(codec: "FocalCodec", window: float | None) -> list[Pass]:
         An offline model.
     window : float, optional
         Length of a window (s); None for as long as it takes.
+    convert : callable, optional
+        What quantized features go through before the decoder, frame by frame:
+        (features [B, T, C], frames int64 [B] or None) -> features.
+    to_sig : bool
+        Whether to decode; else the last pass gives quantized features.
 
     Returns
     -------
@@ -144,14 +158,16 @@ def decode_passes(codec: "FocalCodec", window: float | None) -> list[Pass]:
                 lengths = lengths * factor
             if refiner is not None:
                 x = refiner(x, lengths)
-            return decoder(x, lengths)
+            if convert is not None:
+                x = convert(x, lengths)
+            return decoder(x, lengths) if to_sig else x
 
         after: dict[str, Any] = {"hop_out": factor}
         if i == last:
             chunk = 1 if refiner is None else refiner.chunk
-            left, right = decoder.reach
+            left, right = decoder.reach if to_sig else (0, 0)
             after = {
-                "hop_out": factor * decoder.hop_length,
+                "hop_out": factor * (decoder.hop_length if to_sig else 1),
                 # The refiner sees whole chunks.
                 "left": -(-(left + chunk - 1) // factor),
                 "right": -(-(right + chunk - 1) // factor),

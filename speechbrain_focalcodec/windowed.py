@@ -29,7 +29,11 @@ from speechbrain_focalcodec.passes import (
     pad,
     run_passes,
 )
-from speechbrain_focalcodec.schedule import decode_passes, encode_passes
+from speechbrain_focalcodec.schedule import (
+    Convert,
+    decode_passes,
+    encode_passes,
+)
 from speechbrain_focalcodec.windows import WHOLE, count_steps
 
 if TYPE_CHECKING:
@@ -41,6 +45,7 @@ __all__ = [
     "decode_stream",
     "encode",
     "encode_stream",
+    "qfeats_stream",
 ]
 
 
@@ -68,15 +73,27 @@ def _decode_once(
     toks: torch.Tensor,
     lengths: torch.Tensor | None = None,
     state: StreamState | None = None,
+    convert: Convert | None = None,
+    to_sig: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens to waveform."""
-    return _chain(
-        toks,
-        lengths,
+    """Tokens to waveform, or to quantized features."""
+    stages: list[Callable[..., Any]] = [
         codec.toks_to_codes,
         partial(codec.codes_to_qfeats, state=state),
-        partial(codec.feats_to_sig, state=state),
-    )
+    ]
+    if convert is not None:
+        stages.append(partial(_converted, convert))
+    if to_sig:
+        stages.append(partial(codec.feats_to_sig, state=state))
+    return _chain(toks, lengths, *stages)
+
+
+def _converted(
+    convert: Convert, feats: torch.Tensor, lengths: torch.Tensor | None = None
+) -> Any:
+    """A conversion of features as a stage."""
+    feats = convert(feats, lengths)
+    return feats if lengths is None else (feats, lengths)
 
 
 def _chain(
@@ -135,12 +152,19 @@ def _encoding(
     return _Way(once, codec.num_tokens, passes=passes)
 
 
-def _decoding(codec: "FocalCodec", window: float | None) -> _Way:
-    once = partial(_decode_once, codec)
+def _decoding(
+    codec: "FocalCodec",
+    window: float | None,
+    convert: Convert | None = None,
+    to_sig: bool = True,
+) -> _Way:
+    once = partial(_decode_once, codec, convert=convert, to_sig=to_sig)
     hop = codec.output_hop_length
+    if not to_sig:
+        hop //= codec.decoder.hop_length
     if codec.causal:
         return _Way(once, lambda num: num * hop, _slice_size(codec, window))
-    passes = decode_passes(codec, window)
+    passes = decode_passes(codec, window, convert, to_sig)
     return _Way(once, lambda num: num * hop, passes=passes)
 
 
@@ -296,6 +320,7 @@ def decode(
     lengths: torch.Tensor | None,
     window: float | None,
     batch_size: int | None,
+    convert: Convert | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :meth:`FocalCodec.decode`, which checks shapes and tokens.
 
@@ -303,7 +328,7 @@ def decode(
     ---------
     codec : FocalCodec
         The model.
-    toks, lengths, window, batch_size
+    toks, lengths, window, batch_size, convert
         Of :meth:`FocalCodec.decode`.
 
     Returns
@@ -313,7 +338,8 @@ def decode(
     sig_lengths : torch.Tensor
         Samples, int64 [B].
     """
-    return _run(_decoding(codec, window), toks, lengths, batch_size)
+    way = _decoding(codec, window, convert)
+    return _run(way, toks, lengths, batch_size)
 
 
 def encode_stream(
@@ -366,6 +392,7 @@ def decode_stream(
     toks: torch.Tensor,
     window: float | None,
     batch_size: int,
+    convert: Convert | None = None,
 ) -> Iterator[torch.Tensor]:
     """See :meth:`FocalCodec.decode_stream`, which checks the tokens.
 
@@ -373,7 +400,7 @@ def decode_stream(
     ---------
     codec : FocalCodec
         The model.
-    toks, window, batch_size
+    toks, window, batch_size, convert
         Of :meth:`FocalCodec.decode_stream`.
 
     Returns
@@ -381,7 +408,47 @@ def decode_stream(
     iterator of torch.Tensor
         Pieces of the waveform, in order, on the CPU.
     """
-    way = _decoding(codec, window)
+    return _stream(codec, toks, _decoding(codec, window, convert), batch_size)
+
+
+def qfeats_stream(
+    codec: "FocalCodec",
+    toks: torch.Tensor,
+    window: float | None,
+    batch_size: int,
+) -> Iterator[torch.Tensor]:
+    """Tokens to quantized features, piece by piece.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        The model.
+    toks : torch.Tensor
+        Tokens of the model, int64 [N].
+    window, batch_size
+        Of :meth:`FocalCodec.decode_stream`.
+
+    Returns
+    -------
+    iterator of torch.Tensor
+        Consecutive frames [T, C] of what a single pass gives, on the CPU.
+
+    Example
+    -------
+    >>> from speechbrain_focalcodec import FocalCodec
+    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+    >>> toks = torch.zeros(500, dtype=torch.int64)
+    >>> [list(x.shape) for x in qfeats_stream(codec, toks, 6, 1)]
+    [[250, 80], [250, 80]]
+    """
+    way = _decoding(codec, window, to_sig=False)
+    return _stream(codec, toks, way, batch_size)
+
+
+def _stream(
+    codec: "FocalCodec", toks: torch.Tensor, way: _Way, batch_size: int
+) -> Iterator[torch.Tensor]:
+    """What one utterance's tokens give, piece by piece, on the CPU."""
     batch_size = _check_batch_size(batch_size, 1)
     device = next(codec.parameters()).device
     parts = _parts(

@@ -15,6 +15,18 @@ import typer
 from speechbrain_focalcodec.cli.batch import OneLineErrors, plan, run
 from speechbrain_focalcodec.cli.demo import demo
 from speechbrain_focalcodec.cli.export import export
+from speechbrain_focalcodec.cli.options import (
+    BatchSize,
+    Context,
+    Device,
+    Input,
+    Model,
+    Output,
+    Overwrite,
+    Precision,
+    Window,
+)
+from speechbrain_focalcodec.cli.voice import convert_voice
 from speechbrain_focalcodec.errors import TokenError
 from speechbrain_focalcodec.windows import CONTEXT, WINDOW
 
@@ -33,52 +45,6 @@ app = typer.Typer(
 )
 
 TOKEN_SUFFIXES = (".npz",)
-
-Input = Annotated[Path, typer.Argument(help="A file or a folder.")]
-Output = Annotated[
-    Path,
-    typer.Argument(help="A file, or a folder that keeps the input's tree."),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        help="A bundled model's name, a local folder or a hub repository; "
-        "the bundled model when not given."
-    ),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        help="Such as cpu or cuda:0; a GPU when there is one by default."
-    ),
-]
-Precision = Annotated[
-    str | None,
-    typer.Option(
-        help="bf16 or int8: faster, and nearly the same tokens; exact when "
-        "not given."
-    ),
-]
-Window = Annotated[
-    float,
-    typer.Option(
-        help="Longer audio is processed in windows of this many seconds."
-    ),
-]
-Context = Annotated[
-    float,
-    typer.Option(help="Seconds that windows see of their neighbours."),
-]
-BatchSize = Annotated[
-    int, typer.Option(help="Windows at once; more pays on a GPU.")
-]
-Overwrite = Annotated[
-    bool,
-    typer.Option(
-        help="Replace outputs that exist. Otherwise a folder run skips them, "
-        "and a single one is an error."
-    ),
-]
 
 
 @app.command()
@@ -215,6 +181,7 @@ def info(
 # More commands: a typed function of a module that imports cheaply.
 app.command()(demo)
 app.command()(export)
+app.command()(convert_voice)
 
 
 def load_model(

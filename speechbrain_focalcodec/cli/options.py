@@ -1,0 +1,64 @@
+"""The options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "BatchSize",
+    "Context",
+    "Device",
+    "Input",
+    "Model",
+    "Output",
+    "Overwrite",
+    "Precision",
+    "Window",
+]
+
+Input = Annotated[Path, typer.Argument(help="A file or a folder.")]
+Output = Annotated[
+    Path,
+    typer.Argument(help="A file, or a folder that keeps the input's tree."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="A bundled model's name, a local folder or a hub repository; "
+        "the bundled model when not given."
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Such as cpu or cuda:0; a GPU when there is one by default."
+    ),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="bf16 or int8: faster, and nearly the same tokens; exact when "
+        "not given."
+    ),
+]
+Window = Annotated[
+    float,
+    typer.Option(
+        help="Longer audio is processed in windows of this many seconds."
+    ),
+]
+Context = Annotated[
+    float,
+    typer.Option(help="Seconds that windows see of their neighbours."),
+]
+BatchSize = Annotated[
+    int, typer.Option(help="Windows at once; more pays on a GPU.")
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        help="Replace outputs that exist. Otherwise a folder run skips them, "
+        "and a single one is an error."
+    ),
+]

@@ -1,0 +1,127 @@
+"""The command that converts voices."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from speechbrain_focalcodec.cli.batch import plan, run
+from speechbrain_focalcodec.cli.options import (
+    BatchSize,
+    Context,
+    Device,
+    Input,
+    Model,
+    Output,
+    Overwrite,
+    Precision,
+    Window,
+)
+from speechbrain_focalcodec.errors import VoiceError
+from speechbrain_focalcodec.windows import CONTEXT, WINDOW
+
+if TYPE_CHECKING:
+    from speechbrain_focalcodec.inference import PretrainedFocalCodec
+    from speechbrain_focalcodec.voice import VoiceReference
+
+__all__ = ["convert_voice", "open_reference"]
+
+
+def convert_voice(
+    input: Input,
+    output: Output,
+    reference: Annotated[
+        Path,
+        typer.Option(
+            help="Speech of the target speaker: a folder, an audio file, or a "
+            "prepared reference (.safetensors)."
+        ),
+    ],
+    save_reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to write the prepared reference (.safetensors), to "
+            "give it to --reference later."
+        ),
+    ] = None,
+    k: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Frames of the reference to average for each frame."
+        ),
+    ] = 4,
+    model: Model = None,
+    device: Device = None,
+    precision: Precision = None,
+    window: Window = WINDOW,
+    context: Context = CONTEXT,
+    batch_size: BatchSize = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Say what audio files say in another speaker's voice.
+
+    A minute or more of clean speech makes a good reference.
+    """
+    from speechbrain_focalcodec.audio import AUDIO_SUFFIXES, WRITE_FORMATS
+    from speechbrain_focalcodec.cli.main import load_model
+    from speechbrain_focalcodec.voice_file import check_name
+
+    jobs = plan(input, output, AUDIO_SUFFIXES, tuple(WRITE_FORMATS), overwrite)
+    if save_reference is not None:
+        check_name(save_reference)
+        if save_reference.exists() and not overwrite:
+            raise VoiceError(
+                f"{save_reference}: exists; give --overwrite to replace it"
+            )
+    interface = load_model(
+        model, device, precision, window, context, batch_size
+    )
+    voice = open_reference(interface, reference)
+    voice.converter(interface.codec, k)  # refuses what does not fit
+    if save_reference is not None:
+        voice.save(save_reference)
+    run(
+        jobs,
+        lambda source, target: interface.convert_voice_file(
+            source, voice, target, k=k
+        ),
+        "convert-voice",
+    )
+
+
+def open_reference(
+    interface: "PretrainedFocalCodec", path: Path
+) -> "VoiceReference":
+    """Load a prepared reference, or prepare one.
+
+    Arguments
+    ---------
+    interface : PretrainedFocalCodec
+        The model.
+    path : Path
+        A prepared reference (.safetensors), an audio file, or a folder.
+
+    Returns
+    -------
+    VoiceReference
+        Perhaps of another model, if it was prepared.
+
+    Raises
+    ------
+    FocalCodecError
+        If it cannot be read; the message names the file.
+
+    Example
+    -------
+    >>> from speechbrain_focalcodec.cli.main import load_model
+    >>> interface = load_model("tests/parity/offline_50hz", "cpu")
+    >>> clip = Path("speechbrain_focalcodec/assets/demo.flac")
+    >>> open_reference(interface, clip)
+    VoiceReference('demo', 6.0 s, of offline_50hz)
+    """
+    from speechbrain_focalcodec.voice import VoiceReference
+    from speechbrain_focalcodec.voice_file import SUFFIX
+
+    if path.suffix.lower() == SUFFIX and not path.is_dir():
+        return VoiceReference.load(path)
+    return interface.prepare_reference(path)
