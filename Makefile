@@ -26,7 +26,7 @@ export MPLBACKEND := Agg
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install test test-slow lint format demo lock wheel-test \
-	benchmark-mini benchmark-speed benchmark-long clean
+	benchmark-mini benchmark-speed benchmark-long benchmark-streaming clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) \
@@ -75,6 +75,10 @@ benchmark-long: $(STAMP) ## Tokens and memory of long audio (hours)
 	$(BIN)/python benchmarks/long_audio.py context --data "$(LONG_DATA)" \
 		--out results/context.json --picture results/context.png
 	$(BIN)/python benchmarks/long_audio.py memory --out results/memory.json
+
+benchmark-streaming: $(STAMP) ## Live chunks, and streams at once
+	$(BIN)/python benchmarks/streaming.py --out results/streaming.json \
+		--picture results/streaming.png
 
 wheel-test: $(STAMP) ## Build the wheel; run it in an empty environment
 	@rm -rf dist build/wheel-test

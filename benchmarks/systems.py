@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 
-from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
+from speechbrain_focalcodec.checkpoint import (
+    DEFAULT_CAUSAL_MODEL,
+    DEFAULT_MODEL,
+)
 from speechbrain_focalcodec.codec import FocalCodec
 
 ENCODER = "encoder alone"
@@ -239,4 +242,41 @@ def build_mini() -> FocalCodec:
 MODELS: dict[str, Callable[[], FocalCodec]] = {
     "focalcodec-full": build_full,
     "focalcodec-mini": build_mini,
+}
+
+
+def build_full_causal() -> FocalCodec:
+    """Build the full-size causal model of 4096 codes, with random weights.
+
+    Returns
+    -------
+    FocalCodec
+        249 M parameters, the same at each call.
+    """
+    torch.manual_seed(0)
+    config = {
+        "encoder_config": {"causal": True},
+        "compressor_config": {"causal": True, "output_dim": 12},
+        "quantizer_config": {"codebook_size": 4096},
+        "decompressor_config": {"causal": True, "input_dim": 12},
+        "decoder_name": "WaveNeXt",
+    }
+    name = "focalcodec_50hz_4k_causal, random weights"
+    return FocalCodec(config, name=name).eval()
+
+
+def build_mini_causal() -> FocalCodec:
+    """Load the mini causal model.
+
+    Returns
+    -------
+    FocalCodec
+        The trained model that is bundled.
+    """
+    return FocalCodec.from_pretrained(DEFAULT_CAUSAL_MODEL)
+
+
+CAUSAL_MODELS: dict[str, Callable[[], FocalCodec]] = {
+    "focalcodec-full-causal": build_full_causal,
+    "focalcodec-mini-causal": build_mini_causal,
 }

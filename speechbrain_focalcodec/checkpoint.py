@@ -29,6 +29,7 @@ __all__ = [
     "BUNDLED_MODELS",
     "bundled_models",
     "CONFIG_FILE",
+    "DEFAULT_CAUSAL_MODEL",
     "DEFAULT_MODEL",
     "WEIGHTS_FILE",
     "join_qkv",
@@ -44,6 +45,8 @@ __all__ = [
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 DEFAULT_MODEL = "focalcodec_mini_50hz"
+# What streams when no model is named.
+DEFAULT_CAUSAL_MODEL = "focalcodec_mini_50hz_causal"
 BUNDLED_MODELS = Path(__file__).parent / "models"
 
 Weights = dict[str, torch.Tensor]

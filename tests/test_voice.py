@@ -7,12 +7,12 @@ import pickle
 
 import pytest
 import torch
+from causal_codecs import make_codec
 from conftest import PARITY
 from damage import damaged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from causal_codecs import make_codec
 from typer.testing import CliRunner
 
 from speechbrain_focalcodec import voice as voice_module

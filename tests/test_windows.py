@@ -5,12 +5,12 @@ from unittest import mock
 
 import pytest
 import torch
+from causal_codecs import CODECS as STREAMING_CODECS
+from causal_codecs import make_codec
 from conftest import PARITY
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_masking import CODECS as MASKING_CODECS
-from test_streaming import CODECS as STREAMING_CODECS
-from test_streaming import make_codec
 
 from speechbrain_focalcodec.audio import read_audio
 from speechbrain_focalcodec.cli.demo import DEMO_CLIP

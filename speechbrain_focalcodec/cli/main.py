@@ -26,6 +26,7 @@ from speechbrain_focalcodec.cli.options import (
     Precision,
     Window,
 )
+from speechbrain_focalcodec.cli.stream import stream
 from speechbrain_focalcodec.cli.voice import convert_voice
 from speechbrain_focalcodec.errors import TokenError
 from speechbrain_focalcodec.windows import CONTEXT, WINDOW
@@ -182,6 +183,7 @@ def info(
 app.command()(demo)
 app.command()(export)
 app.command()(convert_voice)
+app.command()(stream)
 
 
 def load_model(

@@ -1,0 +1,233 @@
+"""The command that streams a file or a microphone and reports the latency."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from speechbrain_focalcodec.errors import AudioError, FocalCodecError
+
+if TYPE_CHECKING:
+    import torch
+
+    from speechbrain_focalcodec.inference import PretrainedFocalCodec
+
+__all__ = ["stream"]
+
+MICROPHONE = "microphone"
+
+
+def stream(
+    input: Annotated[
+        str,
+        typer.Argument(
+            help="An audio file, or the word microphone: live audio, until "
+            "Ctrl-C."
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A causal model: a bundled one's name, a local folder or a "
+            "hub repository; the bundled causal model when not given."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Audio file to write.")
+    ] = None,
+    reference_voice: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of speech whose speaker's voice is to be heard."
+        ),
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option(help="End after so many seconds.")
+    ] = None,
+    realtime: Annotated[
+        bool,
+        typer.Option(
+            "--realtime/--no-realtime",
+            help="Read a file at the pace of a microphone, in place of as "
+            "fast as it goes.",
+        ),
+    ] = False,
+    play: Annotated[
+        bool,
+        typer.Option(
+            "--play", help="Play what comes out; a file then in real time."
+        ),
+    ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as cpu or cuda:0; a GPU when there is one by default."
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="bf16 or int8: faster, and nearly the same tokens; exact "
+            "when not given."
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of the CPU; torch's choice."),
+    ] = None,
+    json_path: Annotated[
+        Path | None,
+        typer.Option("--json", help="JSON file to write the report to."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an output that exists.")
+    ] = False,
+) -> None:
+    """Resynthesise live audio chunk by chunk, and report the latency.
+
+    Needs a causal model. The microphone and --play need the extra "live".
+    \f
+
+    Arguments
+    ---------
+    input : str
+        An audio file, or ``microphone``.
+    model : str, optional
+        A bundled model's name, a local folder or a hub repository; by
+        default the bundled causal model.
+    output : Path, optional
+        Audio file to write.
+    reference_voice : Path, optional
+        Folder of speech whose speaker's voice is to be heard.
+    duration : float, optional
+        Where to end (s).
+    realtime : bool
+        Whether to read a file at the pace of a microphone.
+    play : bool
+        Whether to play what comes out.
+    device, precision : str, optional
+        Where the model runs; ``bf16`` or ``int8``.
+    threads : int, optional
+        Threads of the CPU.
+    json_path : Path, optional
+        JSON file to write the report to.
+    overwrite : bool
+        Whether to replace an output that exists.
+
+    Raises
+    ------
+    FocalCodecError
+        When the model does not stream, the audio cannot be read or written,
+        or there is no microphone.
+
+    Example
+    -------
+    >>> clip = "speechbrain_focalcodec/assets/demo.flac"
+    >>> stream(clip, "tests/parity/causal_50hz", duration=1.0, device="cpu")
+    Model       causal_50hz, cpu, ...
+    """
+    source = None if input == MICROPHONE else Path(input)
+    _check_paths(source, output, overwrite)
+    if duration is not None and not (duration > 0 and math.isfinite(duration)):
+        raise typer.BadParameter(
+            "must be a positive number of seconds", param_hint="--duration"
+        )
+    # Imported here: `focalcodec --help` must not wait for torch, and main
+    # imports this module.
+    import torch
+
+    from speechbrain_focalcodec.atomic import atomic_write_text
+    from speechbrain_focalcodec.checkpoint import DEFAULT_CAUSAL_MODEL
+    from speechbrain_focalcodec.cli.main import load_model
+    from speechbrain_focalcodec.live import stream_audio
+    from speechbrain_focalcodec.sound_device import import_sounddevice
+    from speechbrain_focalcodec.streaming import StreamingResynthesizer
+
+    if source is None or play:
+        import_sounddevice()  # or an error, before a model is loaded
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = DEFAULT_CAUSAL_MODEL if model is None else model
+    interface = load_model(model, device, precision)
+    session = StreamingResynthesizer(
+        interface.codec,
+        None
+        if reference_voice is None
+        else load_voice(interface, reference_voice),
+    )
+    report = stream_audio(
+        session,
+        source,
+        output,
+        duration=duration,
+        realtime=realtime,
+        play=play,
+        announce=lambda line: typer.echo(line, err=True),
+    )
+    facts = {
+        "model": interface.codec.name,
+        "input": input,
+        "live": source is None or realtime or play,
+        "device": str(interface.device),
+        "threads": torch.get_num_threads(),
+        "precision": precision or "float32",
+    }
+    rows = {
+        "Model": "{model}, {device}, threads: {threads}, {precision}".format(
+            **facts
+        ),
+        **report.rows(),
+    }
+    if output is not None:
+        rows["Written to"] = str(output)
+    for name, value in rows.items():
+        typer.echo(f"{name:<12}{value}")
+    if json_path is not None:
+        text = json.dumps(facts | report.to_dict(), indent=2)
+        atomic_write_text(json_path, text + "\n")
+
+
+def load_voice(
+    interface: "PretrainedFocalCodec", folder: Path
+) -> Callable[["torch.Tensor"], "torch.Tensor"]:
+    """Prepare a reference voice for a stream.
+
+    Arguments
+    ---------
+    interface : PretrainedFocalCodec
+        The model.
+    folder : Path
+        Speech of the voice.
+
+    Returns
+    -------
+    callable
+        From quantized features [B, T, C] to those of the voice.
+
+    Raises
+    ------
+    FocalCodecError
+        If the folder holds no speech that can be read.
+    """
+    # TODO-LEAD: speechbrain_focalcodec.voice
+    raise FocalCodecError(
+        f"{folder}: voice conversion is not part of this version"
+    )
+
+
+def _check_paths(
+    source: Path | None, output: Path | None, overwrite: bool
+) -> None:
+    """Refuse an output that must not be written, before anything is done."""
+    if output is None or not output.exists():
+        return
+    if source is not None and source.exists() and source.samefile(output):
+        raise AudioError(
+            f"{source}: would be overwritten by its own output; give another "
+            "output"
+        )
+    if not overwrite:
+        raise AudioError(f"{output}: exists; give --overwrite to replace it")
