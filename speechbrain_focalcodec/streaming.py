@@ -20,12 +20,14 @@ from speechbrain_focalcodec.modules.causal import StreamState
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec
+    from speechbrain_focalcodec.voice import VoiceReference
 
 __all__ = [
     "Direction",
     "StreamingDecoder",
     "StreamingEncoder",
     "StreamingResynthesizer",
+    "StreamingVoiceConverter",
     "decoding",
     "encoding",
 ]
@@ -163,7 +165,7 @@ def encoding(codec: "FocalCodec") -> Direction:
 
 def decoding(
     codec: "FocalCodec",
-    match: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    match: Callable[..., torch.Tensor] | None = None,
 ) -> Direction:
     """From tokens to samples.
 
@@ -522,7 +524,7 @@ class StreamingResynthesizer(Stream):
     def __init__(
         self,
         codec: "FocalCodec",
-        match: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        match: Callable[..., torch.Tensor] | None = None,
     ):
         self.codec = codec
         self.encoder = OneWay(encoding(codec))
@@ -595,3 +597,42 @@ class StreamingResynthesizer(Stream):
         self.encoder.to(device)
         self.decoder.to(device)
         return self
+
+
+class StreamingVoiceConverter(StreamingResynthesizer):
+    """What comes in, in another speaker's voice.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        A causal model. It is shared, not copied.
+    reference : VoiceReference
+        Speech of the speaker, prepared with the same model. It is brought
+        into the memory of the model's device, as all of it is searched for
+        each chunk: a few minutes are enough.
+    k : int
+        Frames of the reference to average for each frame.
+
+    Raises
+    ------
+    StreamError
+        If the model is an offline one; names those that stream.
+    VoiceError
+        If another model made the reference, or it has fewer than `k` frames.
+
+    Example
+    -------
+    >>> from speechbrain_focalcodec import FocalCodec
+    >>> from speechbrain_focalcodec.voice import VoiceReference
+    >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
+    >>> reference = VoiceReference.from_sigs(codec, [torch.randn(16000)])
+    >>> stream = StreamingVoiceConverter(codec, reference)
+    >>> len(stream.push(torch.randn(2560)))
+    3840
+    """
+
+    def __init__(
+        self, codec: "FocalCodec", reference: "VoiceReference", k: int = 4
+    ):
+        device = next(codec.parameters()).device
+        super().__init__(codec, reference.to(device).converter(codec, k))

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import signal
 import sys
 import time
@@ -18,11 +19,15 @@ from typer.testing import CliRunner
 from speechbrain_focalcodec import FocalCodec, live, sound_device
 from speechbrain_focalcodec.audio import read_audio, write_audio
 from speechbrain_focalcodec.cli import app
+from speechbrain_focalcodec.cli.demo import DEMO_CLIP
 from speechbrain_focalcodec.errors import AudioError
 from speechbrain_focalcodec.resampling import resample
 from speechbrain_focalcodec.sound_device import Microphone, Playback
 from speechbrain_focalcodec.stream_resampling import StreamResampler
-from speechbrain_focalcodec.streaming import StreamingResynthesizer
+from speechbrain_focalcodec.streaming import (
+    StreamingVoiceConverter,
+)
+from speechbrain_focalcodec.voice import VoiceReference
 
 PARITY = Path(__file__).parent / "parity"
 command = importlib.import_module("speechbrain_focalcodec.cli.stream")
@@ -144,21 +149,15 @@ def test_options_reach_the_model(clip, tmp_path, monkeypatch):
     assert json.loads(report.read_text())["precision"] == "int8"
 
 
-def test_a_reference_voice_changes_what_is_decoded(
-    codec, clip, tmp_path, monkeypatch
-):
-    asked = []
-
-    def load_voice(interface, folder):
-        asked.append((interface.codec.name, folder))
-        return lambda qfeats: 0.5 * qfeats.flip(-1)
-
-    monkeypatch.setattr(command, "load_voice", load_voice)
+def test_a_reference_voice_is_heard(codec, clip, tmp_path):
+    voice = tmp_path / "voice"
+    voice.mkdir()
+    shutil.copy(DEMO_CLIP, voice)
     out = tmp_path / "out.wav"
-    rows_of(stream(clip, "--reference-voice", tmp_path, "--output", out))
-    assert asked == [("causal_50hz", tmp_path)]
+    rows_of(stream(clip, "--reference-voice", voice, "--output", out))
+    reference = VoiceReference.from_sigs(codec, [read_audio(DEMO_CLIP)[0]])
+    session = StreamingVoiceConverter(codec, reference)
     sig = read_audio(clip)[0]
-    session = StreamingResynthesizer(codec, lambda x: 0.5 * x.flip(-1))
     check_output(out, torch.cat([session.push(sig), session.flush()]))
 
 

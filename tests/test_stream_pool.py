@@ -3,7 +3,7 @@
 import pytest
 import torch
 from causal_codecs import CODECS, make_codec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechbrain_focalcodec import FocalCodec
@@ -41,6 +41,7 @@ EVENTS = st.lists(
 
 
 @pytest.mark.parametrize("kind", SESSIONS)
+@settings(max_examples=25)
 @given(EVENTS, st.integers(0, 99))
 def test_streams_do_not_depend_on_each_other(codec, kind, events, seed):
     pool = StreamPool(codec, size=3, kind=kind)

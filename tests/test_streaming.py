@@ -13,7 +13,9 @@ from speechbrain_focalcodec.streaming import (
     StreamingDecoder,
     StreamingEncoder,
     StreamingResynthesizer,
+    StreamingVoiceConverter,
 )
+from speechbrain_focalcodec.voice import VoiceReference
 
 SESSIONS = (StreamingEncoder, StreamingDecoder, StreamingResynthesizer)
 
@@ -197,6 +199,16 @@ def test_bad_input_is_named(codec):
         decoder.push(torch.tensor([0.5]))
     # Nothing of it was taken in.
     assert len(encoder.flush()) == len(decoder.flush()) == 0
+
+
+@pytest.mark.parametrize("cuts", [[], [700, 5000, 5001]])
+def test_voice_conversion_equals_one_pass(codec, cuts):
+    reference = VoiceReference.from_sigs(codec, [make_sig(8, 30000)])
+    sig = make_sig(9, 12345)
+    with torch.no_grad():
+        want = codec.convert_voice(sig[None], reference)[0]
+    got = run(StreamingVoiceConverter(codec, reference), sig, cuts)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("session_class", SESSIONS)

@@ -2,18 +2,13 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from speechbrain_focalcodec.errors import AudioError, FocalCodecError
-
-if TYPE_CHECKING:
-    import torch
-
-    from speechbrain_focalcodec.inference import PretrainedFocalCodec
+from speechbrain_focalcodec.cli.voice import open_reference
+from speechbrain_focalcodec.errors import AudioError
 
 __all__ = ["stream"]
 
@@ -41,7 +36,8 @@ def stream(
     reference_voice: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of speech whose speaker's voice is to be heard."
+            help="Speech of the speaker whose voice is to be heard: a "
+            "folder, an audio file, or a prepared reference (.safetensors)."
         ),
     ] = None,
     duration: Annotated[
@@ -101,7 +97,8 @@ def stream(
     output : Path, optional
         Audio file to write.
     reference_voice : Path, optional
-        Folder of speech whose speaker's voice is to be heard.
+        Speech of the speaker whose voice is to be heard, or a prepared
+        reference.
     duration : float, optional
         Where to end (s).
     realtime : bool
@@ -144,7 +141,10 @@ def stream(
     from speechbrain_focalcodec.cli.main import load_model
     from speechbrain_focalcodec.live import stream_audio
     from speechbrain_focalcodec.sound_device import import_sounddevice
-    from speechbrain_focalcodec.streaming import StreamingResynthesizer
+    from speechbrain_focalcodec.streaming import (
+        StreamingResynthesizer,
+        StreamingVoiceConverter,
+    )
 
     if source is None or play:
         import_sounddevice()  # or an error, before a model is loaded
@@ -152,12 +152,13 @@ def stream(
         torch.set_num_threads(threads)
     model = DEFAULT_CAUSAL_MODEL if model is None else model
     interface = load_model(model, device, precision)
-    session = StreamingResynthesizer(
-        interface.codec,
-        None
-        if reference_voice is None
-        else load_voice(interface, reference_voice),
-    )
+    session: StreamingResynthesizer
+    if reference_voice is None:
+        session = StreamingResynthesizer(interface.codec)
+    else:
+        session = StreamingVoiceConverter(
+            interface.codec, open_reference(interface, reference_voice)
+        )
     report = stream_audio(
         session,
         source,
@@ -188,34 +189,6 @@ def stream(
     if json_path is not None:
         text = json.dumps(facts | report.to_dict(), indent=2)
         atomic_write_text(json_path, text + "\n")
-
-
-def load_voice(
-    interface: "PretrainedFocalCodec", folder: Path
-) -> Callable[["torch.Tensor"], "torch.Tensor"]:
-    """Prepare a reference voice for a stream.
-
-    Arguments
-    ---------
-    interface : PretrainedFocalCodec
-        The model.
-    folder : Path
-        Speech of the voice.
-
-    Returns
-    -------
-    callable
-        From quantized features [B, T, C] to those of the voice.
-
-    Raises
-    ------
-    FocalCodecError
-        If the folder holds no speech that can be read.
-    """
-    # TODO-LEAD: speechbrain_focalcodec.voice
-    raise FocalCodecError(
-        f"{folder}: voice conversion is not part of this version"
-    )
 
 
 def _check_paths(
