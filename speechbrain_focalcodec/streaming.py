@@ -17,6 +17,7 @@ from speechbrain_focalcodec.audio_gate import check_sig
 from speechbrain_focalcodec.checkpoint import offline_message
 from speechbrain_focalcodec.errors import StreamError
 from speechbrain_focalcodec.modules.causal import StreamState
+from speechbrain_focalcodec.modules.ring import Ring
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec
@@ -102,6 +103,47 @@ class Direction:
         for stage, carries in self.stages:
             x = stage(x, state=state) if carries else stage(x)
         return x
+
+    def step(
+        self, x: torch.Tensor, lengths: torch.Tensor, state: StreamState
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Code one chunk of a fixed size, for export.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Samples or tokens [B, chunk_length].
+        lengths : torch.Tensor
+            How many of them are some, int64 [B]; fewer in a last chunk.
+        state : StreamState
+            Carried from call to call.
+
+        Returns
+        -------
+        y : torch.Tensor
+            Tokens or samples [B, N].
+        lengths : torch.Tensor
+            How many of them are some, int64 [B].
+        """
+        for stage, carries in self.stages:
+            if carries:
+                x, lengths = stage(x, lengths, state=state)
+            else:
+                x = stage(x)
+        return x, lengths
+
+    def start(self) -> dict[str, torch.Tensor]:
+        """What a :class:`StepState` starts with.
+
+        Returns
+        -------
+        dict
+            Zeros [1, ...] by name.
+        """
+        return {
+            name: kept.whole() if isinstance(kept, Ring) else kept.zero_()
+            for name, kept in self.template().table.items()
+        }
 
     def empty(self) -> torch.Tensor:
         """What nothing gives.

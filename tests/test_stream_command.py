@@ -1,6 +1,5 @@
 """Live audio: the command, its devices, and what is told of the latency."""
 
-import importlib
 import json
 import shutil
 import signal
@@ -30,7 +29,6 @@ from speechbrain_focalcodec.streaming import (
 from speechbrain_focalcodec.voice import VoiceReference
 
 PARITY = Path(__file__).parent / "parity"
-command = importlib.import_module("speechbrain_focalcodec.cli.stream")
 
 
 @pytest.fixture(scope="module")

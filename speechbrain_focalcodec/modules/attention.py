@@ -228,6 +228,7 @@ class RelativeAttention(nn.Module):
                 bias,
                 None if lengths is None else lengths[rows],
                 output[rows],
+                None if part is None else part.first(keys.shape[2] - steps),
             )
         return self.out_proj(output.flatten(2))
 
@@ -240,10 +241,12 @@ class RelativeAttention(nn.Module):
         bias: PositionBias,
         lengths: torch.Tensor | None,
         output: torch.Tensor,
+        first: torch.Tensor | None,
     ) -> None:
         """Attention of [B, H, T, D] queries, written to `output`.
 
-        Keys and values, the last first, hold earlier steps, too.
+        Keys and values, the last first, hold earlier steps, too, those from
+        `first` on.
         """
         steps, width = query.shape[2], key.shape[2]
         past = width - steps
@@ -251,12 +254,16 @@ class RelativeAttention(nn.Module):
         total = None
         if lengths is not None:
             total = (lengths + past)[:, None, None]
-        elif self.chunk is not None and steps > self.chunk:
+        elif first is not None or (
+            self.chunk is not None and steps > self.chunk
+        ):
             total = order.new_full((1, 1, 1), width)
         group, blocks = self._blocks(query, past, alike=total is None)
         for start, stop, low, high in blocks:
             kept = slice(width - high, width - low)
             seen = self._seen(order[kept], past + start, stop - start, total)
+            if seen is not None and first is not None:
+                seen = seen & (order[kept] >= first[:, None, None])
             for head in range(0, self.num_heads, group):
                 heads = slice(head, head + group)
                 scores = bias.scores(

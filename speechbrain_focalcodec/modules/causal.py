@@ -6,7 +6,7 @@ import torch
 
 from speechbrain_focalcodec.modules.ring import Ring
 
-__all__ = ["StreamGroup", "StreamState", "extend_left"]
+__all__ = ["StepState", "StreamGroup", "StreamState", "extend_left", "scope"]
 
 # Longer contexts lie in a ring; shorter ones are copied with each chunk.
 SHORT = 128
@@ -79,6 +79,22 @@ class StreamState:
     def __setitem__(self, name: str, value: torch.Tensor) -> None:
         self.table[self.prefix + name] = value
 
+    def context(self, start: torch.Tensor) -> torch.Tensor:
+        """The steps before a chunk.
+
+        Arguments
+        ---------
+        start : torch.Tensor
+            What they are at the start of a stream [B, T, C].
+
+        Returns
+        -------
+        torch.Tensor
+            [B, T, C].
+        """
+        kept = self.get("context")
+        return start if kept is None else kept
+
     def append(
         self,
         name: str,
@@ -118,6 +134,22 @@ class StreamState:
             self.table[self.prefix + name] = ring
         assert isinstance(ring, Ring)
         return ring.append(x)
+
+    def first(self, past: int) -> torch.Tensor | None:
+        """Where the earlier steps that :meth:`append` gave begin.
+
+        Arguments
+        ---------
+        past : int
+            How many it gave.
+
+        Returns
+        -------
+        torch.Tensor or None
+            The first one that is a step of the stream, int64 [B]; here None:
+            all are.
+        """
+        return None
 
     def streams(self) -> Iterator[tuple[slice, "StreamState"]]:
         """The parts of a batch that have a state of their own.
@@ -245,6 +277,118 @@ class StreamGroup(StreamState):
             yield slice(i, i + 1), state
 
 
+class StepState(StreamState):
+    """State as plain inputs and outputs of a step, for export.
+
+    All of it has a fixed size; what has not been seen yet is masked.
+
+    Arguments
+    ---------
+    kept : dict
+        What the step before gave, by name.
+    seen : torch.Tensor
+        Feature frames of each stream so far, int64 [B].
+
+    Example
+    -------
+    >>> kept = {"context": torch.zeros(1, 2, 1)}
+    >>> state = StepState(kept, torch.tensor([0]))
+    >>> extend_left(torch.ones(1, 3, 1), 2, state).flatten()
+    tensor([1., 1., 1., 1., 1.])
+    """
+
+    def __init__(
+        self,
+        kept: dict[str, torch.Tensor],
+        seen: torch.Tensor,
+        table: dict[str, torch.Tensor | Ring] | None = None,
+        prefix: str = "",
+    ):
+        super().__init__(table, prefix)
+        self.kept = kept
+        self.seen = seen
+
+    def scope(self, name: str) -> "StepState":
+        """See :meth:`StreamState.scope`.
+
+        Arguments
+        ---------
+        name : str
+            The part's name.
+
+        Returns
+        -------
+        StepState
+            A view.
+        """
+        prefix = f"{self.prefix}{name}."
+        return StepState(self.kept, self.seen, self.table, prefix)
+
+    def _started(self, name: str, start: torch.Tensor) -> torch.Tensor:
+        """What is kept, or its start in streams that begin."""
+        fresh = (self.seen == 0)[:, None, None]
+        return torch.where(fresh, start, self.kept[self.prefix + name])
+
+    def context(self, start: torch.Tensor) -> torch.Tensor:
+        """See :meth:`StreamState.context`.
+
+        Arguments
+        ---------
+        start : torch.Tensor
+            What they are at the start of a stream [B, T, C].
+
+        Returns
+        -------
+        torch.Tensor
+            [B, T, C].
+        """
+        return self._started("context", start)
+
+    def append(
+        self,
+        name: str,
+        x: torch.Tensor,
+        past: int,
+        dim: int = 1,
+        newest_first: bool = False,
+        start: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """See :meth:`StreamState.append`.
+
+        Arguments
+        ---------
+        name, x, past, dim, newest_first, start
+            See :meth:`StreamState.append`.
+
+        Returns
+        -------
+        torch.Tensor
+            The new steps with `past` before them.
+        """
+        if start is None:
+            kept = self.kept[self.prefix + name]
+        else:
+            kept = self._started(name, start)
+        joined = torch.cat([kept, x], dim=dim)
+        self[name] = joined.narrow(dim, x.shape[dim], past)
+        return joined.flip(dim) if newest_first else joined
+
+    def first(self, past: int) -> torch.Tensor:
+        """See :meth:`StreamState.first`.
+
+        Arguments
+        ---------
+        past : int
+            How many steps there are.
+
+        Returns
+        -------
+        torch.Tensor
+            int64 [B].
+        """
+        return (past - self.seen).clamp(min=0)
+
+
 def scope(state: StreamState | None, name: str) -> StreamState | None:
     """`state.scope(name)`, or None when nothing is carried.
 
@@ -309,12 +453,10 @@ def extend_left(
             for rows, part in state.streams()
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-    contexts = []
-    for rows, part in state.streams():
-        context = part.get("context")
-        if context is None:
-            context = start[rows].expand(-1, size, -1)
-        contexts.append(context)
+    contexts = [
+        part.context(start[rows].expand(-1, size, -1))
+        for rows, part in state.streams()
+    ]
     context = contexts[0] if len(contexts) == 1 else torch.cat(contexts)
     extended = torch.cat([context, x], dim=1)
     for rows, part in state.streams():

@@ -126,6 +126,16 @@ class Ring:
             return view.flip(self.dim)
         return view
 
+    def whole(self) -> torch.Tensor:
+        """Zeros of the size of all earlier steps that can be seen.
+
+        Returns
+        -------
+        torch.Tensor
+            `past` steps.
+        """
+        return torch.zeros_like(self.tensor.narrow(self.dim, 0, self.past))
+
     def append(self, x: torch.Tensor) -> torch.Tensor:
         """Add steps and see them with those before.
 
