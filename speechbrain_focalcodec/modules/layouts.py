@@ -44,6 +44,8 @@ if (
     and getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)()
 ):
     PACKED_FRAMES[torch.bfloat16] = range(1, 1 << 62)
+# Smaller weights are multiplied before oneDNN has found its kernel.
+PACKED_SIZE = 1 << 19
 # Up to so many steps a convolution is one such product of copied rows.
 FEW = 64
 
@@ -82,6 +84,7 @@ def packing_pays(x: torch.Tensor, weight: torch.Tensor) -> bool:
     frames = PACKED_FRAMES.get(x.dtype, range(0))
     return (
         PACKED
+        and weight.numel() >= PACKED_SIZE
         and fast_path(x)
         and x.numel() // x.shape[-1] in frames
         and not weight.is_inference()
