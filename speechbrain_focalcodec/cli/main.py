@@ -15,6 +15,7 @@ import typer
 from speechbrain_focalcodec.cli.batch import OneLineErrors, plan, run
 from speechbrain_focalcodec.cli.demo import demo
 from speechbrain_focalcodec.cli.export import export
+from speechbrain_focalcodec.cli.onnx import export_onnx
 from speechbrain_focalcodec.errors import TokenError
 from speechbrain_focalcodec.windows import CONTEXT, WINDOW
 
@@ -215,6 +216,7 @@ def info(
 # More commands: a typed function of a module that imports cheaply.
 app.command()(demo)
 app.command()(export)
+app.command()(export_onnx)
 
 
 def load_model(
