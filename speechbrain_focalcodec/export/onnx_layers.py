@@ -127,10 +127,12 @@ class _Transformer(nn.Module):
     ) -> torch.Tensor:
         x = zero_beyond(x, lengths)
         x = x + self.positional_embedding(x)
-        index = torch.arange(x.shape[1])
-        distance = index - index[:, None]
+        steps = x.shape[1]
+        index = torch.arange(steps)
         far = self.max_distance
-        bias = self.table[:, distance.clamp(-far, far) + far]
+        distance = (index - index[:, None]).clamp(-far, far) + far
+        bias = self.table.index_select(1, distance.reshape(-1))
+        bias = bias.reshape(-1, steps, steps)
         for layer in self.layers:
             x = layer(x, bias, lengths)
         return x
