@@ -1,7 +1,8 @@
 """What the benchmark of speed compares, and this codec as such systems."""
 
 import importlib
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from speechbrain_focalcodec.checkpoint import (
     DEFAULT_MODEL,
 )
 from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.onnx_codec import OnnxFocalCodec
 
 ENCODER = "encoder alone"
 WHOLE = "encode+decode"
@@ -127,7 +129,8 @@ class CodecSystem(System):
     build : callable
         Gives the model.
     option : str, optional
-        ``bf16``, ``int8`` or ``compile``, or two of them joined by ``+``.
+        ``bf16``, ``int8`` or ``compile``, or two of them joined by ``+``;
+        or ``onnx`` or ``onnx+int8``, the model exported to onnxruntime.
     """
 
     stages = (ENCODER, "encode", "decode", WHOLE)
@@ -143,7 +146,7 @@ class CodecSystem(System):
         self.option = option
         self.counted = option is None
         self.build = build
-        self.codec: FocalCodec
+        self.codec: Any
 
     def load(self, device: torch.device) -> None:
         codec = self.build().to(device).eval().requires_grad_(False)
@@ -157,6 +160,9 @@ class CodecSystem(System):
             "option": self.option,
         }
         self.codec = accelerated(codec, self.option) if self.option else codec
+        if isinstance(self.codec, OnOnnxRuntime):
+            # Its encoder ends with tokens.
+            self.stages = tuple(x for x in self.stages if x != ENCODER)
 
     def unload(self) -> None:
         del self.codec
@@ -171,15 +177,58 @@ class CodecSystem(System):
             toks = torch.randint(codec.codebook_size, shape).to(device)
             return lambda: codec.decode(toks)
         sig = make_noise(seconds, batch, self.sample_rate, device)
-        functions = {
-            ENCODER: codec.sig_to_feats,
-            "encode": codec.encode,
-            WHOLE: codec.resynthesize,
+        methods = {
+            ENCODER: "sig_to_feats",
+            "encode": "encode",
+            WHOLE: "resynthesize",
         }
-        return lambda: functions[stage](sig)
+        run = getattr(codec, methods[stage])
+        return lambda: run(sig)
 
 
-def accelerated(codec: FocalCodec, option: str) -> FocalCodec:
+class OnOnnxRuntime:
+    """A codec on onnxruntime that takes and gives tensors, on the CPU.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        The model to export.
+    int8 : bool
+        Whether its weights are to be 8-bit integers.
+    """
+
+    def __init__(self, codec: FocalCodec, int8: bool = False):
+        export = importlib.import_module(
+            "speechbrain_focalcodec.export.onnx_export"
+        )
+        self.quantizer = codec.quantizer
+        self.sample_rate_input = codec.sample_rate_input
+        self.token_rate = codec.token_rate
+        self.codebook_size = codec.codebook_size
+        with tempfile.TemporaryDirectory() as folder:
+            export.export_onnx(codec, folder, int8)
+            self.codec = OnnxFocalCodec(folder, threads=torch.get_num_threads())
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        """Something that tells the device, as a module's do."""
+        return iter([torch.zeros(1)])
+
+    def encode(self, sig: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Waveform [B, T] to tokens and their lengths."""
+        toks, lengths = self.codec.encode(sig.numpy())
+        return torch.from_numpy(toks), torch.from_numpy(lengths)
+
+    def decode(self, toks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens [B, N] to waveform and its lengths."""
+        sig, lengths = self.codec.decode(toks.numpy())
+        return torch.from_numpy(sig), torch.from_numpy(lengths)
+
+    def resynthesize(self, sig: torch.Tensor) -> torch.Tensor:
+        """Waveform [B, T] to tokens and back."""
+        return torch.from_numpy(self.codec.resynthesize(sig.numpy()))
+
+
+def accelerated(codec: FocalCodec, option: str) -> Any:
     """Apply an option to a model.
 
     Arguments
@@ -191,7 +240,7 @@ def accelerated(codec: FocalCodec, option: str) -> FocalCodec:
 
     Returns
     -------
-    FocalCodec
+    FocalCodec or OnOnnxRuntime
         The faster model.
 
     Raises
@@ -200,6 +249,13 @@ def accelerated(codec: FocalCodec, option: str) -> FocalCodec:
         If the option cannot be had here.
     """
     names = option.split("+")
+    if names in (["onnx"], ["onnx", "int8"]):
+        if next(codec.parameters()).device.type != "cpu":
+            raise Missing("onnxruntime is measured on the CPU alone")
+        try:
+            return OnOnnxRuntime(codec, "int8" in names)
+        except (ImportError, ValueError) as error:
+            raise Missing(str(error)) from error
     precisions = [name for name in names if name != "compile"]
     if len(precisions) > 1:
         raise Missing(f"{option} asks for two precisions")

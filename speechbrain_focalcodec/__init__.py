@@ -5,8 +5,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec
     from speechbrain_focalcodec.inference import PretrainedFocalCodec
+    from speechbrain_focalcodec.onnx_codec import OnnxFocalCodec
 
-__all__ = ["FocalCodec", "PretrainedFocalCodec", "__version__"]
+__all__ = [
+    "FocalCodec",
+    "OnnxFocalCodec",
+    "PretrainedFocalCodec",
+    "__version__",
+]
 
 __version__ = "0.1.0"
 
@@ -21,4 +27,8 @@ def __getattr__(name: str) -> Any:
         from speechbrain_focalcodec.inference import PretrainedFocalCodec
 
         return PretrainedFocalCodec
+    if name == "OnnxFocalCodec":
+        from speechbrain_focalcodec.onnx_codec import OnnxFocalCodec
+
+        return OnnxFocalCodec
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from speechbrain_focalcodec.errors import AudioError
-from speechbrain_focalcodec.metrics.extras import import_extra
+from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.stream_resampling import StreamResampler
 
 __all__ = ["Microphone", "Playback", "import_sounddevice"]

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from speechbrain_focalcodec.audio import read_audio, write_audio
 from speechbrain_focalcodec.cli.demo import DEMO_CLIP
 from speechbrain_focalcodec.errors import AudioError, CheckpointError
+from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.metrics.bootstrap import bootstrap_ratio
-from speechbrain_focalcodec.metrics.extras import import_extra
 from speechbrain_focalcodec.metrics.stoi import stoi
 from speechbrain_focalcodec.metrics.wer import (
     WhisperTranscriber,

@@ -15,6 +15,7 @@ import typer
 from speechbrain_focalcodec.cli.batch import OneLineErrors, plan, run
 from speechbrain_focalcodec.cli.demo import demo
 from speechbrain_focalcodec.cli.export import export
+from speechbrain_focalcodec.cli.onnx import export_onnx
 from speechbrain_focalcodec.cli.options import (
     BatchSize,
     Context,
@@ -184,6 +185,7 @@ app.command()(demo)
 app.command()(export)
 app.command()(convert_voice)
 app.command()(stream)
+app.command()(export_onnx)
 
 
 def load_model(

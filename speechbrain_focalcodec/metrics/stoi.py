@@ -5,7 +5,7 @@ import warnings
 import torch
 
 from speechbrain_focalcodec.errors import AudioError
-from speechbrain_focalcodec.metrics.extras import import_extra
+from speechbrain_focalcodec.extras import import_extra
 
 __all__ = ["stoi"]
 

@@ -15,7 +15,7 @@ import torch
 
 from speechbrain_focalcodec.audio import resample
 from speechbrain_focalcodec.errors import CheckpointError
-from speechbrain_focalcodec.metrics.extras import import_extra
+from speechbrain_focalcodec.extras import import_extra
 
 __all__ = [
     "WhisperTranscriber",

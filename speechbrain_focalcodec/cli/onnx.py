@@ -1,0 +1,76 @@
+"""The command that writes a model as ONNX."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["export_onnx"]
+
+
+def export_onnx(
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A bundled model's name, a local folder or a hub "
+            "repository; the bundled model when not given."
+        ),
+    ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="Store linear layers' weights as 8-bit integers: smaller "
+            "and faster, and somewhat different tokens.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace an export in the folder."),
+    ] = False,
+) -> None:
+    """Write an offline model as ONNX, to be run without PyTorch.
+
+    The folder then holds encoder.onnx, decoder.onnx and onnx.json; load it
+    with speechbrain_focalcodec.OnnxFocalCodec.
+    \f
+
+    Arguments
+    ---------
+    out : Path
+        The folder to write.
+    model : str, optional
+        A bundled model's name, a local folder or a hub repository; by
+        default the bundled model.
+    int8 : bool
+        Whether to store weights as 8-bit integers.
+    overwrite : bool
+        Whether to replace an export that is there.
+
+    Raises
+    ------
+    FocalCodecError
+        If the model cannot be read or exported, the extra `onnx` is not
+        installed, or there is an export.
+    """
+    # Imported here: `focalcodec --help` must not wait for torch, and main
+    # imports this module.
+    from speechbrain_focalcodec.cli.main import load_model
+    from speechbrain_focalcodec.errors import FocalCodecError
+    from speechbrain_focalcodec.export import onnx_export
+    from speechbrain_focalcodec.export.onnx_files import FACTS_FILE
+
+    if (out / FACTS_FILE).exists() and not overwrite:
+        raise FocalCodecError(
+            f"{out}: holds an export; give --overwrite to replace it"
+        )
+    codec = load_model(model, "cpu").codec
+    try:
+        facts = onnx_export.export_onnx(codec, out, int8)
+    except (ImportError, ValueError) as error:
+        raise FocalCodecError(str(error)) from error
+    size = sum((out / name).stat().st_size for name in facts.files)
+    typer.echo(
+        f"{out}: {facts.name}, {facts.weights} weights, {size / 1e6:.1f} MB"
+    )

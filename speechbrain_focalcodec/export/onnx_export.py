@@ -1,0 +1,350 @@
+"""Models as ONNX graphs, for programs without PyTorch.
+
+The encoder goes from `sig` [batch, time] and `lengths` [batch] to `toks` and
+`tok_lengths`, the decoder from these to `sig` and `sig_lengths`, for batches
+of any size and any length. :class:`~speechbrain_focalcodec.OnnxFocalCodec`
+runs them.
+"""
+
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from speechbrain_focalcodec.atomic import atomic_write_text
+from speechbrain_focalcodec.export.onnx_files import (
+    DECODER_FILE,
+    ENCODER_FILE,
+    FACTS_FILE,
+    OnnxFacts,
+    hash_file,
+)
+from speechbrain_focalcodec.export.onnx_layers import exportable
+from speechbrain_focalcodec.extras import import_extra
+from speechbrain_focalcodec.modules.bsq import to_sphere
+from speechbrain_focalcodec.modules.masking import zero_beyond
+
+if TYPE_CHECKING:
+    from speechbrain_focalcodec.codec import FocalCodec
+
+__all__ = ["export_onnx"]
+
+#: Of ONNX; the first that has GELU as one operator.
+OPSET = 20
+# Smaller matrices gain nothing from 8 bits.
+MIN_INT8_SIZE = 64
+# Samples of the example that graphs are traced with.
+EXAMPLE = 16000
+
+
+class EncoderGraph(nn.Module):
+    """Waveform to tokens, of an offline codec.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        The model; left as it is.
+
+    Example
+    -------
+    >>> from speechbrain_focalcodec import FocalCodec
+    >>> graph = EncoderGraph(FocalCodec.from_pretrained("focalcodec_mini_50hz"))
+    >>> graph(torch.randn(2, 640), torch.tensor([640, 320]))[1]
+    tensor([2, 1])
+    """
+
+    def __init__(self, codec: "FocalCodec"):
+        super().__init__()
+        max_distance = getattr(codec.config.encoder_config, "max_distance", 0)
+        self.encoder = exportable(codec.encoder, max_distance)
+        self.compressor = exportable(codec.compressor)
+        self.quantizer = exportable(codec.quantizer)
+
+    def forward(
+        self, sig: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode.
+
+        Arguments
+        ---------
+        sig : torch.Tensor
+            Waveform [B, T].
+        lengths : torch.Tensor
+            Samples, int64 [B].
+
+        Returns
+        -------
+        toks : torch.Tensor
+            Tokens, int64 [B, N], 0 beyond each length.
+        tok_lengths : torch.Tensor
+            Tokens, int64 [B].
+        """
+        feats = self.encoder(sig, lengths)
+        lengths = self.encoder.output_lengths(lengths)
+        lats = self.compressor(zero_beyond(feats, lengths), lengths)
+        lengths = self.compressor.output_lengths(lengths)
+        toks = self.quantizer.lats_to_toks(to_sphere(lats))
+        return zero_beyond(toks, lengths), lengths
+
+
+class DecoderGraph(nn.Module):
+    """Tokens to waveform, of an offline codec.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        The model; left as it is.
+
+    Example
+    -------
+    >>> from speechbrain_focalcodec import FocalCodec
+    >>> graph = DecoderGraph(FocalCodec.from_pretrained("focalcodec_mini_50hz"))
+    >>> graph(torch.tensor([[5, 6], [7, 0]]), torch.tensor([2, 1]))[0].shape
+    torch.Size([2, 640])
+    """
+
+    def __init__(self, codec: "FocalCodec"):
+        super().__init__()
+        self.quantizer = exportable(codec.quantizer)
+        self.decompressor = exportable(codec.decompressor)
+        self.decoder = exportable(codec.decoder)
+
+    def forward(
+        self, toks: torch.Tensor, tok_lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decode.
+
+        Arguments
+        ---------
+        toks : torch.Tensor
+            Tokens, int64 [B, N].
+        tok_lengths : torch.Tensor
+            Tokens, int64 [B].
+
+        Returns
+        -------
+        sig : torch.Tensor
+            Waveform [B, T], 0 beyond each length.
+        sig_lengths : torch.Tensor
+            Samples, int64 [B].
+        """
+        lengths = tok_lengths
+        codes = self.quantizer.toks_to_codes(zero_beyond(toks, lengths))
+        qfeats = self.decompressor(zero_beyond(codes, lengths), lengths)
+        lengths = self.decompressor.output_lengths(lengths)
+        sig = self.decoder(zero_beyond(qfeats, lengths), lengths)
+        lengths = lengths * self.decoder.hop_length
+        return zero_beyond(sig, lengths), lengths
+
+
+@torch.no_grad()
+def export_onnx(
+    codec: "FocalCodec", folder: str | Path, int8: bool = False
+) -> OnnxFacts:
+    """Write an offline model as ONNX: a file each way, and `onnx.json`.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        The model; left as it is.
+    folder : str or Path
+        Made when missing. An export that is there is replaced file by file,
+        `onnx.json` last; who reads in between gets an error.
+    int8 : bool
+        Whether to store the weights of linear layers as 8-bit integers: a
+        smaller file that runs faster and gives somewhat different tokens.
+
+    Returns
+    -------
+    OnnxFacts
+        What `onnx.json` says.
+
+    Raises
+    ------
+    ImportError
+        If the extra `onnx` is not installed.
+    ValueError
+        If the model is causal, or was accelerated: its weights are no longer
+        exact.
+    """
+    _check(codec)
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        import_extra(module, "onnx")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".onnx.", dir=folder))
+    try:
+        lengths = torch.tensor([EXAMPLE, EXAMPLE // 2])
+        sig = torch.zeros(2, EXAMPLE)
+        _write(
+            EncoderGraph(codec),
+            {"sig": sig, "lengths": lengths},
+            ["toks", "tok_lengths"],
+            temporary / ENCODER_FILE,
+            int8,
+        )
+        tok_lengths = lengths // codec.hop_length
+        toks = torch.zeros(2, int(tok_lengths[0]), dtype=torch.int64)
+        _write(
+            DecoderGraph(codec),
+            {"toks": toks, "tok_lengths": tok_lengths},
+            ["sig", "sig_lengths"],
+            temporary / DECODER_FILE,
+            int8,
+        )
+        files = sorted(temporary.iterdir())
+        hashes = {path.name: hash_file(path) for path in files}
+        facts = _facts(codec, hashes, "int8" if int8 else "float32")
+        for path in files:
+            with open(path, "rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(temporary)
+    atomic_write_text(folder / FACTS_FILE, facts.model_dump_json(indent=2))
+    return facts
+
+
+def _check(codec: "FocalCodec") -> None:
+    """Refuse what cannot be exported."""
+    if codec.accelerated:
+        raise ValueError(
+            f"{codec.name} was accelerated ({codec.accelerated}), which "
+            "rounds its weights; export the model before that"
+        )
+    parts = (codec.encoder, codec.decoder, *_focal_configs(codec))
+    if any(part.causal for part in parts):
+        raise ValueError(
+            f"{codec.name} is a causal model, which cannot be exported yet; "
+            "choose an offline one"
+        )
+
+
+def _focal_configs(codec: "FocalCodec") -> tuple[Any, Any]:
+    return codec.config.compressor_config, codec.config.decompressor_config
+
+
+def _facts(
+    codec: "FocalCodec",
+    files: dict[str, str],
+    weights: Literal["float32", "int8"],
+) -> OnnxFacts:
+    encoder: Any = codec.config.encoder_config
+    wavlm = codec.config.encoder_name == "WavLM"
+    if wavlm:
+        convolutions = list(
+            zip(encoder.kernel_sizes, encoder.strides, strict=True)
+        )
+    else:
+        # Filled up with zeros, so that no sample is left out.
+        convolutions = [(1, encoder.hop_length)]
+    factors = codec.config.compressor_config.downscale_factors
+    return OnnxFacts(
+        format=1,
+        kind="offline",
+        name=codec.name,
+        fingerprint=codec.fingerprint,
+        sample_rate_input=codec.sample_rate_input,
+        sample_rate_output=codec.sample_rate_output,
+        codebook_size=codec.codebook_size,
+        convolutions=convolutions + [(1, factor) for factor in factors],
+        output_hop_length=codec.output_hop_length,
+        causal=codec.causal,
+        chunk_length=codec.chunk_length,
+        attention=wavlm,
+        weights=weights,
+        files=files,
+    )
+
+
+def _write(
+    graph: nn.Module,
+    inputs: dict[str, torch.Tensor],
+    outputs: list[str],
+    path: Path,
+    int8: bool,
+) -> None:
+    """Trace a graph and write it, weights beside it above 1.5 GB."""
+    batch, steps = (
+        torch.export.Dim(name, min=1) for name in ("batch", "steps")
+    )
+    shapes = [{0: batch, 1: steps}, {0: batch}]
+    with _quiet():
+        program = torch.onnx.export(
+            graph.eval(),
+            tuple(inputs.values()),
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=list(inputs),
+            output_names=outputs,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    linear = _linear_nodes(program.model)
+    for node in program.model.graph:
+        # Where the code lies on this machine.
+        node.metadata_props.clear()
+    program.save(path)
+    if int8:
+        _quantize(path, linear)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing of what the exporter tells is of use to who calls it."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _linear_nodes(model: Any) -> list[str]:
+    """Names of the large products by weights, but for the last before the
+    waveform, whose phases need more digits.
+    """
+    names = []
+    for node in model.graph:
+        if node.op_type not in ("MatMul", "Gemm"):
+            continue
+        weight = node.inputs[1]
+        # What has a dotted name is a constant: filters, Fourier transforms.
+        if weight.const_value is None or "." in weight.name:
+            continue
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
+        if min(weight.shape) >= MIN_INT8_SIZE and ".head" not in scopes:
+            names.append(node.name)
+    return names
+
+
+def _quantize(path: Path, nodes: list[str]) -> None:
+    """Replace the weights of some products by 8-bit integers."""
+    quantization = import_extra("onnxruntime.quantization", "onnx")
+    external = len(list(path.parent.glob(f"{path.name}*"))) > 1
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        quantization.quantize_dynamic(
+            path,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            use_external_data_format=external,
+        )
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,222 @@
+"""What a folder with an exported model holds, and what `onnx.json` says.
+
+Imports no torch: what runs an exported model needs none.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from speechbrain_focalcodec.errors import CheckpointError, ConfigError, abridge
+
+__all__ = [
+    "DECODER_FILE",
+    "ENCODER_FILE",
+    "FACTS_FILE",
+    "OnnxFacts",
+    "check_files",
+    "hash_file",
+    "read_facts",
+]
+
+ENCODER_FILE = "encoder.onnx"
+DECODER_FILE = "decoder.onnx"
+#: Written last: a folder with it is whole.
+FACTS_FILE = "onnx.json"
+
+MAX_FACTS_BYTES = 1 << 20
+MAX_RATE = 1_000_000
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+#: Of a file in the folder itself.
+FileName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]{0,99}$")
+]
+Positive = Annotated[int, Field(ge=1, le=MAX_RATE)]
+
+
+class OnnxFacts(BaseModel):
+    """The content of `onnx.json`: a closed schema.
+
+    Arguments
+    ---------
+    format : int
+        Version of this layout.
+    kind : str
+        ``offline``: `encoder.onnx` and `decoder.onnx` take whole utterances.
+    name, fingerprint : str
+        The model's, see :class:`~speechbrain_focalcodec.codec.FocalCodec`.
+    sample_rate_input, sample_rate_output : int
+        In Hz.
+    codebook_size : int
+        Number of different tokens.
+    convolutions : list of (int, int)
+        Kernel and stride of all that shortens time, from samples to tokens.
+    output_hop_length : int
+        Output samples a token.
+    causal : bool
+        Whether the model can run on a stream.
+    chunk_length : int, optional
+        Input samples of one chunk of a stream; None when offline.
+    attention : bool
+        Whether memory grows with the square of the length.
+    weights : str
+        ``float32`` or ``int8``.
+    files : dict
+        SHA-256 of each file.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    format: Literal[1]
+    kind: Literal["offline"]
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    fingerprint: Sha256
+    sample_rate_input: Positive
+    sample_rate_output: Positive
+    codebook_size: Annotated[int, Field(ge=2, le=1 << 30)]
+    convolutions: Annotated[
+        list[tuple[Positive, Positive]], Field(min_length=1, max_length=64)
+    ]
+    output_hop_length: Positive
+    causal: bool
+    chunk_length: Positive | None
+    attention: bool
+    weights: Literal["float32", "int8"]
+    files: dict[FileName, Sha256]
+
+    @model_validator(mode="after")
+    def _check(self) -> "OnnxFacts":
+        if self.codebook_size & (self.codebook_size - 1):
+            raise ValueError("codebook_size must be a power of two")
+        if self.causal or self.chunk_length is not None:
+            raise ValueError("an offline model has no chunks")
+        missing = {ENCODER_FILE, DECODER_FILE} - self.files.keys()
+        if missing:
+            raise ValueError(f"files must name {', '.join(sorted(missing))}")
+        return self
+
+
+def read_facts(folder: str | Path) -> OnnxFacts:
+    """Read and validate `onnx.json`.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Folder with an exported model.
+
+    Returns
+    -------
+    OnnxFacts
+        Its content.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing, no JSON, or does not fit the schema.
+
+    Example
+    -------
+    >>> read_facts(getfixture("tmp_path"))
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.ConfigError: ...onnx.json: not found; make \
+the folder with: focalcodec export-onnx
+    """
+    path = Path(folder) / FACTS_FILE
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read(MAX_FACTS_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: not found; make the folder with: focalcodec export-onnx"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    if len(content) > MAX_FACTS_BYTES:
+        raise ConfigError(f"{path}: larger than any such file is")
+    try:
+        return OnnxFacts.model_validate_json(content)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, item['loc'])) or 'content'}: {item['msg']}"
+            for item in error.errors()
+        ]
+        text = abridge(problems, "; ").encode("unicode_escape").decode()
+        raise ConfigError(
+            f"{path}: {text}; export the model again with this version"
+        ) from None
+
+
+def hash_file(path: str | Path) -> str:
+    """SHA-256 of a file.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "empty"
+    >>> path.touch()
+    >>> hash_file(path)[:8]
+    'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_files(folder: str | Path, facts: OnnxFacts) -> None:
+    """Compare the files of an exported model with what `onnx.json` says.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder.
+    facts : OnnxFacts
+        What was read there.
+
+    Raises
+    ------
+    CheckpointError
+        If a file is missing, cannot be read, or is another one.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> facts = OnnxFacts.model_construct(files={"encoder.onnx": "0" * 64})
+    >>> check_files(folder, facts)
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.CheckpointError: ...encoder.onnx: cannot be \
+read: ...
+    """
+    for name, wanted in facts.files.items():
+        path = Path(folder) / name
+        try:
+            got = hash_file(path)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from None
+        if got != wanted:
+            raise CheckpointError(
+                f"{path}: is not the file that {FACTS_FILE} names (SHA-256 "
+                f"{got[:12]}, not {wanted[:12]}); copy or export it again"
+            )
