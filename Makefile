@@ -25,7 +25,7 @@ export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install test test-slow lint format demo lock wheel-test \
+.PHONY: help install test test-slow lint format demo demo-stream lock wheel-test \
 	benchmark-mini benchmark-speed benchmark-long benchmark-streaming clean
 
 help: ## List the commands
@@ -59,6 +59,9 @@ format: $(STAMP) ## Format the code and mend what lint can
 
 demo: $(STAMP) ## Resynthesise a clip: make demo [AUDIO=my.wav]
 	@$(BIN)/focalcodec demo $(if $(MODEL),--model "$(MODEL)") $(if $(AUDIO),"$(AUDIO)")
+
+demo-stream: $(STAMP) ## The same as live audio, chunk by chunk
+	@$(BIN)/focalcodec demo --stream $(if $(MODEL),--model "$(MODEL)") $(if $(AUDIO),"$(AUDIO)")
 
 benchmark-mini: $(STAMP) ## STOI and WER: make benchmark-mini [WHISPER=tiny.en.pt]
 	$(BIN)/python benchmarks/mini_model.py --data "$(DATA)" \

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from typer.testing import CliRunner
 
-from speechbrain_focalcodec.audio import read_audio
+from speechbrain_focalcodec import FocalCodec
+from speechbrain_focalcodec.audio import read_audio, write_audio
 from speechbrain_focalcodec.cli import app
 from speechbrain_focalcodec.cli.demo import DEMO_CLIP
 from speechbrain_focalcodec.token_file import load_tokens
@@ -55,6 +57,31 @@ def test_demo_of_the_bundled_clip(tmp_path, model, rate):
     for name in ("Encoding", "Decoding"):
         assert float(rows[name].split()[2]) > 0
     assert -1 <= float(rows["STOI"].split()[0]) <= 1
+
+
+def test_demo_of_live_audio(tmp_path):
+    write_audio(tmp_path / "clip.wav", 0.1 * torch.randn(16000), 16000)
+    out = tmp_path / "out"
+    result = run_demo(
+        tmp_path / "clip.wav", "--stream", "--out", out, model="causal_50hz"
+    )
+    assert result.exit_code == 0, result.output
+    rows = {line[:12].strip(): line[12:] for line in result.output.splitlines()}
+    assert rows["Chunks"].startswith("12 of 80 ms")
+    assert "heard" in rows["Latency"]
+    codec = FocalCodec.from_pretrained(PARITY / "causal_50hz")
+    sig, _ = read_audio(tmp_path / "clip.wav")
+    with torch.no_grad():
+        want = codec.resynthesize(sig[None])[0]
+    rec_sig, _ = read_audio(out / "reconstruction.wav")
+    torch.testing.assert_close(rec_sig, want, rtol=0, atol=1e-3)
+
+
+def test_demo_streams_causal_models_alone(tmp_path):
+    result = run_demo("--stream", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "causal" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_demo_of_a_file_of_another_kind(tmp_path):

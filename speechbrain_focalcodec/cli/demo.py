@@ -12,6 +12,8 @@ from speechbrain_focalcodec.errors import AudioError
 if TYPE_CHECKING:
     import torch
 
+    from speechbrain_focalcodec.inference import PretrainedFocalCodec
+
 __all__ = ["demo"]
 
 DEMO_CLIP = Path(__file__).parent.parent / "assets" / "demo.flac"
@@ -30,6 +32,14 @@ def demo(
             "repository; the bundled model when not given."
         ),
     ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Decode the clip as live audio, chunk by chunk at its own "
+            "pace, and report the latency; needs a causal model.",
+        ),
+    ] = False,
     out: Annotated[
         Path, typer.Option(help="Folder for what the demo writes.")
     ] = Path("demo_output"),
@@ -47,7 +57,9 @@ def demo(
         The clip; by default the bundled one.
     model : str, optional
         A bundled model's name, a local folder or a hub repository; by
-        default the bundled model.
+        default the bundled model, or the bundled causal one.
+    stream : bool
+        Whether the reconstruction is made as live audio is.
     out : Path
         Folder for tokens.npz, reconstruction.wav and spectrograms.png.
     device : str
@@ -69,53 +81,73 @@ def demo(
     # Imported here: `focalcodec --help` must not wait for torch, and main
     # imports this module.
     from speechbrain_focalcodec.audio import read_audio
+    from speechbrain_focalcodec.checkpoint import DEFAULT_CAUSAL_MODEL
     from speechbrain_focalcodec.cli.main import load_model
+    from speechbrain_focalcodec.live import stream_audio
     from speechbrain_focalcodec.plotting import plot_spectrograms
+    from speechbrain_focalcodec.streaming import StreamingResynthesizer
     from speechbrain_focalcodec.token_file import save_tokens
 
     audio = DEMO_CLIP if audio is None else audio
+    if model is None and stream:
+        model = DEFAULT_CAUSAL_MODEL
     interface = load_model(model, device)
     rate = interface.codec.sample_rate_output
+    reconstruction = out / "reconstruction.wav"
 
     tokens = interface.tokenize_file(audio)
+    if stream:
+        session = StreamingResynthesizer(interface.codec)
+        report = stream_audio(session, audio, reconstruction, realtime=True)
+        speed = report.rows()
+    else:
+        interface.decode_to_file(
+            tokens.toks, reconstruction, tokens.num_samples
+        )
+        speed = _measure_speed(interface, audio, tokens.toks)
     save_tokens(out / "tokens.npz", tokens)
-    interface.decode_to_file(
-        tokens.toks, out / "reconstruction.wav", tokens.num_samples
-    )
     # Both at the output's rate, so that they compare sample by sample.
     sig, _ = read_audio(audio, rate)
-    rec_sig, _ = read_audio(out / "reconstruction.wav")
+    rec_sig, _ = read_audio(reconstruction)
     plot_spectrograms(
         out / "spectrograms.png",
         {"Original": sig, "Reconstruction": rec_sig},
         rate,
     )
 
-    # Once more for the speed, now that all is loaded, and without files.
-    wavs = read_audio(audio, interface.codec.sample_rate_input)[0][None]
-    encode_s = _seconds(lambda: interface.encode_batch(wavs)[0].cpu())
-    decode_s = _seconds(
-        lambda: interface.decode_batch(tokens.toks[None])[0].cpu()
-    )
-
-    duration = len(sig) / rate
     shown = " ".join(map(str, tokens.toks[:SHOWN_TOKENS].tolist()))
     more = " ..." if len(tokens.toks) > SHOWN_TOKENS else ""
     rows = {
         "Model": tokens.model,
-        "Clip": f"{audio} ({duration:.2f} s)",
+        "Clip": f"{audio} ({len(sig) / rate:.2f} s)",
         "Token rate": f"{tokens.token_rate:g} Hz",
         "Bitrate": f"{interface.codec.bitrate / 1000:.2f} kbit/s",
         "Tokens": f"{len(tokens.toks)} of 0..{tokens.codebook_size - 1}: "
         f"{shown}{more}",
-        "Encoding": _describe_speed(encode_s, duration),
-        "Decoding": _describe_speed(decode_s, duration),
+        **speed,
         "STOI": _describe_stoi(sig, rec_sig, rate),
         "Written to": f"{out}/: tokens.npz, reconstruction.wav, "
         "spectrograms.png",
     }
     for name, value in rows.items():
         typer.echo(f"{name:<12}{value}")
+
+
+def _measure_speed(
+    interface: "PretrainedFocalCodec", audio: Path, toks: "torch.Tensor"
+) -> dict[str, str]:
+    """Encode and decode once more, now that all is loaded, without files."""
+    from speechbrain_focalcodec.audio import read_audio
+
+    rate = interface.codec.sample_rate_input
+    wavs = read_audio(audio, rate)[0][None]
+    duration = wavs.shape[1] / rate
+    encode_s = _seconds(lambda: interface.encode_batch(wavs)[0].cpu())
+    decode_s = _seconds(lambda: interface.decode_batch(toks[None])[0].cpu())
+    return {
+        "Encoding": _describe_speed(encode_s, duration),
+        "Decoding": _describe_speed(decode_s, duration),
+    }
 
 
 def _seconds(step: Callable[[], object]) -> float:
