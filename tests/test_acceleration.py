@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from speechbrain_focalcodec import FocalCodec
-from speechbrain_focalcodec.acceleration import accelerate
+from speechbrain_focalcodec import FocalCodec, acceleration
+from speechbrain_focalcodec.acceleration import RowwiseInt8, accelerate
 from speechbrain_focalcodec.audio import read_audio
 from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
+from speechbrain_focalcodec.modules import layouts, scaling
 from speechbrain_focalcodec.modules.derived import Derived, fast_path
 from speechbrain_focalcodec.modules.extractor import SEGMENT, FeatureExtractor
 from speechbrain_focalcodec.modules.layouts import (
+    PACKED_FRAMES,
     Linear,
     PointwiseConv,
     StridedConv,
@@ -219,8 +221,25 @@ def test_bad_options():
     assert accelerate(codec) is codec and codec.accelerated is None
 
 
-@given(frames=st.integers(1, 700), bfloat16=st.booleans())
-def test_packed_weights_give_the_same(frames, bfloat16):
+@pytest.fixture
+def packing(monkeypatch):
+    """oneDNN's own layout for small weights, too: where is it used?"""
+    used = []
+    monkeypatch.setattr(layouts, "PACKED_SIZE", 0)
+    product = layouts.packed_product
+
+    def packed_product(*args):
+        used.append(args)
+        return product(*args)
+
+    for module in (layouts, scaling):
+        monkeypatch.setattr(module, "packed_product", packed_product)
+    return used
+
+
+@pytest.mark.parametrize("frames", [1, 4, 63, 640, 641])
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_packed_weights_give_the_same(packing, frames, bfloat16):
     linear = Linear(16, 24)
     x = torch.randn(frames, 16)
     if bfloat16:
@@ -230,6 +249,71 @@ def test_packed_weights_give_the_same(frames, bfloat16):
         for method in (linear, linear.then_gelu):
             want = plainly(method, x)
             torch.testing.assert_close(method(x), want, **tolerance)
+    assert bool(packing) == (
+        frames in PACKED_FRAMES.get(linear.weight.dtype, ())
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    "module",
+    [
+        PointwiseConv(6, 10),
+        StridedConv(6, 10, 3, 2),
+        StridedConv(6, 10, 7),
+        StridedConv(6, 10, 2, 2, bias=False),
+        UpScale(6, 10, 2),
+        UpScale(6, 10, 1),
+    ],
+)
+def test_few_frames_are_one_packed_product(packing, module, batch):
+    x = torch.randn(batch, 9, 6)
+    close(module(x), plainly(module, x))
+    assert len(packing) == 1
+    if isinstance(module, StridedConv):
+        view = torch.randn(batch, 6, 12).mT[:, 3:]
+        close(module(view), plainly(module, view))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("steps", [1, 4, 70])
+def test_packed_taps_of_a_window(packing, steps):
+    weight, bias = torch.randn(6, 1, 200), torch.randn(6)
+    x = torch.randn(1, 199 + steps, 6)
+    packed = Derived(layouts.pack_depthwise)
+    for _ in range(2):
+        got = depthwise_conv(x, weight, bias, packed=packed)
+        want = F.conv1d(x.mT, weight, bias, groups=6).mT
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+        weight.mul_(2)
+
+
+@torch.no_grad()
+@given(
+    frames=st.integers(1, 70), inside=st.integers(1, 40), out=st.integers(1, 40)
+)
+def test_eight_bits_of_a_frame_are_its_own(frames, inside, out):
+    weight, bias = torch.randn(inside, out).mT, torch.randn(out)
+    layer = RowwiseInt8(weight, bias)
+    # Frames of very different size; one of zeros.
+    x = torch.randn(2, frames, inside) * torch.rand(2, frames, 1) ** 8
+    x[0, 0] = 0
+    got = layer(x)
+    for row in (0, frames - 1):
+        close(layer(x[1:, row : row + 1]), got[1:, row : row + 1])
+    torch.testing.assert_close(got[0, 0], bias)
+    error = (got - F.linear(x, weight, bias)).abs()
+    size = x.abs().amax(-1, keepdim=True) * weight.abs().amax(1)
+    assert bool((error <= size * inside / 100 + 1e-6).all())
+
+
+@torch.no_grad()
+def test_eight_bits_without_onednn_are_the_same(monkeypatch):
+    x, weight, bias = torch.randn(9, 300), torch.randn(7, 300), torch.randn(7)
+    want = RowwiseInt8(weight, bias)(x)
+    monkeypatch.setattr(acceleration, "ONEDNN_INT8", False)
+    close(RowwiseInt8(weight, bias)(x), want)
 
 
 @pytest.mark.slow
