@@ -65,8 +65,8 @@ Staged = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 class FocalCodec(nn.Module):
     """Speech to tokens and back.
 
-    Under :class:`torch.no_grad` (or inference mode) it runs about twice as
-    fast on a CPU: layouts that no gradient could follow are used then.
+    Under :class:`torch.no_grad` (or inference mode) it is faster on a CPU:
+    layouts that no gradient could follow are used then.
 
     Arguments
     ---------
