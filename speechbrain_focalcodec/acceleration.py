@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import nn
 
+from speechbrain_focalcodec.modules.derived import Derived
 from speechbrain_focalcodec.modules.extractor import FeatureExtractor
 from speechbrain_focalcodec.modules.layouts import (
     Linear,
@@ -169,10 +170,8 @@ class RowwiseInt8(nn.Module):
         weight = weight.detach().float().contiguous()
         self.out_features = len(weight)
         scale = _scale(weight)
-        weight = (weight / scale).round_().to(torch.int8)
-        if ONEDNN_INT8:
-            weight = torch.ops.onednn.qlinear_prepack(weight, None)
-        self.weight = weight
+        self.weight = (weight / scale).round_().to(torch.int8)
+        self.packed = Derived(_pack_int8)
         self.scale = scale[:, 0]
         self.zero_points = torch.zeros_like(self.scale, dtype=torch.int64)
         self.bias = torch.zeros_like(self.scale)
@@ -200,7 +199,7 @@ class RowwiseInt8(nn.Module):
                 rows.to(torch.int8),
                 1.0,
                 0,
-                self.weight,
+                self.packed(self.weight),
                 self.scale,
                 self.zero_points,
                 None,
@@ -231,6 +230,10 @@ class RowwiseInt8(nn.Module):
             Frames [..., out].
         """
         return nn.functional.gelu(self(x))
+
+
+def _pack_int8(weight: torch.Tensor) -> torch.Tensor:
+    return torch.ops.onednn.qlinear_prepack(weight, None)
 
 
 def _scale(rows: torch.Tensor) -> torch.Tensor:

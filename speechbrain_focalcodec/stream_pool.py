@@ -119,6 +119,8 @@ class StreamPool:
         stream = self._new()
         if state is not None:
             stream.load_state_dict(state)
+            if stream.ways[0].ended:
+                raise StreamError("state: of a stream that has ended")
         slot = next(i for i in range(self.size) if i not in self._streams)
         self._streams[slot] = stream
         return slot

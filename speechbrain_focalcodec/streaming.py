@@ -9,265 +9,41 @@ same causal model gives. For many streams at once see
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from speechbrain_focalcodec.audio_gate import check_sig
-from speechbrain_focalcodec.checkpoint import offline_message
-from speechbrain_focalcodec.errors import StreamError
+from speechbrain_focalcodec.direction import Direction, decoding, encoding
+from speechbrain_focalcodec.errors import StreamError, abridge
 from speechbrain_focalcodec.modules.causal import StreamState
-from speechbrain_focalcodec.modules.ring import Ring
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec
     from speechbrain_focalcodec.voice import VoiceReference
 
 __all__ = [
-    "Direction",
     "StreamingDecoder",
     "StreamingEncoder",
     "StreamingResynthesizer",
     "StreamingVoiceConverter",
-    "decoding",
-    "encoding",
 ]
-
-# A stage of the codec, and whether it carries state.
-Stage = tuple[Callable[..., Any], bool]
 
 # Seconds of a long push that are coded at once.
 SLICE = 30.0
 
 
-class Direction:
-    """One way through a causal model: encoding or decoding.
-
-    Arguments
-    ---------
-    codec : FocalCodec
-        A causal model.
-    chunk_length : int
-        Input steps of a chunk: samples or tokens.
-    check : callable
-        From what a caller gave to a tensor [T], or an error.
-    stages : list of (callable, bool)
-        Stages of the codec, and which of them carry state.
-    dtypes : tuple of torch.dtype
-        Of the input and of the output.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
-    >>> encoding(codec).chunk_length, decoding(codec).chunk_length
-    (1280, 4)
-    """
-
-    def __init__(
-        self,
-        codec: "FocalCodec",
-        chunk_length: int,
-        check: Callable[[Any], torch.Tensor],
-        stages: list[Stage],
-        dtypes: tuple[torch.dtype, torch.dtype],
-    ):
-        self.codec = codec
-        self.chunk_length = chunk_length
-        self.check = check
-        self.stages = stages
-        self.dtype, self.output_dtype = dtypes
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.codec.parameters()).device
-
-    @torch.no_grad()
-    def run(self, x: torch.Tensor, state: StreamState) -> torch.Tensor:
-        """Code some chunks.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Samples or tokens [B, T], a multiple of `chunk_length`; a last
-            call may have any length.
-        state : StreamState
-            Carried from call to call.
-
-        Returns
-        -------
-        torch.Tensor
-            Tokens or samples [B, N].
-        """
-        for stage, carries in self.stages:
-            x = stage(x, state=state) if carries else stage(x)
-        return x
-
-    def step(
-        self, x: torch.Tensor, lengths: torch.Tensor, state: StreamState
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Code one chunk of a fixed size, for export.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Samples or tokens [B, chunk_length].
-        lengths : torch.Tensor
-            How many of them are some, int64 [B]; fewer in a last chunk.
-        state : StreamState
-            Carried from call to call.
-
-        Returns
-        -------
-        y : torch.Tensor
-            Tokens or samples [B, N].
-        lengths : torch.Tensor
-            How many of them are some, int64 [B].
-        """
-        for stage, carries in self.stages:
-            if carries:
-                x, lengths = stage(x, lengths, state=state)
-            else:
-                x = stage(x)
-        return x, lengths
-
-    def start(self) -> dict[str, torch.Tensor]:
-        """What a :class:`StepState` starts with.
-
-        Returns
-        -------
-        dict
-            Zeros [1, ...] by name.
-        """
-        return {
-            name: kept.whole() if isinstance(kept, Ring) else kept.zero_()
-            for name, kept in self.template().table.items()
-        }
-
-    def empty(self) -> torch.Tensor:
-        """What nothing gives.
-
-        Returns
-        -------
-        torch.Tensor
-            [0].
-        """
-        return torch.empty(0, dtype=self.output_dtype, device=self.device)
-
-    def template(self) -> StreamState:
-        """A state as it is after a chunk: names, shapes and types.
-
-        Returns
-        -------
-        StreamState
-            Of one stream.
-        """
-        state = StreamState()
-        chunk = torch.zeros(1, self.chunk_length, dtype=self.dtype)
-        self.run(chunk.to(self.device), state)
-        return state
-
-
-def encoding(codec: "FocalCodec") -> Direction:
-    """From samples to tokens.
-
-    Arguments
-    ---------
-    codec : FocalCodec
-        A causal model.
-
-    Returns
-    -------
-    Direction
-        Of chunks of `codec.chunk_length` samples.
-
-    Raises
-    ------
-    StreamError
-        If the model is an offline one.
-    """
-    chunk_length = _check_causal(codec)
-
-    def check(sig: Any) -> torch.Tensor:
-        sig = torch.as_tensor(sig)
-        if sig.ndim == 1 and sig.is_floating_point() and not len(sig):
-            return sig
-        check_sig(sig, ndim=1)
-        return sig
-
-    stages: list[Stage] = [
-        (codec.sig_to_feats, True),
-        (codec.feats_to_lats, True),
-        (codec.lats_to_toks, False),
-    ]
-    dtypes = torch.float32, torch.int64
-    return Direction(codec, chunk_length, check, stages, dtypes)
-
-
-def decoding(
-    codec: "FocalCodec",
-    match: Callable[..., torch.Tensor] | None = None,
-) -> Direction:
-    """From tokens to samples.
-
-    Arguments
-    ---------
-    codec : FocalCodec
-        A causal model.
-    match : callable, optional
-        What is done to quantized features [B, T, C] before they are decoded.
-
-    Returns
-    -------
-    Direction
-        Of chunks as long as those of the encoder.
-
-    Raises
-    ------
-    StreamError
-        If the model is an offline one.
-    """
-    chunk_length = _check_causal(codec) // codec.hop_length
-
-    def check(toks: Any) -> torch.Tensor:
-        toks = torch.as_tensor(toks)
-        if toks.ndim != 1:
-            raise ValueError(
-                f"toks: must be [N], but its shape is {list(toks.shape)}"
-            )
-        if not len(toks):
-            return toks.long()
-        return codec.check_toks(toks[None])[0]
-
-    stages: list[Stage] = [
-        (codec.quantizer.toks_to_codes, False),
-        (codec.codes_to_qfeats, True),
-        *([] if match is None else [(match, False)]),
-        (codec.feats_to_sig, True),
-    ]
-    dtypes = torch.int64, torch.float32
-    return Direction(codec, chunk_length, check, stages, dtypes)
-
-
-def _check_causal(codec: "FocalCodec") -> int:
-    """The model's chunk (samples), or an error that tells what streams."""
-    if codec.chunk_length is None:
-        raise StreamError(offline_message(codec.name))
-    return codec.chunk_length
-
-
 class Stream(ABC):
     """A session: `push` what comes, then `flush` at the end.
 
-    Sessions hold their own state, and many can share a model.
+    Sessions hold their own state, and many can share a model. To copy one,
+    give its :meth:`state_dict` to a new one.
     """
 
     # What the input goes through, one after the other.
     ways: list["OneWay"]
 
-    # Steps that went in, and that came out.
-    pushed = given = 0
+    _pushed = _given = 0
 
     def count(self, pushed: int, given: int) -> None:
         """Note what went in and came out.
@@ -277,8 +53,8 @@ class Stream(ABC):
         pushed, given : int
             Steps.
         """
-        self.pushed += pushed
-        self.given += given
+        self._pushed += pushed
+        self._given += given
 
     @abstractmethod
     def push(self, x: torch.Tensor) -> torch.Tensor:
@@ -386,7 +162,7 @@ class OneWay(Stream):
             raise StreamError(
                 "the stream was ended by flush(); reset() starts a new one"
             )
-        return self.direction.check(x).to(self._pending)
+        return self.direction.check(x).detach().to(self._pending)
 
     def feed(self, x: torch.Tensor) -> None:
         """Add to what waits for a chunk to be full."""
@@ -401,7 +177,8 @@ class OneWay(Stream):
     def take(self, chunks: int) -> torch.Tensor:
         """Remove full chunks from what waits."""
         size = chunks * self.chunk_length
-        x, self._pending = self._pending[:size], self._pending[size:]
+        # A copy: a view would keep all that was pushed.
+        x, self._pending = self._pending[:size], self._pending[size:].clone()
         self.started = self.started or bool(chunks)
         return x
 
@@ -441,8 +218,12 @@ class OneWay(Stream):
         }
 
     def load_state_dict(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.install(self.parse(tensors))
+
+    def parse(self, tensors: dict[str, torch.Tensor]) -> "_Carried":
+        """Check what :meth:`state_dict` gave."""
         tensors = dict(tensors)
-        pending = _take(tensors, "pending", self.direction.dtype, 1)
+        pending = _take(tensors, "pending", self.direction.dtype)
         if len(pending) >= self.chunk_length:
             raise StreamError(
                 f"state: pending holds {len(pending)} steps, a chunk of this "
@@ -452,14 +233,21 @@ class OneWay(Stream):
         started = bool(_take(tensors, "started", torch.bool, 1))
         state = StreamState()
         try:
+            pending = self.direction.check(pending)
             state.restore(
-                {k.removeprefix("state."): v for k, v in tensors.items()},
+                _strip("state.", tensors),
                 self.direction.template() if started else StreamState(),
             )
         except ValueError as error:
-            raise StreamError(str(error)) from error
-        self._pending = pending.to(self._pending, copy=True)
-        self.state, self.started, self.ended = state, started, ended
+            message = str(error).removeprefix("state: ")
+            raise StreamError(f"state: {message}") from error
+        pending = pending.to(self._pending, copy=True)
+        return _Carried(pending, state, started, ended)
+
+    def install(self, carried: "_Carried") -> None:
+        """Go on with what :meth:`parse` gave."""
+        self._pending, self.state = carried.pending, carried.state
+        self.started, self.ended = carried.started, carried.ended
 
     def to(self, device: str | torch.device) -> "Stream":
         self._pending = self._pending.to(device)
@@ -467,19 +255,49 @@ class OneWay(Stream):
         return self
 
 
+@dataclass
+class _Carried:
+    """All that a session in one direction carries."""
+
+    pending: torch.Tensor
+    state: StreamState
+    started: bool
+    ended: bool
+
+
 def _take(
-    tensors: dict[str, torch.Tensor], name: str, dtype: torch.dtype, rank: int
+    tensors: dict[str, torch.Tensor],
+    name: str,
+    dtype: torch.dtype,
+    length: int | None = None,
 ) -> torch.Tensor:
-    """Remove a tensor that must be there."""
+    """Remove a tensor [T] that must be there."""
     tensor = tensors.pop(name, None)
     if tensor is None:
         raise StreamError(f"state: misses {name}")
-    if tensor.dtype != dtype or tensor.ndim != rank:
+    if (
+        tensor.dtype != dtype
+        or tensor.ndim != 1
+        or length not in (None, len(tensor))
+    ):
         raise StreamError(
             f"state: {name} is {tensor.dtype} {list(tensor.shape)}, which "
             "does not fit this model"
         )
     return tensor
+
+
+def _strip(
+    prefix: str, tensors: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Names without a prefix that all of them must have."""
+    unknown = [name for name in tensors if not name.startswith(prefix)]
+    if unknown:
+        raise StreamError(
+            f"state: has unknown {abridge(sorted(unknown))}; was it saved by "
+            "another kind of session?"
+        )
+    return {name.removeprefix(prefix): x for name, x in tensors.items()}
 
 
 class StreamingEncoder(OneWay):
@@ -548,6 +366,8 @@ class StreamingResynthesizer(Stream):
     ---------
     codec : FocalCodec
         A causal model. It is shared, not copied.
+    match : callable, optional
+        What is done to quantized features [B, T, C] before they are decoded.
 
     Raises
     ------
@@ -580,26 +400,34 @@ class StreamingResynthesizer(Stream):
         return self.encoder.ended
 
     def push(self, x: torch.Tensor) -> torch.Tensor:
-        sig = self.decoder.push(self.encoder.push(x))
+        sig = self._decode(self.encoder.push(x))
         self.count(len(x), len(sig))
         return sig
+
+    def _decode(self, toks: torch.Tensor) -> torch.Tensor:
+        """Decode; what was encoded must not be lost unseen."""
+        try:
+            return self.decoder.push(toks)
+        except Exception:
+            self.encoder.ended = self.decoder.ended = True
+            raise
 
     def flush(self) -> torch.Tensor:
         if self.ended:
             return self.decoder.flush()
-        tail = self.decoder.push(self.encoder.flush())
+        tail = self._decode(self.encoder.flush())
         tail = torch.cat([tail, self.decoder.flush()])
-        wanted = self.codec.output_num_samples(self.pushed)
-        return tail[: wanted - self.given]
+        wanted = self.codec.output_num_samples(self._pushed)
+        return tail[: wanted - self._given]
 
     def reset(self) -> None:
         self.encoder.reset()
         self.decoder.reset()
-        self.pushed = self.given = 0
+        self._pushed = self._given = 0
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {
-            "counts": torch.tensor([self.pushed, self.given]),
+            "counts": torch.tensor([self._pushed, self._given]),
             **{
                 f"{name}.{key}": tensor
                 for name, part in (
@@ -612,28 +440,21 @@ class StreamingResynthesizer(Stream):
 
     def load_state_dict(self, tensors: dict[str, torch.Tensor]) -> None:
         tensors = dict(tensors)
-        counts = _take(tensors, "counts", torch.int64, 1)
-        if len(counts) != 2:
-            raise StreamError("state: counts must hold two numbers")
-        before = self.encoder.state_dict()
-        tables = {}
-        for name in ("encoder", "decoder"):
-            prefix = f"{name}."
-            names = [key for key in tensors if key.startswith(prefix)]
-            tables[name] = {
-                key.removeprefix(prefix): tensors.pop(key) for key in names
-            }
-        if tensors:
+        counts = _take(tensors, "counts", torch.int64, 2)
+        pushed, given = counts.tolist()
+        wanted = int(self.codec.output_num_samples(max(pushed, 0)))
+        if not 0 <= given <= wanted:
             raise StreamError(
-                f"state: has unknown {', '.join(sorted(tensors)[:5])}"
+                f"state: counts say that {pushed} samples gave {given}"
             )
-        self.encoder.load_state_dict(tables["encoder"])
-        try:
-            self.decoder.load_state_dict(tables["decoder"])
-        except StreamError:
-            self.encoder.load_state_dict(before)
-            raise
-        self.pushed, self.given = counts.tolist()
+        encoded = {k: x for k, x in tensors.items() if k.startswith("encoder.")}
+        decoded = {k: x for k, x in tensors.items() if k not in encoded}
+        # Both are checked before one is changed.
+        encoder = self.encoder.parse(_strip("encoder.", encoded))
+        decoder = self.decoder.parse(_strip("decoder.", decoded))
+        self.encoder.install(encoder)
+        self.decoder.install(decoder)
+        self._pushed, self._given = pushed, given
 
     def to(self, device: str | torch.device) -> "Stream":
         self.encoder.to(device)
@@ -677,4 +498,11 @@ class StreamingVoiceConverter(StreamingResynthesizer):
         self, codec: "FocalCodec", reference: "VoiceReference", k: int = 4
     ):
         device = next(codec.parameters()).device
-        super().__init__(codec, reference.to(device).converter(codec, k))
+        self._reference, self._k = reference.to(device), k
+        super().__init__(codec, self._reference.converter(codec, k))
+
+    def to(self, device: str | torch.device) -> "Stream":
+        self._reference = self._reference.to(device)
+        convert = self._reference.converter(self.codec, self._k)
+        self.decoder.direction = decoding(self.codec, convert)
+        return super().to(device)

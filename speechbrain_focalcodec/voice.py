@@ -318,12 +318,17 @@ class VoiceReference:
         Returns
         -------
         VoiceReference
-            One that is in memory there.
+            One that is in memory there; itself if it is.
         """
+        device = torch.empty(0, device=device).device
+        if self.in_memory and self._scale.device == device:
+            return self
         frames = torch.empty(self.num_frames, self.dim, device=device)
         for start, part in self._blocks():
             frames[start : start + len(part)] = part
-        return VoiceReference(frames, self.facts)
+        reference = VoiceReference(frames, self.facts)
+        reference._checked = self._checked
+        return reference
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_checked": None}

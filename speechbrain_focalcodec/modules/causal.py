@@ -193,6 +193,7 @@ class StreamState:
         """
         _check_names(tensors, template.table)
         table: dict[str, torch.Tensor | Ring] = {}
+        steps = set()
         for name, kept in template.table.items():
             tensor = tensors[name]
             if isinstance(kept, Ring):
@@ -208,8 +209,12 @@ class StreamState:
             tensor = tensor.to(like.device)
             if isinstance(kept, Ring):
                 table[name] = kept.filled(tensor)
+                if kept.newest_first:  # keys and values of attention
+                    steps.add(tensor.shape[kept.dim])
             else:
                 table[name] = tensor.clone()
+        if len(steps) > 1:
+            raise ValueError("state: keys and values of unequal length")
         self.table.clear()
         self.table.update(table)
 
@@ -460,7 +465,8 @@ def extend_left(
     context = contexts[0] if len(contexts) == 1 else torch.cat(contexts)
     extended = torch.cat([context, x], dim=1)
     for rows, part in state.streams():
-        part["context"] = extended[rows, -size:]
+        # A copy: a view would keep all of the chunk.
+        part["context"] = extended[rows, -size:].detach().clone()
     return extended
 
 

@@ -75,7 +75,9 @@ class Ring:
         """
         shape = list(x.shape)
         shape[dim] = 2 * (past + SLACK)
-        tensor = torch.zeros(shape, dtype=x.dtype, device=x.device)
+        # Written in place in any mode later.
+        with torch.inference_mode(False):
+            tensor = torch.zeros(shape, dtype=x.dtype, device=x.device)
         return cls(tensor, past, dim, newest_first)
 
     def push(self, x: torch.Tensor) -> None:
@@ -214,5 +216,6 @@ class Ring:
         Ring
             Itself.
         """
-        self.tensor = self.tensor.to(device)
+        with torch.inference_mode(False):
+            self.tensor = self.tensor.to(device)
         return self
