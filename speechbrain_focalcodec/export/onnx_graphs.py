@@ -173,7 +173,8 @@ class StepGraph(nn.Module):
         super().__init__()
         codec = direction.codec
         assert codec.chunk_length is not None
-        self.graph = graph
+        # `graph` is taken where it is traced.
+        self.part = graph
         #: Input steps: samples or tokens.
         self.chunk_length = direction.chunk_length
         #: Feature frames of a chunk.
@@ -247,6 +248,6 @@ class StepGraph(nn.Module):
             the state for the next chunk.
         """
         state = StepState(dict(zip(self.start, kept, strict=True)), seen)
-        y, lengths = self.graph(x, lengths, state)
+        y, lengths = self.part(x, lengths, state)
         after = [state.table[name] for name in self.start]
         return y, lengths, seen + self.frames, *after
