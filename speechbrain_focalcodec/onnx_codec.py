@@ -22,6 +22,8 @@ from speechbrain_focalcodec.export.onnx_files import (
     DECODER_STEP_FILE,
     ENCODER_FILE,
     ENCODER_STEP_FILE,
+    FACTS_FILE,
+    OnnxStep,
     check_files,
     read_facts,
 )
@@ -125,6 +127,12 @@ class OnnxFocalCodec:
         steps = self.facts.kind == "steps"
         self._encoder = load(ENCODER_STEP_FILE if steps else ENCODER_FILE)
         self._decoder = load(DECODER_STEP_FILE if steps else DECODER_FILE)
+        for session, step, name in (
+            (self._encoder, self.facts.encoder, ENCODER_STEP_FILE),
+            (self._decoder, self.facts.decoder, DECODER_STEP_FILE),
+        ):
+            if step is not None:
+                _check_state(session, step, folder / name)
         attention = self.facts.attention
         self.max_seconds_encode = max_seconds or (
             MAX_SECONDS_ATTENTION if attention else MAX_SECONDS
@@ -491,6 +499,17 @@ class OnnxFocalCodec:
                 f"{self.name}: the graph gives lengths {got.tolist()}, but "
                 f"onnx.json tells of {wanted.tolist()}; export the model again"
             )
+
+
+def _check_state(session: Any, step: OnnxStep, path: Path) -> None:
+    """Refuse a graph whose state is not what `onnx.json` tells of."""
+    inputs = {item.name: item.shape[1:] for item in session.get_inputs()[3:]}
+    wanted = {f"state.{name}": shape for name, shape in step.state.items()}
+    if list(inputs.items()) != list(wanted.items()):
+        raise CheckpointError(
+            f"{path}: carries another state than {FACTS_FILE} tells of; "
+            "export the model again"
+        )
 
 
 def _check_array(x: Any, name: str, shape: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from speechbrain_focalcodec.export.onnx_layers import exportable
-from speechbrain_focalcodec.export.step_layers import ring_size, steppable
+from speechbrain_focalcodec.export.step_layers import StartState, steppable
 from speechbrain_focalcodec.modules.bsq import to_sphere
 from speechbrain_focalcodec.modules.causal import (
     StepState,
@@ -18,7 +18,6 @@ from speechbrain_focalcodec.modules.causal import (
     scope,
 )
 from speechbrain_focalcodec.modules.masking import zero_beyond
-from speechbrain_focalcodec.streaming import Direction, decoding, encoding
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec
@@ -149,10 +148,12 @@ class StepGraph(nn.Module):
 
     Arguments
     ---------
-    graph : EncoderGraph or DecoderGraph
+    part : EncoderGraph or DecoderGraph
         Of a causal codec.
-    direction : Direction
-        The same way of that codec.
+    codec : FocalCodec
+        That codec.
+    x : torch.Tensor
+        Samples or tokens [1, N] of a chunk.
 
     Example
     -------
@@ -169,25 +170,19 @@ class StepGraph(nn.Module):
     (torch.Size([1, 1920]), tensor([1920]), tensor([4]))
     """
 
-    def __init__(self, graph: nn.Module, direction: Direction):
+    def __init__(self, part: nn.Module, codec: "FocalCodec", x: torch.Tensor):
         super().__init__()
-        codec = direction.codec
         assert codec.chunk_length is not None
-        # `graph` is taken where it is traced.
-        self.part = graph
+        self.part = part
         #: Input steps: samples or tokens.
-        self.chunk_length = direction.chunk_length
+        self.chunk_length = x.shape[1]
         #: Feature frames of a chunk.
         self.frames = codec.chunk_length // codec.encoder.hop_length
+        state = StartState()
+        with torch.no_grad():
+            part(x, torch.tensor([self.chunk_length]), state)
         #: State of a new stream: zeros [1, ...] by name.
-        self.start = {
-            name: x.cpu().float() for name, x in direction.start().items()
-        }
-        for name, x in self.start.items():
-            if name.endswith((".attention.key", ".attention.value")):
-                attention = codec.encoder.encoder.layers[0].attention
-                size = ring_size(attention, self.frames)
-                self.start[name] = x.new_zeros(*x.shape[:2], size, x.shape[3])
+        self.start = state.kept
 
     @classmethod
     def encoder(cls, codec: "FocalCodec") -> "StepGraph":
@@ -203,7 +198,9 @@ class StepGraph(nn.Module):
         StepGraph
             The step.
         """
-        return cls(EncoderGraph(codec), encoding(codec))
+        assert codec.chunk_length is not None
+        x = torch.zeros(1, codec.chunk_length)
+        return cls(EncoderGraph(codec), codec, x)
 
     @classmethod
     def decoder(cls, codec: "FocalCodec") -> "StepGraph":
@@ -219,7 +216,10 @@ class StepGraph(nn.Module):
         StepGraph
             The step.
         """
-        return cls(DecoderGraph(codec), decoding(codec))
+        assert codec.chunk_length is not None
+        size = codec.chunk_length // codec.hop_length
+        x = torch.zeros(1, size, dtype=torch.int64)
+        return cls(DecoderGraph(codec), codec, x)
 
     def forward(
         self,

@@ -22,16 +22,93 @@ from speechbrain_focalcodec.modules.attention import (
 )
 from speechbrain_focalcodec.modules.causal import StepState, extend_left, scope
 from speechbrain_focalcodec.modules.convnext import TimeConv
+from speechbrain_focalcodec.modules.focal import FocalModulation
 from speechbrain_focalcodec.modules.layouts import StridedConv, WideConv
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.modules.mel import LogMel
 from speechbrain_focalcodec.modules.vocos import MAX_MAGNITUDE, ISTFTHead
 from speechbrain_focalcodec.modules.wavlm import TransformerEncoder
 
-__all__ = ["ring_size", "steppable"]
+__all__ = ["StartState", "steppable"]
 
 # Added to the scores of keys that are not seen.
 UNSEEN = -1e30
+
+
+class StartState(StepState):
+    """What finds out the state that a step starts with, in a first step.
+
+    Example
+    -------
+    >>> state = StartState()
+    >>> extend_left(torch.ones(1, 3, 4), 2, state).shape
+    torch.Size([1, 5, 4])
+    >>> state.kept
+    {'context': tensor([[[0., 0., 0., 0.],
+             [0., 0., 0., 0.]]])}
+    """
+
+    def __init__(
+        self,
+        kept: dict[str, torch.Tensor] | None = None,
+        seen: torch.Tensor | None = None,
+        *args: Any,
+    ):
+        if seen is None:
+            seen = torch.zeros(1, dtype=torch.int64)
+        super().__init__({} if kept is None else kept, seen, *args)
+
+    def scope(self, name: str) -> "StartState":
+        """See :class:`StepState`.
+
+        Arguments
+        ---------
+        name : str
+            The part's name.
+
+        Returns
+        -------
+        StartState
+            A view.
+        """
+        prefix = f"{self.prefix}{name}."
+        return StartState(self.kept, self.seen, self.table, prefix)
+
+    def context(self, start: torch.Tensor) -> torch.Tensor:
+        """See :class:`StepState`.
+
+        Arguments
+        ---------
+        start : torch.Tensor
+            Context at the start of a stream.
+
+        Returns
+        -------
+        torch.Tensor
+            The same.
+        """
+        self.kept[self.prefix + "context"] = torch.zeros_like(start)
+        return super().context(start)
+
+    def append(
+        self, name: str, x: torch.Tensor, past: int, dim: int = 1, **options
+    ) -> torch.Tensor:
+        """See :class:`StepState`.
+
+        Arguments
+        ---------
+        name, x, past, dim, **options
+            See there.
+
+        Returns
+        -------
+        torch.Tensor
+            What it gives in a first step.
+        """
+        shape = list(x.shape)
+        shape[dim] = past
+        self.kept[self.prefix + name] = x.new_zeros(shape)
+        return super().append(name, x, past, dim, **options)
 
 
 def rows_of(x: torch.Tensor, taps: int, stride: int) -> torch.Tensor:
@@ -104,13 +181,11 @@ class _WideProduct(nn.Module):
     def __init__(self, conv: WideConv):
         super().__init__()
         self.kernel_size, self.groups = conv.kernel_size, conv.groups
-        # [out, in, K] to [groups, K * in, out / groups].
-        matrices = conv.weight.unflatten(0, (conv.groups, -1))
-        self.matrices: torch.Tensor
-        self.register_buffer(
-            "matrices",
-            matrices.permute(0, 3, 2, 1).flatten(1, 2).contiguous(),
-        )
+        # [out, in, K] to [K * in, out / groups] of each group.
+        weights = conv.weight.unflatten(0, (conv.groups, -1))
+        for i, weight in enumerate(weights.permute(0, 3, 2, 1)):
+            matrix = weight.flatten(0, 1).contiguous()
+            self.register_buffer(f"matrix_{i}", matrix)
         self.bias = conv.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -121,8 +196,28 @@ class _WideProduct(nn.Module):
         rows = torch.stack(
             [x[:, :, i : i + taps].flatten(2) for i in range(steps)], dim=2
         )
-        y = torch.matmul(rows, self.matrices[:, None])
-        return y.permute(1, 2, 0, 3).flatten(2) + self.bias
+        y = [
+            rows[i] @ getattr(self, f"matrix_{i}") for i in range(self.groups)
+        ]
+        return torch.cat(y, dim=2) + self.bias
+
+
+class _StepModulation(FocalModulation):
+    """Focal modulation whose context lies as its convolutions read it."""
+
+    def _convolve(
+        self,
+        conv: nn.Conv1d,
+        context: torch.Tensor,
+        mask: torch.Tensor | None,
+        state: Any,
+    ) -> torch.Tensor:
+        x = context.transpose(1, 2)
+        past = conv.kernel_size[0] - 1
+        if past:
+            x = state.append("context", x, past, dim=2, start=x[..., :1])
+        x = F.conv1d(x, conv.weight, conv.bias, groups=self.dim)
+        return x.transpose(1, 2)
 
 
 def ring_size(attention: RelativeAttention, frames: int) -> int:
@@ -177,20 +272,25 @@ class _StepAttention(nn.Module):
         y = scores.softmax(dim=-1) @ values
         return layer.out_proj(y.transpose(1, 2).flatten(2))
 
-    @staticmethod
     def _replace(
-        state: StepState, name: str, x: torch.Tensor, places: torch.Tensor
+        self, state: StepState, name: str, x: torch.Tensor, places: torch.Tensor
     ) -> torch.Tensor:
         """Put a step's frames [B, H, F, D] in their place of the ring."""
+        batch, heads, frames, width = x.shape
+        if isinstance(state, StartState):
+            blocks = ring_size(self.attention, frames) // frames
+            kept = x.new_zeros(batch, heads, blocks, frames * width)
+            state.kept[state.prefix + name] = kept
+        # A row holds all frames of a step.
         kept = state.kept[state.prefix + name]
-        size = kept.shape[2]
-        kept = kept.unflatten(2, (-1, x.shape[2])).flatten(3)
-        batch, heads = torch.arange(x.shape[0]), torch.arange(x.shape[1])
-        index = (batch[:, None], heads, places[:, None])
+        index = (
+            torch.arange(batch)[:, None],
+            torch.arange(heads),
+            places[:, None],
+        )
         kept = kept.index_put(index, x.flatten(2))
-        kept = kept.reshape(-1, x.shape[1], size, x.shape[3])
         state[name] = kept
-        return kept
+        return kept.unflatten(3, (frames, width)).flatten(2, 3)
 
 
 class _StepTransformer(nn.Module):
@@ -343,5 +443,8 @@ def _replaced(module: Any, max_distance: int) -> Any:
     if isinstance(module, TransformerEncoder):
         return _StepTransformer(module, max_distance)
     if isinstance(module, TimeConv) and module.groups > 1:
+        return module
+    if isinstance(module, FocalModulation):
+        module.__class__ = _StepModulation  # it has no state of its own
         return module
     return PLACES.get(type(module), lambda x: x)(module)
