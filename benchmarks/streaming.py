@@ -176,7 +176,9 @@ def main(
     models: Annotated[
         str, typer.Option(help="Names below, or folders of causal models.")
     ] = ",".join(CAUSAL_MODELS),
-    options: Annotated[str, typer.Option(help="Of bf16, int8, onnx, onnx+int8.")] = "bf16,int8",
+    options: Annotated[
+        str, typer.Option(help="Of bf16, int8, onnx, onnx+int8.")
+    ] = "bf16,int8",
     threads: Annotated[str, typer.Option(help="Of the CPU.")] = "1,2",
     chunks: Annotated[int, typer.Option(min=1, help="Of each case.")] = 500,
     warm: Annotated[

@@ -39,7 +39,11 @@ CAUSAL = ("causal_50hz", "causal_50hz_lookahead0")
 # Tracing takes many seconds: one model here, the others when slow.
 CASE = CAUSAL[0]
 MINI = PARITY.parents[1] / "hparams/model/focalcodec_mini_50hz_causal.yaml"
-SESSIONS = OnnxStreamingEncoder, OnnxStreamingDecoder, OnnxStreamingResynthesizer
+SESSIONS = (
+    OnnxStreamingEncoder,
+    OnnxStreamingDecoder,
+    OnnxStreamingResynthesizer,
+)
 MARGIN = 1e-3
 
 
@@ -71,7 +75,7 @@ def sure_of(codec, sig):
 
 def check_recorded(exported, case):
     expected = load_file(PARITY / case / "expected.safetensors")
-    for which in "ab":
+    for which in ("a",):
         sig, toks, rec_sig = (
             expected[f"{which}.{name}"] for name in ("sig", "toks", "rec_sig")
         )
@@ -138,7 +142,8 @@ def test_steps_compute_what_the_codec_does(name):
     """Also of two streams of which one began later."""
     codec = build(name)
     frames = codec.chunk_length // codec.encoder.hop_length
-    chunks = 400 // frames if name.endswith("160") else 30
+    # Beyond the windows.
+    chunks = 180 // frames if name.endswith("160") else 15
     sig = torch.from_numpy(make_sig(1, 2, chunks * codec.chunk_length - 700))
     want, _ = codec.encode(sig)
     rec, _ = codec.decode(want)

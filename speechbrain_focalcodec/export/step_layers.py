@@ -196,9 +196,7 @@ class _WideProduct(nn.Module):
         rows = torch.stack(
             [x[:, :, i : i + taps].flatten(2) for i in range(steps)], dim=2
         )
-        y = [
-            rows[i] @ getattr(self, f"matrix_{i}") for i in range(self.groups)
-        ]
+        y = [rows[i] @ getattr(self, f"matrix_{i}") for i in range(self.groups)]
         return torch.cat(y, dim=2) + self.bias
 
 
@@ -216,8 +214,11 @@ class _StepModulation(FocalModulation):
         past = conv.kernel_size[0] - 1
         if past:
             x = state.append("context", x, past, dim=2, start=x[..., :1])
-        x = F.conv1d(x, conv.weight, conv.bias, groups=self.dim)
-        return x.transpose(1, 2)
+        # onnxruntime is three times as fast when it is an image.
+        x = F.conv2d(
+            x.unsqueeze(2), conv.weight.unsqueeze(2), conv.bias, groups=self.dim
+        )
+        return x.squeeze(2).transpose(1, 2)
 
 
 def ring_size(attention: RelativeAttention, frames: int) -> int:
