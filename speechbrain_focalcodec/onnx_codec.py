@@ -477,7 +477,8 @@ class OnnxFocalCodec:
         # 8-bit activations have one scale for all that runs together.
         size = 1 if self.facts.weights == "int8" else MAX_STREAMS
         counts = np.array([count(int(n)) for n in lengths])
-        out = np.zeros((len(x), count(x.shape[1])), direction.output_dtype)
+        shape = len(x), count(x.shape[1])
+        out: np.ndarray = np.zeros(shape, direction.output_dtype)
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
             whole, done = out[rows], np.zeros(len(out[rows]), np.int64)

@@ -137,7 +137,7 @@ class OnnxDirection:
         carried : list of OrtValue
             For the next chunk.
         """
-        whole = np.zeros((len(x), self.chunk_length), self.dtype)
+        whole: np.ndarray = np.zeros((len(x), self.chunk_length), self.dtype)
         whole[:, : x.shape[1]] = x
         values = [self._value(whole), self._value(lengths), *carried]
         y, out_lengths, *carried = self.session.run_with_ort_values(
@@ -189,7 +189,7 @@ class _OneWay:
 
     def reset(self) -> None:
         """Start a new stream."""
-        self._pending = np.empty(0, self.direction.dtype)
+        self._pending: np.ndarray = np.empty(0, self.direction.dtype)
         self._carried = self.direction.carry(self.direction.start())
         self.ended = False
 
@@ -227,7 +227,8 @@ class _OneWay:
 
     def _run(self, chunks: int) -> np.ndarray:
         """Code what waits, chunk by chunk."""
-        parts = [np.empty(0, self.direction.output_dtype)]
+        empty: np.ndarray = np.empty(0, self.direction.output_dtype)
+        parts = [empty]
         for _ in range(chunks):
             x = self._pending[: self.chunk_length]
             self._pending = self._pending[self.chunk_length :]
@@ -267,7 +268,7 @@ class _OneWay:
             stays as it was.
         """
         start = self.direction.start()
-        pending = np.empty(0, self.direction.dtype)
+        pending: np.ndarray = np.empty(0, self.direction.dtype)
         wanted = {"pending": pending, "ended": np.zeros(1, bool), **start}
         for what, names in (
             ("misses", wanted.keys() - arrays.keys()),

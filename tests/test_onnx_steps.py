@@ -11,9 +11,9 @@ import pytest
 import torch
 from causal_codecs import CODECS, make_codec
 from conftest import PARITY
+from hyperpyyaml import load_hyperpyyaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hyperpyyaml import load_hyperpyyaml
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file

@@ -91,13 +91,19 @@ class StartState(StepState):
         return super().context(start)
 
     def append(
-        self, name: str, x: torch.Tensor, past: int, dim: int = 1, **options
+        self,
+        name: str,
+        x: torch.Tensor,
+        past: int,
+        dim: int = 1,
+        newest_first: bool = False,
+        start: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See :class:`StepState`.
 
         Arguments
         ---------
-        name, x, past, dim, **options
+        name, x, past, dim, newest_first, start
             See there.
 
         Returns
@@ -108,7 +114,7 @@ class StartState(StepState):
         shape = list(x.shape)
         shape[dim] = past
         self.kept[self.prefix + name] = x.new_zeros(shape)
-        return super().append(name, x, past, dim, **options)
+        return super().append(name, x, past, dim, newest_first, start)
 
 
 def rows_of(x: torch.Tensor, taps: int, stride: int) -> torch.Tensor:
@@ -186,6 +192,7 @@ class _WideProduct(nn.Module):
         for i, weight in enumerate(weights.permute(0, 3, 2, 1)):
             matrix = weight.flatten(0, 1).contiguous()
             self.register_buffer(f"matrix_{i}", matrix)
+        assert conv.bias is not None
         self.bias = conv.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
