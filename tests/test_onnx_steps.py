@@ -371,6 +371,29 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("option", ["onnx", "onnx+int8"])
+def test_benchmark_of_chunks(option, codec, folder, monkeypatch):
+    # As for a script that is run: the benchmarks import each other.
+    sys.path.append(str(PARITY.parents[1] / "benchmarks"))
+    streaming = importlib.import_module("streaming")
+
+    def export(codec, out, int8):
+        assert int8 == (option == "onnx+int8")
+        shutil.copytree(folder, out, dirs_exist_ok=True)
+
+    monkeypatch.setattr(onnx_export, "export_onnx", export)
+    monkeypatch.setitem(streaming.CAUSAL_MODELS, "tiny", lambda: codec)
+    settings = streaming.Settings([1], chunks=3, warm=1, read_bytes=1 << 20)
+    monkeypatch.setattr(settings, "streams", 0)
+    before = torch.get_num_threads()
+    try:
+        results, _ = streaming.measure(["tiny"], [option], settings)
+    finally:
+        torch.set_num_threads(before)
+    assert [result.option for result in results] == ["float32", option]
+    assert len(results[1].seconds) == 3
+
+
 @torch.no_grad()
 @pytest.mark.slow
 @pytest.mark.parametrize("int8", [False, True])
