@@ -1,10 +1,12 @@
 """What one chunk of a live stream takes, beside the memory's rate."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from measuring import time_runs
-from systems import make_noise
+from systems import OnOnnxRuntime, make_noise
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.latency import ChunkTimes, Spread
@@ -91,7 +93,7 @@ def memory_rate(num_bytes: int, repeats: int = 5) -> float:
     return 4 * matrix.numel() / min(walls)
 
 
-def full_window(codec: FocalCodec) -> int:
+def full_window(codec: FocalCodec | OnOnnxRuntime) -> int:
     """Give the frames after which a stream carries all that it ever will.
 
     Arguments
@@ -119,13 +121,13 @@ def full_window(codec: FocalCodec) -> int:
 
 
 def time_chunks(
-    codec: FocalCodec, num_chunks: int, warm: int = 16
+    codec: FocalCodec | OnOnnxRuntime, num_chunks: int, warm: int = 16
 ) -> list[float]:
     """Time chunks that are resynthesised once the windows are full.
 
     Arguments
     ---------
-    codec : FocalCodec
+    codec : FocalCodec or OnOnnxRuntime
         A causal model.
     num_chunks : int
         How many.
@@ -137,15 +139,28 @@ def time_chunks(
     list of float
         Seconds of each.
     """
-    session = StreamingResynthesizer(codec)
-    length, rate = session.chunk_length, codec.sample_rate_input
-    device = session.encoder.direction.device
+    push: Callable[[torch.Tensor], Any]
+    if isinstance(codec, OnOnnxRuntime):
+        arrays = codec.stream()
+        length, device = arrays.chunk_length, torch.device("cpu")
+
+        def push(sig: torch.Tensor) -> Any:
+            return arrays.push(sig.numpy())
+    else:
+        session = StreamingResynthesizer(codec)
+        length = session.chunk_length
+        device = session.encoder.direction.device
+
+        def push(sig: torch.Tensor) -> Any:
+            return session.push(sig).cpu()
+
+    rate = codec.sample_rate_input
     frames = full_window(codec)
     chunks = -(-frames * int(codec.encoder.hop_length) // length)
-    session.push(make_noise(chunks * length / rate, 1, rate, device)[0])
+    push(make_noise(chunks * length / rate, 1, rate, device)[0])
     times = ChunkTimes(length / rate)
     sig = make_noise((warm + num_chunks) * length / rate, 1, rate, device)[0]
     for chunk in sig.split(length):
         with times.chunk():
-            session.push(chunk).cpu()
+            push(chunk)
     return list(times.seconds[warm:])

@@ -30,7 +30,7 @@ from streaming_report import (
     streams_table,
 )
 from streams import StreamsResult, find_pool, search_streams, time_steps
-from systems import CAUSAL_MODELS, CodecSystem, Missing
+from systems import CAUSAL_MODELS, CodecSystem, Missing, OnOnnxRuntime
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import FocalCodecError
@@ -83,7 +83,7 @@ def measure(
     names : list of str
         Of `CAUSAL_MODELS`, or what `FocalCodec.from_pretrained` takes.
     options : list of str
-        ``bf16``, ``int8``.
+        ``bf16``, ``int8``, ``onnx``, ``onnx+int8``.
     settings : Settings
         What to measure.
     save : callable
@@ -123,7 +123,7 @@ def measure(
     return chunks, streams
 
 
-def _load(name: str, option: str | None) -> FocalCodec:
+def _load(name: str, option: str | None) -> Any:
     """A causal model with an option."""
     build = CAUSAL_MODELS.get(name, lambda: FocalCodec.from_pretrained(name))
     system = CodecSystem(name, build, option)
@@ -134,7 +134,7 @@ def _load(name: str, option: str | None) -> FocalCodec:
 
 
 def _measure_chunks(
-    result: ChunksResult, codec: FocalCodec, exact: bool, settings: Settings
+    result: ChunksResult, codec: Any, exact: bool, settings: Settings
 ) -> None:
     """Fill in a case; without options, beside the memory's rate."""
     rates = [memory_rate(settings.read_bytes)] if exact else []
@@ -148,12 +148,15 @@ def _measure_chunks(
 
 
 def _measure_streams(
-    codec: FocalCodec, name: str, label: str, settings: Settings
+    codec: Any, name: str, label: str, settings: Settings
 ) -> StreamsResult:
     """Search the most streams in real time."""
     threads = max(settings.threads)
     torch.set_num_threads(threads)
     result = StreamsResult(name, label, threads, float(codec.latency or 0))
+    if isinstance(codec, OnOnnxRuntime):
+        result.skipped = "no pool on onnxruntime"
+        return result
     frames_per_step = (codec.chunk_length or 1) / codec.encoder.hop_length
     warm = round(full_window(codec) / frames_per_step) + settings.warm
     try:
@@ -173,7 +176,9 @@ def main(
     models: Annotated[
         str, typer.Option(help="Names below, or folders of causal models.")
     ] = ",".join(CAUSAL_MODELS),
-    options: Annotated[str, typer.Option(help="Of bf16, int8.")] = "bf16,int8",
+    options: Annotated[
+        str, typer.Option(help="Of bf16, int8, onnx, onnx+int8.")
+    ] = "bf16,int8",
     threads: Annotated[str, typer.Option(help="Of the CPU.")] = "1,2",
     chunks: Annotated[int, typer.Option(min=1, help="Of each case.")] = 500,
     warm: Annotated[

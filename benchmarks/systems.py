@@ -3,6 +3,7 @@
 import importlib
 import tempfile
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from speechbrain_focalcodec.checkpoint import (
 )
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.onnx_codec import OnnxFocalCodec
+from speechbrain_focalcodec.onnx_streaming import OnnxStreamingResynthesizer
 
 ENCODER = "encoder alone"
 WHOLE = "encode+decode"
@@ -205,6 +207,10 @@ class OnOnnxRuntime:
         self.sample_rate_input = codec.sample_rate_input
         self.token_rate = codec.token_rate
         self.codebook_size = codec.codebook_size
+        self.causal, self.latency = codec.causal, codec.latency
+        # What tells when the windows of a stream are full.
+        self.config = codec.config
+        self.encoder = SimpleNamespace(hop_length=codec.encoder.hop_length)
         with tempfile.TemporaryDirectory() as folder:
             export.export_onnx(codec, folder, int8)
             self.codec = OnnxFocalCodec(folder, threads=torch.get_num_threads())
@@ -212,6 +218,10 @@ class OnOnnxRuntime:
     def parameters(self) -> Iterator[torch.Tensor]:
         """Something that tells the device, as a module's do."""
         return iter([torch.zeros(1)])
+
+    def stream(self) -> OnnxStreamingResynthesizer:
+        """A session that takes and gives arrays."""
+        return OnnxStreamingResynthesizer(self.codec)
 
     def encode(self, sig: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Waveform [B, T] to tokens and their lengths."""

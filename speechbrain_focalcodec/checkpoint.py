@@ -133,12 +133,7 @@ def offline_message(name: str) -> str:
     >>> "lucadellalib/focalcodec_50hz_4k_causal" in offline_message("mine")
     True
     """
-    models = [*bundled_models(), *hub.RELEASES]
-    causal = [model for model in models if "causal" in model]
-    return (
-        f"{name} is an offline model: it sees the whole utterance and cannot "
-        f"stream; use a causal one, such as {', '.join(causal)}"
-    )
+    return hub.offline_message(name, bundled_models())
 
 
 def load_codec(

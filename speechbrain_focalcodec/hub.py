@@ -2,12 +2,13 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from speechbrain_focalcodec.errors import CheckpointError
 
-__all__ = ["RELEASES", "Release", "fetch", "is_repository"]
+__all__ = ["RELEASES", "Release", "fetch", "is_repository", "offline_message"]
 
 
 @dataclass(frozen=True)
@@ -155,3 +156,30 @@ def _check_sha256(path: Path, expected: str) -> None:
             f"{path}: SHA-256 is {digest.hexdigest()}, the release has "
             f"{expected}; delete {path.resolve()} and fetch it again"
         )
+
+
+def offline_message(name: str, bundled: Sequence[str] = ()) -> str:
+    """Why an offline model does not stream, and which models do.
+
+    Arguments
+    ---------
+    name : str
+        The model's name.
+    bundled : sequence of str
+        Models to be named beside the published ones.
+
+    Returns
+    -------
+    str
+        For an error.
+
+    Example
+    -------
+    >>> "lucadellalib/focalcodec_50hz_4k_causal" in offline_message("mine")
+    True
+    """
+    causal = [model for model in (*bundled, *RELEASES) if "causal" in model]
+    return (
+        f"{name} is an offline model: it sees the whole utterance and cannot "
+        f"stream; use a causal one, such as {', '.join(causal)}"
+    )

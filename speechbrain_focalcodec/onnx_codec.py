@@ -14,15 +14,22 @@ import numpy as np
 from speechbrain_focalcodec.errors import (
     AudioError,
     CheckpointError,
+    StreamError,
     TokenError,
 )
 from speechbrain_focalcodec.export.onnx_files import (
     DECODER_FILE,
+    DECODER_STEP_FILE,
     ENCODER_FILE,
+    ENCODER_STEP_FILE,
+    FACTS_FILE,
+    OnnxStep,
     check_files,
     read_facts,
 )
 from speechbrain_focalcodec.extras import import_extra
+from speechbrain_focalcodec.hub import offline_message
+from speechbrain_focalcodec.onnx_streaming import OnnxDirection, check_pushed
 
 __all__ = ["MAX_SECONDS", "MAX_SECONDS_ATTENTION", "OnnxFocalCodec"]
 
@@ -30,14 +37,17 @@ __all__ = ["MAX_SECONDS", "MAX_SECONDS_ATTENTION", "OnnxFocalCodec"]
 MAX_SECONDS = 600.0
 #: The same where attention is: there memory grows with the square.
 MAX_SECONDS_ATTENTION = 60.0
+# Of causal models: streams at once, each with a state of its own.
+MAX_STREAMS = 16
 
 
 class OnnxFocalCodec:
     """Speech to tokens and back, as
     :class:`~speechbrain_focalcodec.codec.FocalCodec` does it.
 
-    What an utterance gives does not depend on the batch it is in. Each is
-    done in a single pass.
+    What an utterance gives does not depend on the batch it is in. Offline
+    models do each in a single pass, causal ones chunk by chunk, in bounded
+    memory; for live audio see :mod:`speechbrain_focalcodec.onnx_streaming`.
 
     Arguments
     ---------
@@ -51,6 +61,7 @@ class OnnxFocalCodec:
         Longest audio of one pass, a batch's items together: a batch beyond is
         done in parts, an utterance beyond is refused. By default
         `MAX_SECONDS`; for encoding with attention `MAX_SECONDS_ATTENTION`.
+        Causal models take any length, whatever is given.
 
     Raises
     ------
@@ -113,13 +124,22 @@ class OnnxFocalCodec:
                     f"{folder / name}: onnxruntime cannot load it: {error}"
                 ) from error
 
-        self._encoder = load(ENCODER_FILE)
-        self._decoder = load(DECODER_FILE)
+        steps = self.facts.kind == "steps"
+        self._encoder = load(ENCODER_STEP_FILE if steps else ENCODER_FILE)
+        self._decoder = load(DECODER_STEP_FILE if steps else DECODER_FILE)
+        for session, step, name in (
+            (self._encoder, self.facts.encoder, ENCODER_STEP_FILE),
+            (self._decoder, self.facts.decoder, DECODER_STEP_FILE),
+        ):
+            if step is not None:
+                _check_state(session, step, folder / name)
         attention = self.facts.attention
         self.max_seconds_encode = max_seconds or (
             MAX_SECONDS_ATTENTION if attention else MAX_SECONDS
         )
         self.max_seconds_decode = max_seconds or MAX_SECONDS
+        if steps:
+            self.max_seconds_encode = self.max_seconds_decode = math.inf
 
     # Facts
 
@@ -219,6 +239,71 @@ class OnnxFocalCodec:
         rate = self.sample_rate_output
         return -(-num_samples * rate // self.sample_rate_input)
 
+    # Streams
+
+    def encoding(self) -> OnnxDirection:
+        """From samples to tokens, chunk by chunk.
+
+        Returns
+        -------
+        OnnxDirection
+            Of chunks of `chunk_length` samples.
+
+        Raises
+        ------
+        StreamError
+            If the model is an offline one.
+        """
+        if self.facts.encoder is None:
+            raise StreamError(offline_message(self.name))
+        return OnnxDirection(
+            self._encoder,
+            self.facts.encoder,
+            check_pushed,
+            (np.float32, np.int64),
+        )
+
+    def decoding(self) -> OnnxDirection:
+        """From tokens to samples, chunk by chunk.
+
+        Returns
+        -------
+        OnnxDirection
+            Of chunks as long as those of the encoder.
+
+        Raises
+        ------
+        StreamError
+            If the model is an offline one.
+        """
+        if self.facts.decoder is None:
+            raise StreamError(offline_message(self.name))
+
+        def check(toks: Any) -> np.ndarray:
+            toks = np.asarray(toks)
+            if toks.ndim != 1:
+                raise ValueError(
+                    f"toks: must be [N], but its shape is {list(toks.shape)}"
+                )
+            return self._check_toks(toks)
+
+        return OnnxDirection(
+            self._decoder, self.facts.decoder, check, (np.int64, np.float32)
+        )
+
+    def _check_toks(self, toks: np.ndarray) -> np.ndarray:
+        """Refuse tokens that this model does not have."""
+        if toks.dtype.kind not in "iu":
+            raise TokenError(f"toks must be integers, got {toks.dtype}")
+        low, high = int(toks.min(initial=0)), int(toks.max(initial=0))
+        if low < 0 or high >= self.codebook_size:
+            raise TokenError(
+                f"toks must lie in 0..{self.codebook_size - 1} for "
+                f"{self.name}, got {low}..{high}; were they made by another "
+                "model?"
+            )
+        return toks
+
     # The whole way
 
     def encode(
@@ -262,6 +347,9 @@ class OnnxFocalCodec:
                 "sig holds samples that are infinite or no numbers (NaN); "
                 "repair the audio"
             )
+        if self.causal:
+            direction = self.encoding()
+            return self._run_steps(direction, sig, lengths, self.num_tokens)
         rate = self.sample_rate_input
         most = int(self.max_seconds_encode * rate)
         if lengths.max() > most:
@@ -300,27 +388,21 @@ class OnnxFocalCodec:
         if toks.dtype.kind not in "iu":
             raise TokenError(f"toks must be integers, got {toks.dtype}")
         lengths = _check_lengths(tok_lengths, toks, "tok_lengths")
-        toks = np.where(np.arange(toks.shape[1]) < lengths[:, None], toks, 0)
-        low, high = int(toks.min()), int(toks.max())
-        if low < 0 or high >= self.codebook_size:
-            raise TokenError(
-                f"toks must lie in 0..{self.codebook_size - 1} for "
-                f"{self.name}, got {low}..{high}; were they made by another "
-                "model?"
-            )
+        seen = np.arange(toks.shape[1]) < lengths[:, None]
+        toks = np.where(seen, toks, toks.dtype.type(0))
+        toks = self._check_toks(toks).astype(np.int64)
+
+        def count(num: int) -> int:
+            return num * self.output_hop_length
+
+        if self.causal:
+            return self._run_steps(self.decoding(), toks, lengths, count)
         rate = self.token_rate
         # An utterance that can be encoded has up to one token more.
         most = math.ceil(self.max_seconds_decode * rate)
         if lengths.max() > most:
             raise TokenError(_too_long(lengths.max() / rate, most / rate))
-        hop = self.output_hop_length
-        return self._run(
-            self._decoder,
-            toks.astype(np.int64),
-            lengths,
-            most,
-            lambda num: num * hop,
-        )
+        return self._run(self._decoder, toks, lengths, most, count)
 
     def resynthesize(
         self, sig: np.ndarray, lengths: np.ndarray | None = None
@@ -376,18 +458,59 @@ class OnnxFocalCodec:
                 zip(names, (x[rows, :steps], lengths[rows]), strict=True)
             )
             part, part_lengths = session.run(None, feed)
-            if not np.array_equal(part_lengths, counts[rows]):
-                raise CheckpointError(
-                    f"{self.name}: the graph gives lengths "
-                    f"{part_lengths.tolist()}, but onnx.json tells of "
-                    f"{counts[rows].tolist()}; export the model again"
-                )
+            self._check_counts(part_lengths, counts[rows])
             if out is None:
                 shape = len(x), count(x.shape[1])
                 out = np.zeros(shape, part.dtype)
             out[rows, : part.shape[1]] = part
         assert out is not None
         return out, counts
+
+    def _run_steps(
+        self,
+        direction: OnnxDirection,
+        x: np.ndarray,
+        lengths: np.ndarray,
+        count: Callable[[int], int],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A batch, chunk by chunk."""
+        # 8-bit activations have one scale for all that runs together.
+        size = 1 if self.facts.weights == "int8" else MAX_STREAMS
+        counts = np.array([count(int(n)) for n in lengths])
+        shape = len(x), count(x.shape[1])
+        out: np.ndarray = np.zeros(shape, direction.output_dtype)
+        for start in range(0, len(x), size):
+            rows = slice(start, start + size)
+            whole, done = out[rows], np.zeros(len(out[rows]), np.int64)
+            for going, y, given in direction.run_all(x[rows], lengths[rows]):
+                # Only a last chunk gives less than another.
+                first = int(done[going].max())
+                for i, row in enumerate(going):
+                    part = y[i, : given[i]]
+                    room = whole[row, first : first + len(part)]
+                    room[:] = part[: len(room)]
+                done[going] += given
+            self._check_counts(done, counts[rows])
+        return out, counts
+
+    def _check_counts(self, got: np.ndarray, wanted: np.ndarray) -> None:
+        """Refuse graphs that are not what `onnx.json` tells of."""
+        if not np.array_equal(got, wanted):
+            raise CheckpointError(
+                f"{self.name}: the graph gives lengths {got.tolist()}, but "
+                f"onnx.json tells of {wanted.tolist()}; export the model again"
+            )
+
+
+def _check_state(session: Any, step: OnnxStep, path: Path) -> None:
+    """Refuse a graph whose state is not what `onnx.json` tells of."""
+    inputs = {item.name: item.shape[1:] for item in session.get_inputs()[3:]}
+    wanted = {f"state.{name}": shape for name, shape in step.state.items()}
+    if list(inputs.items()) != list(wanted.items()):
+        raise CheckpointError(
+            f"{path}: carries another state than {FACTS_FILE} tells of; "
+            "export the model again"
+        )
 
 
 def _check_array(x: Any, name: str, shape: str) -> np.ndarray:

@@ -24,6 +24,7 @@ from speechbrain_focalcodec.errors import (
     AudioError,
     CheckpointError,
     ConfigError,
+    StreamError,
     TokenError,
 )
 from speechbrain_focalcodec.export import onnx_export
@@ -32,6 +33,11 @@ from speechbrain_focalcodec.export.fourier import (
     RealFourier,
 )
 from speechbrain_focalcodec.export.onnx_files import read_facts
+from speechbrain_focalcodec.onnx_streaming import (
+    OnnxStreamingDecoder,
+    OnnxStreamingEncoder,
+    OnnxStreamingResynthesizer,
+)
 
 MINI = "focalcodec_mini_50hz"
 OFFLINE = sorted(
@@ -135,10 +141,10 @@ def test_transforms_of_any_size(half):
     assert_close(InverseRealFourier(size)(spectrum.real, spectrum.imag), x)
 
 
-@pytest.mark.parametrize("case", ["causal_50hz", "causal_50hz_lookahead0"])
-def test_causal_models_are_refused(case, tmp_path):
-    codec = FocalCodec.from_pretrained(PARITY / case)
-    with pytest.raises(ValueError, match=f"{case} is a causal model.*offline"):
+def test_half_causal_models_are_refused(tmp_path):
+    codec = FocalCodec.from_pretrained(PARITY / "causal_50hz")
+    codec.decoder.causal = False
+    with pytest.raises(ValueError, match="causal_50hz is causal in some.*off"):
         onnx_export.export_onnx(codec, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -401,11 +407,20 @@ def test_running_without_the_extra(folder, monkeypatch):
         OnnxFocalCodec(folder)
 
 
+@pytest.mark.parametrize(
+    "session_class",
+    [OnnxStreamingEncoder, OnnxStreamingDecoder, OnnxStreamingResynthesizer],
+)
+def test_offline_models_name_the_causal_ones(session_class, exported):
+    with pytest.raises(StreamError, match="focalcodec_50hz_4k_causal"):
+        session_class(exported)
+
+
 # Writing
 
 
 def test_a_failed_export_leaves_all_as_it_was(codec, copied, monkeypatch):
-    def write(graph, inputs, outputs, path, int8):
+    def write(graph, inputs, shapes, names, path, int8):
         if path.name == "decoder.onnx":
             raise KeyboardInterrupt
         path.write_bytes(b"new")
@@ -442,13 +457,6 @@ def test_command(quick_export, tmp_path):
     result = CliRunner().invoke(app, [*args, "--int8", "--overwrite"])
     assert result.exit_code == 0
     assert quick_export == [(CASE, False), (CASE, True)]
-
-
-def test_command_refuses_causal_models(tmp_path):
-    args = ["export-onnx", str(tmp_path), "--model"]
-    result = CliRunner().invoke(app, [*args, str(PARITY / "causal_50hz")])
-    assert result.exit_code == 1
-    assert "error: causal_50hz is a causal model" in result.stderr
 
 
 @torch.no_grad()

@@ -30,10 +30,11 @@ def export_onnx(
         typer.Option("--overwrite", help="Replace an export in the folder."),
     ] = False,
 ) -> None:
-    """Write an offline model as ONNX, to be run without PyTorch.
+    """Write a model as ONNX, to be run without PyTorch.
 
-    The folder then holds encoder.onnx, decoder.onnx and onnx.json; load it
-    with speechbrain_focalcodec.OnnxFocalCodec.
+    The folder then holds encoder.onnx, decoder.onnx and onnx.json; of a causal
+    model, encoder_step.onnx and decoder_step.onnx, which code a chunk of a
+    stream. Load it with speechbrain_focalcodec.OnnxFocalCodec.
     \f
 
     Arguments

@@ -1,9 +1,10 @@
 """Models as ONNX graphs, for programs without PyTorch.
 
-The encoder goes from `sig` [batch, time] and `lengths` [batch] to `toks` and
-`tok_lengths`, the decoder from these to `sig` and `sig_lengths`, for batches
-of any size and any length. :class:`~speechbrain_focalcodec.OnnxFocalCodec`
-runs them.
+Offline, the encoder goes from `sig` [batch, time] and `lengths` [batch] to
+`toks` and `tok_lengths`, the decoder from these to `sig` and `sig_lengths`,
+for batches of any size and any length. Of a causal model each codes one chunk
+and gives what is to be fed back with the next.
+:class:`~speechbrain_focalcodec.OnnxFocalCodec` runs them.
 """
 
 import logging
@@ -22,15 +23,20 @@ from torch import nn
 from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.export.onnx_files import (
     DECODER_FILE,
+    DECODER_STEP_FILE,
     ENCODER_FILE,
+    ENCODER_STEP_FILE,
     FACTS_FILE,
     OnnxFacts,
+    OnnxStep,
     hash_file,
 )
-from speechbrain_focalcodec.export.onnx_layers import exportable
+from speechbrain_focalcodec.export.onnx_graphs import (
+    DecoderGraph,
+    EncoderGraph,
+    StepGraph,
+)
 from speechbrain_focalcodec.extras import import_extra
-from speechbrain_focalcodec.modules.bsq import to_sphere
-from speechbrain_focalcodec.modules.masking import zero_beyond
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec
@@ -45,111 +51,13 @@ MIN_INT8_SIZE = 64
 EXAMPLE = 16000
 
 
-class EncoderGraph(nn.Module):
-    """Waveform to tokens, of an offline codec.
-
-    Arguments
-    ---------
-    codec : FocalCodec
-        The model; left as it is.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> graph = EncoderGraph(FocalCodec.from_pretrained("focalcodec_mini_50hz"))
-    >>> graph(torch.randn(2, 640), torch.tensor([640, 320]))[1]
-    tensor([2, 1])
-    """
-
-    def __init__(self, codec: "FocalCodec"):
-        super().__init__()
-        max_distance = getattr(codec.config.encoder_config, "max_distance", 0)
-        self.encoder = exportable(codec.encoder, max_distance)
-        self.compressor = exportable(codec.compressor)
-        self.quantizer = exportable(codec.quantizer)
-
-    def forward(
-        self, sig: torch.Tensor, lengths: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, T].
-        lengths : torch.Tensor
-            Samples, int64 [B].
-
-        Returns
-        -------
-        toks : torch.Tensor
-            Tokens, int64 [B, N], 0 beyond each length.
-        tok_lengths : torch.Tensor
-            Tokens, int64 [B].
-        """
-        feats = self.encoder(sig, lengths)
-        lengths = self.encoder.output_lengths(lengths)
-        lats = self.compressor(zero_beyond(feats, lengths), lengths)
-        lengths = self.compressor.output_lengths(lengths)
-        toks = self.quantizer.lats_to_toks(to_sphere(lats))
-        return zero_beyond(toks, lengths), lengths
-
-
-class DecoderGraph(nn.Module):
-    """Tokens to waveform, of an offline codec.
-
-    Arguments
-    ---------
-    codec : FocalCodec
-        The model; left as it is.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> graph = DecoderGraph(FocalCodec.from_pretrained("focalcodec_mini_50hz"))
-    >>> graph(torch.tensor([[5, 6], [7, 0]]), torch.tensor([2, 1]))[0].shape
-    torch.Size([2, 640])
-    """
-
-    def __init__(self, codec: "FocalCodec"):
-        super().__init__()
-        self.quantizer = exportable(codec.quantizer)
-        self.decompressor = exportable(codec.decompressor)
-        self.decoder = exportable(codec.decoder)
-
-    def forward(
-        self, toks: torch.Tensor, tok_lengths: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Decode.
-
-        Arguments
-        ---------
-        toks : torch.Tensor
-            Tokens, int64 [B, N].
-        tok_lengths : torch.Tensor
-            Tokens, int64 [B].
-
-        Returns
-        -------
-        sig : torch.Tensor
-            Waveform [B, T], 0 beyond each length.
-        sig_lengths : torch.Tensor
-            Samples, int64 [B].
-        """
-        lengths = tok_lengths
-        codes = self.quantizer.toks_to_codes(zero_beyond(toks, lengths))
-        qfeats = self.decompressor(zero_beyond(codes, lengths), lengths)
-        lengths = self.decompressor.output_lengths(lengths)
-        sig = self.decoder(zero_beyond(qfeats, lengths), lengths)
-        lengths = lengths * self.decoder.hop_length
-        return zero_beyond(sig, lengths), lengths
-
-
 @torch.no_grad()
 def export_onnx(
     codec: "FocalCodec", folder: str | Path, int8: bool = False
 ) -> OnnxFacts:
-    """Write an offline model as ONNX: a file each way, and `onnx.json`.
+    """Write a model as ONNX: a file each way, and `onnx.json`.
+
+    An offline model takes whole utterances, a causal one a chunk at a time.
 
     Arguments
     ---------
@@ -172,8 +80,8 @@ def export_onnx(
     ImportError
         If the extra `onnx` is not installed.
     ValueError
-        If the model is causal, or was accelerated: its weights are no longer
-        exact.
+        If the model was accelerated (its weights are no longer exact), or
+        only some of its parts are causal.
     """
     _check(codec)
     for module in ("onnx", "onnxscript", "onnxruntime"):
@@ -182,27 +90,12 @@ def export_onnx(
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".onnx.", dir=folder))
     try:
-        lengths = torch.tensor([EXAMPLE, EXAMPLE // 2])
-        sig = torch.zeros(2, EXAMPLE)
-        _write(
-            EncoderGraph(codec),
-            {"sig": sig, "lengths": lengths},
-            ["toks", "tok_lengths"],
-            temporary / ENCODER_FILE,
-            int8,
-        )
-        tok_lengths = lengths // codec.hop_length
-        toks = torch.zeros(2, int(tok_lengths[0]), dtype=torch.int64)
-        _write(
-            DecoderGraph(codec),
-            {"toks": toks, "tok_lengths": tok_lengths},
-            ["sig", "sig_lengths"],
-            temporary / DECODER_FILE,
-            int8,
-        )
+        write = _write_steps if codec.causal else _write_offline
+        steps = write(codec, temporary, int8)
         files = sorted(temporary.iterdir())
         hashes = {path.name: hash_file(path) for path in files}
-        facts = _facts(codec, hashes, "int8" if int8 else "float32")
+        weights: Literal["int8", "float32"] = "int8" if int8 else "float32"
+        facts = _facts(codec, hashes, weights, steps)
         for path in files:
             with open(path, "rb") as stream:
                 os.fsync(stream.fileno())
@@ -221,10 +114,10 @@ def _check(codec: "FocalCodec") -> None:
             "rounds its weights; export the model before that"
         )
     parts = (codec.encoder, codec.decoder, *_focal_configs(codec))
-    if any(part.causal for part in parts):
+    if not codec.causal and any(part.causal for part in parts):
         raise ValueError(
-            f"{codec.name} is a causal model, which cannot be exported yet; "
-            "choose an offline one"
+            f"{codec.name} is causal in some parts and offline in others, "
+            "which cannot be exported; choose one that is either"
         )
 
 
@@ -236,10 +129,14 @@ def _facts(
     codec: "FocalCodec",
     files: dict[str, str],
     weights: Literal["float32", "int8"],
+    steps: dict[str, OnnxStep],
 ) -> OnnxFacts:
     encoder: Any = codec.config.encoder_config
     wavlm = codec.config.encoder_name == "WavLM"
-    if wavlm:
+    if wavlm and codec.causal:
+        # Filled up on the left.
+        convolutions = [(1, stride) for stride in encoder.strides]
+    elif wavlm:
         convolutions = list(
             zip(encoder.kernel_sizes, encoder.strides, strict=True)
         )
@@ -249,7 +146,7 @@ def _facts(
     factors = codec.config.compressor_config.downscale_factors
     return OnnxFacts(
         format=1,
-        kind="offline",
+        kind="steps" if steps else "offline",
         name=codec.name,
         fingerprint=codec.fingerprint,
         sample_rate_input=codec.sample_rate_input,
@@ -259,32 +156,109 @@ def _facts(
         output_hop_length=codec.output_hop_length,
         causal=codec.causal,
         chunk_length=codec.chunk_length,
-        attention=wavlm,
+        attention=wavlm and not steps,
         weights=weights,
         files=files,
+        **steps,
     )
+
+
+def _write_offline(
+    codec: "FocalCodec", folder: Path, int8: bool
+) -> dict[str, OnnxStep]:
+    """Write graphs for whole utterances."""
+    lengths = torch.tensor([EXAMPLE, EXAMPLE // 2])
+    tok_lengths = lengths // codec.hop_length
+    toks = torch.zeros(2, int(tok_lengths[0]), dtype=torch.int64)
+    sig = torch.zeros(2, EXAMPLE)
+    batch, steps = (
+        torch.export.Dim(name, min=1) for name in ("batch", "steps")
+    )
+    for graph, inputs, outputs, name in (
+        (
+            EncoderGraph(codec),
+            {"sig": sig, "lengths": lengths},
+            ["toks", "tok_lengths"],
+            ENCODER_FILE,
+        ),
+        (
+            DecoderGraph(codec),
+            {"toks": toks, "tok_lengths": tok_lengths},
+            ["sig", "sig_lengths"],
+            DECODER_FILE,
+        ),
+    ):
+        _write(
+            graph,
+            tuple(inputs.values()),
+            ({0: batch, 1: steps}, {0: batch}),
+            (list(inputs), outputs),
+            folder / name,
+            int8,
+        )
+    return {}
+
+
+def _write_steps(
+    codec: "FocalCodec", folder: Path, int8: bool
+) -> dict[str, OnnxStep]:
+    """Write graphs for a chunk, and tell of their state."""
+    batch = torch.export.Dim("batch", min=1)
+    steps = {}
+    for key, step, ways, dtype, file in (
+        (
+            "encoder",
+            StepGraph.encoder(codec),
+            ("sig", "toks"),
+            torch.float32,
+            ENCODER_STEP_FILE,
+        ),
+        (
+            "decoder",
+            StepGraph.decoder(codec),
+            ("toks", "sig"),
+            torch.int64,
+            DECODER_STEP_FILE,
+        ),
+    ):
+        lengths = torch.full((2,), step.chunk_length)
+        kept = [torch.cat([x, x]) for x in step.start.values()]
+        x = torch.zeros(2, step.chunk_length, dtype=dtype)
+        _write(
+            step,
+            (x, lengths, torch.zeros_like(lengths), kept),
+            ({0: batch}, {0: batch}, {0: batch}, [{0: batch} for _ in kept]),
+            (
+                [ways[0], "lengths", "seen"]
+                + [f"state.{name}" for name in step.start],
+                [ways[1], "out_lengths", "seen_out"]
+                + [f"state_out.{name}" for name in step.start],
+            ),
+            folder / file,
+            int8,
+        )
+        state = {name: list(x.shape[1:]) for name, x in step.start.items()}
+        steps[key] = OnnxStep(chunk_length=step.chunk_length, state=state)
+    return steps
 
 
 def _write(
     graph: nn.Module,
-    inputs: dict[str, torch.Tensor],
-    outputs: list[str],
+    inputs: tuple[Any, ...],
+    shapes: tuple[Any, ...],
+    names: tuple[list[str], list[str]],
     path: Path,
     int8: bool,
 ) -> None:
     """Trace a graph and write it, weights beside it above 1.5 GB."""
-    batch, steps = (
-        torch.export.Dim(name, min=1) for name in ("batch", "steps")
-    )
-    shapes = [{0: batch, 1: steps}, {0: batch}]
     with _quiet():
         program = torch.onnx.export(
             graph.eval(),
-            tuple(inputs.values()),
+            inputs,
             dynamo=True,
             dynamic_shapes=shapes,
-            input_names=list(inputs),
-            output_names=outputs,
+            input_names=names[0],
+            output_names=names[1],
             opset_version=OPSET,
             verbose=False,
         )

@@ -20,9 +20,12 @@ from speechbrain_focalcodec.errors import CheckpointError, ConfigError, abridge
 
 __all__ = [
     "DECODER_FILE",
+    "DECODER_STEP_FILE",
     "ENCODER_FILE",
+    "ENCODER_STEP_FILE",
     "FACTS_FILE",
     "OnnxFacts",
+    "OnnxStep",
     "check_files",
     "hash_file",
     "read_facts",
@@ -30,6 +33,9 @@ __all__ = [
 
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
+#: Of causal models.
+ENCODER_STEP_FILE = "encoder_step.onnx"
+DECODER_STEP_FILE = "decoder_step.onnx"
 #: Written last: a folder with it is whole.
 FACTS_FILE = "onnx.json"
 
@@ -44,6 +50,30 @@ FileName = Annotated[
 Positive = Annotated[int, Field(ge=1, le=MAX_RATE)]
 
 
+#: Of a tensor in a module's part of the state.
+StateName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.]{1,200}$")]
+
+
+class OnnxStep(BaseModel):
+    """One way of a causal model: what a step takes and keeps.
+
+    Arguments
+    ---------
+    chunk_length : int
+        Input steps of a chunk: samples or tokens.
+    state : dict
+        Shape of each tensor of the state without the batch, float32, in the
+        order of the graph's inputs. A new stream's are zeros.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    chunk_length: Positive
+    state: dict[
+        StateName, Annotated[list[Positive], Field(min_length=1, max_length=8)]
+    ]
+
+
 class OnnxFacts(BaseModel):
     """The content of `onnx.json`: a closed schema.
 
@@ -52,7 +82,8 @@ class OnnxFacts(BaseModel):
     format : int
         Version of this layout.
     kind : str
-        ``offline``: `encoder.onnx` and `decoder.onnx` take whole utterances.
+        ``offline``: `encoder.onnx` and `decoder.onnx` take whole utterances;
+        ``steps``: `encoder_step.onnx` and `decoder_step.onnx` take a chunk.
     name, fingerprint : str
         The model's, see :class:`~speechbrain_focalcodec.codec.FocalCodec`.
     sample_rate_input, sample_rate_output : int
@@ -73,12 +104,14 @@ class OnnxFacts(BaseModel):
         ``float32`` or ``int8``.
     files : dict
         SHA-256 of each file.
+    encoder, decoder : OnnxStep, optional
+        Of a chunk; None when offline.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     format: Literal[1]
-    kind: Literal["offline"]
+    kind: Literal["offline", "steps"]
     name: Annotated[str, Field(min_length=1, max_length=200)]
     fingerprint: Sha256
     sample_rate_input: Positive
@@ -93,17 +126,38 @@ class OnnxFacts(BaseModel):
     attention: bool
     weights: Literal["float32", "int8"]
     files: dict[FileName, Sha256]
+    encoder: OnnxStep | None = None
+    decoder: OnnxStep | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "OnnxFacts":
         if self.codebook_size & (self.codebook_size - 1):
             raise ValueError("codebook_size must be a power of two")
-        if self.causal or self.chunk_length is not None:
-            raise ValueError("an offline model has no chunks")
-        missing = {ENCODER_FILE, DECODER_FILE} - self.files.keys()
+        steps = self.kind == "steps"
+        if {self.causal, self._has_chunks()} != {steps}:
+            raise ValueError(
+                "a causal model has chunks"
+                if steps
+                else "an offline model has no chunks"
+            )
+        if steps:
+            names = {ENCODER_STEP_FILE, DECODER_STEP_FILE}
+        else:
+            names = {ENCODER_FILE, DECODER_FILE}
+        missing = names - self.files.keys()
         if missing:
             raise ValueError(f"files must name {', '.join(sorted(missing))}")
         return self
+
+    def _has_chunks(self) -> bool | None:
+        """Whether all that tells of chunks is there; None: some of it."""
+        parts = self.chunk_length, self.encoder, self.decoder
+        there = {part is not None for part in parts}
+        if len(there) > 1:
+            return None
+        if self.encoder and self.encoder.chunk_length != self.chunk_length:
+            return None
+        return there.pop()
 
 
 def read_facts(folder: str | Path) -> OnnxFacts:
