@@ -216,6 +216,38 @@ class _SlidingSig:
         return torch.cat(pieces)
 
 
+def write_format(path: str | Path) -> tuple[str, str]:
+    """The format that an audio file is to be written in.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file to write.
+
+    Returns
+    -------
+    format, subtype : str
+        As soundfile names them.
+
+    Raises
+    ------
+    AudioError
+        If its suffix is not known.
+
+    Example
+    -------
+    >>> write_format("speech.flac")
+    ('FLAC', 'PCM_16')
+    """
+    suffix = Path(path).suffix
+    if suffix.lower() not in WRITE_FORMATS:
+        raise AudioError(
+            f"{path}: cannot write a {suffix or 'suffix-less'} file; name it "
+            f"{', '.join(WRITE_FORMATS)}"
+        )
+    return WRITE_FORMATS[suffix.lower()]
+
+
 class AudioWriter:
     """A one-channel audio file, written part by part, whole or not at all.
 
@@ -253,13 +285,7 @@ class AudioWriter:
         self.path = Path(path)
         self.sample_rate = sample_rate
         self.num_samples = 0
-        suffix = self.path.suffix.lower()
-        if suffix not in WRITE_FORMATS:
-            raise AudioError(
-                f"{path}: cannot write a {self.path.suffix or 'suffix-less'} "
-                f"file; name it {', '.join(WRITE_FORMATS)}"
-            )
-        self._format, self._subtype = WRITE_FORMATS[suffix]
+        self._format, self._subtype = write_format(path)
         self._stack = ExitStack()
         self._is_entered = False
         self._stream: soundfile.SoundFile  # opened by the first sample

@@ -591,12 +591,15 @@ class PretrainedFocalCodec(Pretrained):
             files += found
         if not files:
             raise VoiceError("paths: is empty; give at least one audio file")
+        if name is None:
+            first = Path(paths[0]).absolute()
+            name = first.name if first.is_dir() else first.stem
         toks = [self.tokenize_file(file).toks for file in files]
         with self.inference_ctx:
             return VoiceReference.from_toks(
                 self.codec,
                 toks,
-                Path(paths[0]).stem if name is None else name,
+                name,
                 window=self.window,
                 batch_size=self.batch_size,
             )

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from speechbrain_focalcodec.audio_stream import AudioReader, AudioWriter
+from speechbrain_focalcodec.errors import AudioError
 from speechbrain_focalcodec.latency import ChunkTimes, LatencyReport
 from speechbrain_focalcodec.sound_device import Microphone, Playback
 from speechbrain_focalcodec.streaming import Stream, StreamingResynthesizer
@@ -302,6 +303,11 @@ def stream_audio(
                 reader, chunk_length, duration, realtime or play
             )
         num_samples = run_session(session, pieces, sinks, times)
+        if num_samples == 0 and output is not None:
+            raise AudioError(
+                f"{source or 'microphone'}: nothing was "
+                f"recorded, so there is no {output}"
+            )
     wall_s = time.perf_counter() - begin
     counts: dict[str, float] = {}
     other_s = 0.0
@@ -342,7 +348,8 @@ def until_interrupt() -> Iterator[Callable[[], bool]]:
 
     def press(*_: object) -> None:
         pressed.set()
-        signal.signal(signal.SIGINT, before)
+        # Even where the process was started to ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, press)

@@ -92,9 +92,10 @@ class OnnxFocalCodec:
             raise ValueError(
                 f"threads must be an integer of at least 1, got {threads!r}"
             )
-        if max_seconds is not None and not max_seconds > 0:
+        if max_seconds is not None and not 0 < max_seconds < math.inf:
             raise ValueError(
-                f"max_seconds must be above 0, got {max_seconds!r}"
+                "max_seconds must be a number of seconds above 0, got "
+                f"{max_seconds!r}"
             )
         providers = list(providers or ["CPUExecutionProvider"])
         known = runtime.get_available_providers()

@@ -179,6 +179,8 @@ def test_low_precision_gives_nearly_the_same(precision, agreement):
     rec, ref = codec.decode(want)[0], exact.decode(want)[0]
     error = (rec - ref).norm() / ref.norm()
     assert 0 < error < (0.2 if precision == "bf16" else 0.5)
+    for same in (copy.deepcopy(codec), pickle.loads(pickle.dumps(codec))):
+        assert torch.equal(same.encode(sig)[0], toks)
     with pytest.raises(ValueError, match="was accelerated.*save the model"):
         codec.save_pretrained("never")
     with pytest.raises(ValueError, match="accelerated before"):

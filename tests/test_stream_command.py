@@ -175,6 +175,13 @@ def test_bad_input_is_one_line(clip, tmp_path):
             "mine.wav: exists; give --overwrite",
         ),
         ((clip, "--output", "a.txt"), "causal_50hz", "cannot write a .txt"),
+        ((tmp_path,), "causal_50hz", "is a folder"),
+        ((clip, "--json", tmp_path), "causal_50hz", "is a folder"),
+        (
+            (clip, "--json", tmp_path / "mine.wav"),
+            "causal_50hz",
+            "mine.wav: exists; give --overwrite",
+        ),
     ]:
         if "--output" not in args:
             args = (*args, "--output", out)
@@ -224,6 +231,15 @@ def test_ctrl_c_ends_the_recording_in_good_order(codec, use, tmp_path):
     check_output(out, resynthesized(codec, noise(5000)))
     assert device.is_closed
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_nothing_recorded_is_told(use, tmp_path):
+    use(noise(0))
+    device_out = tmp_path / "out.wav"
+    result = stream("microphone", "--output", device_out, "--duration", 1e-6)
+    assert result.exit_code == 1
+    assert "microphone: nothing was recorded" in result.stderr
+    assert not device_out.exists()
 
 
 def test_a_second_ctrl_c_breaks_off():
@@ -278,9 +294,9 @@ def test_no_audio_is_no_report_of_figures(use, tmp_path):
     assert "out.wav: is empty" in result.stderr
 
 
-def test_without_the_package(monkeypatch):
+def test_without_the_package(clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    for args in (("microphone",), ("clip.wav", "--play")):
+    for args in (("microphone",), (clip, "--play")):
         result = stream(*args)
         assert result.exit_code == 1
         assert "pip install 'speechbrain_focalcodec[live]'" in result.stderr

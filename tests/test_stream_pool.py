@@ -129,6 +129,15 @@ def test_slots_are_given_and_freed(codec):
     assert pool.push({}) == {}
 
 
+def test_a_stream_that_has_ended_does_not_join(codec):
+    stream = SESSIONS["encode"](codec)
+    stream.flush()
+    pool = StreamPool(codec, size=1, kind="encode")
+    with pytest.raises(StreamError, match="ended"):
+        pool.join(stream.state_dict())
+    assert pool.slots == []
+
+
 def test_one_bad_input_takes_nothing_of_any(codec):
     pool = StreamPool(codec, size=2, kind="encode")
     a, b = pool.join(), pool.join()

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from speechbrain_focalcodec import FocalCodec
 from speechbrain_focalcodec.errors import AudioError, StreamError, TokenError
+from speechbrain_focalcodec.modules.ring import Ring
 from speechbrain_focalcodec.streaming import (
     StreamingDecoder,
     StreamingEncoder,
@@ -156,6 +157,83 @@ def test_a_state_that_does_not_fit_changes_nothing(codec, session_class):
 
 
 @pytest.mark.parametrize("session_class", SESSIONS)
+def test_a_damaged_state_changes_nothing(codec, session_class):
+    """What only a part of a session could see, or only its content tells."""
+    x = inputs(session_class, 4, 20000)
+    session = session_class(codec)
+    session.push(x[: len(x) // 2])
+    before = session.state_dict()
+    pending = [key for key in before if key.endswith("pending")][-1]
+    flag = [key for key in before if key.endswith("ended")][-1]
+    state = [key for key in before if "state." in key]
+    bad: list[dict[str, torch.Tensor]] = [
+        {k.replace("state.", ""): v for k, v in before.items()},
+        {**before, state[0].replace("state.", ""): before[state[0]]},
+        {**before, flag: torch.tensor([False, False])},
+        {
+            **before,
+            pending: torch.tensor([torch.nan])
+            if before[pending].is_floating_point()
+            else torch.tensor([64]),
+        },
+    ]
+    keys = [key for key in state if key.endswith(".key")]
+    bad += [{**before, key: before[key][:, :, 1:]} for key in keys[:1]]
+    if "counts" in before:
+        bad.append({**before, "counts": torch.tensor([10, 10**6])})
+    for tensors in bad:
+        with pytest.raises(StreamError, match="state"):
+            session.load_state_dict(tensors)
+        after = session.state_dict()
+        assert after.keys() == before.keys()
+        assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("session_class", SESSIONS)
+def test_memory_is_what_is_carried(codec, session_class):
+    """No view keeps alive what was pushed."""
+    x = inputs(session_class, 5, 20 * 16000 + 5)
+    session = session_class(codec)
+    session.push(x.requires_grad_() if x.is_floating_point() else x)
+    for way in session.ways:
+        kept = [way._pending]
+        for value in way.state.table.values():
+            kept.append(value.tensor if isinstance(value, Ring) else value)
+        for tensor in kept:
+            assert not tensor.requires_grad
+            size = tensor.numel() * tensor.element_size()
+            assert tensor.untyped_storage().nbytes() == size
+
+
+@pytest.mark.parametrize("session_class", SESSIONS)
+def test_inference_mode_comes_and_goes(session_class):
+    codec = make_codec("vocos", window_size=160)
+    x = inputs(session_class, 6, 9000)
+    want = run(session_class(codec), x, [])
+    for first in (False, True):
+        session, parts = session_class(codec), []
+        for i, part in enumerate(x.split(len(x) // 6)):
+            with torch.inference_mode(bool(i % 2) is first):
+                parts.append(session.push(part))
+                session.load_state_dict(session.state_dict())
+        parts.append(session.flush())
+        torch.testing.assert_close(
+            torch.cat([part.clone() for part in parts]), want, rtol=0, atol=1e-5
+        )
+
+
+def test_a_failure_ends_the_stream(codec):
+    def fail(qfeats):
+        raise RuntimeError("no match")
+
+    session = StreamingResynthesizer(codec, fail)
+    with pytest.raises(RuntimeError, match="no match"):
+        session.push(make_sig(1, 2000))
+    with pytest.raises(StreamError, match="reset"):
+        session.push(make_sig(1, 2000))
+
+
+@pytest.mark.parametrize("session_class", SESSIONS)
 def test_a_state_of_another_model_is_refused(codec, session_class):
     session = session_class(make_codec("vocos"))
     other = session_class(make_codec("down_scaled"))
@@ -209,6 +287,8 @@ def test_voice_conversion_equals_one_pass(codec, cuts):
         want = codec.convert_voice(sig[None], reference)[0]
     got = run(StreamingVoiceConverter(codec, reference), sig, cuts)
     torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
+    # Shared by sessions, not copied for each.
+    assert reference.to("cpu") is reference
 
 
 @pytest.mark.parametrize("session_class", SESSIONS)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from speechbrain_focalcodec.cli.options import Model
 from speechbrain_focalcodec.errors import AudioError
 
 if TYPE_CHECKING:
@@ -25,13 +26,7 @@ def demo(
         Path | None,
         typer.Argument(help="Audio to use in place of the bundled clip."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A bundled model's name, a local folder or a hub "
-            "repository; the bundled model when not given."
-        ),
-    ] = None,
+    model: Model = None,
     stream: Annotated[
         bool,
         typer.Option(
@@ -95,9 +90,10 @@ def demo(
     rate = interface.codec.sample_rate_output
     reconstruction = out / "reconstruction.wav"
 
+    if stream:  # refuses an offline model
+        session = StreamingResynthesizer(interface.codec)
     tokens = interface.tokenize_file(audio)
     if stream:
-        session = StreamingResynthesizer(interface.codec)
         report = stream_audio(session, audio, reconstruction, realtime=True)
         speed = report.rows()
     else:

@@ -5,18 +5,14 @@ from typing import Annotated
 
 import typer
 
+from speechbrain_focalcodec.cli.options import Model
+
 __all__ = ["export_onnx"]
 
 
 def export_onnx(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A bundled model's name, a local folder or a hub "
-            "repository; the bundled model when not given."
-        ),
-    ] = None,
+    model: Model = None,
     int8: Annotated[
         bool,
         typer.Option(

@@ -7,6 +7,7 @@ import typer
 
 __all__ = [
     "BatchSize",
+    "CausalModel",
     "Context",
     "Device",
     "Input",
@@ -27,6 +28,13 @@ Model = Annotated[
     typer.Option(
         help="A bundled model's name, a local folder or a hub repository; "
         "the bundled model when not given."
+    ),
+]
+CausalModel = Annotated[
+    str | None,
+    typer.Option(
+        help="A causal model: a bundled one's name, a local folder or a hub "
+        "repository; the bundled causal model when not given."
     ),
 ]
 Device = Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from speechbrain_focalcodec.cli.options import CausalModel, Device, Precision
 from speechbrain_focalcodec.cli.voice import open_reference
 from speechbrain_focalcodec.errors import AudioError
 
@@ -23,13 +24,7 @@ def stream(
             "Ctrl-C."
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A causal model: a bundled one's name, a local folder or a "
-            "hub repository; the bundled causal model when not given."
-        ),
-    ] = None,
+    model: CausalModel = None,
     output: Annotated[
         Path | None, typer.Option(help="Audio file to write.")
     ] = None,
@@ -40,6 +35,12 @@ def stream(
             "folder, an audio file, or a prepared reference (.safetensors)."
         ),
     ] = None,
+    k: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Frames of the voice to average for each frame."
+        ),
+    ] = 4,
     duration: Annotated[
         float | None, typer.Option(help="End after so many seconds.")
     ] = None,
@@ -57,19 +58,8 @@ def stream(
             "--play", help="Play what comes out; a file then in real time."
         ),
     ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="Such as cpu or cuda:0; a GPU when there is one by default."
-        ),
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="bf16 or int8: faster, and nearly the same tokens; exact "
-            "when not given."
-        ),
-    ] = None,
+    device: Device = None,
+    precision: Precision = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="Threads of the CPU; torch's choice."),
@@ -79,7 +69,8 @@ def stream(
         typer.Option("--json", help="JSON file to write the report to."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an output that exists.")
+        bool,
+        typer.Option("--overwrite", help="Replace outputs that exist."),
     ] = False,
 ) -> None:
     """Resynthesise live audio chunk by chunk, and report the latency.
@@ -99,6 +90,8 @@ def stream(
     reference_voice : Path, optional
         Speech of the speaker whose voice is to be heard, or a prepared
         reference.
+    k : int
+        Frames of the voice to average for each frame.
     duration : float, optional
         Where to end (s).
     realtime : bool
@@ -112,7 +105,7 @@ def stream(
     json_path : Path, optional
         JSON file to write the report to.
     overwrite : bool
-        Whether to replace an output that exists.
+        Whether to replace outputs that exist.
 
     Raises
     ------
@@ -127,7 +120,7 @@ def stream(
     Model       causal_50hz, cpu, ...
     """
     source = None if input == MICROPHONE else Path(input)
-    _check_paths(source, output, overwrite)
+    _check_paths(source, output, json_path, overwrite)
     if duration is not None and not (duration > 0 and math.isfinite(duration)):
         raise typer.BadParameter(
             "must be a positive number of seconds", param_hint="--duration"
@@ -157,7 +150,7 @@ def stream(
         session = StreamingResynthesizer(interface.codec)
     else:
         session = StreamingVoiceConverter(
-            interface.codec, open_reference(interface, reference_voice)
+            interface.codec, open_reference(interface, reference_voice), k
         )
     report = stream_audio(
         session,
@@ -192,15 +185,30 @@ def stream(
 
 
 def _check_paths(
-    source: Path | None, output: Path | None, overwrite: bool
+    source: Path | None,
+    output: Path | None,
+    json_path: Path | None,
+    overwrite: bool,
 ) -> None:
-    """Refuse an output that must not be written, before anything is done."""
-    if output is None or not output.exists():
-        return
-    if source is not None and source.exists() and source.samefile(output):
+    """Refuse what cannot be read or written, before anything is done."""
+    from speechbrain_focalcodec.audio_stream import write_format
+
+    if source is not None and not source.is_file():
+        kind = "is a folder" if source.is_dir() else "no such file"
         raise AudioError(
-            f"{source}: would be overwritten by its own output; give another "
-            "output"
+            f"{source}: {kind}; give an audio file or {MICROPHONE}"
         )
-    if not overwrite:
-        raise AudioError(f"{output}: exists; give --overwrite to replace it")
+    if output is not None:
+        write_format(output)
+    for path in (output, json_path):
+        if path is None or not path.exists():
+            continue
+        if path.is_dir():
+            raise AudioError(f"{path}: is a folder; give a file")
+        if source is not None and source.samefile(path):
+            raise AudioError(
+                f"{source}: would be overwritten by its own output; give "
+                "another output"
+            )
+        if not overwrite:
+            raise AudioError(f"{path}: exists; give --overwrite to replace it")

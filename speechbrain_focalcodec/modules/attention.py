@@ -66,6 +66,8 @@ class PositionBias:
     ---------
     table : torch.Tensor
         From :func:`position_bias`, [num_heads, 2 * reach - 1].
+    scratch : dict, optional
+        Where room for scores is kept for the next pass.
 
     Example
     -------
@@ -75,10 +77,14 @@ class PositionBias:
     torch.Size([1, 2, 4, 9])
     """
 
-    def __init__(self, table: torch.Tensor):
+    def __init__(
+        self,
+        table: torch.Tensor,
+        scratch: dict[str, torch.Tensor] | None = None,
+    ):
         self.table = table
         self.reach = (table.shape[1] + 1) // 2
-        self._buffer: torch.Tensor | None = None
+        self._scratch = {} if scratch is None else scratch
 
     def scores(
         self,
@@ -121,9 +127,17 @@ class PositionBias:
             return (gate * shifted).to(dtype).contiguous()
         shape = (len(gate), *shifted.shape)
         size = math.prod(shape)
-        if self._buffer is None or self._buffer.numel() < size:
-            self._buffer = gate.new_empty(size, dtype=dtype)
-        return torch.mul(gate, shifted, out=self._buffer[:size].view(shape))
+        buffer = self._scratch.get("scores")
+        if (
+            buffer is None
+            or buffer.numel() < size
+            or buffer.dtype != dtype
+            or buffer.is_inference()
+        ):
+            with torch.inference_mode(False):
+                buffer = torch.empty(size, dtype=dtype, device=gate.device)
+            self._scratch["scores"] = buffer
+        return torch.mul(gate, shifted, out=buffer[:size].view(shape))
 
 
 class RelativeAttention(nn.Module):
@@ -250,20 +264,23 @@ class RelativeAttention(nn.Module):
         """
         steps, width = query.shape[2], key.shape[2]
         past = width - steps
-        order = torch.arange(width - 1, -1, -1, device=key.device)
         total = None
         if lengths is not None:
             total = (lengths + past)[:, None, None]
         elif first is not None or (
             self.chunk is not None and steps > self.chunk
         ):
-            total = order.new_full((1, 1, 1), width)
+            total = torch.full((1, 1, 1), width, device=key.device)
+        if total is not None:
+            order = torch.arange(width - 1, -1, -1, device=key.device)
         group, blocks = self._blocks(query, past, alike=total is None)
         for start, stop, low, high in blocks:
             kept = slice(width - high, width - low)
-            seen = self._seen(order[kept], past + start, stop - start, total)
-            if seen is not None and first is not None:
-                seen = seen & (order[kept] >= first[:, None, None])
+            seen = None
+            if total is not None:
+                seen = self._seen(
+                    order[kept], past + start, stop - start, total, first
+                )
             for head in range(0, self.num_heads, group):
                 heads = slice(head, head + group)
                 scores = bias.scores(
@@ -341,20 +358,20 @@ class RelativeAttention(nn.Module):
     def _seen(
         self,
         keys: torch.Tensor,
-        first: int,
+        query: int,
         queries: int,
-        total: torch.Tensor | None,
-    ) -> torch.Tensor | None:
-        """Which of these keys each query from `first` on sees: bool [B, Q, K].
+        total: torch.Tensor,
+        first: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Which of these keys each query from `query` on sees: bool [B, Q, K].
 
-        None: all. `total` [B, 1, 1] is where utterances end.
+        Utterances begin at `first` [B] and end at `total` [B, 1, 1].
         """
-        if total is None:
-            return None
         if self.chunk is None:
             return keys < total
         # The first query of a block starts a chunk.
         index = torch.arange(queries, device=keys.device)
-        end = first + (index // self.chunk + 1) * self.chunk
+        end = query + (index // self.chunk + 1) * self.chunk
         end = torch.minimum(end[:, None], total)
-        return (keys < end) & (keys >= end - self.window_size)
+        seen = (keys < end) & (keys >= end - self.window_size)
+        return seen if first is None else seen & (keys >= first[:, None, None])

@@ -27,6 +27,8 @@ class StreamState:
         The table to share; a new, empty one by default.
     prefix : str
         Put before each name.
+    scratch : dict, optional
+        Room that modules use again and again; nothing that is carried.
 
     Example
     -------
@@ -40,9 +42,11 @@ class StreamState:
         self,
         table: dict[str, torch.Tensor | Ring] | None = None,
         prefix: str = "",
+        scratch: dict[str, torch.Tensor] | None = None,
     ):
         self.table = {} if table is None else table
         self.prefix = prefix
+        self.scratch = {} if scratch is None else scratch
 
     def scope(self, name: str) -> "StreamState":
         """The same table seen from a part of the module.
@@ -57,7 +61,8 @@ class StreamState:
         StreamState
             A view; what is stored in it is stored here.
         """
-        return StreamState(self.table, f"{self.prefix}{name}.")
+        prefix = f"{self.prefix}{name}."
+        return StreamState(self.table, prefix, self.scratch)
 
     def get(self, name: str) -> torch.Tensor | None:
         """The tensor kept under `name`, or None before the first chunk.
@@ -231,6 +236,7 @@ class StreamState:
         StreamState
             Itself.
         """
+        self.scratch.clear()
         for name, kept in self.table.items():
             self.table[name] = kept.to(device)
         return self

@@ -226,7 +226,8 @@ class TransformerEncoder(nn.Module):
         x = x + self.positional_embedding(x, scope(state, "position"))
         reach = self.layers[0].attention.reach(x.shape[1])
         bias = PositionBias(
-            self.position_bias(self.relative_embedding.weight, reach)
+            self.position_bias(self.relative_embedding.weight, reach),
+            None if state is None else state.scratch,
         )
         for i, layer in enumerate(self.layers):
             x = layer(x, bias, lengths, scope(state, f"layers.{i}"))
