@@ -134,14 +134,13 @@ def draw_chunks(results: list[ChunksResult], path: Path, title: str) -> None:
             )
         limit = shown[0].chunk_ms
         axes.axvline(limit, color="0.6", label=f"the chunk, {limit:g} ms")
-        axes.set(xscale="log", yscale="log", xlabel="time of a chunk (ms)")
+        axes.set(yscale="log", xlabel="time of a chunk (ms)")
+        axes.set_xlim(left=0)
         axes.set_ylabel("chunks that take at least as long (%)")
         axes.set_title(model, loc="left")
-        low, high = axes.get_xlim()
-        label_ticks(axes.xaxis, [x for x in TICKS if low <= x <= high])
         label_ticks(axes.yaxis, [100, 50, 10, 5, 1])
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="lower left")
     save_figure(figure, path)
 
 
