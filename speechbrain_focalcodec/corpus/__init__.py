@@ -1,0 +1,1 @@
+"""Corpora of tokens: made once from audio, read by whoever trains on them."""

@@ -1,0 +1,333 @@
+"""The layout of a token dataset: its files, its columns and dataset.json.
+
+    OUT/
+      dataset.json                          what it is; written last
+      README.md                             dataset card, for load_dataset(OUT)
+      data/tokens-00000-of-00042.parquet    a row an utterance, sorted by id
+      failures.parquet                      id, path and reason
+      work/                                 the plan of the run
+
+A folder without `dataset.json` is a run that has not ended.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from speechbrain_focalcodec.errors import DataError
+
+__all__ = [
+    "COLUMNS",
+    "FAILURES",
+    "INFO_NAME",
+    "DatasetInfo",
+    "ModelInfo",
+    "ShardInfo",
+    "check_shards",
+    "read_info",
+    "sha256_of",
+    "shard_name",
+    "token_type",
+]
+
+FORMAT = 1
+INFO_NAME = "dataset.json"
+FAILURES_NAME = "failures.parquet"
+WORK_NAME = "work"
+DATA_NAME = "data"
+
+MAX_INFO_BYTES = 2**26
+_BLOCK = 2**20  # bytes hashed at once
+
+# The columns of every dataset, in order; those of a manifest follow.
+COLUMNS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("tokens", pa.list_(pa.uint16()), nullable=False),
+        # Of the audio as it was read: its own rate, its own samples.
+        pa.field("num_samples", pa.int64(), nullable=False),
+        pa.field("sample_rate", pa.int32(), nullable=False),
+        pa.field("duration", pa.float64(), nullable=False),
+        pa.field("speaker", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("path", pa.string()),
+    ]
+)
+FAILURES = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("path", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelInfo(_Closed):
+    """The model that made the tokens.
+
+    Example
+    -------
+    >>> from speechbrain_focalcodec import FocalCodec
+    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+    >>> ModelInfo.of(codec).codebook_size
+    8192
+    """
+
+    name: str
+    fingerprint: Hash
+    sample_rate_input: int
+    sample_rate_output: int
+    token_rate: float
+    codebook_size: Annotated[int, Field(ge=2, le=2**32)]
+    bitrate: float
+    causal: bool
+
+    @classmethod
+    def of(cls, codec: Any) -> "ModelInfo":
+        """What is written of a codec."""
+        return cls(**{name: getattr(codec, name) for name in cls.model_fields})
+
+
+class ShardInfo(_Closed):
+    """One Parquet file.
+
+    Example
+    -------
+    >>> ShardInfo(
+    ...     file="data/tokens-00000-of-00001.parquet",
+    ...     rows=2, failures=0, tokens=100, bytes=1234, sha256="0" * 64,
+    ... ).rows
+    2
+    """
+
+    file: Annotated[
+        str, Field(pattern=rf"^{DATA_NAME}/tokens-\d+-of-\d+\.parquet$")
+    ]
+    rows: Count
+    failures: Count
+    tokens: Count
+    bytes: Count
+    sha256: Hash
+
+
+class DatasetInfo(_Closed):
+    """What `dataset.json` holds.
+
+    `settings` are the options of the run that can change tokens; `source`
+    tells where the audio came from, with a hash over the list of items.
+
+    Example
+    -------
+    >>> sorted(DatasetInfo.model_fields)[:3]
+    ['columns', 'duration', 'failures']
+    """
+
+    format: Literal[1]
+    kind: Literal["speechbrain_focalcodec tokens"]
+    model: ModelInfo
+    settings: dict[str, Any]
+    source: dict[str, Any]
+    items: Count
+    rows: Count
+    failures: Count
+    tokens: Count
+    duration: float  # seconds of all rows
+    token_type: Literal["uint16", "uint32"]
+    columns: list[str]
+    shards: list[ShardInfo]
+
+
+def token_type(codebook_size: int) -> pa.DataType:
+    """The type that tokens are stored in.
+
+    Arguments
+    ---------
+    codebook_size : int
+        Number of different tokens.
+
+    Returns
+    -------
+    pyarrow.DataType
+        ``uint16`` when they fit, or ``uint32``.
+
+    Example
+    -------
+    >>> token_type(8192)
+    DataType(uint16)
+    """
+    return pa.uint16() if codebook_size <= 2**16 else pa.uint32()
+
+
+def shard_name(index: int, count: int) -> str:
+    """The path of a shard below the dataset's folder.
+
+    Arguments
+    ---------
+    index : int
+        Which shard.
+    count : int
+        How many there are.
+
+    Returns
+    -------
+    str
+        Its name.
+
+    Example
+    -------
+    >>> shard_name(7, 42)
+    'data/tokens-00007-of-00042.parquet'
+    """
+    return f"{DATA_NAME}/tokens-{index:05d}-of-{count:05d}.parquet"
+
+
+def read_info(folder: str | Path) -> DatasetInfo:
+    """Read a dataset's `dataset.json`.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The dataset.
+
+    Returns
+    -------
+    DatasetInfo
+        What it says, checked.
+
+    Raises
+    ------
+    DataError
+        If there is no such dataset, its run has not ended, or the file is
+        damaged or newer than this package.
+
+    Example
+    -------
+    >>> read_info("nowhere")
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.DataError: nowhere: no such folder; ...
+    """
+    folder = Path(folder)
+    path = folder / INFO_NAME
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: no such folder; make a token dataset with "
+            "`focalcodec tokenize`"
+        )
+    if not path.is_file():
+        if (folder / WORK_NAME).is_dir():
+            raise DataError(
+                f"{folder}: is not complete; run the same `focalcodec "
+                "tokenize` again to finish it"
+            )
+        raise DataError(
+            f"{folder}: is not a token dataset (it has no {INFO_NAME}); make "
+            "one with `focalcodec tokenize`"
+        )
+    if path.stat().st_size > MAX_INFO_BYTES:
+        raise DataError(f"{path}: is too large to be one; fetch it again")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
+            raise DataError(
+                f"{path}: has format {values['format']!r}, this version reads "
+                f"{FORMAT}; install a newer speechbrain_focalcodec"
+            )
+        return DatasetInfo.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(
+            f"{path}: is damaged ({where}: {first['msg']}); fetch it again"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path}: is damaged ({error}); fetch it again"
+        ) from error
+
+
+def check_shards(
+    folder: str | Path, info: DatasetInfo, hashes: bool = False
+) -> Iterator[Path]:
+    """Check that a dataset's shards are there, and give their paths.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The dataset.
+    info : DatasetInfo
+        Its description.
+    hashes : bool
+        Whether to compare SHA-256 too, which reads all files.
+
+    Returns
+    -------
+    iterator of Path
+        The shards, each after it was checked.
+
+    Raises
+    ------
+    DataError
+        If a shard is missing, of another size or of another content.
+
+    Example
+    -------
+    >>> shards = check_shards("my_tokens", read_info("my_tokens"))
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.DataError: my_tokens: no such folder; ...
+    """
+    for shard in info.shards:
+        path = Path(folder, shard.file)
+        if not path.is_file():
+            raise DataError(f"{path}: is missing; fetch the dataset again")
+        fine = path.stat().st_size == shard.bytes
+        if fine and hashes:
+            fine = sha256_of(path) == shard.sha256
+        if not fine:
+            raise DataError(
+                f"{path}: is not the file that {INFO_NAME} describes; fetch "
+                "it again, or remove it and run `focalcodec tokenize` again"
+            )
+        yield path
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    str
+        64 digits.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a"
+    >>> _ = path.write_bytes(b"")
+    >>> sha256_of(path)[:8]
+    'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
