@@ -14,7 +14,7 @@ from tqdm import tqdm
 from speechbrain_focalcodec.audio import resampled_length
 from speechbrain_focalcodec.errors import AudioError, DataError
 
-__all__ = ["RandomSegment", "SignalReader"]
+__all__ = ["RandomSegment", "SignalReader", "read_slice"]
 
 # torchaudio's defaults, from which the reach of its filter follows.
 LOWPASS_FILTER_WIDTH = 6
@@ -193,7 +193,7 @@ class SignalReader:
 
         def load(entry: dict[str, Any]) -> np.ndarray:
             if entry["sample_rate"] == self.sample_rate:
-                return _read_slice(
+                return read_slice(
                     entry["wav"], 0, entry["num_samples"], allow_int16=True
                 )
             stop = resampled_length(
@@ -233,7 +233,7 @@ def _read_resampled(
     the reach of the filter.
     """
     if sample_rate_from == sample_rate_to:
-        return _to_float(_read_slice(path, start, stop))
+        return _to_float(read_slice(path, start, stop))
     divisor = math.gcd(sample_rate_from, sample_rate_to)
     period_from = sample_rate_from // divisor
     period_to = sample_rate_to // divisor
@@ -241,7 +241,7 @@ def _read_resampled(
     margin = math.ceil(LOWPASS_FILTER_WIDTH / cutoff) + 1
     first = max(0, start // period_to - margin)
     last = -(-stop // period_to) + margin
-    sig = _read_slice(
+    sig = read_slice(
         path, first * period_from, min(last * period_from, num_samples)
     )
     sig = resample(
@@ -255,10 +255,37 @@ def _read_resampled(
     return sig[offset : offset + stop - start]
 
 
-def _read_slice(
+def read_slice(
     path: str, start: int, stop: int, allow_int16: bool = False
 ) -> np.ndarray:
-    """Read a slice of a file as mono: float32, or int16 where exact."""
+    """Read a slice of a file as mono.
+
+    Arguments
+    ---------
+    path : str
+        The file.
+    start, stop : int
+        The slice, in samples of a channel.
+    allow_int16 : bool
+        Whether to give integers where these are exact.
+
+    Returns
+    -------
+    np.ndarray
+        The mean of the channels, float32 [stop - start], or int16.
+
+    Raises
+    ------
+    AudioError
+        If the file cannot be read, ends early or is not finite.
+
+    Example
+    -------
+    >>> path = str(getfixture("tmp_path") / "a.wav")
+    >>> soundfile.write(path, np.zeros(800), 16000)
+    >>> read_slice(path, 100, 300).shape
+    (200,)
+    """
     try:
         with soundfile.SoundFile(path) as file:
             exact = file.subtype == "PCM_16" and file.channels == 1

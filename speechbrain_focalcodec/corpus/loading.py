@@ -1,0 +1,214 @@
+"""Processes that read audio ahead of the model.
+
+A process that dies (a codec library that crashes, the system's memory killer)
+takes nothing with it: what it was given is tried again, item by item, and only
+the item that does it again is a failure.
+"""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import (
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing.connection import wait
+from typing import Any, TypeVar
+
+from speechbrain_focalcodec.corpus.audio_jobs import (
+    AudioJob,
+    read_header,
+    read_sig,
+)
+
+__all__ = ["Loader", "Pending"]
+
+Result = TypeVar("Result")
+Work = Callable[[AudioJob], Result | str]
+
+CRASHED = "the process that read it died; check that it is an audio file"
+
+_HEADERS_AT_ONCE = 64
+
+
+class Pending:
+    """Results that are on their way.
+
+    Arguments
+    ---------
+    loader : Loader
+        Where they come from.
+    work : callable
+        What is done with each item.
+    groups : list of list of AudioJob
+        The items, as they are sent out.
+
+    Example
+    -------
+    >>> with Loader(16000, workers=0) as loader:
+    ...     loader.headers([AudioJob("nowhere.wav")]).result()
+    ['nowhere.wav: no such file; check the path']
+    """
+
+    def __init__(
+        self,
+        loader: "Loader",
+        work: Work,
+        groups: list[Sequence[AudioJob]],
+    ) -> None:
+        self._loader, self._work, self._groups = loader, work, groups
+        self._futures = [loader.submit(work, group) for group in groups]
+
+    def result(self) -> list[Any]:
+        """Wait for them: one for each item, in order."""
+        results: list[Any] = []
+        for future, group in zip(self._futures, self._groups, strict=True):
+            try:
+                results += future.result()
+            except BrokenProcessPool:
+                # Others that were under way end up here as well.
+                results += _one_by_one(self._work, group)
+        return results
+
+
+class Loader:
+    """Reads headers and audio in processes of its own.
+
+    A context manager, which ends them.
+
+    Arguments
+    ---------
+    sample_rate : int
+        Sample rate to resample to, in Hz.
+    workers : int
+        Number of processes; 0 for a thread, which starts at once.
+
+    Example
+    -------
+    >>> path = "speechbrain_focalcodec/assets/demo.flac"
+    >>> with Loader(16000, workers=0) as loader:
+    ...     [sig.shape for sig in loader.sigs([AudioJob(path)]).result()]
+    [(96320,)]
+    """
+
+    def __init__(self, sample_rate: int, workers: int) -> None:
+        self.workers = workers
+        self._read_sig = partial(read_sig, sample_rate=sample_rate)
+        self._pool: Executor = (
+            _processes(workers) if workers else ThreadPoolExecutor(1)
+        )
+
+    def headers(self, jobs: Sequence[AudioJob]) -> Pending:
+        """Have headers read.
+
+        Arguments
+        ---------
+        jobs : sequence of AudioJob
+            The items.
+
+        Returns
+        -------
+        Pending
+            A `Header` for each, or what is wrong with it (str).
+        """
+        size = _HEADERS_AT_ONCE
+        groups = [jobs[i : i + size] for i in range(0, len(jobs), size)]
+        return Pending(self, read_header, groups)
+
+    def sigs(self, jobs: Sequence[AudioJob]) -> Pending:
+        """Have audio read.
+
+        Arguments
+        ---------
+        jobs : sequence of AudioJob
+            The items of one batch.
+
+        Returns
+        -------
+        Pending
+            A waveform for each, float32 [T], or what is wrong with it (str).
+        """
+        return Pending(self, self._read_sig, [jobs])
+
+    def submit(
+        self, work: Work, jobs: Sequence[AudioJob]
+    ) -> "Future[list[Any]]":
+        """Give a process some work.
+
+        Arguments
+        ---------
+        work : callable
+            What to do with each item.
+        jobs : sequence of AudioJob
+            The items.
+
+        Returns
+        -------
+        Future
+            What it gives for each.
+        """
+        try:
+            return self._pool.submit(_each, work, jobs)
+        except BrokenProcessPool:
+            self._pool = _processes(self.workers)
+            return self._pool.submit(_each, work, jobs)
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _each(work: Work, jobs: Sequence[AudioJob]) -> list[Any]:
+    return [work(job) for job in jobs]
+
+
+def _one_by_one(work: Work, jobs: Sequence[AudioJob]) -> list[Any]:
+    """Do again what died, in a process that has nothing else to do."""
+    results: list[Any] = []
+    pool = _processes(1)
+    for job in jobs:
+        try:
+            results += pool.submit(_each, work, [job]).result()
+        except BrokenProcessPool:
+            results.append(f"{job.path}: {CRASHED}")
+            pool = _processes(1)
+    pool.shutdown()
+    return results
+
+
+def _processes(number: int) -> ProcessPoolExecutor:
+    """Processes that import this module once and are then cheap."""
+    methods = multiprocessing.get_all_start_methods()
+    # Never a plain fork: the model's threads would be cut off half-way.
+    context = multiprocessing.get_context(
+        "forkserver" if "forkserver" in methods else "spawn"
+    )
+    if hasattr(context, "set_forkserver_preload"):
+        context.set_forkserver_preload([__name__])
+    return ProcessPoolExecutor(
+        number, mp_context=context, initializer=_begin_worker
+    )
+
+
+def _begin_worker() -> None:
+    """One thread a process, which ends when its parent does."""
+    import torch
+
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(
+            target=_end_with, args=[parent.sentinel], daemon=True
+        ).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

@@ -1,0 +1,247 @@
+"""The plan of a run: what is made, of what, by which model.
+
+It is written before the first shard, and whoever goes on with the run, on this
+machine or another, must have come to the same plan.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from speechbrain_focalcodec.atomic import atomic_path, atomic_write_text
+from speechbrain_focalcodec.corpus.items import (
+    ItemTable,
+    describe_changes,
+    write_items,
+)
+from speechbrain_focalcodec.corpus.layout import (
+    INFO_NAME,
+    WORK_NAME,
+    ModelInfo,
+    read_info,
+)
+from speechbrain_focalcodec.corpus.sources import Source
+from speechbrain_focalcodec.errors import DataError
+
+__all__ = ["Plan", "load_plan", "make_plan"]
+
+PLAN_NAME = f"{WORK_NAME}/plan.json"
+ITEMS_NAME = f"{WORK_NAME}/items.parquet"
+
+
+class Plan(BaseModel):
+    """What `work/plan.json` holds.
+
+    `settings` are those options that can change tokens.
+
+    Example
+    -------
+    >>> sorted(Plan.model_fields)[:3]
+    ['format', 'items', 'items_per_shard']
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    model: ModelInfo
+    settings: dict[str, Any]
+    source: dict[str, Any]
+    items: int
+    items_per_shard: int
+    shards: int
+
+    def digest(self) -> str:
+        """SHA-256 over what decides the shards' content.
+
+        Where the corpus lies does not: it may have been moved.
+        """
+        values = self.model_dump(mode="json")
+        values["source"].pop("path")
+        text = json.dumps(values, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_plan(
+    out: str | Path,
+    source: Source,
+    model: ModelInfo,
+    settings: dict[str, Any],
+    items_per_shard: int | None = None,
+) -> tuple[Plan, ItemTable]:
+    """Plan a run, or find that a run of the same plan is there.
+
+    Arguments
+    ---------
+    out : str or Path
+        The dataset's folder.
+    source : Source
+        The corpus.
+    model : ModelInfo
+        The model.
+    settings : dict
+        Options that can change tokens.
+    items_per_shard : int, optional
+        By default that of the run that is there, or a number that depends on
+        the corpus's size.
+
+    Returns
+    -------
+    plan : Plan
+        The plan, on disk.
+    items : ItemTable
+        The items, opened.
+
+    Raises
+    ------
+    DataError
+        If the folder holds something else, or tokens of another model, corpus
+        or other settings.
+
+    Example
+    -------
+    >>> from speechbrain_focalcodec import FocalCodec
+    >>> from speechbrain_focalcodec.corpus.sources import open_source
+    >>> tmp = getfixture("tmp_path")
+    >>> _ = (tmp / "files.txt").write_text("a.wav")
+    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+    >>> plan, items = make_plan(
+    ...     tmp / "tokens",
+    ...     open_source(tmp / "files.txt"),
+    ...     ModelInfo.of(codec),
+    ...     {"precision": None},
+    ... )
+    >>> plan.items, plan.shards
+    (1, 1)
+    """
+    out = Path(out)
+    before = _earlier_plan(out)
+    if before is not None:
+        _check_same("model", before.model, model, before.model.name)
+        _check_same("settings", before.settings, settings, before.settings)
+        if items_per_shard is None:
+            items_per_shard = before.items_per_shard
+        elif items_per_shard != before.items_per_shard:
+            raise DataError(
+                f"{out}: has shards of {before.items_per_shard} items, not "
+                f"{items_per_shard}; leave --shard-size out, or give another "
+                "output folder"
+            )
+    with atomic_path(out / WORK_NAME / "new.parquet") as temporary:
+        items = write_items(source, temporary, items_per_shard)
+        digest = before.source["digest"] if before else items.digest
+        if digest != items.digest:
+            raise DataError(_changed(out, source, items))
+        # Always anew: the corpus may have been moved, with the same content.
+        temporary.replace(out / ITEMS_NAME)
+        temporary.touch()
+    (out / WORK_NAME / "new.parquet").unlink()
+    items = ItemTable(out / ITEMS_NAME)
+    plan = Plan(
+        model=model,
+        settings=settings,
+        source={
+            "kind": items.kind,
+            "path": str(source.path),
+            "digest": items.digest,
+        },
+        items=items.num_items,
+        items_per_shard=items.items_per_shard,
+        shards=items.num_shards,
+    )
+    atomic_write_text(
+        out / PLAN_NAME, json.dumps(plan.model_dump(), indent=1) + "\n"
+    )
+    return plan, items
+
+
+def load_plan(out: str | Path) -> tuple[Plan, ItemTable]:
+    """Read the plan that another process has made.
+
+    Arguments
+    ---------
+    out : str or Path
+        The dataset's folder.
+
+    Returns
+    -------
+    plan : Plan
+        The plan.
+    items : ItemTable
+        The items.
+
+    Raises
+    ------
+    DataError
+        If there is none, or it is damaged.
+
+    Example
+    -------
+    >>> load_plan("nowhere")
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.DataError: nowhere/work/plan.json: cannot...
+    """
+    path = Path(out, PLAN_NAME)
+    try:
+        plan = Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); is the folder "
+            "shared by all machines?"
+        ) from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: is damaged; remove {path.parent} and run the same "
+            "command again: finished shards are kept"
+        ) from error
+    return plan, ItemTable(Path(out, ITEMS_NAME))
+
+
+def _earlier_plan(out: Path) -> Plan | None:
+    """The plan of what is in a folder; None when it is empty."""
+    if (out / PLAN_NAME).exists():
+        return load_plan(out)[0]
+    if (out / INFO_NAME).exists():
+        # Complete, and its work folder was removed.
+        info = read_info(out)
+        size = info.source["items_per_shard"]
+        return Plan(
+            model=info.model,
+            settings=info.settings,
+            source={
+                k: v for k, v in info.source.items() if k != "items_per_shard"
+            },
+            items=info.items,
+            items_per_shard=size,
+            shards=len(info.shards),
+        )
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file; give the name of a folder")
+    if out.exists() and any(
+        item.name not in (WORK_NAME, "data") for item in out.iterdir()
+    ):
+        raise DataError(f"{out}: holds other files; give a new or empty folder")
+    return None
+
+
+def _check_same(name: str, before: Any, now: Any, was: Any) -> None:
+    if before != now:
+        is_now = now.name if isinstance(now, ModelInfo) else now
+        raise DataError(
+            f"the output folder holds tokens of another {name} ({was}, now "
+            f"{is_now}); give another folder, or the {name} of before"
+        )
+
+
+def _changed(out: Path, source: Source, items: ItemTable) -> str:
+    try:
+        what = describe_changes(ItemTable(out / ITEMS_NAME), items)
+    except DataError:
+        what = f"{items.num_items} items now"
+    return (
+        f"{source.path}: is not the corpus that {out} was begun with "
+        f"({what}); give another output folder, or the corpus of before"
+    )

@@ -1,0 +1,208 @@
+"""Writing and checking the shards of a token dataset.
+
+A shard is published by one rename, and carries what is known of it in its
+footer: failures too, so that nothing else has to be written with it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from speechbrain_focalcodec.atomic import atomic_path
+from speechbrain_focalcodec.corpus.layout import COLUMNS, token_type
+
+__all__ = ["Failure", "ShardFacts", "read_facts", "shard_schema", "write_shard"]
+
+KEY = b"speechbrain_focalcodec.shard"
+
+Failure = tuple[str, str | None, str]  # id, path, reason
+
+
+@dataclass(frozen=True)
+class ShardFacts:
+    """What a shard's footer says.
+
+    Arguments
+    ---------
+    plan : str
+        Digest of the plan that it belongs to.
+    shard : int
+        Which shard.
+    rows : int
+        Utterances.
+    tokens : int
+        Tokens of all.
+    duration : float
+        Seconds of all.
+    failures : list
+        Id, path and reason of each item that has no row.
+
+    Example
+    -------
+    >>> ShardFacts("0" * 64, 0, rows=2, tokens=100, duration=2.0).failures
+    []
+    """
+
+    plan: str
+    shard: int
+    rows: int
+    tokens: int
+    duration: float
+    failures: list[Failure] = field(default_factory=list)
+
+
+def shard_schema(codebook_size: int, extra: pa.Schema) -> pa.Schema:
+    """The columns of a dataset's shards.
+
+    Arguments
+    ---------
+    codebook_size : int
+        Number of different tokens.
+    extra : pyarrow.Schema
+        Columns besides those that every dataset has.
+
+    Returns
+    -------
+    pyarrow.Schema
+        All of them.
+
+    Example
+    -------
+    >>> shard_schema(2**17, pa.schema([("take", pa.int64())])).field("tokens")
+    pyarrow.Field<tokens: list<element: uint32 not null> not null>
+    """
+    items = pa.field("element", token_type(codebook_size), nullable=False)
+    tokens = pa.field("tokens", pa.list_(items), nullable=False)
+    schema = COLUMNS.set(COLUMNS.get_field_index("tokens"), tokens)
+    return pa.schema([*schema, *extra])
+
+
+def write_shard(
+    path: str | Path,
+    schema: pa.Schema,
+    items: pa.Table,
+    toks: Sequence[np.ndarray],
+    lengths: Sequence[tuple[int, int]],
+    facts: dict[str, Any],
+) -> ShardFacts:
+    """Write a shard, whole or not at all.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    schema : pyarrow.Schema
+        Its columns.
+    items : pyarrow.Table
+        The items that have tokens, in order, with all columns of the schema
+        but tokens, num_samples, sample_rate and duration.
+    toks : sequence of np.ndarray
+        The tokens of each item.
+    lengths : sequence of (int, int)
+        Number of samples and sample rate of each item.
+    facts : dict
+        `plan`, `shard` and `failures` of :class:`ShardFacts`.
+
+    Returns
+    -------
+    ShardFacts
+        What the footer says.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.parquet"
+    >>> items = pa.table(
+    ...     {"id": ["a"], "speaker": ["s"], "text": ["t"], "path": ["a.wav"]}
+    ... )
+    >>> facts = {"plan": "0" * 64, "shard": 0, "failures": []}
+    >>> schema = shard_schema(8192, pa.schema([]))
+    >>> toks = [np.arange(50)]
+    >>> write_shard(path, schema, items, toks, [(16000, 16000)], facts).tokens
+    50
+    >>> pq.read_table(path)["tokens"].to_pylist()[0][:3]
+    [0, 1, 2]
+    """
+    element = schema.field("tokens").type.value_type
+    offsets = np.cumsum([0, *map(len, toks)])
+    joined = np.concatenate([np.empty(0, np.int64), *toks])
+    tokens = pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()),
+        pa.array(joined.astype(element.to_pandas_dtype())),
+        type=schema.field("tokens").type,
+    )
+    made: dict[str, Any] = {
+        "tokens": tokens,
+        "num_samples": [samples for samples, _ in lengths],
+        "sample_rate": [rate for _, rate in lengths],
+        "duration": [samples / rate for samples, rate in lengths],
+    }
+    columns = [
+        made[name] if name in made else items[name] for name in schema.names
+    ]
+    table = pa.Table.from_arrays(
+        [
+            column
+            if isinstance(column, pa.ChunkedArray | pa.Array)
+            else pa.array(column, schema.field(i).type)
+            for i, column in enumerate(columns)
+        ],
+        schema=schema,
+    )
+    result = ShardFacts(
+        rows=len(toks),
+        tokens=len(joined),
+        duration=sum(made["duration"]),
+        **facts,
+    )
+    text = json.dumps(vars(result), sort_keys=True)
+    with atomic_path(path) as temporary:
+        with pq.ParquetWriter(
+            temporary, schema, compression="zstd", write_page_checksum=True
+        ) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata({KEY: text.encode()})
+    return result
+
+
+def read_facts(path: str | Path, plan: str, shard: int) -> ShardFacts | None:
+    """Read what a shard's footer says.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    plan : str
+        Digest of the plan that it should belong to.
+    shard : int
+        Which shard it should be.
+
+    Returns
+    -------
+    ShardFacts or None
+        None when there is no such file, or it is damaged or another one.
+
+    Example
+    -------
+    >>> read_facts("nowhere.parquet", "0" * 64, 0) is None
+    True
+    """
+    if not Path(path).is_file():
+        return None
+    try:
+        with pq.ParquetFile(path) as file:
+            facts = ShardFacts(**json.loads(file.metadata.metadata[KEY]))
+            whole = file.metadata.num_rows == facts.rows
+        facts.failures[:] = [
+            (item, where, reason) for item, where, reason in facts.failures
+        ]
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
+        return None
+    if not whole or (facts.plan, facts.shard) != (plan, shard):
+        return None
+    return facts
