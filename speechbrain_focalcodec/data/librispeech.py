@@ -6,7 +6,7 @@ from pathlib import Path
 from speechbrain_focalcodec.data.manifest import Corpus, prepare_splits
 from speechbrain_focalcodec.errors import DataError
 
-__all__ = ["prepare_librispeech"]
+__all__ = ["prepare_librispeech", "read_transcripts"]
 
 
 def prepare_librispeech(
@@ -62,7 +62,7 @@ def prepare_librispeech(
     'dev-clean.json'
     """
     return prepare_splits(
-        Corpus("LibriSpeech", ("LibriSpeech",), ".flac", _read_transcripts),
+        Corpus("LibriSpeech", ("LibriSpeech",), ".flac", read_transcripts),
         data_folder,
         save_folder,
         splits,
@@ -71,8 +71,31 @@ def prepare_librispeech(
     )
 
 
-def _read_transcripts(chapter: Path) -> dict[str, str]:
-    """Read a chapter's transcripts: lines of utterance id and text."""
+def read_transcripts(chapter: Path) -> dict[str, str]:
+    """Read a chapter's transcripts: lines of utterance id and text.
+
+    Arguments
+    ---------
+    chapter : Path
+        The folder that holds ``*.trans.txt``.
+
+    Returns
+    -------
+    dict
+        Text by utterance id, of those utterances that have one.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be read or is not UTF-8.
+
+    Example
+    -------
+    >>> chapter = getfixture("tmp_path")
+    >>> _ = (chapter / "84-1.trans.txt").write_text("84-1-0000 GO ON")
+    >>> read_transcripts(chapter)
+    {'84-1-0000': 'GO ON'}
+    """
     texts = {}
     for path in chapter.glob("[!.]*.trans.txt"):
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from speechbrain_focalcodec.data.manifest import Corpus, prepare_splits
 from speechbrain_focalcodec.errors import DataError
 
-__all__ = ["prepare_libritts"]
+__all__ = ["prepare_libritts", "read_transcripts"]
 
 TEXT_SUFFIX = ".normalized.txt"
 
@@ -66,7 +66,7 @@ def prepare_libritts(
     """
     return prepare_splits(
         Corpus(
-            "LibriTTS", ("LibriTTS", "LibriTTS_R"), ".wav", _read_transcripts
+            "LibriTTS", ("LibriTTS", "LibriTTS_R"), ".wav", read_transcripts
         ),
         data_folder,
         save_folder,
@@ -76,8 +76,32 @@ def prepare_libritts(
     )
 
 
-def _read_transcripts(chapter: Path) -> dict[str, str]:
-    """Read a chapter's transcripts: one file for each utterance."""
+def read_transcripts(chapter: Path) -> dict[str, str]:
+    """Read a chapter's transcripts: one file for each utterance.
+
+    Arguments
+    ---------
+    chapter : Path
+        The folder that holds ``*.normalized.txt``.
+
+    Returns
+    -------
+    dict
+        Text by utterance id, of those utterances that have one.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be read or is not UTF-8.
+
+    Example
+    -------
+    >>> chapter = getfixture("tmp_path")
+    >>> path = chapter / "84_1_000000_000000.normalized.txt"
+    >>> _ = path.write_text("Go on.")
+    >>> read_transcripts(chapter)
+    {'84_1_000000_000000': 'Go on.'}
+    """
     texts = {}
     for path in chapter.glob("[!.]*" + TEXT_SUFFIX):
         try:

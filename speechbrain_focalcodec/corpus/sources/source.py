@@ -1,0 +1,79 @@
+"""What all sources of a corpus have in common."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+from speechbrain_focalcodec.corpus.sources.item import Item, problem_of
+from speechbrain_focalcodec.errors import DataError
+
+__all__ = ["Source"]
+
+
+class Source(ABC):
+    """A corpus's items, found anew at each iteration.
+
+    Iteration is lazy, opens no audio (but where a manifest gives a part of
+    a file in samples without a sample rate), and follows no order. Ids may
+    repeat: :func:`~speechbrain_focalcodec.corpus.items.write_items` notices.
+
+    Arguments
+    ---------
+    path : str or Path
+        The folder or file that the user named.
+    base : str or Path
+        The folder that relative paths start from.
+
+    Attributes
+    ----------
+    kind : str
+        "librispeech", "libritts", "folder", "json", "csv", "kaldi" or
+        "list".
+    path : Path
+        As the user named it.
+    base : str
+        The folder that relative paths start from, absolute.
+
+    Example
+    -------
+    >>> class Two(Source):
+    ...     kind = "two"
+    ...     def scan(self):
+    ...         yield 1, Item("a", "/data/a.wav")
+    ...         yield 2, Item("b", "/data/b.wav")
+    >>> [item.id for item in Two("two.txt", "/data")]
+    ['a', 'b']
+    """
+
+    kind: str
+    empty = "has no items"
+
+    def __init__(self, path: str | Path, base: str | Path) -> None:
+        self.path = Path(path)
+        self.base = os.path.abspath(base)
+
+    @abstractmethod
+    def scan(self) -> Iterator[tuple[int, Item]]:
+        """Yield items, not yet checked, with their line (0: no line)."""
+
+    def __iter__(self) -> Iterator[Item]:
+        line = 0
+        item = None
+        for line, item in self.scan():
+            problem = problem_of(item)
+            if problem:
+                raise DataError(f"{self.place(line, item.id)}: {problem}")
+            yield item
+        if item is None:
+            raise DataError(f"{self.path}: {self.empty}")
+
+    def place(self, line: int, item_id: str | None = None) -> str:
+        """The place of an item, for a message."""
+        if line:
+            return f"{self.path}, line {line}"
+        return f"{self.path}, id {item_id!r}"
+
+    def absolute(self, path: str) -> str:
+        """A path as it was written, joined to the base."""
+        return os.path.join(self.base, path)
