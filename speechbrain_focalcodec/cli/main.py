@@ -28,6 +28,7 @@ from speechbrain_focalcodec.cli.options import (
     Window,
 )
 from speechbrain_focalcodec.cli.stream import stream
+from speechbrain_focalcodec.cli.tokenize import tokenize
 from speechbrain_focalcodec.cli.voice import convert_voice
 from speechbrain_focalcodec.errors import TokenError
 from speechbrain_focalcodec.windows import CONTEXT, WINDOW
@@ -186,6 +187,7 @@ app.command()(export)
 app.command()(convert_voice)
 app.command()(stream)
 app.command()(export_onnx)
+app.command()(tokenize)
 
 
 def load_model(

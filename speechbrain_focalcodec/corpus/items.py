@@ -99,6 +99,7 @@ def write_items(
     schema = batches.schema()
     content = ContentHash(schema)
     last: dict[str, Any] = {}
+    segments = False
     with atomic_path(path) as temporary:
         with pq.ParquetWriter(
             temporary,
@@ -113,6 +114,8 @@ def write_items(
                 _check_ids(table, last, source)
                 last = table.slice(table.num_rows - 1).to_pylist()[0]
                 content.update(table)
+                for name in ("start", "stop"):
+                    segments |= table[name].null_count < len(table)
                 writer.write_table(table, row_group_size=size)
             facts = {
                 "format": FORMAT,
@@ -120,6 +123,7 @@ def write_items(
                 "base": source.base,
                 "items": batches.num_items,
                 "items_per_shard": size,
+                "segments": segments,
                 "digest": content.hexdigest(),
             }
             writer.add_key_value_metadata({KEY: json.dumps(facts).encode()})
@@ -167,6 +171,8 @@ class ItemTable:
         The kind of the source.
     base : Path
         The folder that relative paths start from.
+    has_segments : bool
+        Whether an item is a part of its file.
     digest : str
         SHA-256 over the items in their order: ids, paths and all other
         columns, and not the base.
@@ -203,6 +209,7 @@ class ItemTable:
             self.items_per_shard: int = facts["items_per_shard"]
             self.kind: str = facts["kind"]
             self.base = Path(facts["base"])
+            self.has_segments: bool = facts["segments"]
             self.digest: str = facts["digest"]
             self.num_shards = math.ceil(self.num_items / self.items_per_shard)
             self.schema = self._file.schema_arrow.remove_metadata()

@@ -133,7 +133,7 @@ class Loader:
         Pending
             A waveform for each, float32 [T], or what is wrong with it (str).
         """
-        return Pending(self, self._read_sig, [jobs])
+        return Pending(self, self._read_sig, [jobs] if jobs else [])
 
     def submit(
         self, work: Work, jobs: Sequence[AudioJob]

@@ -6,12 +6,13 @@ machine or another, must have come to the same plan.
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from speechbrain_focalcodec.atomic import atomic_path, atomic_write_text
+from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.corpus.items import (
     ItemTable,
     describe_changes,
@@ -129,15 +130,15 @@ def make_plan(
                 f"{items_per_shard}; leave --shard-size out, or give another "
                 "output folder"
             )
-    with atomic_path(out / WORK_NAME / "new.parquet") as temporary:
-        items = write_items(source, temporary, items_per_shard)
-        digest = before.source["digest"] if before else items.digest
-        if digest != items.digest:
+    # Always anew: a corpus may have been moved, with the same content.
+    new = out / WORK_NAME / "items.new.parquet"
+    try:
+        items = write_items(source, new, items_per_shard)
+        if before is not None and before.source["digest"] != items.digest:
             raise DataError(_changed(out, source, items))
-        # Always anew: the corpus may have been moved, with the same content.
-        temporary.replace(out / ITEMS_NAME)
-        temporary.touch()
-    (out / WORK_NAME / "new.parquet").unlink()
+        os.replace(new, out / ITEMS_NAME)
+    finally:
+        new.unlink(missing_ok=True)
     items = ItemTable(out / ITEMS_NAME)
     plan = Plan(
         model=model,
@@ -220,9 +221,7 @@ def _earlier_plan(out: Path) -> Plan | None:
         )
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; give the name of a folder")
-    if out.exists() and any(
-        item.name not in (WORK_NAME, "data") for item in out.iterdir()
-    ):
+    if out.exists() and any(item.name != WORK_NAME for item in out.iterdir()):
         raise DataError(f"{out}: holds other files; give a new or empty folder")
     return None
 

@@ -1,0 +1,230 @@
+"""The end of a run: counts and hashes of what was published."""
+
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from speechbrain_focalcodec.atomic import atomic_path, atomic_write_text
+from speechbrain_focalcodec.corpus.items import ItemTable
+from speechbrain_focalcodec.corpus.layout import (
+    DATA_NAME,
+    FAILURES,
+    FAILURES_NAME,
+    INFO_NAME,
+    DatasetInfo,
+    ShardInfo,
+    check_shards,
+    read_info,
+    sha256_of,
+    shard_name,
+)
+from speechbrain_focalcodec.corpus.plan import Plan
+from speechbrain_focalcodec.corpus.shards import (
+    Failure,
+    ShardFacts,
+    read_facts,
+)
+from speechbrain_focalcodec.errors import DataError, abridge
+
+__all__ = ["finish", "finished", "published", "write_failures"]
+
+_CARD = """---
+configs:
+- config_name: default
+  data_files: "data/*.parquet"
+tags:
+- speech
+- audio-tokens
+---
+
+# Speech tokens
+
+Tokens of {rows} utterances ({hours:.2f} h), made by `{model}` with
+speechbrain_focalcodec: {rate:g} tokens a second, {size} different ones.
+`dataset.json` has the model's fingerprint and the shards' hashes;
+`failures.parquet` what could not be read ({failures}).
+
+    datasets.load_dataset("parquet", data_files="data/*.parquet")
+"""
+
+
+def published(out: str | Path, plan: Plan) -> dict[int, ShardFacts]:
+    """The shards of a plan that are there, whole.
+
+    Arguments
+    ---------
+    out : str or Path
+        The dataset's folder.
+    plan : Plan
+        Its plan.
+
+    Returns
+    -------
+    dict
+        What their footers say, by their number.
+    """
+    digest = plan.digest()
+
+    def look(index: int) -> ShardFacts | None:
+        path = Path(out, shard_name(index, plan.shards))
+        return read_facts(path, digest, index)
+
+    with ThreadPoolExecutor() as pool:
+        found = enumerate(pool.map(look, range(plan.shards)))
+        return {index: facts for index, facts in found if facts is not None}
+
+
+def finished(out: str | Path) -> DatasetInfo | None:
+    """The description of a dataset that is complete.
+
+    Arguments
+    ---------
+    out : str or Path
+        The dataset's folder.
+
+    Returns
+    -------
+    DatasetInfo or None
+        None when it is not, or a shard is missing or of another size.
+
+    Example
+    -------
+    >>> finished("nowhere") is None
+    True
+    """
+    if not Path(out, INFO_NAME).is_file():
+        return None
+    try:
+        info = read_info(out)
+        for _ in check_shards(out, info):
+            pass
+    except DataError:
+        return None
+    return info
+
+
+def write_failures(out: str | Path, failures: Iterable[Failure]) -> Path:
+    """Write `failures.parquet`, sorted by id.
+
+    Arguments
+    ---------
+    out : str or Path
+        The dataset's folder.
+    failures : iterable
+        Id, path and reason of each.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Example
+    -------
+    >>> tmp = getfixture("tmp_path")
+    >>> path = write_failures(tmp, [("a", "a.wav", "is empty")])
+    >>> pq.read_table(path)["reason"].to_pylist()
+    ['is empty']
+    """
+    path = Path(out, FAILURES_NAME)
+    rows = [
+        dict(zip(FAILURES.names, failure, strict=True))
+        for failure in sorted(failures)
+    ]
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=FAILURES), temporary)
+    return path
+
+
+def finish(out: str | Path, plan: Plan, items: ItemTable) -> DatasetInfo:
+    """Describe a dataset whose shards are all there; `dataset.json` is last.
+
+    Arguments
+    ---------
+    out : str or Path
+        The dataset's folder.
+    plan : Plan
+        Its plan.
+    items : ItemTable
+        Its items.
+
+    Returns
+    -------
+    DatasetInfo
+        What was written.
+
+    Raises
+    ------
+    DataError
+        If a shard is missing or does not hold the items that it should.
+    """
+    out = Path(out)
+    facts = published(out, plan)
+    missing = [str(i) for i in range(plan.shards) if i not in facts]
+    if missing:
+        raise DataError(
+            f"{out}: the shards {abridge(missing)} are not done; run the same "
+            "command again to make them"
+        )
+    paths = [shard_name(index, plan.shards) for index in range(plan.shards)]
+    stray = {f"{DATA_NAME}/{p.name}" for p in out.glob(f"{DATA_NAME}/[!.]*")}
+    if stray := stray - set(paths):
+        raise DataError(
+            f"{out}: {abridge(sorted(stray))} do not belong to this dataset; "
+            "move them away and run the same command again"
+        )
+    with ThreadPoolExecutor() as pool:
+        hashes = list(pool.map(sha256_of, (out / path for path in paths)))
+    shards = [
+        ShardInfo(
+            file=path,
+            rows=facts[index].rows,
+            failures=len(facts[index].failures),
+            tokens=facts[index].tokens,
+            bytes=(out / path).stat().st_size,
+            sha256=hashes[index],
+        )
+        for index, path in enumerate(paths)
+    ]
+    for index, shard in enumerate(shards):
+        first = index * plan.items_per_shard
+        expected = min(plan.items_per_shard, plan.items - first)
+        if shard.rows + shard.failures != expected:
+            raise DataError(
+                f"{out / shard.file}: has {shard.rows + shard.failures} of "
+                f"{expected} items; remove it and run the same command again"
+            )
+    write_failures(out, (f for fact in facts.values() for f in fact.failures))
+    info = DatasetInfo(
+        format=1,
+        kind="speechbrain_focalcodec tokens",
+        model=plan.model,
+        settings=plan.settings,
+        source={**plan.source, "items_per_shard": plan.items_per_shard},
+        items=plan.items,
+        rows=sum(shard.rows for shard in shards),
+        failures=sum(shard.failures for shard in shards),
+        tokens=sum(shard.tokens for shard in shards),
+        # In the shards' order: a sum of floats depends on it.
+        duration=sum(facts[index].duration for index in range(plan.shards)),
+        token_type="uint16" if plan.model.codebook_size <= 2**16 else "uint32",
+        columns=pq.read_schema(out / paths[0]).names,
+        shards=shards,
+    )
+    atomic_write_text(
+        out / "README.md",
+        _CARD.format(
+            rows=info.rows,
+            hours=info.duration / 3600,
+            model=info.model.name,
+            rate=info.model.token_rate,
+            size=info.model.codebook_size,
+            failures=info.failures,
+        ),
+    )
+    text = json.dumps(info.model_dump(), indent=1)
+    atomic_write_text(out / INFO_NAME, text + "\n")
+    return info

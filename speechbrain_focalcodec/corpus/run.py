@@ -1,0 +1,422 @@
+"""A run: from a corpus of audio to a dataset of tokens, whole in the end."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speechbrain_focalcodec.corpus.finishing import (
+    finish,
+    finished,
+    published,
+    write_failures,
+)
+from speechbrain_focalcodec.corpus.group import Alone, Group, wait_for
+from speechbrain_focalcodec.corpus.items import ItemTable
+from speechbrain_focalcodec.corpus.layout import (
+    DATA_NAME,
+    INFO_NAME,
+    DatasetInfo,
+    ModelInfo,
+)
+from speechbrain_focalcodec.corpus.maker import ShardMaker
+from speechbrain_focalcodec.corpus.plan import Plan, load_plan, make_plan
+from speechbrain_focalcodec.corpus.report import Report
+from speechbrain_focalcodec.corpus.shards import Failure, ShardFacts
+from speechbrain_focalcodec.corpus.sources import open_source
+from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.inference import PretrainedFocalCodec
+
+__all__ = [
+    "MAX_FAILURES",
+    "Tally",
+    "begin",
+    "default_batch",
+    "default_workers",
+    "num_items",
+    "settings_of",
+    "tokenize",
+]
+
+MAX_FAILURES = 0.05
+# Without a batch from anyone for so long, a process that leads takes over.
+_LOST_AFTER = 1800.0  # seconds
+_STALE_AFTER = 3600.0  # seconds: nobody writes a shard for so long
+
+
+class Tally:
+    """Counts what is done, and stops a run that fails too often.
+
+    Arguments
+    ---------
+    out : str or Path
+        The dataset's folder.
+    plan : Plan
+        Its plan.
+    failed : int
+        Failures in the shards that were there before.
+    max_failures : float
+        The largest share of items that may fail; rounded up to whole items.
+    group : Group
+        Those who share the run.
+    report : Report
+        Told of progress.
+    """
+
+    def __init__(
+        self,
+        out: str | Path,
+        plan: Plan,
+        failed: int,
+        max_failures: float,
+        group: Group,
+        report: Report,
+    ) -> None:
+        self._out, self._plan, self._group = out, plan, group
+        self._allowed = math.ceil(max_failures * plan.items)
+        self._share, self._report = max_failures, report
+        self._before, self._failures = failed, set[Failure]()
+        self._check(failed)
+
+    def __call__(
+        self, items: int, seconds: float, failures: list[Failure]
+    ) -> None:
+        """Count a batch; a DataError when too many items have failed."""
+        self._failures.update(failures)
+        done = self._group.add("items", items)
+        # Whole milliseconds: a store adds integers.
+        duration = self._group.add("ms", round(1000 * seconds)) / 1000
+        failed = self._before + self._group.add("failures", len(failures))
+        self._report.update(done, duration, failed)
+        self._check(failed)
+
+    def _check(self, failed: int) -> None:
+        if failed <= self._allowed:
+            return
+        there = published(self._out, self._plan).values()
+        failures = self._failures.union(*(set(f.failures) for f in there))
+        path = write_failures(self._out, failures)
+        reasons = "; ".join(reason for _, _, reason in sorted(failures)[:3])
+        raise DataError(
+            f"{failed} of {self._plan.items} items failed, more than "
+            f"--max-failures {self._share:g} allows (all are in {path}): "
+            f"{reasons}. Mend them, or allow more, and run the same again"
+        )
+
+
+def tokenize(
+    source: str | Path,
+    out: str | Path,
+    interface: PretrainedFocalCodec,
+    *,
+    batch_duration: float | None = None,
+    workers: int | None = None,
+    items_per_shard: int | None = None,
+    max_failures: float = MAX_FAILURES,
+    retry_failures: bool = False,
+    data_root: str | Path | None = None,
+    group: Group | None = None,
+    report: Report | None = None,
+) -> DatasetInfo | None:
+    """Turn a corpus into a dataset of tokens.
+
+    A run that was killed is finished by running the same again: what is
+    published is kept, byte for byte. A finished run does nothing.
+
+    Arguments
+    ---------
+    source : str or Path
+        A folder, a manifest (JSON, CSV), a Kaldi folder or a list of files:
+        see docs/sources.md.
+    out : str or Path
+        The dataset's folder: new, empty or of the same run.
+    interface : PretrainedFocalCodec
+        The model. Its precision, window and context belong to the plan.
+    batch_duration : float, optional
+        Seconds of audio encoded together; by default :func:`default_batch`.
+    workers : int, optional
+        Processes that read audio ahead of the model; 0 for a thread; by
+        default :func:`default_workers`. A script
+        that is run as a file must guard its entry by
+        ``if __name__ == "__main__"`` when there are any.
+    items_per_shard : int, optional
+        By default a number that depends on the corpus's size.
+    max_failures : float
+        Share of the items that may fail, rounded up to whole ones.
+    retry_failures : bool
+        Whether to make shards again in which items failed.
+    data_root : str or Path, optional
+        What stands for ``{data_root}`` in a manifest.
+    group : Group, optional
+        Those who share the run; nobody by default.
+    report : Report, optional
+        Told of progress.
+
+    Returns
+    -------
+    DatasetInfo or None
+        What was made; None in a process that does not lead.
+
+    Raises
+    ------
+    DataError
+        If the source is damaged, the folder holds something else, or too many
+        items fail.
+    ValueError
+        If an argument is out of range.
+
+    Example
+    -------
+    >>> import shutil
+    >>> from speechbrain_focalcodec.inference import PretrainedFocalCodec
+    >>> tmp = getfixture("tmp_path")
+    >>> (tmp / "speech").mkdir()
+    >>> _ = shutil.copy(
+    ...     "speechbrain_focalcodec/assets/demo.flac", tmp / "speech"
+    ... )
+    >>> interface = PretrainedFocalCodec.from_pretrained("focalcodec_mini_50hz")
+    >>> info = tokenize(tmp / "speech", tmp / "tokens", interface, workers=0)
+    >>> info.rows, info.tokens
+    (1, 301)
+    """
+    if not 0 <= max_failures <= 1:
+        raise ValueError(f"max_failures must be in 0..1, not {max_failures}")
+    if batch_duration is None:
+        batch_duration = default_batch(interface.device)
+    if not batch_duration > 0:
+        raise ValueError(f"batch_duration must be above 0: {batch_duration}")
+    if workers is None:
+        workers = default_workers(interface.device)
+    if workers < 0:
+        raise ValueError(f"workers must be 0 or more, not {workers}")
+    members: Group = group or Alone()
+    shown = report or Report()
+    plan, items, done = begin(
+        source,
+        out,
+        ModelInfo.of(interface.codec),
+        settings_of(interface),
+        items_per_shard=items_per_shard,
+        data_root=data_root,
+        retry_failures=retry_failures,
+        group=members,
+    )
+    todo = [index for index in range(plan.shards) if index not in done]
+    if not todo and (info := finished(out)) is not None:
+        return info
+
+    def make(indices: Iterable[int], before: Iterable[ShardFacts], by: Group):
+        failed = sum(len(facts.failures) for facts in before)
+        tally = Tally(out, plan, failed, max_failures, by, shown)
+        with ShardMaker(
+            interface, plan, items, out, batch_duration, workers, tally
+        ) as maker:
+            for _ in maker.make(indices):
+                pass
+
+    if members.rank == 0:
+        shown.begin(plan.items, sum(map(num_items, done.values())))
+    try:
+        make(members.take(todo), done.values(), members)
+    finally:
+        shown.end()
+        members.add("finished", 1)
+    if members.rank:
+        return None
+    wait_for(
+        lambda: members.add("finished", 0) >= members.size,
+        lambda: members.add("items", 0),
+        _LOST_AFTER,
+    )
+    # What processes that were lost have left undone.
+    there = published(out, plan)
+    if left := [index for index in todo if index not in there]:
+        make(left, there.values(), Alone())
+    return finish(out, plan, items)
+
+
+def settings_of(interface: PretrainedFocalCodec) -> dict[str, Any]:
+    """Those of a model's options that can change tokens.
+
+    Arguments
+    ---------
+    interface : PretrainedFocalCodec
+        The model.
+
+    Returns
+    -------
+    dict
+        Precision, window and context.
+
+    Example
+    -------
+    >>> settings_of(
+    ...     PretrainedFocalCodec.from_pretrained("focalcodec_mini_50hz")
+    ... )
+    {'precision': None, 'window': 60.0, 'context': 2.0}
+    """
+    return {
+        "precision": interface.codec.accelerated,
+        "window": interface.window,
+        "context": interface.context,
+    }
+
+
+def begin(
+    source: str | Path,
+    out: str | Path,
+    model: ModelInfo,
+    settings: dict[str, Any],
+    *,
+    items_per_shard: int | None = None,
+    data_root: str | Path | None = None,
+    retry_failures: bool = False,
+    group: Group | None = None,
+) -> tuple[Plan, ItemTable, dict[int, ShardFacts]]:
+    """Plan a run, or go on with one, and see what is done already.
+
+    One process of a group does it; the others take what it says.
+
+    Arguments
+    ---------
+    source, out, items_per_shard, data_root, retry_failures, group
+        See :func:`tokenize`.
+    model : ModelInfo
+        The model.
+    settings : dict
+        The options that can change tokens.
+
+    Returns
+    -------
+    plan : Plan
+        The plan.
+    items : ItemTable
+        Its items.
+    done : dict
+        The shards that need not be made, by their number.
+
+    Raises
+    ------
+    DataError
+        If the source is damaged, or the folder holds something else.
+    """
+    group = group or Alone()
+    if group.rank:
+        return _follow(Path(out), model, settings, group)
+    try:
+        plan, items = make_plan(
+            out,
+            open_source(Path(source), data_root and Path(data_root)),
+            model,
+            settings,
+            items_per_shard,
+        )
+        done = published(out, plan)
+        if retry_failures:
+            done = {i: facts for i, facts in done.items() if not facts.failures}
+        if len(done) < plan.shards:
+            # A reader must not take what changes for complete.
+            Path(out, INFO_NAME).unlink(missing_ok=True)
+        _remove_stale(Path(out, DATA_NAME))
+    except BaseException as error:
+        group.tell("plan", json.dumps({"error": str(error)}))
+        raise
+    group.tell("plan", json.dumps({"digest": plan.digest()}))
+    group.tell("done", json.dumps([vars(facts) for facts in done.values()]))
+    return plan, items, done
+
+
+def _follow(
+    out: Path, model: ModelInfo, settings: dict[str, Any], group: Group
+) -> tuple[Plan, ItemTable, dict[int, ShardFacts]]:
+    """Take the leader's plan."""
+    said = json.loads(group.hear("plan"))
+    if "error" in said:
+        raise DataError(f"process 0 of this run gave up: {said['error']}")
+    plan, items = load_plan(out)
+    if plan.digest() != said["digest"]:
+        raise DataError(
+            f"{out}: has another plan than that of process 0; is the folder "
+            "shared by all machines?"
+        )
+    if (plan.model, plan.settings) != (model, settings):
+        raise DataError(
+            f"process {group.rank} has another model or other settings than "
+            "process 0; give all the same"
+        )
+    done = [ShardFacts(**facts) for facts in json.loads(group.hear("done"))]
+    return plan, items, {facts.shard: facts for facts in done}
+
+
+def num_items(facts: ShardFacts) -> int:
+    """Items of a shard, those that failed among them.
+
+    Arguments
+    ---------
+    facts : ShardFacts
+        The shard.
+
+    Returns
+    -------
+    int
+        Their number.
+    """
+    return facts.rows + len(facts.failures)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what a killed process was writing, unless it may still be."""
+    for path in folder.glob(".tokens-*.parquet"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _STALE_AFTER:
+                path.unlink()
+
+
+def default_batch(device: torch.device | str) -> float:
+    """Seconds of audio that are best encoded together.
+
+    Arguments
+    ---------
+    device : torch.device or str
+        Where the model is.
+
+    Returns
+    -------
+    float
+        Few on a CPU, whose caches hold no more; more on a GPU.
+
+    Example
+    -------
+    >>> default_batch("cpu"), default_batch("cuda")
+    (20.0, 240.0)
+    """
+    return 20.0 if torch.device(device).type == "cpu" else 240.0
+
+
+def default_workers(device: torch.device | str) -> int:
+    """Processes that read audio, as many as a model keeps busy.
+
+    Arguments
+    ---------
+    device : torch.device or str
+        Where the model is.
+
+    Returns
+    -------
+    int
+        1 on a CPU, which the model needs; up to 8 beside a GPU.
+
+    Example
+    -------
+    >>> default_workers("cpu")
+    1
+    """
+    if torch.device(device).type == "cpu":
+        return 1
+    return min(8, os.cpu_count() or 1)
