@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -76,7 +77,7 @@ class ContentHash:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _bytes_of(array: pa.Array) -> list[bytes | np.ndarray | pa.Buffer]:
+def _bytes_of(array: pa.Array) -> list[Any]:
     """Which values there are, the values, and text after its lengths."""
     valid = array.is_valid().cast(pa.uint8()).to_numpy(zero_copy_only=False)
     if pa.types.is_string(array.type):

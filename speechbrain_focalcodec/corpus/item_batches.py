@@ -23,7 +23,7 @@ FIXED = pa.schema(
 )
 # Other columns do not get these names, whatever their case: DuckDB takes
 # "Text" for "text".
-TAKEN = frozenset((*COLUMNS.names, *FIXED.names))
+TAKEN = frozenset((*COLUMNS.names, *FIXED.names, ""))
 PREFIX = "manifest_"
 
 ROWS = 2**16  # of a batch
@@ -160,9 +160,9 @@ class ItemBatches:
         >>> batches.take([0]).num_rows
         1
         """
-        rows = np.asarray(rows, dtype=np.int64)
-        order = np.argsort(rows, kind="stable")
-        ascending = rows[order]
+        wanted = np.asarray(rows, dtype=np.int64)
+        order = np.argsort(wanted, kind="stable")
+        ascending = wanted[order]
         which = np.searchsorted(self.starts, ascending, "right") - 1
         # Batch by batch: taking from all at once would join them in memory.
         parts = [

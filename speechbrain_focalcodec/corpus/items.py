@@ -4,6 +4,7 @@ It is what a run plans with: items sorted by id, so that which shard an item
 belongs to does not depend on the order a folder was listed in.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -100,6 +101,7 @@ def write_items(
     content = ContentHash(schema)
     last: dict[str, Any] = {}
     segments = False
+    shards = []
     with atomic_path(path) as temporary:
         with pq.ParquetWriter(
             temporary,
@@ -116,6 +118,7 @@ def write_items(
                 content.update(table)
                 for name in ("start", "stop"):
                     segments |= table[name].null_count < len(table)
+                shards.append(_short_hash(table))
                 writer.write_table(table, row_group_size=size)
             facts = {
                 "format": FORMAT,
@@ -125,9 +128,30 @@ def write_items(
                 "items_per_shard": size,
                 "segments": segments,
                 "digest": content.hexdigest(),
+                "shards": shards,
             }
-            writer.add_key_value_metadata({KEY: json.dumps(facts).encode()})
+            writer.add_key_value_metadata({KEY: _seal(facts)})
     return ItemTable(path)
+
+
+def _short_hash(table: pa.Table) -> str:
+    """Tells a damaged shard."""
+    content = ContentHash(table.schema)
+    content.update(table)
+    return content.hexdigest()[:16]
+
+
+def _seal(facts: dict[str, Any]) -> bytes:
+    """Facts as JSON, after their hash."""
+    text = json.dumps(facts).encode()
+    return hashlib.sha256(text).hexdigest().encode() + text
+
+
+def _unseal(sealed: bytes) -> dict[str, Any]:
+    text = sealed[64:]
+    if hashlib.sha256(text).hexdigest().encode() != sealed[:64]:
+        raise ValueError("its facts have changed")
+    return json.loads(text)
 
 
 def _check_ids(table: pa.Table, last: dict, source: Source) -> None:
@@ -199,7 +223,7 @@ class ItemTable:
                 self.path, page_checksum_verification=True
             )
             metadata = self._file.metadata
-            facts = json.loads(metadata.metadata[KEY])
+            facts = _unseal(metadata.metadata[KEY])
             if facts["format"] != FORMAT:
                 raise DataError(
                     f"{path}: has format {facts['format']!r}, this version "
@@ -211,6 +235,7 @@ class ItemTable:
             self.base = Path(facts["base"])
             self.has_segments: bool = facts["segments"]
             self.digest: str = facts["digest"]
+            self._shards: list[str] = facts["shards"]
             self.num_shards = math.ceil(self.num_items / self.items_per_shard)
             self.schema = self._file.schema_arrow.remove_metadata()
             whole = (
@@ -271,12 +296,11 @@ class ItemTable:
         try:
             table = self._file.read_row_group(index)
             table.validate(full=True)
-        except (pa.ArrowException, ValueError, OSError) as error:
+            same = _short_hash(table) == self._shards[index]
+        except (pa.ArrowException, LookupError, ValueError, OSError) as error:
             raise self._damaged(error) from error
-        first = index * self.items_per_shard
-        rows = min(self.items_per_shard, self.num_items - first)
-        if table.num_rows != rows:
-            raise self._damaged(f"shard {index} is not complete")
+        if not same:
+            raise self._damaged(f"shard {index} has changed")
         return table.replace_schema_metadata(None)
 
     def open_path(self, path: str) -> Path:
@@ -377,13 +401,14 @@ def _changes(
     """Yield ids with what happened to them, of two sorted lists of rows."""
     before, after = next(old, None), next(new, None)
     while before or after:
-        if after is None or (before and before[0] < after[0]):
+        if before and (after is None or before[0] < after[0]):
             yield before[0], "removed"
             before = next(old, None)
-        elif before is None or after[0] < before[0]:
+        elif after and (before is None or after[0] < before[0]):
             yield after[0], "added"
             after = next(new, None)
-        else:
-            if before[1] != after[1]:
+        elif before and after:
+            # NaN is not equal to itself.
+            if before[1] != after[1] and repr(before[1]) != repr(after[1]):
                 yield after[0], "changed"
             before, after = next(old, None), next(new, None)

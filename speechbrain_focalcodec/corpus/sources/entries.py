@@ -31,6 +31,8 @@ TEXT_KEYS = (
 # Measured from the audio itself, whatever a manifest says.
 MEASURED = ("num_samples", "sample_rate", "duration")
 
+_ROOT = re.compile(r"(\{data_root\}|\$data_root|\$\{data_root\})/*")
+_BAD_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -107,7 +109,8 @@ stop=None, extra={'age': 5})
         Raises
         ------
         ValueError
-            If the entry does not say which file it is of, or which part.
+            If the entry does not say which file it is of, or which part, or
+            a key cannot be a column's name.
 
         Example
         -------
@@ -129,7 +132,10 @@ stop=None, extra={'age': 5})
         path = self.absolute(path)
         extra = roles.extra
         if item_id is None:
-            found = entry[roles.id] if roles.id else strip_suffix(written)
+            if roles.id is None:
+                found = strip_suffix(_ROOT.sub("", written))
+            else:
+                found = entry[roles.id]
             item_id = "" if found is None else str(found)
         elif roles.id is not None:
             extra = (*extra, roles.id)
@@ -149,7 +155,16 @@ stop=None, extra={'age': 5})
             return self.fill(value)
         if value is None or isinstance(value, int | float):
             return value
-        return self.fill(json.dumps(value, ensure_ascii=False))
+        return json.dumps(self._filled(value), ensure_ascii=False)
+
+    def _filled(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.fill(value)
+        if isinstance(value, list):
+            return [self._filled(part) for part in value]
+        if isinstance(value, dict):
+            return {key: self._filled(part) for key, part in value.items()}
+        return value
 
     def _text(self, value: Any) -> str | None:
         if isinstance(value, list) and all(
@@ -197,6 +212,11 @@ stop=None, extra={'age': 5})
 def _find_roles(keys: tuple[str, ...]) -> _Roles:
     by_name: dict[str, str] = {}
     for key in keys:
+        if _BAD_IN_NAME.search(key):
+            raise ValueError(
+                f"the column's name {key!r} has control characters or is not "
+                "valid Unicode; rename it"
+            )
         by_name.setdefault(key.strip().lower(), key)
 
     def first(*names: str) -> str | None:

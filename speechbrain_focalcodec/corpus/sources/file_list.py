@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from speechbrain_focalcodec.corpus.sources.item import Item, strip_suffix
 from speechbrain_focalcodec.corpus.sources.lines import read_lines
 from speechbrain_focalcodec.corpus.sources.source import Source
+from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["ListSource"]
 
@@ -31,12 +32,15 @@ class ListSource(Source):
     def scan(self) -> Iterator[tuple[int, Item]]:
         """Yield an item a line."""
         for number, line in read_lines(self.path):
-            line = line.strip()
-            if not line or line.startswith("#"):
+            if not line.strip() or line.startswith("#"):
                 continue
             item_id, tab, path = line.partition("\t")
-            if tab:
-                item_id, path = item_id.strip(), path.strip()
-            else:
-                path, item_id = line, strip_suffix(line)
-            yield number, Item(item_id, self.absolute(path))
+            if not tab:
+                item_id, path = strip_suffix(line.strip()), line
+            path = path.strip()
+            if not path:
+                raise DataError(
+                    f"{self.place(number)}: has no path after the tab; add "
+                    "it or remove the line"
+                )
+            yield number, Item(item_id.strip(), self.absolute(path))

@@ -74,7 +74,7 @@ class KaldiSource(Source):
             yield number, Item(key, self.absolute(path))
 
     def _segments(self, segments: Path) -> Iterator[tuple[int, Item]]:
-        paths = {}
+        paths: dict[str, str] = {}
         for number, item in self._recordings():
             if paths.setdefault(item.id, item.path) != item.path:
                 raise DataError(

@@ -97,12 +97,11 @@ class JsonSource(_Manifest):
         """Whether its first line is an entry that names a file itself."""
         if self.path.suffix.lower() != ".json":
             return True
-        with open(self.path, "rb") as stream:
-            line = stream.readline(2**20)
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            return False
+            with open(self.path, "rb") as stream:
+                entry = json.loads(stream.readline(2**20))
+        except (OSError, ValueError, RecursionError):
+            return False  # what is wrong with it is said when it is read
         return isinstance(entry, dict) and any(
             isinstance(entry.get(key), str) for key in PATH_KEYS
         )
