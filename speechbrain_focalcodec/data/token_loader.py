@@ -46,7 +46,7 @@ class TokenLoader(SaveableDataLoader):
     max_batch_tokens : int, optional
         Most tokens of a batch, padding included.
     shuffle, seed, bucketing, buffer_rows, drop_last, rank, world_size
-        See :class:`~speechbrain_focalcodec.data.token_sampler.TokenBatchSampler`. Make the loader after
+        As for ``TokenBatchSampler``. Make the loader after
         ``ddp_init_group``.
     pad_token : int, optional
         What "tokens" are padded with.
