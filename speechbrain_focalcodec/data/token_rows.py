@@ -7,6 +7,7 @@ are asked for, and the columns of the row groups read last.
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,8 @@ class TokenRows:
     def lengths(self) -> np.ndarray:
         """Number of tokens of each row, int32 [rows].
 
-        The first time all tokens are read and dropped again (some 200
-        million a second and core), unless there is a column "num_tokens".
+        The first time all tokens are read and dropped again (some 100
+        million a second), unless there is a column "num_tokens".
         """
         if self._lengths is None:
             with ThreadPoolExecutor(_READERS) as pool:
@@ -302,18 +303,12 @@ class LazyRow(dict):
         return self[key]
 
 
-class _naming:
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
     """Name the file when Parquet cannot be read."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, pa.ArrowException | OSError):
-            raise DataError(
-                f"{self.path}: cannot be read ({error}); fetch the dataset "
-                "again"
-            ) from error
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path}: cannot be read ({error}); fetch the dataset again"
+        ) from error

@@ -31,6 +31,9 @@ class TokenBatchSampler(Sampler):
     `max_batch_tokens` a few batches), or left out with `drop_last`.
     Otherwise each row is given once.
 
+    Use it by way of ``TokenLoader``: ``Brain.make_dataloader`` would share
+    its batches out among ranks once more.
+
     Arguments
     ---------
     dataset : TokenDataset
