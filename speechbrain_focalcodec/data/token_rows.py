@@ -1,0 +1,314 @@
+"""The rows of a token dataset: read from Parquet when they are asked for.
+
+What is held is the number of rows of each row group, the lengths once they
+are asked for, and the columns of the row groups read last.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from speechbrain_focalcodec.corpus.layout import check_shards, read_info
+from speechbrain_focalcodec.errors import DataError
+
+__all__ = ["CACHE_BYTES", "LazyRow", "TokenRows"]
+
+CACHE_BYTES = 2**28
+_LEAST_KEPT = 4  # columns kept even if they are larger than the cache
+_READERS = 4  # threads that read lengths
+
+
+class TokenRows:
+    """Random access to the rows of a token dataset, row group by row group.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The dataset.
+    verify : bool
+        Compare the shards' SHA-256, which reads all files.
+    cache_bytes : int
+        Memory of a process for columns that were read.
+
+    Raises
+    ------
+    DataError
+        If the dataset is incomplete or damaged.
+
+    Example
+    -------
+    >>> rows = TokenRows("my_tokens")
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.DataError: my_tokens: no such folder; ...
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        verify: bool = False,
+        cache_bytes: int = CACHE_BYTES,
+    ):
+        self.info = read_info(folder)
+        self.cache_bytes = cache_bytes
+        self.paths = list(check_shards(folder, self.info, hashes=verify))
+        self.keys = tuple(dict.fromkeys([*self.info.columns, "num_tokens"]))
+        shards, groups, sizes = [], [], []
+        for number, path in enumerate(self.paths):
+            with _naming(path), pq.ParquetFile(path) as file:
+                footer, names = file.metadata, file.schema_arrow.names
+            if footer.num_rows != self.info.shards[number].rows:
+                raise DataError(
+                    f"{path}: has {footer.num_rows} rows, dataset.json says "
+                    f"{self.info.shards[number].rows}; fetch the dataset again"
+                )
+            if names != self.info.columns:
+                raise DataError(
+                    f"{path}: has the columns {names}, dataset.json says "
+                    f"{self.info.columns}; fetch the dataset again"
+                )
+            for group in range(footer.num_row_groups):
+                shards.append(number)
+                groups.append(group)
+                sizes.append(footer.row_group(group).num_rows)
+        self._shards = np.array(shards, dtype=np.int32)
+        self._groups = np.array(groups, dtype=np.int32)
+        self.starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self._lengths: np.ndarray | None = None
+        self._bounds: list[tuple[str, str] | None] | None = None
+        self._empty_cache()
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getstate__(self) -> dict:
+        # A worker that is spawned reads for itself.
+        return self.__dict__ | {"_cache": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._empty_cache()
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of tokens of each row, int32 [rows].
+
+        The first time all tokens are read and dropped again (some 100
+        million a second), unless there is a column "num_tokens".
+        """
+        if self._lengths is None:
+            with ThreadPoolExecutor(_READERS) as pool:
+                parts = pool.map(self._read_lengths, range(len(self._shards)))
+                self._lengths = np.concatenate([np.zeros(0, np.int32), *parts])
+        return self._lengths
+
+    def group_of(self, rows: np.ndarray) -> np.ndarray:
+        """Row group (counted over all shards) of each row.
+
+        Arguments
+        ---------
+        rows : numpy.ndarray
+            Row numbers, int64 [n].
+
+        Returns
+        -------
+        numpy.ndarray
+            Row groups, int64 [n].
+        """
+        return np.searchsorted(self.starts, rows, side="right") - 1
+
+    def value(self, row: int, key: str) -> Any:
+        """One value.
+
+        Arguments
+        ---------
+        row : int
+            Row number.
+        key : str
+            A column, or "num_tokens".
+
+        Returns
+        -------
+        object
+            Tokens as int64 [N], anything else as a Python object.
+        """
+        group = int(np.searchsorted(self.starts, row, side="right")) - 1
+        place = row - int(self.starts[group])
+        if key == "num_tokens" and key not in self.info.columns:
+            if self._lengths is not None:
+                return int(self._lengths[row])
+            offsets, _ = self._column(group, "tokens")
+            return int(offsets[place + 1] - offsets[place])
+        column = self._column(group, key)
+        if key == "tokens":
+            offsets, values = column
+            toks = values[offsets[place] : offsets[place + 1]]
+            return torch.from_numpy(toks.astype(np.int64))
+        return column[place].as_py()
+
+    def row_of(self, utt_id: str) -> int:
+        """Find an utterance.
+
+        Arguments
+        ---------
+        utt_id : str
+            Its id.
+
+        Returns
+        -------
+        int
+            Its row number.
+
+        Raises
+        ------
+        KeyError
+            If there is none.
+        """
+        if self._bounds is None:
+            self._bounds = list(self._read_bounds())
+        for group, bounds in enumerate(self._bounds):
+            if bounds is None or bounds[0] <= utt_id <= bounds[1]:
+                place = self._cached((group, "id", "place"))
+                if place is None:
+                    ids = self._column(group, "id").to_pylist()
+                    place = {name: number for number, name in enumerate(ids)}
+                    size = 200 * len(ids)
+                    self._keep((group, "id", "place"), place, size)
+                if utt_id in place:
+                    return int(self.starts[group]) + place[utt_id]
+        raise KeyError(utt_id)
+
+    def _column(self, group: int, key: str) -> Any:
+        """A column of a row group; of tokens, their offsets and values."""
+        column = self._cached((group, key))
+        if column is None:
+            array = self._read(group, key)
+            column = array
+            if key == "tokens":
+                column = self._offsets_and_values(group, array)
+            self._keep((group, key), column, array.nbytes)
+        return column
+
+    def _read(self, group: int, key: str) -> pa.Array:
+        path = self.paths[self._shards[group]]
+        # No threads and no handle that is kept: workers are forked.
+        with (
+            _naming(path),
+            pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file,
+        ):
+            table = file.read_row_group(
+                int(self._groups[group]), columns=[key], use_threads=False
+            )
+            return table[key].combine_chunks()
+
+    def _offsets_and_values(
+        self, group: int, array: pa.Array
+    ) -> tuple[np.ndarray, np.ndarray]:
+        size = self.info.model.codebook_size
+        values = array.values.to_numpy(zero_copy_only=False)
+        if array.null_count or values.dtype.kind != "u":
+            problem = "has rows without tokens"
+        elif len(values) and values.max() >= size:
+            problem = f"has tokens that are not within 0..{size - 1}"
+        else:
+            return array.offsets.to_numpy(), values
+        path = self.paths[self._shards[group]]
+        raise DataError(f"{path}: {problem}; make the dataset again")
+
+    def _read_lengths(self, group: int) -> np.ndarray:
+        if "num_tokens" in self.info.columns:
+            lengths = self._read(group, "num_tokens")
+        else:
+            lengths = pc.list_value_length(self._read(group, "tokens"))
+        return lengths.to_numpy(zero_copy_only=False).astype(np.int32)
+
+    def _read_bounds(self) -> Iterator[tuple[str, str] | None]:
+        """First and last id of each row group, where its file says them."""
+        for path in self.paths:
+            with _naming(path), pq.ParquetFile(path) as file:
+                footer = file.metadata
+                column = self.info.columns.index("id")
+                # "tokens" is nested: Parquet's columns are its leaves.
+                for group in range(footer.num_row_groups):
+                    chunk = footer.row_group(group).column(column)
+                    stats = chunk.statistics
+                    known = chunk.path_in_schema == "id" and stats is not None
+                    if known and stats.has_min_max:
+                        yield stats.min, stats.max
+                    else:
+                        yield None
+
+    def _empty_cache(self) -> None:
+        self._cache: OrderedDict = OrderedDict()
+        self._cached_bytes = 0
+
+    def _cached(self, key: tuple) -> Any:
+        if key not in self._cache:
+            return None
+        self._cache.move_to_end(key)
+        return self._cache[key][0]
+
+    def _keep(self, key: tuple, value: Any, size: int) -> None:
+        self._cache[key] = value, size
+        self._cached_bytes += size
+        while (
+            self._cached_bytes > self.cache_bytes
+            and len(self._cache) > _LEAST_KEPT
+        ):
+            _, (_, dropped) = self._cache.popitem(last=False)
+            self._cached_bytes -= dropped
+
+
+class LazyRow(dict):
+    """A row that reads its values when they are looked up.
+
+    Arguments
+    ---------
+    rows : TokenRows
+        Where from.
+    number : int
+        Row number.
+
+    Example
+    -------
+    >>> class Rows:
+    ...     keys = ("id",)
+    ...     def value(self, row, key):
+    ...         return f"{key} of {row}"
+    >>> LazyRow(Rows(), 7)["id"]
+    'id of 7'
+    """
+
+    def __init__(self, rows: TokenRows, number: int):
+        super().__init__()
+        self._rows = rows
+        self._number = number
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._rows.keys or super().__contains__(key)
+
+    def __missing__(self, key: str) -> Any:
+        if key not in self._rows.keys:
+            raise KeyError(key)
+        self[key] = self._rows.value(self._number, key)
+        return self[key]
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file when Parquet cannot be read."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path}: cannot be read ({error}); fetch the dataset again"
+        ) from error
