@@ -76,6 +76,7 @@ def make_tokens(
                 {
                     "id": f"utt-{count:04d}",
                     "tokens": generator.integers(codebook_size, size=size),
+                    "num_tokens": size,
                     "num_samples": int(size / token_rate * 16000),
                     "sample_rate": 16000,
                     "duration": size / token_rate,

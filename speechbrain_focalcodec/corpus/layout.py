@@ -49,6 +49,7 @@ COLUMNS = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("tokens", pa.list_(pa.uint16()), nullable=False),
+        pa.field("num_tokens", pa.int32(), nullable=False),
         # Of the audio as it was read: its own rate, its own samples.
         pa.field("num_samples", pa.int64(), nullable=False),
         pa.field("sample_rate", pa.int32(), nullable=False),

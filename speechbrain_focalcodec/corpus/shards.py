@@ -21,6 +21,9 @@ __all__ = ["Failure", "ShardFacts", "read_facts", "shard_schema", "write_shard"]
 
 KEY = b"speechbrain_focalcodec.shard"
 
+# What a reader that shuffles decodes at once.
+_ROW_GROUP = 2048
+
 Failure = tuple[str, str | None, str]  # id, path, reason
 
 
@@ -101,7 +104,7 @@ def write_shard(
         Its columns.
     items : pyarrow.Table
         The items that have tokens, in order, with all columns of the schema
-        but tokens, num_samples, sample_rate and duration.
+        but those on tokens and length.
     toks : sequence of np.ndarray
         The tokens of each item.
     lengths : sequence of (int, int)
@@ -138,6 +141,7 @@ def write_shard(
     )
     made: dict[str, Any] = {
         "tokens": tokens,
+        "num_tokens": [len(row) for row in toks],
         "num_samples": [samples for samples, _ in lengths],
         "sample_rate": [rate for _, rate in lengths],
         "duration": [samples / rate for samples, rate in lengths],
@@ -165,7 +169,7 @@ def write_shard(
         with pq.ParquetWriter(
             temporary, schema, compression="zstd", write_page_checksum=True
         ) as writer:
-            writer.write_table(table)
+            writer.write_table(table, row_group_size=_ROW_GROUP)
             writer.add_key_value_metadata({KEY: text.encode()})
     return result
 

@@ -6,25 +6,26 @@ are asked for, and the columns of the row groups read last.
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from speechbrain_focalcodec.corpus.layout import check_shards, read_info
+from speechbrain_focalcodec.corpus.layout import (
+    COLUMNS,
+    check_shards,
+    read_info,
+)
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["CACHE_BYTES", "LazyRow", "TokenRows"]
 
 CACHE_BYTES = 2**28
 _LEAST_KEPT = 4  # columns kept even if they are larger than the cache
-_READERS = 4  # threads that read lengths
 
 
 class TokenRows:
@@ -61,7 +62,12 @@ class TokenRows:
         self.info = read_info(folder)
         self.cache_bytes = cache_bytes
         self.paths = list(check_shards(folder, self.info, hashes=verify))
-        self.keys = tuple(dict.fromkeys([*self.info.columns, "num_tokens"]))
+        self.keys = tuple(self.info.columns)
+        if missing := set(COLUMNS.names) - set(self.keys):
+            raise DataError(
+                f"{folder}: lacks the columns {', '.join(sorted(missing))}; "
+                "fetch the dataset again"
+            )
         shards, groups, sizes = [], [], []
         for number, path in enumerate(self.paths):
             with _naming(path), pq.ParquetFile(path) as file:
@@ -100,15 +106,11 @@ class TokenRows:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Number of tokens of each row, int32 [rows].
-
-        The first time all tokens are read and dropped again (some 100
-        million a second), unless there is a column "num_tokens".
-        """
+        """Number of tokens of each row, int32 [rows]."""
         if self._lengths is None:
-            with ThreadPoolExecutor(_READERS) as pool:
-                parts = pool.map(self._read_lengths, range(len(self._shards)))
-                self._lengths = np.concatenate([np.zeros(0, np.int32), *parts])
+            groups = range(len(self._shards))
+            parts = [self._read(group, "num_tokens") for group in groups]
+            self._lengths = np.concatenate([np.zeros(0, np.int32), *parts])
         return self._lengths
 
     def group_of(self, rows: np.ndarray) -> np.ndarray:
@@ -134,7 +136,7 @@ class TokenRows:
         row : int
             Row number.
         key : str
-            A column, or "num_tokens".
+            A column.
 
         Returns
         -------
@@ -143,11 +145,6 @@ class TokenRows:
         """
         group = int(np.searchsorted(self.starts, row, side="right")) - 1
         place = row - int(self.starts[group])
-        if key == "num_tokens" and key not in self.info.columns:
-            if self._lengths is not None:
-                return int(self._lengths[row])
-            offsets, _ = self._column(group, "tokens")
-            return int(offsets[place + 1] - offsets[place])
         column = self._column(group, key)
         if key == "tokens":
             offsets, values = column
@@ -223,13 +220,6 @@ class TokenRows:
             return array.offsets.to_numpy(), values
         path = self.paths[self._shards[group]]
         raise DataError(f"{path}: {problem}; make the dataset again")
-
-    def _read_lengths(self, group: int) -> np.ndarray:
-        if "num_tokens" in self.info.columns:
-            lengths = self._read(group, "num_tokens")
-        else:
-            lengths = pc.list_value_length(self._read(group, "tokens"))
-        return lengths.to_numpy(zero_copy_only=False).astype(np.int32)
 
     def _read_bounds(self) -> Iterator[tuple[str, str] | None]:
         """First and last id of each row group, where its file says them."""
