@@ -280,14 +280,12 @@ def _read_bytes(path: Path) -> bytes:
     """Read a file that may be a ``.focal`` file by its size."""
     if not path.is_file():
         raise TokenError(f"{path}: no such file; check the path")
-    with open(path, "rb") as stream:
-        data = stream.read(_MAX_FILE + 1)
-    if len(data) > _MAX_FILE:
+    if path.stat().st_size > _MAX_FILE:
         raise TokenError(
             f"{path}: not a .focal file: more than {_MAX_FILE} bytes; check "
             "the path"
         )
-    return data
+    return path.read_bytes()
 
 
 def _parse(path: Path, data: bytes) -> FocalHeader:
@@ -299,7 +297,9 @@ def _parse(path: Path, data: bytes) -> FocalHeader:
         )
     if len(data) < HEADER_BYTES:
         raise _damaged(path, f"cut off within its header, {len(data)} bytes")
-    _, version, flags, bits, zero, prefix, *numbers = _HEADER.unpack_from(data)
+    fields = _HEADER.unpack_from(data)
+    version, flags, bits, zero, prefix = fields[1:6]
+    num_samples, sample_rate, token_rate, num_tokens = fields[6:]
     if version > VERSION:
         raise TokenError(
             f"{path}: has version {version} of the .focal format, this "
@@ -307,8 +307,14 @@ def _parse(path: Path, data: bytes) -> FocalHeader:
             "encode the audio again if the file is damaged"
         )
     header = FocalHeader(
-        *(bool(flags & _ENTROPY), bits, prefix.hex(), *numbers),
-        len(data) - HEADER_BYTES,
+        entropy_coded=bool(flags & _ENTROPY),
+        bits=bits,
+        fingerprint=prefix.hex(),
+        num_samples=num_samples,
+        sample_rate=sample_rate,
+        token_rate=token_rate,
+        num_tokens=num_tokens,
+        payload_bytes=len(data) - HEADER_BYTES,
     )
     surplus = header.payload_bytes - header.plain_bytes
     if zlib.crc32(data[: -_CRC.size]) != _CRC.unpack(data[-_CRC.size :])[0]:
@@ -327,7 +333,6 @@ def _parse(path: Path, data: bytes) -> FocalHeader:
         raise _damaged(path, "its header is not one of this format")
     if not 1 <= bits <= _MAX_BITS:
         raise _damaged(path, f"{bits} bits a token")
-    num_tokens = header.num_tokens
     if not 1 <= num_tokens <= MAX_TOKENS:
         raise _damaged(path, f"number of tokens {num_tokens}")
     if not header.entropy_coded:

@@ -159,7 +159,7 @@ def least_code_bits(num_tokens: int, bits: int) -> int:
     Arguments
     ---------
     num_tokens : int
-        Number of tokens.
+        Number of tokens, 1 or more.
     bits : int
         Bits of a token.
 
@@ -174,8 +174,8 @@ def least_code_bits(num_tokens: int, bits: int) -> int:
     8323
     """
     likeliest = int(_probabilities()[-1]) / 2**_PROB
-    # Some bits less, for the coder's own rounding.
-    return max(0, int(-math.log2(likeliest) * num_tokens * bits) - 32)
+    # A word less, for the coder's own rounding; but there is always one.
+    return max(32, int(-math.log2(likeliest) * num_tokens * bits) - 32)
 
 
 @functools.cache
