@@ -2,7 +2,8 @@
 
 Uncompressed, with a closed set of keys, for ``numpy.load`` and the like. Here
 they are parsed without numpy's reader, whose memory a damaged or hostile file
-decides, and without pickle.
+decides, and without pickle. Files of earlier releases hold the length at the
+output's sample rate, which gives the same duration.
 """
 
 import re
