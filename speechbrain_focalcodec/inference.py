@@ -18,7 +18,7 @@ from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import AudioError, TokenError, VoiceError
 from speechbrain_focalcodec.resampling import resample, resampled_length
 from speechbrain_focalcodec.schedule import Convert
-from speechbrain_focalcodec.token_file import TokenFile
+from speechbrain_focalcodec.token_data import TokenFile
 from speechbrain_focalcodec.voice import VoiceReference
 from speechbrain_focalcodec.windows import CONTEXT, WINDOW
 
@@ -407,8 +407,8 @@ class PretrainedFocalCodec(Pretrained):
         Returns
         -------
         TokenFile
-            The tokens (on the CPU), what is needed to restore the exact
-            duration, and the model they belong to.
+            The tokens (on the CPU), the file's own length and sample rate,
+            which give the exact duration, and the model they belong to.
 
         Raises
         ------
@@ -423,8 +423,9 @@ class PretrainedFocalCodec(Pretrained):
         >>> from speechbrain_focalcodec.audio import read_audio, write_audio
         >>> path = getfixture("tmp_path") / "a.wav"
         >>> write_audio(path, torch.zeros(44100), 44100)
-        >>> model.tokenize_file(path).num_samples
-        16000
+        >>> file = model.tokenize_file(path)
+        >>> file.num_samples, file.num_samples_at(16000)
+        (44100, 16000)
         """
         codec = self.codec
         with (
@@ -442,13 +443,9 @@ class PretrainedFocalCodec(Pretrained):
             toks=toks,
             model=codec.name,
             fingerprint=self.fingerprint,
-            # From the file's own rate: two roundings could add a sample.
-            num_samples=resampled_length(
-                reader.file_num_samples,
-                reader.file_sample_rate,
-                codec.sample_rate_output,
-            ),
-            sample_rate=codec.sample_rate_output,
+            # The file's own: two roundings of its length could add a sample.
+            num_samples=reader.file_num_samples,
+            sample_rate=reader.file_sample_rate,
             codebook_size=codec.codebook_size,
             token_rate=codec.token_rate,
         )
@@ -540,7 +537,8 @@ class PretrainedFocalCodec(Pretrained):
         >>> model.resynthesize_file(path, path.with_name("b.wav"))
         """
         file = self.tokenize_file(in_path)
-        self.decode_to_file(file.toks, out_path, file.num_samples)
+        length = file.num_samples_at(self.codec.sample_rate_output)
+        self.decode_to_file(file.toks, out_path, length)
 
     def prepare_reference(
         self,
@@ -652,7 +650,8 @@ class PretrainedFocalCodec(Pretrained):
             )
         convert = reference.converter(self.codec, k)
         file = self.tokenize_file(source)
-        self.decode_to_file(file.toks, target, file.num_samples, convert)
+        length = file.num_samples_at(self.codec.sample_rate_output)
+        self.decode_to_file(file.toks, target, length, convert)
 
     def _to_absolute(
         self, name: str, relative: torch.Tensor | None, batch: torch.Tensor

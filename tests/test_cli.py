@@ -77,8 +77,8 @@ def bad_files(corpus):
 def test_a_file_goes_to_tokens_and_back(tmp_path, model, rate):
     write_audio(tmp_path / "a.wav", noise(8001), 16000)
     for command, source, target in (
-        ("encode", "a.wav", "a.npz"),
-        ("decode", "a.npz", "b.wav"),
+        ("encode", "a.wav", "a.focal"),
+        ("decode", "a.focal", "b.wav"),
         ("resynthesize", "a.wav", "c.wav"),
     ):
         result = focalcodec(
@@ -97,16 +97,17 @@ def test_a_file_goes_into_a_folder(corpus, tmp_path):
     assert (
         focalcodec("encode", corpus / "a.wav", tmp_path / "out").exit_code == 0
     )
-    assert tree(tmp_path / "out") == ["a.npz"]
+    assert tree(tmp_path / "out") == ["a.focal"]
 
 
 def test_a_name_without_a_suffix_is_a_new_folder(corpus, tmp_path):
     out = tmp_path / "new"
     assert focalcodec("encode", corpus / "a.wav", out).exit_code == 0
-    assert tree(out) == ["a.npz"]
-    result = focalcodec("encode", corpus, tmp_path / "b.npz")
-    assert result.exit_code == 1
-    assert "b.npz: is a file's name, but" in result.stderr
+    assert tree(out) == ["a.focal"]
+    for name in ("b.focal", "b.npz"):
+        result = focalcodec("encode", corpus, tmp_path / name)
+        assert result.exit_code == 1
+        assert f"{name}: is a file's name, but" in result.stderr
 
 
 def test_folders_keep_their_tree(corpus, tmp_path):
@@ -115,7 +116,9 @@ def test_folders_keep_their_tree(corpus, tmp_path):
     assert (
         "encode: 3 done, 0 skipped (output exists), 0 failed" in result.stdout
     )
-    assert tree(tmp_path / "toks") == ["a.npz", "sub/b.npz", "sub/deep/c.npz"]
+    assert tree(tmp_path / "toks") == [
+        *("a.focal", "sub/b.focal", "sub/deep/c.focal")
+    ]
     assert (
         focalcodec("decode", tmp_path / "toks", tmp_path / "rec").exit_code == 0
     )
@@ -131,17 +134,17 @@ def test_folders_keep_their_tree(corpus, tmp_path):
 def test_existing_outputs_are_kept_unless_told(corpus, tmp_path):
     out = tmp_path / "toks"
     focalcodec("encode", corpus, out)
-    (out / "a.npz").write_text("mine")
+    (out / "a.focal").write_text("mine")
     result = focalcodec("encode", corpus, out)
     assert result.exit_code == 0
     assert "0 done, 3 skipped" in result.stdout
-    result = focalcodec("encode", corpus / "a.wav", out / "a.npz")
+    result = focalcodec("encode", corpus / "a.wav", out / "a.focal")
     assert result.exit_code == 1
-    assert "a.npz: exists; give --overwrite" in result.stderr
-    assert (out / "a.npz").read_text() == "mine"
+    assert "a.focal: exists; give --overwrite" in result.stderr
+    assert (out / "a.focal").read_text() == "mine"
     result = focalcodec("encode", corpus, out, "--overwrite")
     assert "3 done, 0 skipped" in result.stdout
-    assert load_tokens(out / "a.npz").num_samples == 8001
+    assert load_tokens(out / "a.focal").num_samples == 8001
 
 
 @pytest.mark.parametrize("command", ["encode", "resynthesize"])
@@ -161,7 +164,7 @@ def test_a_folder_run_goes_on_after_failures(
 
 @pytest.mark.parametrize("command", ["encode", "resynthesize"])
 def test_a_bad_file_gives_one_error_line(corpus, bad_files, tmp_path, command):
-    suffix = ".npz" if command == "encode" else ".wav"
+    suffix = ".focal" if command == "encode" else ".wav"
     for name in [*bad_files, "missing.wav"]:
         out = tmp_path / f"out{suffix}"
         result = focalcodec(command, corpus / name, out)
@@ -172,36 +175,37 @@ def test_a_bad_file_gives_one_error_line(corpus, bad_files, tmp_path, command):
         assert not out.exists()
 
 
-def test_bad_token_files_are_refused(tmp_path):
+@pytest.mark.parametrize("suffix", [".focal", ".npz"])
+def test_bad_token_files_are_refused(tmp_path, suffix):
     model = PretrainedFocalCodec.from_pretrained(
         OFFLINE, run_opts={"device": "cpu"}
     )
     write_audio(tmp_path / "a.wav", noise(), 16000)
     good = model.tokenize_file(tmp_path / "a.wav")
     folder = tmp_path / "toks"
-    save_tokens(folder / "a_good.npz", good)
+    save_tokens(folder / f"a_good{suffix}", good)
     save_tokens(
-        folder / "b_other.npz",
+        folder / f"b_other{suffix}",
         dataclasses.replace(good, fingerprint="0" * 64, model="other_model"),
     )
     # Well-formed, with a token that this model does not have.
     save_tokens(
-        folder / "c_range.npz",
+        folder / f"c_range{suffix}",
         dataclasses.replace(good, toks=good.toks + 32, codebook_size=64),
     )
-    data = bytearray((folder / "a_good.npz").read_bytes())
-    data[200] ^= 0xFF
-    (folder / "d_damaged.npz").write_bytes(data)
-    (folder / "e_text.npz").write_text("no tokens")
+    data = bytearray((folder / f"a_good{suffix}").read_bytes())
+    data[min(200, len(data) - 9)] ^= 0xFF
+    (folder / f"d_damaged{suffix}").write_bytes(data)
+    (folder / f"e_text{suffix}").write_text("no tokens")
 
     reasons = {
-        "b_other": "other_model",
+        "b_other": f"than offline_50hz ({good.fingerprint[:16]})",
         "c_range": "codebook_size of 64",
         "d_damaged": "damaged",
         "e_text": "damaged",
     }
     for name, reason in reasons.items():
-        path = folder / f"{name}.npz"
+        path = folder / f"{name}{suffix}"
         result = focalcodec("decode", path, tmp_path / "out.wav")
         assert result.exit_code == 1
         (line,) = result.stderr.splitlines()
@@ -214,15 +218,100 @@ def test_bad_token_files_are_refused(tmp_path):
     assert tree(tmp_path / "out") == ["a_good.wav"]
 
 
+def encode_by_format(corpus, target, *options):
+    result = focalcodec("encode", corpus, target, *options)
+    assert result.exit_code == 0, result.output
+    return target
+
+
+def test_all_formats_decode_to_the_same_audio(corpus, tmp_path):
+    plain = encode_by_format(corpus, tmp_path / "plain")
+    coded = encode_by_format(corpus, tmp_path / "coded", "--entropy")
+    arrays = encode_by_format(corpus, tmp_path / "npz", "--format", "npz")
+    assert tree(arrays) == ["a.npz", "sub/b.npz", "sub/deep/c.npz"]
+    first = load_tokens(plain / "sub" / "b.focal")
+    assert (first.num_samples, first.sample_rate) == (12345, 44100)
+    # One of the folders has both formats.
+    shutil.move(coded / "sub" / "b.focal", arrays / "sub" / "b.focal")
+    shutil.move(arrays / "sub" / "b.npz", coded / "sub" / "b.npz")
+    for folder in (plain, coded, arrays):
+        result = focalcodec("decode", folder, tmp_path / "out" / folder.name)
+        assert "3 done, 0 skipped" in result.stdout
+    for name in tree(tmp_path / "out" / "plain"):
+        want = (tmp_path / "out" / "plain" / name).read_bytes()
+        for folder in ("coded", "npz"):
+            assert (tmp_path / "out" / folder / name).read_bytes() == want
+
+
+def test_the_name_or_the_option_decides_the_format(corpus, tmp_path):
+    source = corpus / "a.wav"
+    encode_by_format(source, tmp_path / "a.npz")
+    assert (tmp_path / "a.npz").read_bytes()[:2] == b"PK"
+    encode_by_format(source, tmp_path / "b.focal", "--format", "focal")
+    assert (tmp_path / "b.focal").read_bytes()[:4] == b"FOCL"
+    for target, options, code, message in (
+        ("c.npz", ("--format", "focal"), 1, "must end in .focal"),
+        ("c.focal", ("--format", "npz"), 1, "must end in .npz"),
+        ("c.npz", ("--entropy",), 2, "only .focal files are entropy-coded"),
+        ("c", ("--entropy", "--format", "npz"), 2, "only .focal files"),
+        ("c.focal", ("--format", "zip"), 2, "'zip' is not one of"),
+    ):
+        result = focalcodec("encode", source, tmp_path / target, *options)
+        assert result.exit_code == code
+        assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert tree(tmp_path / "corpus") and not (tmp_path / "c").exists()
+
+
+def test_entropy_coding_without_its_library(corpus, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    source, target = corpus / "a.wav", tmp_path / "a.focal"
+    result = focalcodec("encode", source, target, "--entropy")
+    assert result.exit_code == 2
+    assert "speechbrain_focalcodec[entropy]" in result.stderr
+    assert focalcodec("encode", source, target).exit_code == 0
+    assert focalcodec("decode", target, tmp_path / "a.wav").exit_code == 0
+
+
+def test_info_tells_what_a_token_file_holds(corpus, tmp_path):
+    for name in ("a.focal", "a.npz"):
+        encode_by_format(corpus / "sub" / "b.flac", tmp_path / name)
+        result = CliRunner().invoke(
+            app, ["info", str(tmp_path / name), "--json"]
+        )
+        facts = json.loads(result.stdout)
+        file = load_tokens(tmp_path / name)
+        assert facts == {
+            "format": name[2:],
+            "entropy_coded": False,
+            "size": (tmp_path / name).stat().st_size,
+            "model": file.model or None,
+            "fingerprint": file.fingerprint,
+            "sample_rate": 44100,
+            "num_samples": 12345,
+            "duration": round(12345 / 44100, 6),
+            "num_tokens": len(file.toks),
+            "token_rate": 50.0,
+            "codebook_size": file.codebook_size,
+            "bitrate": facts["bitrate"],
+        }
+    result = CliRunner().invoke(app, ["info", str(tmp_path / "a.focal")])
+    assert "44100 Hz" in result.stdout and "not stored" in result.stdout
+    (tmp_path / "a.focal").write_text("text")
+    result = CliRunner().invoke(app, ["info", str(tmp_path / "a.focal")])
+    assert result.exit_code == 1
+    assert "a.focal: not a .focal file" in result.stderr
+
+
 def test_outputs_that_cannot_be_are_refused(corpus, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "nothing").mkdir()
     for command, source, target, message in (
-        ("encode", corpus / "a.wav", tmp_path / "a.tok", "must end in .npz"),
+        ("encode", corpus / "a.wav", tmp_path / "a.tok", "must end in .focal"),
         ("decode", tmp_path / "a.npz", tmp_path / "a.wav", "no such file"),
+        ("decode", tmp_path / "a.focal", tmp_path / "a.wav", "no such file"),
         ("encode", corpus, tmp_path / "file", "is a file, but"),
         ("encode", tmp_path / "nothing", tmp_path / "out", "has no files"),
-        ("encode", corpus / "a.wav", tmp_path / "file" / "a.npz", "file"),
+        ("encode", corpus / "a.wav", tmp_path / "file" / "a.focal", "file"),
     ):
         result = focalcodec(command, source, target)
         assert result.exit_code == 1
@@ -263,22 +352,25 @@ def test_outputs_below_the_input_are_no_input(corpus):
     assert not (corpus / "out" / "out").exists()
 
 
+@pytest.mark.parametrize("suffix", [".focal", ".npz"])
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("sample_rate", 384000), ("token_rate", 0.1), ("codebook_size", 64)],
+    ("name", "value"), [("token_rate", 0.5), ("codebook_size", 64)]
 )
-def test_a_token_file_must_claim_what_its_model_is(tmp_path, name, value):
+def test_a_token_file_must_claim_what_its_model_is(
+    tmp_path, name, value, suffix
+):
     model = PretrainedFocalCodec.from_pretrained(OFFLINE)
     codec = model.codec
     facts = {
-        "sample_rate": codec.sample_rate_output,
+        "sample_rate": 44100,
         "token_rate": codec.token_rate,
         "codebook_size": codec.codebook_size,
         name: value,
     }
     num_samples = round(50 / facts["token_rate"] * facts["sample_rate"])
+    path = tmp_path / f"a{suffix}"
     save_tokens(
-        tmp_path / "a.npz",
+        path,
         TokenFile(
             toks=torch.zeros(50, dtype=torch.int64),
             model=codec.name,
@@ -287,10 +379,10 @@ def test_a_token_file_must_claim_what_its_model_is(tmp_path, name, value):
             **facts,
         ),
     )
-    result = focalcodec("decode", tmp_path / "a.npz", tmp_path / "a.wav")
+    result = focalcodec("decode", path, tmp_path / "a.wav")
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
-    assert f"a.npz: claims a {name} of {value}" in line
+    assert f"a{suffix}: claims a {name} of {value}" in line
     assert not (tmp_path / "a.wav").exists()
 
 
@@ -303,7 +395,7 @@ def test_two_files_never_share_an_output(corpus, tmp_path):
 
 
 def test_bad_models_and_devices_are_named(corpus, tmp_path):
-    arguments = ("encode", corpus / "a.wav", tmp_path / "a.npz")
+    arguments = ("encode", corpus / "a.wav", tmp_path / "a.focal")
     result = focalcodec(*arguments, model="no_such_model")
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
@@ -376,7 +468,7 @@ def test_help_runs_as_a_module_and_without_torch():
 
 def test_windows_and_precision_are_options(corpus, tmp_path):
     source = next(corpus.rglob("*.wav"))
-    run_ok = ["encode", str(source), str(tmp_path / "a.npz")]
+    run_ok = ["encode", str(source), str(tmp_path / "a.focal")]
     options = ["--precision", "bf16", "--window", "1", "--context", "0.2"]
     result = CliRunner().invoke(app, [*run_ok, *options])
     assert result.exit_code == 0, result.output
@@ -387,8 +479,8 @@ def test_windows_and_precision_are_options(corpus, tmp_path):
         (["--batch-size", "0"], "must be at least 1"),
     ):
         result = CliRunner().invoke(
-            app, ["encode", str(source), str(tmp_path / "b.npz"), *options]
+            app, ["encode", str(source), str(tmp_path / "b.focal"), *options]
         )
         assert result.exit_code == 2
         assert message in " ".join(result.output.replace("\u2502", " ").split())
-        assert not (tmp_path / "b.npz").exists()
+        assert not (tmp_path / "b.focal").exists()

@@ -37,7 +37,7 @@ def test_bundled_clip():
 def test_demo_of_the_bundled_clip(tmp_path, model, rate):
     result = run_demo("--out", tmp_path / "out", model=model)
     assert result.exit_code == 0, result.output
-    tokens = load_tokens(tmp_path / "out" / "tokens.npz")
+    tokens = load_tokens(tmp_path / "out" / "tokens.focal")
     rec_sig, rec_rate = read_audio(tmp_path / "out" / "reconstruction.wav")
     picture = tmp_path / "out" / "spectrograms.png"
     assert len(list(picture.parent.iterdir())) == 3

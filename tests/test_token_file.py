@@ -255,7 +255,7 @@ def test_saving_refuses_wrong_values(tmp_path, change, message):
 
 
 def test_names_are_checked(tmp_path):
-    with pytest.raises(TokenError, match="must end in .npz"):
+    with pytest.raises(TokenError, match="must end in .focal or .npz"):
         save_tokens(tmp_path / "a.tok", make())
     with pytest.raises(TokenError, match="no such file"):
         load_tokens(tmp_path / "missing.npz")

@@ -36,7 +36,7 @@ class Jobs:
 
     Example
     -------
-    >>> Jobs([(Path("a.wav"), Path("a.npz"))], folder=False).skipped
+    >>> Jobs([(Path("a.wav"), Path("a.focal"))], folder=False).skipped
     0
     """
 
@@ -101,8 +101,8 @@ def plan(
     Example
     -------
     >>> folder = getfixture("tmp_path")
-    >>> (folder / "a.npz").touch()
-    >>> plan(folder, Path("out"), (".npz",), (".wav",), False).pairs[0][1]
+    >>> (folder / "a.focal").touch()
+    >>> plan(folder, Path("out"), (".focal",), (".wav",), False).pairs[0][1]
     PosixPath('out/a.wav')
     """
     if not source.is_dir():

@@ -56,7 +56,7 @@ def demo(
     stream : bool
         Whether the reconstruction is made as live audio is.
     out : Path
-        Folder for tokens.npz, reconstruction.wav and spectrograms.png.
+        Folder for tokens.focal, reconstruction.wav and spectrograms.png.
     device : str
         Where the model runs.
 
@@ -71,7 +71,7 @@ def demo(
     >>> demo(model="tests/parity/offline_50hz", out=out)
     Model       offline_50hz...
     >>> sorted(path.name for path in out.iterdir())
-    ['reconstruction.wav', 'spectrograms.png', 'tokens.npz']
+    ['reconstruction.wav', 'spectrograms.png', 'tokens.focal']
     """
     # Imported here: `focalcodec --help` must not wait for torch, and main
     # imports this module.
@@ -98,10 +98,10 @@ def demo(
         speed = report.rows()
     else:
         interface.decode_to_file(
-            tokens.toks, reconstruction, tokens.num_samples
+            tokens.toks, reconstruction, tokens.num_samples_at(rate)
         )
         speed = _measure_speed(interface, audio, tokens.toks)
-    save_tokens(out / "tokens.npz", tokens)
+    save_tokens(out / "tokens.focal", tokens)
     # Both at the output's rate, so that they compare sample by sample.
     sig, _ = read_audio(audio, rate)
     rec_sig, _ = read_audio(reconstruction)
@@ -122,7 +122,7 @@ def demo(
         f"{shown}{more}",
         **speed,
         "STOI": _describe_stoi(sig, rec_sig, rate),
-        "Written to": f"{out}/: tokens.npz, reconstruction.wav, "
+        "Written to": f"{out}/: tokens.focal, reconstruction.wav, "
         "spectrograms.png",
     }
     for name, value in rows.items():

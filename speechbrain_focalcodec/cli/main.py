@@ -8,7 +8,7 @@ quick.
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,8 +29,8 @@ from speechbrain_focalcodec.cli.options import (
 )
 from speechbrain_focalcodec.cli.stream import stream
 from speechbrain_focalcodec.cli.tokenize import tokenize
+from speechbrain_focalcodec.cli.tokens import decode, encode, token_facts
 from speechbrain_focalcodec.cli.voice import convert_voice
-from speechbrain_focalcodec.errors import TokenError
 from speechbrain_focalcodec.windows import CONTEXT, WINDOW
 
 if TYPE_CHECKING:
@@ -47,79 +47,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-TOKEN_SUFFIXES = (".npz",)
-
-
-@app.command()
-def encode(
-    input: Input,
-    output: Output,
-    model: Model = None,
-    device: Device = None,
-    precision: Precision = None,
-    window: Window = WINDOW,
-    context: Context = CONTEXT,
-    batch_size: BatchSize = 1,
-    overwrite: Overwrite = False,
-) -> None:
-    """Turn audio files into token files (.npz)."""
-    from speechbrain_focalcodec.audio import AUDIO_SUFFIXES
-    from speechbrain_focalcodec.token_file import save_tokens
-
-    jobs = plan(input, output, AUDIO_SUFFIXES, TOKEN_SUFFIXES, overwrite)
-    interface = load_model(
-        model, device, precision, window, context, batch_size
-    )
-
-    def convert(source: Path, target: Path) -> None:
-        save_tokens(target, interface.tokenize_file(source))
-
-    run(jobs, convert, "encode")
-
-
-@app.command()
-def decode(
-    input: Input,
-    output: Output,
-    model: Model = None,
-    device: Device = None,
-    precision: Precision = None,
-    window: Window = WINDOW,
-    batch_size: BatchSize = 1,
-    overwrite: Overwrite = False,
-) -> None:
-    """Turn token files (.npz) into audio files."""
-    from speechbrain_focalcodec.audio import WRITE_FORMATS
-    from speechbrain_focalcodec.token_file import load_tokens
-
-    jobs = plan(input, output, TOKEN_SUFFIXES, tuple(WRITE_FORMATS), overwrite)
-    # A decoder needs no context.
-    interface = load_model(model, device, precision, window, 0.0, batch_size)
-    fingerprint = interface.fingerprint
-
-    def convert(source: Path, target: Path) -> None:
-        file = load_tokens(source)
-        if file.fingerprint != fingerprint:
-            raise TokenError(
-                f"{source}: holds tokens of another model ({file.model}, "
-                f"fingerprint {file.fingerprint[:12]}) than "
-                f"{interface.codec.name} ({fingerprint[:12]}); "
-                "give theirs with --model"
-            )
-        codec = interface.codec
-        for name, got, want in (
-            ("sample_rate", file.sample_rate, codec.sample_rate_output),
-            ("token_rate", file.token_rate, codec.token_rate),
-            ("codebook_size", file.codebook_size, codec.codebook_size),
-        ):
-            if got != want:
-                raise TokenError(
-                    f"{source}: claims a {name} of {got}, its model has "
-                    f"{want}; encode the audio again"
-                )
-        interface.decode_to_file(file.toks, target, file.num_samples)
-
-    run(jobs, convert, "decode")
+# Typed functions of modules that import cheaply.
+app.command()(encode)
+app.command()(decode)
 
 
 @app.command()
@@ -146,14 +76,40 @@ def resynthesize(
 
 @app.command()
 def info(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="A token file to describe in place of a model."),
+    ] = None,
     model: Model = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of lines.")
     ] = False,
 ) -> None:
-    """Print what a model is."""
+    """Print what a model is, or what a token file holds."""
+    facts = _model_facts(model) if file is None else token_facts(file)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    units = {
+        **dict.fromkeys(
+            ("sample_rate", "sample_rate_input", "sample_rate_output"), " Hz"
+        ),
+        "token_rate": " Hz",
+        "bitrate": " bit/s",
+        "latency": " ms",
+        "duration": " s",
+        "size": " bytes",
+    }
+    for name, value in facts.items():
+        text = f"{value}{units.get(name, '')}"
+        if value is None:
+            text = "none (not causal)" if name == "latency" else "not stored"
+        typer.echo(f"{name:<20}{text}")
+
+
+def _model_facts(model: str | None) -> dict[str, Any]:
     codec = load_model(model, "cpu").codec
-    facts = {
+    return {
         "model": codec.name,
         "sample_rate_input": codec.sample_rate_input,
         "sample_rate_output": codec.sample_rate_output,
@@ -165,23 +121,8 @@ def info(
         "parameters": sum(p.numel() for p in codec.parameters()),
         "fingerprint": codec.fingerprint,
     }
-    if as_json:
-        typer.echo(json.dumps(facts, indent=2))
-        return
-    units = {
-        **dict.fromkeys(
-            ("sample_rate_input", "sample_rate_output", "token_rate"), " Hz"
-        ),
-        "bitrate": " bit/s",
-        "latency": " ms",
-    }
-    if facts["latency"] is None:
-        facts["latency"], units["latency"] = "none (not causal)", ""
-    for name, value in facts.items():
-        typer.echo(f"{name:<20}{value}{units.get(name, '')}")
 
 
-# More commands: a typed function of a module that imports cheaply.
 app.command()(demo)
 app.command()(export)
 app.command()(convert_voice)
