@@ -924,7 +924,7 @@ class FocalCodec(nn.Module):
         lengths = check_lengths(lengths, x, "lengths")
         y = self.run_part(module, x, lengths, state, role)
         lengths = module.output_lengths(lengths)
-        return zero_beyond(y, lengths), lengths
+        return zero_beyond(y, lengths, own=True), lengths
 
     def run_part(
         self,
@@ -979,7 +979,7 @@ class FocalCodec(nn.Module):
         if lengths is None:
             return function(x)
         lengths = check_lengths(lengths, x, "lengths")
-        return zero_beyond(function(x), lengths), lengths
+        return zero_beyond(function(x), lengths, own=True), lengths
 
 
 def fit_length(sig: torch.Tensor, num_samples: int) -> torch.Tensor:

@@ -22,7 +22,7 @@ from speechbrain_focalcodec.modules.layouts import (
     depthwise_conv,
     pack_depthwise,
 )
-from speechbrain_focalcodec.modules.masking import length_mask
+from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.modules.means import TimeMeans
 
 __all__ = ["FocalBlock", "FocalModulation"]
@@ -167,17 +167,13 @@ class FocalModulation(nn.Module):
             .to(x.dtype)
             .split([self.dim, self.dim, self.focal_level + 1], dim=-1)
         )
-        mask = None
-        if lengths is not None and not self.causal:
-            mask = ~length_mask(lengths, x.shape[1])[..., None]
-
         total = torch.zeros_like(query)
         for k, layer in enumerate(self.layers):
             kept = scope(state, f"layers.{k}")
-            context = F.gelu(self._convolve(layer[0], context, mask, kept))
+            context = F.gelu(self._convolve(layer[0], context, lengths, kept))
             total = torch.addcmul(total, context, gates[..., k : k + 1])
         if not self.causal:
-            mean = F.gelu(self._mean(context, mask, lengths, state))
+            mean = F.gelu(self._mean(context, lengths, state))
             total = torch.addcmul(total, mean, gates[..., self.focal_level :])
         if self.normalize_modulator:
             total = total.div(self.focal_level + 1)
@@ -188,7 +184,7 @@ class FocalModulation(nn.Module):
         self,
         conv: nn.Conv1d,
         context: torch.Tensor,
-        mask: torch.Tensor | None,
+        lengths: torch.Tensor | None,
         state: StreamState | None,
     ) -> torch.Tensor:
         """Depthwise convolution of [B, T, dim] that keeps T."""
@@ -200,8 +196,7 @@ class FocalModulation(nn.Module):
             return depthwise_conv(
                 context, conv.weight, conv.bias, packed=packed
             )
-        if mask is not None:
-            context = context.masked_fill(mask, 0)
+        context = zero_beyond(context, lengths, own=True)
         if taps % 2:  # an even kernel reaches one further to the right
             context = F.pad(context, (0, 0, 0, 1))
         return depthwise_conv(context, conv.weight, conv.bias, taps // 2)
@@ -209,17 +204,16 @@ class FocalModulation(nn.Module):
     def _mean(
         self,
         context: torch.Tensor,
-        mask: torch.Tensor | None,
         lengths: torch.Tensor | None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
         """Mean of [B, T, dim] over each utterance's own frames."""
         if isinstance(state, TimeMeans):
             return state.mean(context)
-        if mask is None or lengths is None:
+        if lengths is None:
             return context.mean(dim=1, keepdim=True)
         # In float32, as a mean is computed: a sum would overflow half floats.
-        total = context.masked_fill(mask, 0).sum(
+        total = zero_beyond(context, lengths, own=True).sum(
             dim=1, keepdim=True, dtype=torch.float32
         )
         return (total / lengths[:, None, None]).to(context.dtype)

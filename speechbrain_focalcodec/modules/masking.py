@@ -7,6 +7,8 @@ input; the stages of the codec call it on their output.
 
 import torch
 
+from speechbrain_focalcodec.modules.derived import fast_path
+
 __all__ = ["check_lengths", "full_lengths", "length_mask", "zero_beyond"]
 
 
@@ -35,7 +37,9 @@ def length_mask(lengths: torch.Tensor, max_len: int) -> torch.Tensor:
     return steps < lengths[:, None]
 
 
-def zero_beyond(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+def zero_beyond(
+    x: torch.Tensor, lengths: torch.Tensor | None, own: bool = False
+) -> torch.Tensor:
     """Set the padding of a batch to zero.
 
     Arguments
@@ -44,6 +48,9 @@ def zero_beyond(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         Batch [B, T, ...].
     lengths : torch.Tensor, optional
         Absolute lengths, int64 [B]; None leaves `x` as it is.
+    own : bool
+        Whether nobody else needs what `x` holds beyond the lengths. Where no
+        gradient is wanted, only that is then written.
 
     Returns
     -------
@@ -57,6 +64,10 @@ def zero_beyond(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
             [1., 1., 1.]])
     """
     if lengths is None:
+        return x
+    if own and fast_path(x):
+        for row, length in zip(x, lengths.tolist(), strict=True):
+            row[length:] = 0
         return x
     mask = length_mask(lengths, x.shape[1])
     return x.masked_fill(~mask.reshape(*mask.shape, *[1] * (x.ndim - 2)), 0)
