@@ -1,0 +1,102 @@
+"""Starting the processes of one machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from speechbrain_focalcodec.corpus import launch as module
+from speechbrain_focalcodec.corpus.launch import default_processes, launch
+
+WAIT = """
+import os, sys, time
+from speechbrain_focalcodec.corpus.launch import end_with_parent
+end_with_parent()
+open(f"{sys.argv[1]}/{os.environ['RANK']}", "w").write(str(os.getpid()))
+time.sleep(60)
+"""
+RUN = "from speechbrain_focalcodec.corpus.launch import launch; import sys;"
+RUN += "sys.exit(launch(['-c', sys.argv[1], sys.argv[2]], 2))"
+
+
+def test_each_knows_who_it_is(tmp_path):
+    script = (
+        "import json, os, sys; open(f\"{sys.argv[1]}/{os.environ['RANK']}\","
+        "'w').write(json.dumps(dict(os.environ)))"
+    )
+    assert launch(["-c", script, str(tmp_path)], 2) == 0
+    found = [json.loads((tmp_path / str(r)).read_text()) for r in range(2)]
+    assert [env["LOCAL_RANK"] for env in found] == ["0", "1"]
+    assert {env["WORLD_SIZE"] for env in found} == {"2"}
+    assert len({env["MASTER_PORT"] for env in found}) == 1
+    assert all(int(env["OMP_NUM_THREADS"]) >= 1 for env in found)
+
+
+def test_the_leader_decides(tmp_path):
+    code = "import os, sys, time; rank = int(os.environ['RANK']);"
+    start = time.monotonic()
+    assert launch(["-c", code + "rank and time.sleep(60); exit(3)"], 3) == 3
+    assert time.monotonic() - start < 20
+    killed = "os.kill(os.getpid(), 9)"
+    assert launch(["-c", code + killed], 1) == 128 + signal.SIGKILL
+
+
+def begin(tmp_path):
+    """Two processes that sleep; what started them, and their numbers."""
+    starter = subprocess.Popen([sys.executable, "-c", RUN, WAIT, str(tmp_path)])
+    until = time.monotonic() + 30
+    pids = []
+    while len(pids) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+        texts = [path.read_text() for path in tmp_path.iterdir()]
+        pids = [int(text) for text in texts if text]
+    assert len(pids) == 2
+    return starter, pids
+
+
+def wait_until_gone(pids):
+    until = time.monotonic() + 20
+    left = set(pids)
+    while left and time.monotonic() < until:
+        for pid in list(left):
+            try:
+                os.kill(pid, 0)
+                with open(f"/proc/{pid}/stat") as stat:
+                    if stat.read().split()[2] == "Z":
+                        left.discard(pid)
+            except (ProcessLookupError, FileNotFoundError):
+                left.discard(pid)
+        time.sleep(0.05)
+    assert not left
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_all(number, tmp_path):
+    starter, pids = begin(tmp_path)
+    starter.send_signal(number)
+    assert starter.wait(20) == 128 + number
+    wait_until_gone(pids)
+
+
+def test_nothing_stays_when_the_starter_is_killed(tmp_path):
+    starter, pids = begin(tmp_path)
+    starter.kill()
+    starter.wait(20)
+    wait_until_gone(pids)
+
+
+def test_how_many(monkeypatch):
+    for name in ("RANK", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(module, "_cores", lambda: 16)
+    assert default_processes("cpu") == 4
+    assert default_processes("cuda:1") == 1
+    monkeypatch.setattr(module, "_cores", lambda: 2)
+    monkeypatch.setattr(module, "_GPUS", ())
+    assert default_processes(None) == 2
+    monkeypatch.setenv("RANK", "0")
+    assert default_processes("cpu") == 1
