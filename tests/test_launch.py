@@ -24,10 +24,16 @@ RUN += "sys.exit(launch(['-c', sys.argv[1], sys.argv[2]], 2))"
 
 
 def test_each_knows_who_it_is(tmp_path):
-    script = (
-        "import json, os, sys; open(f\"{sys.argv[1]}/{os.environ['RANK']}\","
-        "'w').write(json.dumps(dict(os.environ)))"
-    )
+    # The others end with the leader: it waits for the second one's file.
+    script = """if True:
+        import json, os, sys, time
+        here = sys.argv[1] + "/"
+        with open(here + "new" + os.environ["RANK"], "w") as file:
+            json.dump(dict(os.environ), file)
+        os.rename(file.name, here + os.environ["RANK"])
+        while not os.path.exists(here + "1"):
+            time.sleep(0.01)
+    """
     assert launch(["-c", script, str(tmp_path)], 2) == 0
     found = [json.loads((tmp_path / str(r)).read_text()) for r in range(2)]
     assert [env["LOCAL_RANK"] for env in found] == ["0", "1"]
