@@ -80,7 +80,7 @@ def test_ranges_are_loose(config, extras):
 
 
 def test_extras_refer_to_each_other(extras):
-    users = {"live", "metrics", "onnx", "whisper"}
+    users = {"entropy", "live", "metrics", "onnx", "ray", "whisper"}
     for name, wanted in {"all": users, "test": users | {"benchmark"}}.items():
         (own,) = [item for item in extras[name] if item.name == PACKAGE.name]
         assert own.extras == wanted <= set(extras)
