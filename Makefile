@@ -26,7 +26,8 @@ export MPLBACKEND := Agg
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install test test-slow lint format demo demo-stream lock wheel-test \
-	benchmark-mini benchmark-speed benchmark-long benchmark-streaming clean
+	benchmark-mini benchmark-speed benchmark-long benchmark-streaming \
+	benchmark-tokenize benchmark-bitstream clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) \
@@ -82,6 +83,13 @@ benchmark-long: $(STAMP) ## Tokens and memory of long audio (hours)
 benchmark-streaming: $(STAMP) ## Live chunks, and streams at once
 	$(BIN)/python benchmarks/streaming.py --out results/streaming.json \
 		--picture results/streaming.png
+
+benchmark-tokenize: $(STAMP) ## A corpus to tokens, beside a loop over files
+	$(BIN)/python benchmarks/tokenize_corpus.py --data "$(DATA)" \
+		$(if $(OPTIONS),--options "$(OPTIONS)") --out results/tokenize.json
+
+benchmark-bitstream: $(STAMP) ## Bytes of token files, plain and coded
+	$(BIN)/python benchmarks/bitstream.py --data "$(DATA)"
 
 wheel-test: $(STAMP) ## Build the wheel; run it in an empty environment
 	@rm -rf dist build/wheel-test
