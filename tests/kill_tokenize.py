@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 
 from speechbrain_focalcodec.corpus.run import tokenize
@@ -84,6 +85,7 @@ def main() -> None:
     interface = PretrainedFocalCodec.from_pretrained(
         "tests/parity/offline_50hz", run_opts={"device": "cpu"}
     )
+    pa.array([0.5])  # imports what each attempt would
     begun = time.monotonic()
     attempt(args.source, args.out / "whole", interface)
     seconds = time.monotonic() - begun
@@ -106,7 +108,7 @@ def main() -> None:
                 attempt(args.source, out, interface)
     else:
         generator = random.Random(SEED)
-        for number in range(6):
+        for number in range(4):
             while attempt(
                 args.source,
                 args.out / str(number),

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from corpora import clip, files_of, rows_of
 
+from speechbrain_focalcodec.corpus.run import tokenize
+from speechbrain_focalcodec.inference import PretrainedFocalCodec
+
 DOCUMENTED = {
     "dataset.json",
     "README.md",
@@ -26,7 +29,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("mode, least", [("renames", 16), ("random", 8)])
+@pytest.mark.parametrize("mode, least", [("renames", 16), ("random", 5)])
 def test_killed_at_any_moment(tmp_path, mode, least):
     source = tmp_path / "in"
     for number in range(14):
@@ -46,7 +49,7 @@ def test_killed_at_any_moment(tmp_path, mode, least):
     assert set(whole) == DOCUMENTED
     ids = sorted(str(n) for n in range(14) if n != 5)
     assert rows_of(outs / "whole")["id"].to_pylist() == ids
-    assert len(list(outs.iterdir())) > 6
+    assert len(list(outs.iterdir())) >= 5
     for out in outs.iterdir():
         assert files_of(out, ["data", ".", "work"]) == whole, out.name
 
@@ -58,12 +61,17 @@ def many(tmp_path_factory):
     paths = [clip(folder / f"{n}.wav", 0.5 + n / 10) for n in range(10)]
     lines = [f"{n:03d}\t{paths[n % 10]}" for n in range(400)]
     (folder / "list.txt").write_text("\n".join(lines))
-    subprocess.run(
-        [*COMMAND, folder / "list.txt", folder / "whole", *OPTIONS],
-        check=True,
-        capture_output=True,
-    )
+    complete(folder, folder / "whole")
     return folder
+
+
+def complete(many, out):
+    """Run, or go on, undisturbed, as the command would."""
+    interface = PretrainedFocalCodec.from_pretrained(
+        "tests/parity/offline_50hz", run_opts={"device": "cpu"}
+    )
+    options = {"items_per_shard": 20, "batch_duration": 4.0, "workers": 0}
+    tokenize(many / "list.txt", out, interface, **options)
 
 
 def start(many, out):
@@ -106,11 +114,7 @@ def finish(many, out):
     assert not (out / "dataset.json").exists()
     done = {path: path.stat().st_mtime_ns for path in out.glob("data/tokens-*")}
     assert 0 < len(done) < 20
-    subprocess.run(
-        [*COMMAND, many / "list.txt", out, *OPTIONS, "--workers", "0"],
-        check=True,
-        capture_output=True,
-    )
+    complete(many, out)
     folders = ["data", ".", "work"]
     assert files_of(out, folders) == files_of(many / "whole", folders)
     for path, modified in done.items():

@@ -91,7 +91,7 @@ def problem_of(item: Item) -> str:
         # made by a program have some.
         if not 0 <= start <= stop or start == math.inf:
             return (
-                f"the part from {item.start} s to {item.stop} s is none; "
+                f"the part from {item.start} s to {item.stop} s is empty; "
                 "correct its start and stop"
             )
     for text in (item.speaker, item.text, *item.extra.values()):
