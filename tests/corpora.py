@@ -1,5 +1,6 @@
 """Audio files for tests of `focalcodec tokenize`, and reading what it made."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-__all__ = ["bad_files", "clip", "files_of", "rows_of"]
+from speechbrain_focalcodec.corpus.audio_jobs import AudioJob
+
+__all__ = ["bad_files", "clip", "files_of", "read_or_die", "rows_of"]
 
 
 def clip(
@@ -60,3 +63,12 @@ def files_of(out: Path, of: Iterable[str] = ("data", ".")) -> dict[str, bytes]:
         for path in (out / name).iterdir()
         if path.is_file()
     }
+
+
+def read_or_die(job: AudioJob) -> str:
+    """What a process that reads may come to, by the file's name."""
+    if job.path == "die":
+        os._exit(9)
+    if job.path == "raise":
+        raise MemoryError("too much")
+    return job.path.upper()

@@ -150,7 +150,7 @@ def tokenize(
         raise typer.BadParameter(
             f"{source}: no such file or folder", param_hint="SOURCE"
         )
-    # The system's own share of the start, beside the model's.
+    # Their imports then go on beside the model's.
     if workers != 0:
         warm_up()
     with _stopping():
@@ -173,11 +173,12 @@ def tokenize(
         )
     if info is None:
         return
-    made = (
-        f"{bar.hours:.2f} h in this run, {bar.rate:.1f} times real time"
-        if bar.hours
-        else "nothing was left to do"
-    )
+    if bar.hours:
+        made = f"{bar.hours:.2f} h in this run, {bar.rate:.1f} times real time"
+    elif verify:
+        made = "all shards are as they were made"
+    else:
+        made = "nothing was left to do"
     typer.echo(
         f"{out}: {info.rows} utterances, {info.duration / 3600:.2f} h, "
         f"{info.tokens} tokens in {len(info.shards)} shards; "
