@@ -29,7 +29,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("mode, least", [("renames", 16), ("random", 5)])
+@pytest.mark.parametrize("mode, least", [("renames", 16), ("random", 8)])
 def test_killed_at_any_moment(tmp_path, mode, least):
     source = tmp_path / "in"
     for number in range(14):
@@ -49,7 +49,7 @@ def test_killed_at_any_moment(tmp_path, mode, least):
     assert set(whole) == DOCUMENTED
     ids = sorted(str(n) for n in range(14) if n != 5)
     assert rows_of(outs / "whole")["id"].to_pylist() == ids
-    assert len(list(outs.iterdir())) >= 5
+    assert len(list(outs.iterdir())) > 3
     for out in outs.iterdir():
         assert files_of(out, ["data", ".", "work"]) == whole, out.name
 
