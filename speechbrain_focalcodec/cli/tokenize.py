@@ -1,8 +1,11 @@
 """The command that turns a corpus into a dataset of tokens."""
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,6 +77,14 @@ def tokenize(
             help="Make those shards again in which items failed.",
         ),
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read all finished shards, and make those again that are "
+            "damaged.",
+        ),
+    ] = False,
     data_root: Annotated[
         Path | None,
         typer.Option(help="What stands for {data_root} in a manifest."),
@@ -110,6 +121,8 @@ def tokenize(
         Share of the items that may fail.
     retry_failures : bool
         Whether to make shards with failures again.
+    verify : bool
+        Whether to make damaged shards again.
     data_root : Path, optional
         What stands for ``{data_root}`` in a manifest.
 
@@ -124,6 +137,7 @@ def tokenize(
 
     from speechbrain_focalcodec.cli.main import load_model
     from speechbrain_focalcodec.corpus.group import find_group
+    from speechbrain_focalcodec.corpus.loading import warm_up
     from speechbrain_focalcodec.corpus.report import ProgressBar
     from speechbrain_focalcodec.corpus.run import tokenize as run
 
@@ -136,29 +150,35 @@ def tokenize(
         raise typer.BadParameter(
             f"{source}: no such file or folder", param_hint="SOURCE"
         )
-    interface = load_model(model, device, precision, window, context)
-    group = find_group()
-    bar = ProgressBar()
-    info = run(
-        source,
-        out,
-        interface,
-        batch_duration=batch_duration,
-        workers=workers,
-        items_per_shard=shard_size,
-        max_failures=max_failures,
-        retry_failures=retry_failures,
-        data_root=data_root,
-        group=group,
-        report=bar,
-    )
+    # Their imports then go on beside the model's.
+    if workers != 0:
+        warm_up()
+    with _stopping():
+        interface = load_model(model, device, precision, window, context)
+        group = find_group()
+        bar = ProgressBar()
+        info = run(
+            source,
+            out,
+            interface,
+            batch_duration=batch_duration,
+            workers=workers,
+            items_per_shard=shard_size,
+            max_failures=max_failures,
+            retry_failures=retry_failures,
+            verify=verify,
+            data_root=data_root,
+            group=group,
+            report=bar,
+        )
     if info is None:
         return
-    made = (
-        f"{bar.hours:.2f} h in this run, {bar.rate:.1f} times real time"
-        if bar.hours
-        else "nothing was left to do"
-    )
+    if bar.hours:
+        made = f"{bar.hours:.2f} h in this run, {bar.rate:.1f} times real time"
+    elif verify:
+        made = "all shards are as they were made"
+    else:
+        made = "nothing was left to do"
     typer.echo(
         f"{out}: {info.rows} utterances, {info.duration / 3600:.2f} h, "
         f"{info.tokens} tokens in {len(info.shards)} shards; "
@@ -166,3 +186,31 @@ def tokenize(
     )
     if info.failures:
         typer.echo(f"what failed is in {out / 'failures.parquet'}", err=True)
+
+
+class _Stopped(KeyboardInterrupt):
+    """SIGTERM: what batch systems send before they kill."""
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """End in one line when a signal asks for it."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise _Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        typer.echo(
+            "stopped; run the same command again to go on: finished shards "
+            "are kept",
+            err=True,
+        )
+        number = (
+            signal.SIGTERM if isinstance(error, _Stopped) else signal.SIGINT
+        )
+        raise typer.Exit(128 + number) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)

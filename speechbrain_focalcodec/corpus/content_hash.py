@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["ContentHash"]
+__all__ = ["ContentHash", "seal", "unseal"]
 
 
 class ContentHash:
@@ -94,3 +94,56 @@ def _bytes_of(array: pa.Array) -> list[Any]:
         return [valid, values.to_numpy(zero_copy_only=False)]
     values = array.fill_null(0).to_numpy(zero_copy_only=False)
     return [valid, values.astype("<i8" if values.dtype == int else "<f8")]
+
+
+def seal(facts: dict[str, Any]) -> bytes:
+    """Facts as JSON, after their hash: the metadata of a Parquet file.
+
+    Arguments
+    ---------
+    facts : dict
+        What JSON can hold.
+
+    Returns
+    -------
+    bytes
+        For :func:`unseal`; the same for the same facts.
+
+    Example
+    -------
+    >>> unseal(seal({"rows": 3}))
+    {'rows': 3}
+    """
+    text = json.dumps(facts, sort_keys=True).encode()
+    return hashlib.sha256(text).hexdigest().encode() + text
+
+
+def unseal(sealed: bytes) -> dict[str, Any]:
+    """Take out what :func:`seal` has put in.
+
+    Arguments
+    ---------
+    sealed : bytes
+        Its result.
+
+    Returns
+    -------
+    dict
+        The facts.
+
+    Raises
+    ------
+    ValueError
+        If they are damaged.
+
+    Example
+    -------
+    >>> unseal(seal({"rows": 3}).replace(b"3", b"4"))
+    Traceback (most recent call last):
+    ...
+    ValueError: its facts have changed
+    """
+    text = sealed[64:]
+    if hashlib.sha256(text).hexdigest().encode() != sealed[:64]:
+        raise ValueError("its facts have changed")
+    return json.loads(text)

@@ -15,6 +15,7 @@ from speechbrain_focalcodec.corpus.layout import (
     FAILURES,
     FAILURES_NAME,
     INFO_NAME,
+    WORK_NAME,
     DatasetInfo,
     ShardInfo,
     check_shards,
@@ -26,11 +27,31 @@ from speechbrain_focalcodec.corpus.plan import Plan
 from speechbrain_focalcodec.corpus.shards import (
     Failure,
     ShardFacts,
+    is_whole,
     read_facts,
 )
 from speechbrain_focalcodec.errors import DataError, abridge
 
-__all__ = ["finish", "finished", "published", "write_failures"]
+__all__ = [
+    "finish",
+    "finished",
+    "published",
+    "remove_leftovers",
+    "undamaged",
+    "write_failures",
+]
+
+CARD_NAME = "README.md"
+# What a killed process leaves: temporary files of each that is written.
+_TEMPORARY = (
+    f"{DATA_NAME}/.tokens-*.parquet",
+    f"{WORK_NAME}/.items.*.parquet",
+    f"{WORK_NAME}/items.*.parquet",
+    f"{WORK_NAME}/.plan.*.json",
+    ".dataset.*.json",
+    ".failures.*.parquet",
+    ".README.*.md",
+)
 
 _CARD = """---
 configs:
@@ -78,6 +99,65 @@ def published(out: str | Path, plan: Plan) -> dict[int, ShardFacts]:
         return {index: facts for index, facts in found if facts is not None}
 
 
+def undamaged(
+    out: str | Path, plan: Plan, done: dict[int, ShardFacts]
+) -> dict[int, ShardFacts]:
+    """Those of the published shards that are as they were written.
+
+    Arguments
+    ---------
+    out : str or Path
+        The dataset's folder.
+    plan : Plan
+        Its plan.
+    done : dict
+        The result of :func:`published`.
+
+    Returns
+    -------
+    dict
+        Without those whose checksums, or whose hash in `dataset.json`, are
+        not right.
+    """
+    try:
+        hashes = {shard.file: shard.sha256 for shard in read_info(out).shards}
+    except DataError:
+        hashes = {}
+
+    def right(index: int) -> bool:
+        name = shard_name(index, plan.shards)
+        if name in hashes and sha256_of(Path(out, name)) != hashes[name]:
+            return False
+        return is_whole(Path(out, name))
+
+    with ThreadPoolExecutor() as pool:
+        fine = pool.map(right, done)
+        return {
+            i: done[i] for i, yes in zip(list(done), fine, strict=True) if yes
+        }
+
+
+def remove_leftovers(out: str | Path) -> None:
+    """Remove what killed processes of a run that has ended were writing.
+
+    Arguments
+    ---------
+    out : str or Path
+        The dataset's folder.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / ".dataset.abc.json").touch()
+    >>> remove_leftovers(folder)
+    >>> list(folder.iterdir())
+    []
+    """
+    for pattern in _TEMPORARY:
+        for path in Path(out).glob(pattern):
+            path.unlink(missing_ok=True)
+
+
 def finished(out: str | Path) -> DatasetInfo | None:
     """The description of a dataset that is complete.
 
@@ -89,7 +169,7 @@ def finished(out: str | Path) -> DatasetInfo | None:
     Returns
     -------
     DatasetInfo or None
-        None when it is not, or a shard is missing or of another size.
+        None when it is not, or a file is missing or of another size.
 
     Example
     -------
@@ -102,9 +182,11 @@ def finished(out: str | Path) -> DatasetInfo | None:
         info = read_info(out)
         for _ in check_shards(out, info):
             pass
-    except DataError:
+        failures = pq.read_metadata(Path(out, FAILURES_NAME)).num_rows
+    except (DataError, OSError, pa.ArrowException):
         return None
-    return info
+    whole = failures == info.failures and Path(out, CARD_NAME).is_file()
+    return info if whole else None
 
 
 def write_failures(out: str | Path, failures: Iterable[Failure]) -> Path:
@@ -176,6 +258,13 @@ def finish(out: str | Path, plan: Plan, items: ItemTable) -> DatasetInfo:
             f"{out}: {abridge(sorted(stray))} do not belong to this dataset; "
             "move them away and run the same command again"
         )
+    # A hash of what is damaged would only hide the damage.
+    whole = undamaged(out, plan, facts)
+    if names := [paths[index] for index in facts if index not in whole]:
+        raise DataError(
+            f"{out}: {abridge(names)} damaged; run the same command again "
+            "with --verify to make them again"
+        )
     with ThreadPoolExecutor() as pool:
         hashes = list(pool.map(sha256_of, (out / path for path in paths)))
     shards = [
@@ -215,7 +304,7 @@ def finish(out: str | Path, plan: Plan, items: ItemTable) -> DatasetInfo:
         shards=shards,
     )
     atomic_write_text(
-        out / "README.md",
+        out / CARD_NAME,
         _CARD.format(
             rows=info.rows,
             hours=info.duration / 3600,
@@ -225,6 +314,7 @@ def finish(out: str | Path, plan: Plan, items: ItemTable) -> DatasetInfo:
             failures=info.failures,
         ),
     )
+    remove_leftovers(out)
     text = json.dumps(info.model_dump(), indent=1)
     atomic_write_text(out / INFO_NAME, text + "\n")
     return info

@@ -4,8 +4,6 @@ It is what a run plans with: items sorted by id, so that which shard an item
 belongs to does not depend on the order a folder was listed in.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from speechbrain_focalcodec.atomic import atomic_path
-from speechbrain_focalcodec.corpus.content_hash import ContentHash
+from speechbrain_focalcodec.corpus.content_hash import (
+    ContentHash,
+    seal,
+    unseal,
+)
 from speechbrain_focalcodec.corpus.item_batches import FIXED, ItemBatches
 from speechbrain_focalcodec.corpus.sources import Source
 from speechbrain_focalcodec.errors import DataError
@@ -130,7 +132,7 @@ def write_items(
                 "digest": content.hexdigest(),
                 "shards": shards,
             }
-            writer.add_key_value_metadata({KEY: _seal(facts)})
+            writer.add_key_value_metadata({KEY: seal(facts)})
     return ItemTable(path)
 
 
@@ -139,19 +141,6 @@ def _short_hash(table: pa.Table) -> str:
     content = ContentHash(table.schema)
     content.update(table)
     return content.hexdigest()[:16]
-
-
-def _seal(facts: dict[str, Any]) -> bytes:
-    """Facts as JSON, after their hash."""
-    text = json.dumps(facts).encode()
-    return hashlib.sha256(text).hexdigest().encode() + text
-
-
-def _unseal(sealed: bytes) -> dict[str, Any]:
-    text = sealed[64:]
-    if hashlib.sha256(text).hexdigest().encode() != sealed[:64]:
-        raise ValueError("its facts have changed")
-    return json.loads(text)
 
 
 def _check_ids(table: pa.Table, last: dict, source: Source) -> None:
@@ -223,7 +212,7 @@ class ItemTable:
                 self.path, page_checksum_verification=True
             )
             metadata = self._file.metadata
-            facts = _unseal(metadata.metadata[KEY])
+            facts = unseal(metadata.metadata[KEY])
             if facts["format"] != FORMAT:
                 raise DataError(
                     f"{path}: has format {facts['format']!r}, this version "

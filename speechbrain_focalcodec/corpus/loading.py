@@ -7,6 +7,7 @@ the item that does it again is a failure.
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import (
@@ -17,6 +18,7 @@ from concurrent.futures import (
 )
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
@@ -25,8 +27,9 @@ from speechbrain_focalcodec.corpus.audio_jobs import (
     read_header,
     read_sig,
 )
+from speechbrain_focalcodec.errors import DataError
 
-__all__ = ["Loader", "Pending"]
+__all__ = ["Loader", "Pending", "warm_up"]
 
 Result = TypeVar("Result")
 Work = Callable[[AudioJob], Result | str]
@@ -155,6 +158,7 @@ class Loader:
         try:
             return self._pool.submit(_each, work, jobs)
         except BrokenProcessPool:
+            self._pool.shutdown(wait=False)
             self._pool = _processes(self.workers)
             return self._pool.submit(_each, work, jobs)
 
@@ -165,26 +169,64 @@ class Loader:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+def warm_up() -> None:
+    """Have processes' imports begin now, beside what follows.
+
+    Worth it before a model is loaded; a :class:`Loader` needs no such call.
+
+    Example
+    -------
+    >>> warm_up()
+    """
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        _context()
+        forkserver.ensure_running()
+
+
 def _each(work: Work, jobs: Sequence[AudioJob]) -> list[Any]:
-    return [work(job) for job in jobs]
+    return [_guarded(work, job) for job in jobs]
+
+
+def _guarded(work: Work, job: AudioJob) -> Any:
+    """Whatever a file provokes is that file's failure, never the run's."""
+    try:
+        return work(job)
+    except Exception as error:
+        return f"{job.path}: cannot be read ({type(error).__name__}: {error})"
 
 
 def _one_by_one(work: Work, jobs: Sequence[AudioJob]) -> list[Any]:
     """Do again what died, in a process that has nothing else to do."""
     results: list[Any] = []
     pool = _processes(1)
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "no process that reads audio can be started; guard the script's "
+            'entry by `if __name__ == "__main__"`, or use a thread '
+            "(--workers 0)"
+        ) from error
     for job in jobs:
         try:
             results += pool.submit(_each, work, [job]).result()
         except BrokenProcessPool:
             results.append(f"{job.path}: {CRASHED}")
+            pool.shutdown()
             pool = _processes(1)
     pool.shutdown()
     return results
 
 
 def _processes(number: int) -> ProcessPoolExecutor:
-    """Processes that import this module once and are then cheap."""
+    """Processes that read audio."""
+    return ProcessPoolExecutor(
+        number, mp_context=_context(), initializer=_begin_worker
+    )
+
+
+def _context() -> Any:
+    """Starts processes that import this module once and are then cheap."""
     methods = multiprocessing.get_all_start_methods()
     # Never a plain fork: the model's threads would be cut off half-way.
     context = multiprocessing.get_context(
@@ -192,15 +234,15 @@ def _processes(number: int) -> ProcessPoolExecutor:
     )
     if hasattr(context, "set_forkserver_preload"):
         context.set_forkserver_preload([__name__])
-    return ProcessPoolExecutor(
-        number, mp_context=context, initializer=_begin_worker
-    )
+    return context
 
 
 def _begin_worker() -> None:
     """One thread a process, which ends when its parent does."""
     import torch
 
+    # Ctrl-C reaches all processes of a terminal; the parent ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -28,7 +28,7 @@ from speechbrain_focalcodec.corpus.shards import (
     shard_schema,
     write_shard,
 )
-from speechbrain_focalcodec.errors import AudioError
+from speechbrain_focalcodec.errors import AudioError, DataError
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
 from speechbrain_focalcodec.resampling import resampled_length
 
@@ -189,7 +189,11 @@ class ShardMaker:
                 self._encode_long(shard, place)
         else:
             sigs = dict(zip(batch.places, batch.sigs.result(), strict=True))
-            bad = {i: s for i, s in sigs.items() if isinstance(s, str)}
+            bad = {
+                i: reason
+                for i, sig in sigs.items()
+                if (reason := self._problem(shard, i, sig))
+            }
             self._fail(shard, bad)
             good = {
                 i: torch.from_numpy(sig)
@@ -204,32 +208,59 @@ class ShardMaker:
         )
         self.progress(len(done), seconds, [])
 
+    def _problem(self, shard: _Shard, place: int, sig: Any) -> str:
+        """What is wrong with what was read; empty when all is well."""
+        if isinstance(sig, str):
+            return sig
+        if len(sig) == resampled_length(*shard.headers[place], self._rate):
+            return ""
+        return (
+            f"{shard.jobs[place].path}: has another length than when its "
+            "header was read; let nobody write it during the run"
+        )
+
     def _encode_together(
         self, shard: _Shard, sigs: dict[int, torch.Tensor]
     ) -> None:
         """Encode a batch, or its halves when memory does not hold it."""
         if not sigs:
             return
-        codec, device = self.interface.codec, self.interface.device
         try:
-            with torch.no_grad(), self.interface.inference_ctx:
-                toks, tok_lengths = codec.encode(
-                    pad_sequence(list(sigs.values()), True).to(device),
-                    torch.tensor([*map(len, sigs.values())], device=device),
-                    window=None,
-                )
-        except torch.OutOfMemoryError:
+            rows = self._encode_sigs(list(sigs.values()))
+        except torch.OutOfMemoryError as error:
             if len(sigs) == 1:
-                raise
-            torch.cuda.empty_cache()
-            places = list(sigs)
-            half = len(places) // 2
-            for part in (places[:half], places[half:]):
-                self._encode_together(shard, {i: sigs[i] for i in part})
+                (place,) = sigs
+                seconds = len(sigs[place]) / self._rate
+                raise DataError(
+                    f"{shard.jobs[place].path}: memory does not hold the "
+                    f"{seconds:.1f} s that are encoded in one pass; choose a "
+                    "device with more, or a smaller --window and another "
+                    "output folder"
+                ) from error
+        else:
+            shard.toks.update(zip(sigs, rows, strict=True))
             return
-        rows = zip(sigs, toks.cpu().numpy(), tok_lengths.tolist(), strict=True)
-        for place, row, length in rows:
-            shard.toks[place] = row[:length].copy()
+        # Only here: the exception held on to what filled the memory.
+        torch.cuda.empty_cache()
+        places = list(sigs)
+        half = len(places) // 2
+        for part in (places[:half], places[half:]):
+            self._encode_together(shard, {i: sigs[i] for i in part})
+
+    def _encode_sigs(self, sigs: list[torch.Tensor]) -> list[np.ndarray]:
+        device = self.interface.device
+        with torch.no_grad(), self.interface.inference_ctx:
+            toks, lengths = self.interface.codec.encode(
+                pad_sequence(sigs, True).to(device),
+                torch.tensor([*map(len, sigs)], device=device),
+                window=None,
+            )
+        return [
+            row[:length].copy()
+            for row, length in zip(
+                toks.cpu().numpy(), lengths.tolist(), strict=True
+            )
+        ]
 
     def _encode_long(self, shard: _Shard, place: int) -> None:
         """Encode window by window, read from disk as it goes."""
@@ -245,7 +276,7 @@ class ShardMaker:
                     torch.from_numpy(sig[None])
                 )
                 toks = batch[0]
-        except AudioError as error:
+        except (AudioError, OSError) as error:
             self._fail(shard, {place: str(error)})
         else:
             shard.toks[place] = toks.cpu().numpy()
@@ -256,11 +287,12 @@ class ShardMaker:
             self.progress(len(reasons), 0.0, self._failures(shard, reasons))
 
     def _failures(self, shard: _Shard, places: Iterable[int]) -> list[Failure]:
-        rows = shard.items.select(["id", "path"]).to_pylist()
-        return [
-            (rows[i]["id"], rows[i]["path"], " ".join(shard.reasons[i].split()))
-            for i in sorted(places)
-        ]
+        places = sorted(places)
+        rows = shard.items.select(["id", "path"]).take(
+            pa.array(places, pa.int64())
+        )
+        reasons = (" ".join(shard.reasons[i].split()) for i in places)
+        return list(zip(*rows.to_pydict().values(), reasons, strict=True))
 
     def _publish(self, shard: _Shard) -> ShardFacts:
         """Write a shard whose items are all done."""

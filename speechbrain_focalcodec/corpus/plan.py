@@ -4,9 +4,12 @@ It is written before the first shard, and whoever goes on with the run, on this
 machine or another, must have come to the same plan.
 """
 
+import filecmp
 import hashlib
 import json
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +22,14 @@ from speechbrain_focalcodec.corpus.items import (
     write_items,
 )
 from speechbrain_focalcodec.corpus.layout import (
+    DATA_NAME,
+    FAILURES_NAME,
     INFO_NAME,
     WORK_NAME,
     ModelInfo,
     read_info,
 )
+from speechbrain_focalcodec.corpus.shards import read_facts
 from speechbrain_focalcodec.corpus.sources import Source
 from speechbrain_focalcodec.errors import DataError
 
@@ -31,6 +37,10 @@ __all__ = ["Plan", "load_plan", "make_plan"]
 
 PLAN_NAME = f"{WORK_NAME}/plan.json"
 ITEMS_NAME = f"{WORK_NAME}/items.parquet"
+
+# What a run's folder holds besides, when its plan is lost.
+_OURS = {WORK_NAME, DATA_NAME, FAILURES_NAME, "README.md"}
+_SHARD = re.compile(r"tokens-(\d+)-of-(\d+)\.parquet")
 
 
 class Plan(BaseModel):
@@ -130,32 +140,40 @@ def make_plan(
                 f"{items_per_shard}; leave --shard-size out, or give another "
                 "output folder"
             )
+    was_there = out.exists()
     # Always anew: a corpus may have been moved, with the same content.
-    new = out / WORK_NAME / "items.new.parquet"
+    new = out / WORK_NAME / f"items.{os.getpid()}.parquet"
     try:
         items = write_items(source, new, items_per_shard)
         if before is not None and before.source["digest"] != items.digest:
             raise DataError(_changed(out, source, items))
-        os.replace(new, out / ITEMS_NAME)
-    finally:
+        plan = Plan(
+            model=model,
+            settings=settings,
+            source={
+                "kind": items.kind,
+                "path": str(source.path),
+                "digest": items.digest,
+            },
+            items=items.num_items,
+            items_per_shard=items.items_per_shard,
+            shards=items.num_shards,
+        )
+        if before is None:
+            _check_shards(out, plan)
+        _publish(new, out / ITEMS_NAME)
+    except BaseException:
         new.unlink(missing_ok=True)
-    items = ItemTable(out / ITEMS_NAME)
-    plan = Plan(
-        model=model,
-        settings=settings,
-        source={
-            "kind": items.kind,
-            "path": str(source.path),
-            "digest": items.digest,
-        },
-        items=items.num_items,
-        items_per_shard=items.items_per_shard,
-        shards=items.num_shards,
-    )
-    atomic_write_text(
-        out / PLAN_NAME, json.dumps(plan.model_dump(), indent=1) + "\n"
-    )
-    return plan, items
+        # A refused run leaves nothing that was not there.
+        with suppress(OSError):
+            new.parent.rmdir()
+            if not was_there:
+                out.rmdir()
+        raise
+    text = json.dumps(plan.model_dump(), indent=1) + "\n"
+    if before != plan or not (out / PLAN_NAME).is_file():
+        atomic_write_text(out / PLAN_NAME, text)
+    return plan, ItemTable(out / ITEMS_NAME)
 
 
 def load_plan(out: str | Path) -> tuple[Plan, ItemTable]:
@@ -185,9 +203,13 @@ def load_plan(out: str | Path) -> tuple[Plan, ItemTable]:
     ...
     speechbrain_focalcodec.errors.DataError: nowhere/work/plan.json: cannot...
     """
-    path = Path(out, PLAN_NAME)
+    plan = _read_plan(Path(out, PLAN_NAME))
+    return plan, ItemTable(Path(out, ITEMS_NAME))
+
+
+def _read_plan(path: Path) -> Plan:
     try:
-        plan = Plan.model_validate_json(path.read_text(encoding="utf-8"))
+        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); is the folder "
@@ -195,35 +217,76 @@ def load_plan(out: str | Path) -> tuple[Plan, ItemTable]:
         ) from error
     except (ValidationError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path}: is damaged; remove {path.parent} and run the same "
-            "command again: finished shards are kept"
+            f"{path}: is damaged; remove it and run the same command again: "
+            "finished shards are kept"
         ) from error
-    return plan, ItemTable(Path(out, ITEMS_NAME))
 
 
 def _earlier_plan(out: Path) -> Plan | None:
     """The plan of what is in a folder; None when it is empty."""
     if (out / PLAN_NAME).exists():
-        return load_plan(out)[0]
+        return _read_plan(out / PLAN_NAME)
     if (out / INFO_NAME).exists():
         # Complete, and its work folder was removed.
         info = read_info(out)
-        size = info.source["items_per_shard"]
-        return Plan(
-            model=info.model,
-            settings=info.settings,
-            source={
-                k: v for k, v in info.source.items() if k != "items_per_shard"
-            },
-            items=info.items,
-            items_per_shard=size,
-            shards=len(info.shards),
-        )
+        names = {"kind", "path", "digest"}
+        try:
+            return Plan(
+                model=info.model,
+                settings=info.settings,
+                source={name: info.source[name] for name in names},
+                items=info.items,
+                items_per_shard=info.source["items_per_shard"],
+                shards=len(info.shards),
+            )
+        except (KeyError, ValidationError) as error:
+            raise DataError(
+                f"{out / INFO_NAME}: is damaged; remove it and run the same "
+                "command again: finished shards are kept"
+            ) from error
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; give the name of a folder")
-    if out.exists() and any(item.name != WORK_NAME for item in out.iterdir()):
-        raise DataError(f"{out}: holds other files; give a new or empty folder")
+    if out.is_dir():
+        # Without a plan: new, or a run's whose plan was damaged.
+        found = {item.name for item in out.iterdir()}
+        known = found <= {WORK_NAME} or (
+            DATA_NAME in found
+            and all(name in _OURS or name.startswith(".") for name in found)
+            and all(
+                name.startswith(".") or _SHARD.fullmatch(name)
+                for name in os.listdir(out / DATA_NAME)
+            )
+        )
+        if not known:
+            raise DataError(
+                f"{out}: holds other files; give a new or empty folder"
+            )
     return None
+
+
+def _check_shards(out: Path, plan: Plan) -> None:
+    """Raise if there are shards of another plan, which would be lost."""
+    digest = plan.digest()
+    for path in sorted((out / DATA_NAME).glob("tokens-*.parquet")):
+        match = _SHARD.fullmatch(path.name)
+        if not match or int(match[2]) != plan.shards:
+            same = False
+        else:
+            same = read_facts(path, digest, int(match[1])) is not None
+        if not same:
+            raise DataError(
+                f"{path}: is damaged or of another run (another model, "
+                "corpus, setting or --shard-size), and the plan that tells "
+                "is lost; run as before, or remove it, or give another folder"
+            )
+
+
+def _publish(new: Path, path: Path) -> None:
+    """Move a file to its place, unless the same is there already."""
+    if path.is_file() and filecmp.cmp(new, path, shallow=False):
+        new.unlink()
+    else:
+        os.replace(new, path)
 
 
 def _check_same(name: str, before: Any, now: Any, was: Any) -> None:

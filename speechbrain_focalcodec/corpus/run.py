@@ -15,6 +15,8 @@ from speechbrain_focalcodec.corpus.finishing import (
     finish,
     finished,
     published,
+    remove_leftovers,
+    undamaged,
     write_failures,
 )
 from speechbrain_focalcodec.corpus.group import Alone, Group, wait_for
@@ -79,7 +81,8 @@ class Tally:
         report: Report,
     ) -> None:
         self._out, self._plan, self._group = out, plan, group
-        self._allowed = math.ceil(max_failures * plan.items)
+        # 0.07 * 100 is a little above 7.
+        self._allowed = math.ceil(max_failures * plan.items - 1e-6)
         self._share, self._report = max_failures, report
         self._before, self._failures = failed, set[Failure]()
         self._check(failed)
@@ -106,7 +109,8 @@ class Tally:
         raise DataError(
             f"{failed} of {self._plan.items} items failed, more than "
             f"--max-failures {self._share:g} allows (all are in {path}): "
-            f"{reasons}. Mend them, or allow more, and run the same again"
+            f"{reasons}. Mend the files and run the same command again with "
+            "--retry-failures, or allow more"
         )
 
 
@@ -120,6 +124,7 @@ def tokenize(
     items_per_shard: int | None = None,
     max_failures: float = MAX_FAILURES,
     retry_failures: bool = False,
+    verify: bool = False,
     data_root: str | Path | None = None,
     group: Group | None = None,
     report: Report | None = None,
@@ -151,6 +156,9 @@ def tokenize(
         Share of the items that may fail, rounded up to whole ones.
     retry_failures : bool
         Whether to make shards again in which items failed.
+    verify : bool
+        Whether to read all shards that are there, and to make those again
+        that are damaged.
     data_root : str or Path, optional
         What stands for ``{data_root}`` in a manifest.
     group : Group, optional
@@ -205,10 +213,13 @@ def tokenize(
         items_per_shard=items_per_shard,
         data_root=data_root,
         retry_failures=retry_failures,
+        verify=verify,
         group=members,
     )
     todo = [index for index in range(plan.shards) if index not in done]
-    if not todo and (info := finished(out)) is not None:
+    if not todo and not verify and (info := finished(out)) is not None:
+        if members.rank == 0:
+            remove_leftovers(out)
         return info
 
     def make(indices: Iterable[int], before: Iterable[ShardFacts], by: Group):
@@ -277,6 +288,7 @@ def begin(
     items_per_shard: int | None = None,
     data_root: str | Path | None = None,
     retry_failures: bool = False,
+    verify: bool = False,
     group: Group | None = None,
 ) -> tuple[Plan, ItemTable, dict[int, ShardFacts]]:
     """Plan a run, or go on with one, and see what is done already.
@@ -285,7 +297,7 @@ def begin(
 
     Arguments
     ---------
-    source, out, items_per_shard, data_root, retry_failures, group
+    source, out, items_per_shard, data_root, retry_failures, verify, group
         See :func:`tokenize`.
     model : ModelInfo
         The model.
@@ -318,6 +330,8 @@ def begin(
             items_per_shard,
         )
         done = published(out, plan)
+        if verify:
+            done = undamaged(out, plan, done)
         if retry_failures:
             done = {i: facts for i, facts in done.items() if not facts.failures}
         if len(done) < plan.shards:
@@ -410,7 +424,8 @@ def default_workers(device: torch.device | str) -> int:
     Returns
     -------
     int
-        1 on a CPU, which the model needs; up to 8 beside a GPU.
+        1 on a CPU, which the model needs; beside a GPU up to 8, of the cores
+        that this process may use and has to share.
 
     Example
     -------
@@ -419,4 +434,9 @@ def default_workers(device: torch.device | str) -> int:
     """
     if torch.device(device).type == "cpu":
         return 1
-    return min(8, os.cpu_count() or 1)
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        cores = os.cpu_count() or 1
+    shares = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(8, max(1, cores // shares - 1))

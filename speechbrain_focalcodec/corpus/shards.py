@@ -4,7 +4,6 @@ A shard is published by one rename, and carries what is known of it in its
 footer: failures too, so that nothing else has to be written with it.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from speechbrain_focalcodec.atomic import atomic_path
+from speechbrain_focalcodec.corpus.content_hash import seal, unseal
 from speechbrain_focalcodec.corpus.layout import COLUMNS, token_type
 
-__all__ = ["Failure", "ShardFacts", "read_facts", "shard_schema", "write_shard"]
+__all__ = [
+    "Failure",
+    "ShardFacts",
+    "is_whole",
+    "read_facts",
+    "shard_schema",
+    "write_shard",
+]
 
 KEY = b"speechbrain_focalcodec.shard"
 
@@ -164,13 +171,12 @@ def write_shard(
         duration=sum(made["duration"]),
         **facts,
     )
-    text = json.dumps(vars(result), sort_keys=True)
     with atomic_path(path) as temporary:
         with pq.ParquetWriter(
             temporary, schema, compression="zstd", write_page_checksum=True
         ) as writer:
             writer.write_table(table, row_group_size=_ROW_GROUP)
-            writer.add_key_value_metadata({KEY: text.encode()})
+            writer.add_key_value_metadata({KEY: seal(vars(result))})
     return result
 
 
@@ -200,7 +206,7 @@ def read_facts(path: str | Path, plan: str, shard: int) -> ShardFacts | None:
         return None
     try:
         with pq.ParquetFile(path) as file:
-            facts = ShardFacts(**json.loads(file.metadata.metadata[KEY]))
+            facts = ShardFacts(**unseal(file.metadata.metadata[KEY]))
             whole = file.metadata.num_rows == facts.rows
         facts.failures[:] = [
             (item, where, reason) for item, where, reason in facts.failures
@@ -210,3 +216,30 @@ def read_facts(path: str | Path, plan: str, shard: int) -> ShardFacts | None:
     if not whole or (facts.plan, facts.shard) != (plan, shard):
         return None
     return facts
+
+
+def is_whole(path: str | Path) -> bool:
+    """Whether a shard's pages are as they were written.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file; all of it is read.
+
+    Returns
+    -------
+    bool
+        False when it is missing too.
+
+    Example
+    -------
+    >>> is_whole("nowhere.parquet")
+    False
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches():
+                batch.validate()
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+    return True

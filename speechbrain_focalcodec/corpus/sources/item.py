@@ -87,7 +87,9 @@ def problem_of(item: Item) -> str:
     if item.start is not None or item.stop is not None:
         start = 0.0 if item.start is None else item.start
         stop = math.inf if item.stop is None else item.stop
-        if not 0 <= start < stop or start == math.inf:
+        # An empty part is the item's failure: lists of segments that were
+        # made by a program have some.
+        if not 0 <= start <= stop or start == math.inf:
             return (
                 f"the part from {item.start} s to {item.stop} s is empty; "
                 "correct its start and stop"
