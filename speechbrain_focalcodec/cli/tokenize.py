@@ -74,6 +74,14 @@ def tokenize(
             help="Make those shards again in which items failed.",
         ),
     ] = False,
+    lost_after: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="With several processes: after so many seconds without "
+            "progress, the first makes what others have left undone.",
+        ),
+    ] = 600.0,
     data_root: Annotated[
         Path | None,
         typer.Option(help="What stands for {data_root} in a manifest."),
@@ -110,6 +118,8 @@ def tokenize(
         Share of the items that may fail.
     retry_failures : bool
         Whether to make shards with failures again.
+    lost_after : float
+        After how long without progress others count as lost (s).
     data_root : Path, optional
         What stands for ``{data_root}`` in a manifest.
 
@@ -118,26 +128,30 @@ def tokenize(
     FocalCodecError
         If the corpus or the folder cannot be used, or too much fails.
     """
+    # Its own account of a lost process is a page of C++.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Imported here: `focalcodec --help` must not wait for torch, and main
     # imports this module.
     import torch
 
     from speechbrain_focalcodec.cli.main import load_model
-    from speechbrain_focalcodec.corpus.group import find_group
+    from speechbrain_focalcodec.corpus.group import (
+        find_group,
+        local_place,
+        together,
+    )
     from speechbrain_focalcodec.corpus.report import ProgressBar
     from speechbrain_focalcodec.corpus.run import tokenize as run
 
-    local = int(
-        os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))
-    )
     if device is None and torch.cuda.is_available():
-        device = f"cuda:{local % torch.cuda.device_count()}"
-    if not source.exists():
-        raise typer.BadParameter(
-            f"{source}: no such file or folder", param_hint="SOURCE"
-        )
-    interface = load_model(model, device, precision, window, context)
+        device = f"cuda:{local_place()[0] % torch.cuda.device_count()}"
     group = find_group()
+    with together(group):
+        if not source.exists():
+            raise typer.BadParameter(
+                f"{source}: no such file or folder", param_hint="SOURCE"
+            )
+        interface = load_model(model, device, precision, window, context)
     bar = ProgressBar()
     info = run(
         source,
@@ -150,6 +164,7 @@ def tokenize(
         retry_failures=retry_failures,
         data_root=data_root,
         group=group,
+        lost_after=lost_after,
         report=bar,
     )
     if info is None:
