@@ -234,7 +234,7 @@ def test_a_killed_leader_ends_all_and_a_rerun_completes(
     (tmp_path / "follows.go").touch()
     stderr = follower.communicate(timeout=100)[1]
     assert follower.returncode == 1
-    assert stderr.startswith("error: lost the process that leads this run")
+    assert "error: lost the process that leads this run" in stderr
     assert "run the same command again" in stderr
     assert not (out / "dataset.json").exists()
     # The same port can be had at once.
@@ -308,7 +308,7 @@ def test_too_many_failures_end_all(corpus, interface, tmp_path):
 
     for error in share(work):
         assert isinstance(error, DataError)
-        assert "3 of 16 items failed" in str(error) or "gave up" in str(error)
+        assert "of 16 items failed, more than --max-failures" in str(error)
 
 
 @pytest.mark.parametrize("what", ["model", "settings"])

@@ -1,8 +1,9 @@
 """The command that turns a corpus into a dataset of tokens."""
 
 import os
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +14,11 @@ from speechbrain_focalcodec.cli.options import (
     Precision,
     Window,
 )
+from speechbrain_focalcodec.errors import FocalCodecError
 from speechbrain_focalcodec.windows import CONTEXT, WINDOW
+
+if TYPE_CHECKING:
+    from speechbrain_focalcodec.inference import PretrainedFocalCodec
 
 __all__ = ["tokenize"]
 
@@ -86,6 +91,35 @@ def tokenize(
         Path | None,
         typer.Option(help="What stands for {data_root} in a manifest."),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="ray: on a Ray cluster; otherwise here, or as torchrun or "
+            "srun has started it."
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="The cluster, such as auto or ray://head:10001; one of this "
+            "machine's own when not given."
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Models at work; as many as fit by default."),
+    ] = None,
+    ray_gpus: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="GPUs of each, a part of one too; 1 by default if there are "
+            "any.",
+        ),
+    ] = None,
+    ray_cpus: Annotated[
+        float, typer.Option(min=0, help="Cores, and threads, of each.")
+    ] = 2.0,
 ) -> None:
     """Turn a corpus into a dataset of tokens (Parquet), once.
 
@@ -122,6 +156,14 @@ def tokenize(
         After how long without progress others count as lost (s).
     data_root : Path, optional
         What stands for ``{data_root}`` in a manifest.
+    engine : str, optional
+        ``ray``, or what the environment says.
+    ray_address : str, optional
+        The Ray cluster.
+    ray_workers : int, optional
+        Number of Ray actors.
+    ray_gpus, ray_cpus : float
+        What each of them takes.
 
     Raises
     ------
@@ -135,38 +177,64 @@ def tokenize(
     import torch
 
     from speechbrain_focalcodec.cli.main import load_model
-    from speechbrain_focalcodec.corpus.group import (
-        find_group,
-        local_place,
-        together,
-    )
+    from speechbrain_focalcodec.corpus import group as groups
+    from speechbrain_focalcodec.corpus import ray_engine
     from speechbrain_focalcodec.corpus.report import ProgressBar
     from speechbrain_focalcodec.corpus.run import tokenize as run
 
-    if device is None and torch.cuda.is_available():
-        device = f"cuda:{local_place()[0] % torch.cuda.device_count()}"
-    group = find_group()
-    with together(group):
+    if engine not in (None, "ray"):
+        raise typer.BadParameter(
+            f"must be ray, not {engine}", param_hint="--engine"
+        )
+    bar = ProgressBar()
+    options: dict[str, Any] = {
+        "batch_duration": batch_duration,
+        "workers": workers,
+        "items_per_shard": shard_size,
+        "max_failures": max_failures,
+        "retry_failures": retry_failures,
+        "data_root": data_root,
+        "report": bar,
+    }
+    group: groups.Group = groups.Alone()
+    if engine is None:
+        if device is None and torch.cuda.is_available():
+            place, _ = groups.local_place()
+            device = f"cuda:{place % torch.cuda.device_count()}"
+        group = groups.find_group()
+    with groups.together(group):
         if not source.exists():
             raise typer.BadParameter(
                 f"{source}: no such file or folder", param_hint="SOURCE"
             )
-        interface = load_model(model, device, precision, window, context)
-    bar = ProgressBar()
-    info = run(
-        source,
-        out,
-        interface,
-        batch_duration=batch_duration,
-        workers=workers,
-        items_per_shard=shard_size,
-        max_failures=max_failures,
-        retry_failures=retry_failures,
-        data_root=data_root,
-        group=group,
-        lost_after=lost_after,
-        report=bar,
-    )
+        if engine is None:
+            interface = load_model(model, device, precision, window, context)
+    if engine is None:
+        info = run(
+            source,
+            out,
+            interface,
+            group=group,
+            lost_after=lost_after,
+            **options,
+        )
+    else:
+        if model is not None and Path(model).is_dir():
+            # An actor has another working folder.
+            model = str(Path(model).absolute())
+        try:
+            info = ray_engine.tokenize_with_ray(
+                source,
+                out,
+                partial(_load, model, precision, window, context),
+                ray_engine.RayOptions(
+                    ray_address, ray_workers, ray_gpus, ray_cpus
+                ),
+                device=device,
+                **options,
+            )
+        except ImportError as error:
+            raise FocalCodecError(str(error)) from error
     if info is None:
         return
     made = (
@@ -181,3 +249,19 @@ def tokenize(
     )
     if info.failures:
         typer.echo(f"what failed is in {out / 'failures.parquet'}", err=True)
+
+
+def _load(
+    model: str | None,
+    precision: str | None,
+    window: float,
+    context: float,
+    device: str | None,
+) -> "PretrainedFocalCodec":
+    """Load the model in an actor, where there are no options to blame."""
+    from speechbrain_focalcodec.cli.main import load_model
+
+    try:
+        return load_model(model, device, precision, window, context)
+    except typer.BadParameter as error:
+        raise FocalCodecError(str(error)) from error

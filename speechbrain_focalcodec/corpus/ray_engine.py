@@ -488,12 +488,13 @@ def tokenize_with_ray(
     # This process plans, on a CPU, before a cluster is asked for anything.
     interface = load("cpu")
     plan, items, todo, done = begin(
-        source,
-        out,
+        # An actor has another working folder.
+        Path(source).absolute(),
+        Path(out).absolute(),
         ModelInfo.of(interface.codec),
         settings_of(interface),
         items_per_shard=items_per_shard,
-        data_root=data_root,
+        data_root=None if data_root is None else Path(data_root).absolute(),
         retry_failures=retry_failures,
         group=group,
     )
