@@ -263,13 +263,17 @@ class ShardWorker:
         ) as maker:
             with self._telling() as news:
                 news.ready = True
-            for facts in maker.make(self._given()):
-                with self._telling() as news:
-                    news.made.append(facts)
+            while True:
+                for facts in maker.make(self._given(self._todo.get())):
+                    with self._telling() as news:
+                        news.made.append(facts)
 
-    def _given(self) -> Iterator[int]:
-        while True:
-            yield self._todo.get()
+    def _given(self, first: int) -> Iterator[int]:
+        """Give what there is; waiting would hold up what is under way."""
+        yield first
+        with suppress(queue.Empty):
+            while True:
+                yield self._todo.get_nowait()
 
     def _count(
         self, items: int, seconds: float, failures: list[Failure]
@@ -333,6 +337,7 @@ class _Crew:
         self._ray, self._start, self._size = ray, start, size
         self._plan, self._items = plan, items
         self._tally, self._group = tally, group
+        self._actors: list[Any] = []
         self._members: dict[Any, _Member] = {}  # by what is awaited of them
         self._losses: dict[int, int] = {}
         self._false_starts = 0
@@ -352,7 +357,7 @@ class _Crew:
                 try:
                     news = self._ray.get(ref)
                 except self._ray.exceptions.RayActorError as error:
-                    self._replace(member, str(error).splitlines()[0])
+                    self._replace(member, _reason(error))
                     continue
                 left.difference_update(facts.shard for facts in news.made)
                 self._hear(member, news)
@@ -365,12 +370,12 @@ class _Crew:
 
     def end(self) -> None:
         """End all actors."""
-        for member in self._members.values():
-            self._kill(member)
-        self._members.clear()
+        for actor in list(self._actors):
+            self._kill(actor)
 
     def _add(self) -> None:
         member = _Member(self._start())
+        self._actors.append(member.actor)
         self._members[member.actor.step.remote([])] = member
 
     def _hear(self, member: _Member, news: News) -> None:
@@ -393,17 +398,21 @@ class _Crew:
         if news.ready:
             member.ready, self._false_starts = True, 0
         given: list[int] = []
-        # One shard ahead, whose audio is read while another is encoded; near
-        # the end none, so that nobody is left with two.
-        ahead = 1 if len(self._queue) <= len(self._members) else 2
-        while member.ready and self._queue and len(member.hand) < ahead:
+        # Two ahead, so that reading goes on while a shard is published; near
+        # the end none, so that nobody is left with several.
+        most = 1 if len(self._queue) <= 2 * len(self._members) else 3
+        while member.ready and self._queue and len(member.hand) < most:
+            # What has ended a worker is made alone, so that it is known.
+            near = {self._queue[0], *member.hand}
+            if member.hand and near & self._losses.keys():
+                break
             given.append(self._queue.popleft())
             member.hand.append(given[-1])
         self._members[member.actor.step.remote(given)] = member
 
     def _replace(self, member: _Member, reason: str) -> None:
         """Have another one do what a lost member has left."""
-        self._kill(member)
+        self._kill(member.actor)
         self._group.add("items", -member.items)
         self._group.add("ms", -round(1000 * member.seconds))
         self._group.add("failures", -member.failures)
@@ -424,9 +433,16 @@ class _Crew:
         self._queue.extendleft(reversed(member.hand))
         self._add()
 
-    def _kill(self, member: _Member) -> None:
+    def _kill(self, actor: Any) -> None:
+        self._actors.remove(actor)
         with suppress(Exception):  # it may be dead, or its cluster
-            self._ray.kill(member.actor)
+            self._ray.kill(actor)
+
+
+def _reason(error: Exception) -> str:
+    """What Ray says first, and the cause that it may end with."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ": ".join(dict.fromkeys([lines[0], lines[-1]])) if lines else ""
 
 
 def tokenize_with_ray(
