@@ -98,10 +98,10 @@ def test_nothing_stays_when_the_starter_is_killed(tmp_path):
 def test_how_many(monkeypatch):
     for name in ("RANK", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(module, "_cores", lambda: 16)
+    monkeypatch.setattr(module, "cores", lambda: 16)
     assert default_processes("cpu") == 4
     assert default_processes("cuda:1") == 1
-    monkeypatch.setattr(module, "_cores", lambda: 2)
+    monkeypatch.setattr(module, "cores", lambda: 2)
     monkeypatch.setattr(module, "_GPUS", ())
     assert default_processes(None) == 2
     monkeypatch.setenv("RANK", "0")

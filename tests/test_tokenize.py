@@ -64,7 +64,7 @@ def go(source, out, interface, **options):
 
 def command(*args):
     args = [*map(str, args), "--model", MODEL, "--device", "cpu"]
-    return CliRunner().invoke(app, ["tokenize", *args])
+    return CliRunner().invoke(app, ["tokenize", *args, "--processes", "1"])
 
 
 def times(out):

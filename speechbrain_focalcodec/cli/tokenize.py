@@ -1,11 +1,13 @@
 """The command that turns a corpus into a dataset of tokens."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,12 +18,23 @@ from speechbrain_focalcodec.cli.options import (
     Precision,
     Window,
 )
+from speechbrain_focalcodec.corpus.launch import (
+    default_processes,
+    end_with_parent,
+    launch,
+)
+from speechbrain_focalcodec.errors import FocalCodecError
 from speechbrain_focalcodec.windows import CONTEXT, WINDOW
+
+if TYPE_CHECKING:
+    from speechbrain_focalcodec.corpus.layout import DatasetInfo
+    from speechbrain_focalcodec.inference import PretrainedFocalCodec
 
 __all__ = ["tokenize"]
 
 
 def tokenize(
+    ctx: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(
@@ -85,20 +98,70 @@ def tokenize(
             "damaged.",
         ),
     ] = False,
+    lost_after: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="With several processes: after so many seconds without "
+            "progress, the first makes what others have left undone.",
+        ),
+    ] = 600.0,
     data_root: Annotated[
         Path | None,
         typer.Option(help="What stands for {data_root} in a manifest."),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that share the work on this machine, each with "
+            "the model; one on a GPU and up to 4 on a CPU by default.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of a line.")
+    ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="ray: on a Ray cluster; otherwise here, or as torchrun or "
+            "srun has started it."
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="The cluster, such as auto or ray://head:10001; one of this "
+            "machine's own when not given."
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Models at work; as many as fit by default."),
+    ] = None,
+    ray_gpus: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="GPUs of each, a part of one too; 1 by default if there are "
+            "any.",
+        ),
+    ] = None,
+    ray_cpus: Annotated[
+        float, typer.Option(min=0, help="Cores, and threads, of each.")
+    ] = 2.0,
 ) -> None:
     """Turn a corpus into a dataset of tokens (Parquet), once.
 
     Killed, it goes on where it was when the same command runs again. Start it
     with torchrun or srun, as `-m speechbrain_focalcodec.cli tokenize ...`, to
-    share the work among processes: see docs/scale.md.
+    share the work among GPUs and machines: see docs/scale.md.
     \f
 
     Arguments
     ---------
+    ctx : typer.Context
+        What the command was given.
     source : Path
         The corpus.
     out : Path
@@ -123,55 +186,71 @@ def tokenize(
         Whether to make shards with failures again.
     verify : bool
         Whether to make damaged shards again.
+    lost_after : float
+        After how long without progress others count as lost (s).
     data_root : Path, optional
         What stands for ``{data_root}`` in a manifest.
+    processes : int, optional
+        Processes that share the work on this machine.
+    as_json : bool
+        Whether to print JSON.
+    engine : str, optional
+        ``ray``, or what the environment says.
+    ray_address : str, optional
+        The Ray cluster.
+    ray_workers : int, optional
+        Number of Ray actors.
+    ray_gpus, ray_cpus : float
+        What each of them takes.
 
     Raises
     ------
     FocalCodecError
         If the corpus or the folder cannot be used, or too much fails.
     """
-    # Imported here: `focalcodec --help` must not wait for torch, and main
-    # imports this module.
-    import torch
-
-    from speechbrain_focalcodec.cli.main import load_model
-    from speechbrain_focalcodec.corpus.group import find_group
-    from speechbrain_focalcodec.corpus.loading import warm_up
-    from speechbrain_focalcodec.corpus.report import ProgressBar
-    from speechbrain_focalcodec.corpus.run import tokenize as run
-
-    local = int(
-        os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))
-    )
-    if device is None and torch.cuda.is_available():
-        device = f"cuda:{local % torch.cuda.device_count()}"
-    if not source.exists():
+    if engine not in (None, "ray"):
         raise typer.BadParameter(
-            f"{source}: no such file or folder", param_hint="SOURCE"
+            f"must be ray, not {engine}", param_hint="--engine"
         )
-    # Their imports then go on beside the model's.
-    if workers != 0:
-        warm_up()
+    if engine is None:
+        if processes is None:
+            processes = default_processes(device)
+        if processes > 1:
+            raise typer.Exit(launch(_again(ctx), processes))
+    from speechbrain_focalcodec.corpus.report import ProgressBar
+
+    bar = ProgressBar()
+    options: dict[str, Any] = {
+        "batch_duration": batch_duration,
+        "workers": workers,
+        "items_per_shard": shard_size,
+        "max_failures": max_failures,
+        "retry_failures": retry_failures,
+        "verify": verify,
+        "data_root": data_root,
+        "report": bar,
+    }
+    loading = (model, precision, window, context)
     with _stopping():
-        interface = load_model(model, device, precision, window, context)
-        group = find_group()
-        bar = ProgressBar()
-        info = run(
-            source,
-            out,
-            interface,
-            batch_duration=batch_duration,
-            workers=workers,
-            items_per_shard=shard_size,
-            max_failures=max_failures,
-            retry_failures=retry_failures,
-            verify=verify,
-            data_root=data_root,
-            group=group,
-            report=bar,
-        )
+        if engine is None:
+            end_with_parent()
+            info = _run(source, out, loading, device, lost_after, options)
+        else:
+            ray_options = ray_address, ray_workers, ray_gpus, ray_cpus
+            info = _run_on_ray(
+                source, out, loading, device, ray_options, options
+            )
     if info is None:
+        return
+    if as_json:
+        facts = info.model_dump(include={"rows", "tokens", "failures"})
+        facts |= {
+            "hours": info.duration / 3600,
+            "shards": len(info.shards),
+            "hours_in_this_run": bar.hours,
+            "times_real_time": bar.rate,
+        }
+        typer.echo(json.dumps({"out": str(out), **facts}, indent=2))
         return
     if bar.hours:
         made = f"{bar.hours:.2f} h in this run, {bar.rate:.1f} times real time"
@@ -186,6 +265,93 @@ def tokenize(
     )
     if info.failures:
         typer.echo(f"what failed is in {out / 'failures.parquet'}", err=True)
+
+
+def _again(ctx: typer.Context) -> list[str]:
+    """This command's line, for one of several processes."""
+    given: list[str] = []
+    places: list[str] = []
+    for parameter in ctx.command.params:
+        value = ctx.params.get(parameter.name or "")
+        if parameter.param_type_name == "argument":
+            places.append(str(value))
+        elif value is True:
+            given.append(parameter.opts[0])
+        elif value not in (None, False) and parameter.name != "processes":
+            given += [parameter.opts[0], str(value)]
+    command = ["-m", "speechbrain_focalcodec.cli", "tokenize"]
+    return [*command, *given, "--processes", "1", "--", *places]
+
+
+def _run(
+    source: Path,
+    out: Path,
+    loading: tuple[str | None, str | None, float, float],
+    device: str | None,
+    lost_after: float,
+    options: dict[str, Any],
+) -> "DatasetInfo | None":
+    """Do this process's part."""
+    # Its own account of a lost process is a page of C++.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from speechbrain_focalcodec.corpus.loading import warm_up
+
+    # Their imports then go on beside the model's.
+    if options["workers"] != 0:
+        warm_up()
+    import torch
+
+    from speechbrain_focalcodec.cli.main import load_model
+    from speechbrain_focalcodec.corpus import group as groups
+    from speechbrain_focalcodec.corpus.run import tokenize
+
+    if device is None and torch.cuda.is_available():
+        place, _ = groups.local_place()
+        device = f"cuda:{place % torch.cuda.device_count()}"
+    group = groups.find_group()
+    with groups.together(group):
+        _check_there(source)
+        model, *rest = loading
+        interface = load_model(model, device, *rest)
+    return tokenize(
+        source, out, interface, group=group, lost_after=lost_after, **options
+    )
+
+
+def _run_on_ray(
+    source: Path,
+    out: Path,
+    loading: tuple[str | None, str | None, float, float],
+    device: str | None,
+    ray_options: tuple[Any, ...],
+    options: dict[str, Any],
+) -> "DatasetInfo":
+    """Have Ray's actors do it."""
+    from speechbrain_focalcodec.corpus import ray_engine
+
+    _check_there(source)
+    model, *rest = loading
+    if model is not None and Path(model).is_dir():
+        # An actor has another working folder.
+        model = str(Path(model).absolute())
+    try:
+        return ray_engine.tokenize_with_ray(
+            source,
+            out,
+            partial(_load, model, *rest),
+            ray_engine.RayOptions(*ray_options),
+            device=device,
+            **options,
+        )
+    except ImportError as error:
+        raise FocalCodecError(str(error)) from error
+
+
+def _check_there(source: Path) -> None:
+    if not source.exists():
+        raise typer.BadParameter(
+            f"{source}: no such file or folder", param_hint="SOURCE"
+        )
 
 
 class _Stopped(KeyboardInterrupt):
@@ -214,3 +380,19 @@ def _stopping() -> Iterator[None]:
         raise typer.Exit(128 + number) from error
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _load(
+    model: str | None,
+    precision: str | None,
+    window: float,
+    context: float,
+    device: str | None,
+) -> "PretrainedFocalCodec":
+    """Load the model in an actor, where there are no options to blame."""
+    from speechbrain_focalcodec.cli.main import load_model
+
+    try:
+        return load_model(model, device, precision, window, context)
+    except typer.BadParameter as error:
+        raise FocalCodecError(str(error)) from error

@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -19,14 +19,23 @@ __all__ = [
     "Alone",
     "Group",
     "StoreGroup",
+    "check",
     "find_group",
     "first_host",
+    "local_place",
+    "together",
     "wait_for",
 ]
 
 # How long others wait for the leader to list the corpus.
 PATIENCE = timedelta(hours=12)
-_PORTS = (20000, 20000)  # first, and how many: a job's number chooses
+# How far apart processes may start.
+_ARRIVAL = timedelta(minutes=30)
+# How long a leader that gives up waits for the others to hear why.
+_FAREWELL = 30.0  # seconds
+# First, and how many: a job's number chooses. Below the ports that Linux
+# gives to outgoing connections.
+_PORTS = (20000, 12000)
 
 
 class Group(Protocol):
@@ -139,6 +148,71 @@ class StoreGroup:
 
 
 @contextmanager
+def together(group: Group, seconds: float = _FAREWELL) -> Iterator[None]:
+    """What ends the leader ends all, who are told why.
+
+    Arguments
+    ---------
+    group : Group
+        Those who share the run.
+    seconds : float
+        How long the leader waits for the others to hear it.
+
+    Example
+    -------
+    >>> group = Alone()
+    >>> with together(group):
+    ...     raise DataError("the corpus is empty")
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.DataError: the corpus is empty
+    >>> check(group)
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.DataError: process 0 ... the corpus is empty
+    """
+    try:
+        yield
+    except Exception as error:
+        # The store may be what is lost.
+        with suppress(DataError):
+            if group.rank == 0:
+                group.tell("error", str(error) or type(error).__name__)
+                group.add("stopped", 1)
+                # Wakes those who wait for the plan.
+                group.tell("plan", "")
+                wait_for(
+                    lambda: group.add("finished", 0) >= group.size - 1,
+                    lambda: None,
+                    seconds,
+                )
+            elif group.rank:
+                group.add("finished", 1)
+        raise
+
+
+def check(group: Group) -> None:
+    """Raise if the leader has given up.
+
+    Arguments
+    ---------
+    group : Group
+        Those who share the run.
+
+    Raises
+    ------
+    DataError
+        With the leader's reason.
+
+    Example
+    -------
+    >>> check(Alone())
+    """
+    if group.add("stopped", 0):
+        raise DataError(f"process 0 of this run gave up: {group.hear('error')}")
+
+
+@contextmanager
 def _meeting() -> Iterator[None]:
     """Tell that the leader is gone, and what to do."""
     try:
@@ -201,27 +275,72 @@ def find_group(environ: dict[str, str] | None = None) -> Group:
     import torch.distributed as dist
 
     try:
-        if names[0] == "RANK":
-            # torchrun has a store already.
+        if env.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            # torchrun has a store already, and a part of it for each restart.
             store, rank, size = next(
                 dist.rendezvous("env://", timeout=PATIENCE)
             )
         else:
-            host, port = _slurm_address(env)
+            if names[0] == "RANK":
+                host, port = env["MASTER_ADDR"], int(env["MASTER_PORT"])
+            else:
+                host, port = _slurm_address(env)
             store = dist.TCPStore(
                 host,
                 port,
                 size,
                 rank == 0,
-                timeout=timedelta(minutes=30),
+                timeout=_ARRIVAL,
+                # The leader lists the corpus while others still start.
                 wait_for_workers=False,
             )
-    except (RuntimeError, ValueError, KeyError) as error:
+    except KeyError as error:
         raise DataError(
-            "the processes that share this run cannot meet "
+            f"{error.args[0]} is missing in the environment; start the run "
+            "with torchrun or srun, see docs/scale.md"
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        raise DataError(
+            f"process {rank} of {size} cannot meet the others "
             f"({str(error).splitlines()[0]}); see docs/scale.md"
         ) from error
     return StoreGroup(dist.PrefixStore("focalcodec", store), rank, size)
+
+
+def local_place(environ: dict[str, str] | None = None) -> tuple[int, int]:
+    """Which process of its machine this one is, as the environment says.
+
+    Arguments
+    ---------
+    environ : dict, optional
+        The environment; the process's own by default.
+
+    Returns
+    -------
+    place : int
+        Its place, which is its GPU's number.
+    number : int
+        How many processes of the run are known to be on the machine.
+
+    Example
+    -------
+    >>> local_place({"LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8"})
+    (3, 8)
+    >>> local_place({"SLURM_LOCALID": "1"})
+    (1, 2)
+    """
+    env = os.environ if environ is None else environ
+
+    def number(names: tuple[str, ...], default: int) -> int:
+        for name in names:
+            # Slurm writes 4(x2),3 for three machines.
+            if found := re.match(r"\d+", env.get(name, "")):
+                return int(found[0])
+        return default
+
+    place = number(("LOCAL_RANK", "SLURM_LOCALID"), 0)
+    size = number(("LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"), 1)
+    return place, max(size, place + 1)
 
 
 def _slurm_address(env: Any) -> tuple[str, int]:
@@ -262,7 +381,7 @@ def wait_for(
     done: Callable[[], bool],
     progress: Callable[[], object],
     seconds: float,
-    pause: float = 1.0,
+    pause: float = 0.2,
 ) -> bool:
     """Wait until something holds, as long as there is progress.
 

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-__all__ = ["default_processes", "end_with_parent", "launch"]
+__all__ = ["cores", "default_processes", "end_with_parent", "launch"]
 
 # Memory for a model each: no more than this unless asked for.
 _MOST = 4
@@ -46,7 +46,7 @@ def default_processes(device: str | None) -> int:
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return min(_cores(), _MOST) if device in (None, "cpu") else 1
+    return min(cores(), _MOST) if device in (None, "cpu") else 1
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:
@@ -75,7 +75,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         port = free.getsockname()[1]
     # Nothing is ever written: the other end closes with this process.
     ours, theirs = os.pipe()
-    threads = max(1, _cores() // processes)
+    threads = max(1, cores() // processes)
     children = []
     for rank in range(processes):
         env = {
@@ -141,8 +141,19 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
+def cores() -> int:
+    """Cores that this process may use: Slurm may bind it to its own.
+
+    Returns
+    -------
+    int
+        Their number.
+
+    Example
+    -------
+    >>> cores() > 0
+    True
+    """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -19,13 +19,22 @@ from speechbrain_focalcodec.corpus.finishing import (
     undamaged,
     write_failures,
 )
-from speechbrain_focalcodec.corpus.group import Alone, Group, wait_for
+from speechbrain_focalcodec.corpus.group import (
+    Alone,
+    Group,
+    check,
+    local_place,
+    together,
+    wait_for,
+)
 from speechbrain_focalcodec.corpus.items import ItemTable
+from speechbrain_focalcodec.corpus.launch import cores
 from speechbrain_focalcodec.corpus.layout import (
     DATA_NAME,
     INFO_NAME,
     DatasetInfo,
     ModelInfo,
+    shard_name,
 )
 from speechbrain_focalcodec.corpus.maker import ShardMaker
 from speechbrain_focalcodec.corpus.plan import Plan, load_plan, make_plan
@@ -36,6 +45,7 @@ from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
 
 __all__ = [
+    "LOST_AFTER",
     "MAX_FAILURES",
     "Tally",
     "begin",
@@ -43,12 +53,16 @@ __all__ = [
     "default_workers",
     "num_items",
     "settings_of",
+    "settle",
     "tokenize",
 ]
 
 MAX_FAILURES = 0.05
 # Without a batch from anyone for so long, a process that leads takes over.
-_LOST_AFTER = 1800.0  # seconds
+LOST_AFTER = 600.0  # seconds
+# How long a file may take to be seen by another machine (NFS keeps what it
+# knows of a folder for up to a minute).
+_SEEN_AFTER = 90.0  # seconds
 _STALE_AFTER = 3600.0  # seconds: nobody writes a shard for so long
 
 
@@ -62,7 +76,7 @@ class Tally:
     plan : Plan
         Its plan.
     failed : int
-        Failures in the shards that were there before.
+        Failures in the shards that were there before; the leader knows.
     max_failures : float
         The largest share of items that may fail; rounded up to whole items.
     group : Group
@@ -84,18 +98,19 @@ class Tally:
         # 0.07 * 100 is a little above 7.
         self._allowed = math.ceil(max_failures * plan.items - 1e-6)
         self._share, self._report = max_failures, report
-        self._before, self._failures = failed, set[Failure]()
-        self._check(failed)
+        self._failures = set[Failure]()
+        self._check(group.add("failures", failed))
 
     def __call__(
         self, items: int, seconds: float, failures: list[Failure]
     ) -> None:
         """Count a batch; a DataError when too many items have failed."""
+        check(self._group)
         self._failures.update(failures)
         done = self._group.add("items", items)
         # Whole milliseconds: a store adds integers.
         duration = self._group.add("ms", round(1000 * seconds)) / 1000
-        failed = self._before + self._group.add("failures", len(failures))
+        failed = self._group.add("failures", len(failures))
         self._report.update(done, duration, failed)
         self._check(failed)
 
@@ -127,6 +142,7 @@ def tokenize(
     verify: bool = False,
     data_root: str | Path | None = None,
     group: Group | None = None,
+    lost_after: float = LOST_AFTER,
     report: Report | None = None,
 ) -> DatasetInfo | None:
     """Turn a corpus into a dataset of tokens.
@@ -163,6 +179,9 @@ def tokenize(
         What stands for ``{data_root}`` in a manifest.
     group : Group, optional
         Those who share the run; nobody by default.
+    lost_after : float
+        Without progress from anyone for so many seconds, the leader makes
+        what others have left.
     report : Report, optional
         Told of progress.
 
@@ -205,51 +224,84 @@ def tokenize(
         raise ValueError(f"workers must be 0 or more, not {workers}")
     members: Group = group or Alone()
     shown = report or Report()
-    plan, items, done = begin(
-        source,
-        out,
-        ModelInfo.of(interface.codec),
-        settings_of(interface),
-        items_per_shard=items_per_shard,
-        data_root=data_root,
-        retry_failures=retry_failures,
-        verify=verify,
-        group=members,
-    )
-    todo = [index for index in range(plan.shards) if index not in done]
-    if not todo and not verify and (info := finished(out)) is not None:
+    with together(members):
+        plan, items, todo, done = begin(
+            source,
+            out,
+            ModelInfo.of(interface.codec),
+            settings_of(interface),
+            items_per_shard=items_per_shard,
+            data_root=data_root,
+            retry_failures=retry_failures,
+            verify=verify,
+            group=members,
+        )
+
+        def make(
+            indices: Iterable[int], before: Iterable[ShardFacts], by: Group
+        ) -> None:
+            failed = sum(len(facts.failures) for facts in before)
+            tally = Tally(out, plan, failed, max_failures, by, shown)
+            with ShardMaker(
+                interface, plan, items, out, batch_duration, workers, tally
+            ) as maker:
+                for _ in maker.make(indices):
+                    by.add("made", 1)
+
         if members.rank == 0:
-            remove_leftovers(out)
-        return info
-
-    def make(indices: Iterable[int], before: Iterable[ShardFacts], by: Group):
-        failed = sum(len(facts.failures) for facts in before)
-        tally = Tally(out, plan, failed, max_failures, by, shown)
-        with ShardMaker(
-            interface, plan, items, out, batch_duration, workers, tally
-        ) as maker:
-            for _ in maker.make(indices):
-                pass
-
-    if members.rank == 0:
-        shown.begin(plan.items, sum(map(num_items, done.values())))
-    try:
-        make(members.take(todo), done.values(), members)
-    finally:
-        shown.end()
+            shown.begin(plan.items, sum(map(num_items, done)))
+        try:
+            if todo:
+                make(members.take(todo), done, members)
+        finally:
+            shown.end()
         members.add("finished", 1)
-    if members.rank:
-        return None
-    wait_for(
-        lambda: members.add("finished", 0) >= members.size,
-        lambda: members.add("items", 0),
-        _LOST_AFTER,
-    )
-    # What processes that were lost have left undone.
-    there = published(out, plan)
-    if left := [index for index in todo if index not in there]:
-        make(left, there.values(), Alone())
-    return finish(out, plan, items)
+        if members.rank:
+            return None
+        # All are waited for, even when nothing is left to do: whoever comes
+        # late must find somebody who says so.
+        wait_for(
+            lambda: members.add("finished", 0) >= members.size,
+            lambda: members.add("items", 0),
+            lost_after,
+        )
+        if not todo and not verify and (info := finished(out)) is not None:
+            remove_leftovers(out)
+            return info
+        if members.add("made", 0) >= len(todo):
+            settle(out, plan)
+        # What processes that were lost have left undone.
+        there = published(out, plan)
+        if retry_failures and members.add("made", 0) < len(todo):
+            # Which of them are new, nobody can tell.
+            there = {i: f for i, f in there.items() if not f.failures}
+        if left := [index for index in todo if index not in there]:
+            make(left, there.values(), Alone())
+        return finish(out, plan, items)
+
+
+def settle(out: str | Path, plan: Plan) -> None:
+    """Wait until shards that others have published are seen here.
+
+    Arguments
+    ---------
+    out : str or Path
+        The dataset's folder.
+    plan : Plan
+        Its plan.
+    """
+
+    wanted = {
+        Path(shard_name(index, plan.shards)).name
+        for index in range(plan.shards)
+    }
+
+    def all_there() -> bool:
+        # Listing a folder has NFS look at it anew.
+        names = {entry.name for entry in os.scandir(Path(out, DATA_NAME))}
+        return wanted <= names
+
+    wait_for(all_there, lambda: None, _SEEN_AFTER)
 
 
 def settings_of(interface: PretrainedFocalCodec) -> dict[str, Any]:
@@ -290,7 +342,7 @@ def begin(
     retry_failures: bool = False,
     verify: bool = False,
     group: Group | None = None,
-) -> tuple[Plan, ItemTable, dict[int, ShardFacts]]:
+) -> tuple[Plan, ItemTable, list[int], list[ShardFacts]]:
     """Plan a run, or go on with one, and see what is done already.
 
     One process of a group does it; the others take what it says.
@@ -310,8 +362,10 @@ def begin(
         The plan.
     items : ItemTable
         Its items.
-    done : dict
-        The shards that need not be made, by their number.
+    todo : list of int
+        The shards to make.
+    done : list of ShardFacts
+        Those that need not be made; the leader knows them alone.
 
     Raises
     ------
@@ -321,40 +375,43 @@ def begin(
     group = group or Alone()
     if group.rank:
         return _follow(Path(out), model, settings, group)
-    try:
-        plan, items = make_plan(
-            out,
-            open_source(Path(source), data_root and Path(data_root)),
-            model,
-            settings,
-            items_per_shard,
-        )
-        done = published(out, plan)
-        if verify:
-            done = undamaged(out, plan, done)
-        if retry_failures:
-            done = {i: facts for i, facts in done.items() if not facts.failures}
-        if len(done) < plan.shards:
-            # A reader must not take what changes for complete.
-            Path(out, INFO_NAME).unlink(missing_ok=True)
-        _remove_stale(Path(out, DATA_NAME))
-    except BaseException as error:
-        group.tell("plan", json.dumps({"error": str(error)}))
-        raise
-    group.tell("plan", json.dumps({"digest": plan.digest()}))
-    group.tell("done", json.dumps([vars(facts) for facts in done.values()]))
-    return plan, items, done
+    plan, items = make_plan(
+        out,
+        open_source(Path(source), data_root and Path(data_root)),
+        model,
+        settings,
+        items_per_shard,
+    )
+    done = published(out, plan)
+    if verify:
+        done = undamaged(out, plan, done)
+    if retry_failures:
+        done = {i: facts for i, facts in done.items() if not facts.failures}
+    if len(done) < plan.shards:
+        # A reader must not take what changes for complete.
+        Path(out, INFO_NAME).unlink(missing_ok=True)
+    _remove_stale(Path(out, DATA_NAME))
+    todo = [index for index in range(plan.shards) if index not in done]
+    group.tell("todo", json.dumps(todo))
+    group.tell("plan", plan.digest())
+    return plan, items, todo, list(done.values())
 
 
 def _follow(
     out: Path, model: ModelInfo, settings: dict[str, Any], group: Group
-) -> tuple[Plan, ItemTable, dict[int, ShardFacts]]:
+) -> tuple[Plan, ItemTable, list[int], list[ShardFacts]]:
     """Take the leader's plan."""
-    said = json.loads(group.hear("plan"))
-    if "error" in said:
-        raise DataError(f"process 0 of this run gave up: {said['error']}")
+    digest = group.hear("plan")
+    check(group)
+
+    def same() -> bool:
+        with suppress(DataError):
+            return load_plan(out)[0].digest() == digest
+        return False
+
+    wait_for(same, lambda: None, _SEEN_AFTER)
     plan, items = load_plan(out)
-    if plan.digest() != said["digest"]:
+    if plan.digest() != digest:
         raise DataError(
             f"{out}: has another plan than that of process 0; is the folder "
             "shared by all machines?"
@@ -364,8 +421,7 @@ def _follow(
             f"process {group.rank} has another model or other settings than "
             "process 0; give all the same"
         )
-    done = [ShardFacts(**facts) for facts in json.loads(group.hear("done"))]
-    return plan, items, {facts.shard: facts for facts in done}
+    return plan, items, json.loads(group.hear("todo")), []
 
 
 def num_items(facts: ShardFacts) -> int:
@@ -424,8 +480,7 @@ def default_workers(device: torch.device | str) -> int:
     Returns
     -------
     int
-        1 on a CPU, which the model needs; beside a GPU up to 8, of the cores
-        that this process may use and has to share.
+        1 on a CPU, which the model needs; up to 8 beside a GPU.
 
     Example
     -------
@@ -434,9 +489,9 @@ def default_workers(device: torch.device | str) -> int:
     """
     if torch.device(device).type == "cpu":
         return 1
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        cores = os.cpu_count() or 1
-    shares = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(8, max(1, cores // shares - 1))
+    share = cores()
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        # torchrun binds nothing: all have the same ones.
+        share //= local_place()[1]
+    # One is left to the model.
+    return min(8, max(share - 1, 1))
