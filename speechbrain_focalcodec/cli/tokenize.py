@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -230,7 +230,7 @@ def tokenize(
         "data_root": data_root,
         "report": bar,
     }
-    loading = (model, precision, window, context)
+    loading = _Loading(model, precision, window, context)
     with _stopping():
         if engine is None:
             end_with_parent()
@@ -267,6 +267,15 @@ def tokenize(
         typer.echo(f"what failed is in {out / 'failures.parquet'}", err=True)
 
 
+class _Loading(NamedTuple):
+    """How the model is loaded, but for its device."""
+
+    model: str | None
+    precision: str | None
+    window: float
+    context: float
+
+
 def _again(ctx: typer.Context) -> list[str]:
     """This command's line, for one of several processes."""
     given: list[str] = []
@@ -286,7 +295,7 @@ def _again(ctx: typer.Context) -> list[str]:
 def _run(
     source: Path,
     out: Path,
-    loading: tuple[str | None, str | None, float, float],
+    loading: _Loading,
     device: str | None,
     lost_after: float,
     options: dict[str, Any],
@@ -311,8 +320,13 @@ def _run(
     group = groups.find_group()
     with groups.together(group):
         _check_there(source)
-        model, *rest = loading
-        interface = load_model(model, device, *rest)
+        interface = load_model(
+            loading.model,
+            device,
+            loading.precision,
+            loading.window,
+            loading.context,
+        )
     return tokenize(
         source, out, interface, group=group, lost_after=lost_after, **options
     )
@@ -321,7 +335,7 @@ def _run(
 def _run_on_ray(
     source: Path,
     out: Path,
-    loading: tuple[str | None, str | None, float, float],
+    loading: _Loading,
     device: str | None,
     ray_options: tuple[Any, ...],
     options: dict[str, Any],
@@ -330,15 +344,14 @@ def _run_on_ray(
     from speechbrain_focalcodec.corpus import ray_engine
 
     _check_there(source)
-    model, *rest = loading
-    if model is not None and Path(model).is_dir():
+    if loading.model is not None and Path(loading.model).is_dir():
         # An actor has another working folder.
-        model = str(Path(model).absolute())
+        loading = loading._replace(model=str(Path(loading.model).absolute()))
     try:
         return ray_engine.tokenize_with_ray(
             source,
             out,
-            partial(_load, model, *rest),
+            partial(_load, loading),
             ray_engine.RayOptions(*ray_options),
             device=device,
             **options,
@@ -382,17 +395,17 @@ def _stopping() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _load(
-    model: str | None,
-    precision: str | None,
-    window: float,
-    context: float,
-    device: str | None,
-) -> "PretrainedFocalCodec":
+def _load(loading: _Loading, device: str | None) -> "PretrainedFocalCodec":
     """Load the model in an actor, where there are no options to blame."""
     from speechbrain_focalcodec.cli.main import load_model
 
     try:
-        return load_model(model, device, precision, window, context)
+        return load_model(
+            loading.model,
+            device,
+            loading.precision,
+            loading.window,
+            loading.context,
+        )
     except typer.BadParameter as error:
         raise FocalCodecError(str(error)) from error
