@@ -74,10 +74,13 @@ def complete(many, out):
     tokenize(many / "list.txt", out, interface, **options)
 
 
-def start(many, out):
+def start(many, out, processes):
     """Start a run; return when it has published a shard."""
     process = subprocess.Popen(
-        [*COMMAND, many / "list.txt", out, *OPTIONS, "--workers", "2"],
+        [
+            *(*COMMAND, many / "list.txt", out, *OPTIONS, "--workers", "2"),
+            *("--processes", str(processes)),
+        ],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -121,8 +124,9 @@ def finish(many, out):
         assert path.stat().st_mtime_ns == modified
 
 
-def test_no_process_survives_its_parent(tmp_path, many):
-    process = start(many, tmp_path / "out")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_no_process_survives_its_parent(tmp_path, many, processes):
+    process = start(many, tmp_path / "out", processes)
     assert len(processes_of(process.pid)) > 3  # workers and their server
     process.kill()
     process.wait()
@@ -131,14 +135,16 @@ def test_no_process_survives_its_parent(tmp_path, many):
 
 
 @pytest.mark.parametrize(
-    "number, group",
+    "number, group, processes",
     [
-        (signal.SIGINT, True),  # Ctrl-C reaches all processes of a terminal
-        (signal.SIGTERM, False),
+        (signal.SIGINT, True, 1),  # Ctrl-C reaches all of a terminal
+        (signal.SIGTERM, False, 1),
+        (signal.SIGINT, True, 2),
+        (signal.SIGTERM, False, 2),
     ],
 )
-def test_a_signal_ends_it_in_one_line(tmp_path, many, number, group):
-    process = start(many, tmp_path / "out")
+def test_a_signal_ends_it_in_one_line(tmp_path, many, number, group, processes):
+    process = start(many, tmp_path / "out", processes)
     if group:
         os.killpg(process.pid, number)
     else:

@@ -231,9 +231,10 @@ def tokenize(
         "report": bar,
     }
     loading = _Loading(model, precision, window, context)
-    with _stopping():
+    # One of several on this machine says what all would say.
+    silent = end_with_parent() and os.environ["RANK"] != "0"
+    with _stopping(silent):
         if engine is None:
-            end_with_parent()
             info = _run(source, out, loading, device, lost_after, options)
         else:
             ray_options = ray_address, ray_workers, ray_gpus, ray_cpus
@@ -372,8 +373,9 @@ class _Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def _stopping() -> Iterator[None]:
-    """End in one line when a signal asks for it."""
+def _stopping(silent: bool) -> Iterator[None]:
+    """End in one line, or none, when a signal or the leader asks for it."""
+    from speechbrain_focalcodec.corpus.group import LeaderLost
 
     def stop(number: int, frame: Any) -> None:
         raise _Stopped
@@ -381,12 +383,17 @@ def _stopping() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except LeaderLost as error:
+        if not silent:
+            raise
+        raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        typer.echo(
-            "stopped; run the same command again to go on: finished shards "
-            "are kept",
-            err=True,
-        )
+        if not silent:
+            typer.echo(
+                "stopped; run the same command again to go on: finished "
+                "shards are kept",
+                err=True,
+            )
         number = (
             signal.SIGTERM if isinstance(error, _Stopped) else signal.SIGINT
         )

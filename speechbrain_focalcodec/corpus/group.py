@@ -38,6 +38,10 @@ _FAREWELL = 30.0  # seconds
 _PORTS = (20000, 12000)
 
 
+class LeaderLost(DataError):
+    """The process that leads a run has given up, or is gone."""
+
+
 class Group(Protocol):
     """What a run asks of those that share it.
 
@@ -209,7 +213,9 @@ def check(group: Group) -> None:
     >>> check(Alone())
     """
     if group.add("stopped", 0):
-        raise DataError(f"process 0 of this run gave up: {group.hear('error')}")
+        raise LeaderLost(
+            f"process 0 of this run gave up: {group.hear('error')}"
+        )
 
 
 @contextmanager
@@ -218,7 +224,7 @@ def _meeting() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise DataError(
+        raise LeaderLost(
             "lost the process that leads this run "
             f"({str(error).splitlines()[0]}); run the same command again: "
             "finished shards are kept"

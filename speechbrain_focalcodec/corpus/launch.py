@@ -94,7 +94,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
                 env=env,
                 pass_fds=[ours],
                 # Ctrl-C comes once, from here.
-                start_new_session=True,
+                preexec_fn=os.setpgrp,
             )
         )
     os.close(ours)
@@ -123,22 +123,29 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def end_with_parent() -> None:
+def end_with_parent() -> bool:
     """End this process when the one that :func:`launch` ran in is gone.
+
+    Returns
+    -------
+    bool
+        Whether this process was launched.
 
     Example
     -------
     >>> end_with_parent()  # was not launched: does nothing
+    False
     """
     pipe = os.environ.pop(_PARENT, None)
     if pipe is None:
-        return
+        return False
 
     def watch() -> None:
         os.read(int(pipe), 1)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    return True
 
 
 def cores() -> int:
