@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -632,8 +633,9 @@ def test_memory_is_asked_for_by_batches(monkeypatch):
 # Telling
 
 
-def test_the_progress_bar(capsys):
-    bar = ProgressBar(always=True)
+def test_the_progress_bar(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    bar = ProgressBar()
     bar.begin(total=10, done=4)
     bar._since -= 36
     bar.update(done=2, seconds=7200.0, failures=1)
@@ -643,6 +645,20 @@ def test_the_progress_bar(capsys):
     for part in ("6/10", "60%", "2.00 h", "200x real time", "1 failed", "<"):
         assert part in line
     assert "factor 0.0050" in line
+
+
+def test_lines_where_there_is_no_terminal(capsys):
+    bar = ProgressBar(pause=30)
+    bar.begin(total=10, done=4)
+    bar.update(done=1, seconds=3600.0, failures=0)
+    assert capsys.readouterr().err == ""
+    bar._since -= 36
+    bar._said -= 36
+    bar.update(done=2, seconds=7200.0, failures=1)
+    (line,) = capsys.readouterr().err.splitlines()
+    bar.end()
+    assert line.startswith("6 of 10 files, 2.00 h, ")
+    assert "1 failed, 01:12 left" in line
 
 
 def test_a_report_is_told_of_everything(tmp_path, small, model):

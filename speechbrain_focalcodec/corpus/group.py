@@ -173,7 +173,7 @@ def together(group: Group, seconds: float = _FAREWELL) -> Iterator[None]:
     >>> check(group)
     Traceback (most recent call last):
     ...
-    speechbrain_focalcodec.errors.DataError: process 0 ... the corpus is empty
+    speechbrain_focalcodec.corpus.group.LeaderLost: process 0 ... is empty
     """
     try:
         yield

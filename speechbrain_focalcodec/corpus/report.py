@@ -51,12 +51,13 @@ class ProgressBar(Report):
     """Items, time left, hours of audio, real-time factor and failures.
 
     The real-time factor is hours of processing an hour of audio, so smaller is
-    faster; its inverse is shown too.
+    faster; its inverse is shown too. Without a terminal, as in a job's log, a
+    line is written now and then.
 
     Arguments
     ---------
-    always : bool
-        Whether to draw when stderr is not a terminal.
+    pause : float
+        Seconds between two lines, where there is no terminal.
 
     Example
     -------
@@ -68,38 +69,52 @@ class ProgressBar(Report):
     2.0
     """
 
-    def __init__(self, always: bool = False) -> None:
-        # None: no bar when stderr is not a terminal.
-        self._disable = False if always else None
+    def __init__(self, pause: float = 60.0) -> None:
         self._bar: tqdm | None = None
+        self._pause = pause
         self.hours = 0.0
         self.rate = 0.0  # seconds of audio a second
 
     def begin(self, total: int, done: int) -> None:
         """Draw an empty bar, or one with what is done."""
         self._since, self._done = time.monotonic(), 0
+        self._said = self._since
         self._bar = tqdm(
             total=total,
             initial=done,
             unit="file",
-            disable=self._disable,
+            # None: no bar when stderr is not a terminal.
+            disable=None,
             file=sys.stderr,
             dynamic_ncols=True,
         )
+        # A disabled bar does not count.
+        self._total, self._before = total, done
 
     def update(self, done: int, seconds: float, failures: int) -> None:
         """Draw the bar anew, now and then."""
         if self._bar is None:
             return
-        elapsed = max(time.monotonic() - self._since, 1e-9)
+        now = time.monotonic()
+        elapsed = max(now - self._since, 1e-9)
         self.hours, self.rate = seconds / 3600, seconds / elapsed
-        self._bar.set_postfix_str(
+        facts = (
             f"{self.hours:.2f} h, {self.rate:.0f}x real time "
-            f"(factor {1 / max(self.rate, 1e-9):.4f}), {failures} failed",
-            refresh=False,
+            f"(factor {1 / max(self.rate, 1e-9):.4f}), {failures} failed"
         )
+        self._bar.set_postfix_str(facts, refresh=False)
         self._bar.update(done - self._done)
         self._done = done
+        if self._bar.disable and now - self._said >= self._pause:
+            self._said = now
+            counted = self._before + done
+            left = (self._total - counted) * elapsed / max(done, 1)
+            print(
+                f"{counted} of {self._total} files, {facts}, "
+                f"{tqdm.format_interval(left)} left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def end(self) -> None:
         """Leave the bar as it is."""
