@@ -13,7 +13,7 @@ from make_corpus import make_corpus
 from typer.testing import CliRunner
 
 from speechbrain_focalcodec.cli import app
-from speechbrain_focalcodec.corpus import ray_engine
+from speechbrain_focalcodec.corpus import ray_actors, ray_engine
 from speechbrain_focalcodec.corpus.layout import check_shards, read_info
 from speechbrain_focalcodec.corpus.maker import ShardMaker
 from speechbrain_focalcodec.corpus.ray_engine import (
@@ -136,7 +136,7 @@ class Ref:
 def fake(monkeypatch):
     ray = FakeRay()
     monkeypatch.setattr(ray_engine, "import_extra", lambda *names: ray)
-    monkeypatch.setattr(ray_engine, "_LOOK", 0.05)
+    monkeypatch.setattr(ray_actors, "_LOOK", 0.05)
     return ray
 
 
