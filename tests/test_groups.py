@@ -157,15 +157,17 @@ def share(function, size=2):
 
 
 class Counter(Report):
-    """Counts the batches of its own process."""
+    """Counts what it is told, and keeps the last."""
 
     begun = updates = 0
+    last: tuple = ()
 
     def begin(self, total, done):
         self.begun += 1
 
     def update(self, done, seconds, failures):
         self.updates += 1
+        self.last = done, seconds, failures
         time.sleep(0.02)  # so that no process is done before others begin
 
 
@@ -188,7 +190,10 @@ def test_work_is_shared(corpus, interface, alone, tmp_path):
     assert shards_of(tmp_path / "tokens") == alone
     assert [report.begun for report in reports] == [1, 0, 0]
     assert all(report.updates for report in reports)
-    assert sum(report.updates for report in reports) == SHARDS
+    # The leader tells what all have done, also after its own last batch.
+    done, seconds, failures = reports[0].last
+    assert (done, failures) == (SHARDS, 0)
+    assert seconds == pytest.approx(info.duration, abs=0.01)
     # Again: nothing to do, and all are told.
     for report in reports:
         report.updates = 0
