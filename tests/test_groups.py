@@ -157,15 +157,17 @@ def share(function, size=2):
 
 
 class Counter(Report):
-    """Counts the batches of its own process."""
+    """Counts what it is told, and keeps the last."""
 
     begun = updates = 0
+    last: tuple = ()
 
     def begin(self, total, done):
         self.begun += 1
 
     def update(self, done, seconds, failures):
         self.updates += 1
+        self.last = done, seconds, failures
         time.sleep(0.02)  # so that no process is done before others begin
 
 
@@ -188,7 +190,6 @@ def test_work_is_shared(corpus, interface, alone, tmp_path):
     assert shards_of(tmp_path / "tokens") == alone
     assert [report.begun for report in reports] == [1, 0, 0]
     assert all(report.updates for report in reports)
-    assert sum(report.updates for report in reports) == SHARDS
     # Again: nothing to do, and all are told.
     for report in reports:
         report.updates = 0
@@ -361,6 +362,30 @@ def test_a_folder_that_is_not_shared(corpus, interface, tmp_path, monkeypatch):
     info, error = share(work)
     assert info.rows == SHARDS
     assert "is the folder shared by all machines?" in str(error)
+
+
+def test_the_leader_tells_what_others_do_after_its_last_batch(
+    corpus, interface, tmp_path
+):
+    report = Counter()
+
+    def work(group):
+        if group.rank == 0:
+            group.take = lambda things: iter(())
+        return tokenize(
+            corpus,
+            tmp_path / "tokens",
+            interface,
+            items_per_shard=1,
+            workers=0,
+            group=group,
+            report=report if group.rank == 0 else None,
+        )
+
+    info, _ = share(work)
+    done, seconds, failures = report.last
+    assert (done, failures) == (SHARDS, 0)
+    assert seconds == pytest.approx(info.duration, abs=0.01)
 
 
 def test_a_lost_process_leaves_failures_to_be_tried_again(

@@ -8,7 +8,10 @@ import sys
 import time
 
 import pytest
+from typer.main import get_command
 
+from speechbrain_focalcodec.cli import app
+from speechbrain_focalcodec.cli.tokenize import _again
 from speechbrain_focalcodec.corpus import launch as module
 from speechbrain_focalcodec.corpus.launch import default_processes, launch
 
@@ -49,6 +52,24 @@ def test_the_leader_decides(tmp_path):
     assert time.monotonic() - start < 20
     killed = "os.kill(os.getpid(), 9)"
     assert launch(["-c", code + killed], 1) == 128 + signal.SIGKILL
+
+
+def test_who_does_not_listen_is_killed(tmp_path, monkeypatch):
+    # As a follower that waits in C++ for a leader which is gone.
+    code = """if True:
+        import os, signal, sys, time
+        file = sys.argv[1] + "/deaf"
+        if os.environ["RANK"] == "1":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            open(file, "w").close()
+            time.sleep(60)
+        while not os.path.exists(file):
+            time.sleep(0.01)
+    """
+    monkeypatch.setattr(module, "_GRACE", 0.2)
+    start = time.monotonic()
+    assert launch(["-c", code, str(tmp_path)], 2) == 0
+    assert time.monotonic() - start < 20
 
 
 def begin(tmp_path):
@@ -106,3 +127,33 @@ def test_how_many(monkeypatch):
     assert default_processes(None) == 2
     monkeypatch.setenv("RANK", "0")
     assert default_processes("cpu") == 1
+
+
+def test_each_is_given_the_options_of_the_command():
+    command = get_command(app).commands["tokenize"]
+    options = {
+        "--model": "mini",
+        "--context": "0.0",
+        "--workers": "0",
+        "--max-failures": "0.0",
+        "--lost-after": "0.0",
+    }
+    given = [text for option in options.items() for text in option]
+    ctx = command.make_context(
+        "tokenize", [*given, "--verify", "--processes", "2", "--", "-a", "out"]
+    )
+    module_name, *again = _again(ctx)[2:]
+    assert module_name == "tokenize" and again[-3:] == ["--", "-a", "out"]
+    then = command.make_context("tokenize", again)
+    assert then.params == ctx.params | {"processes": 1}
+
+
+def test_a_source_that_is_not_there_is_told_once(tmp_path, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    command = [sys.executable, "-m", "speechbrain_focalcodec.cli", "tokenize"]
+    command += [str(tmp_path / "no"), str(tmp_path / "out")]
+    result = subprocess.run(
+        [*command, "--processes", "2"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stderr.count("Invalid value for SOURCE") == 1

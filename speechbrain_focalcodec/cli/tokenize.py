@@ -216,6 +216,7 @@ def tokenize(
         if processes is None:
             processes = default_processes(device)
         if processes > 1:
+            _check_there(source)  # once, not by each of them
             raise typer.Exit(launch(_again(ctx), processes))
     from speechbrain_focalcodec.corpus.report import ProgressBar
 
@@ -287,7 +288,12 @@ def _again(ctx: typer.Context) -> list[str]:
             places.append(str(value))
         elif value is True:
             given.append(parameter.opts[0])
-        elif value not in (None, False) and parameter.name != "processes":
+        # Zero is a value, though it equals False.
+        elif (
+            value is not None
+            and value is not False
+            and parameter.name != "processes"
+        ):
             given += [parameter.opts[0], str(value)]
     command = ["-m", "speechbrain_focalcodec.cli", "tokenize"]
     return [*command, *given, "--processes", "1", "--", *places]

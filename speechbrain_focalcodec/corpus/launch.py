@@ -18,6 +18,7 @@ __all__ = ["cores", "default_processes", "end_with_parent", "launch"]
 _MOST = 4
 # Without one of these torch need not be asked, which takes seconds.
 _GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+_GRACE = 30.0  # seconds that a process has to end by itself
 _PARENT = "FOCALCODEC_PARENT"  # a pipe that ends with the parent
 
 
@@ -114,13 +115,25 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         for child in children[1:]:
             # The leader waits for the others unless it gave up.
             child.terminate()
-            child.wait()
+        for child in children[1:]:
+            _end(child)
         for number, handler in before.items():
             signal.signal(number, handler)
         os.close(theirs)
     if received:
         return 128 + received[0]
     return code if code >= 0 else 128 - code
+
+
+def _end(child: subprocess.Popen) -> None:
+    """Wait for a process that was asked to end, but not for ever."""
+    try:
+        child.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        # It waits in C++ for a leader that never listened: for half an hour,
+        # in which Python sees no signal. What it writes is renamed when whole.
+        child.kill()
+        child.wait()
 
 
 def end_with_parent() -> bool:

@@ -253,18 +253,19 @@ def tokenize(
         try:
             if todo:
                 make(members.take(todo), done, members)
+            members.add("finished", 1)
+            if members.rank:
+                return None
+            # All are waited for, even when nothing is left to do: whoever
+            # comes late must find somebody who says so.
+            wait_for(
+                lambda: members.add("finished", 0) >= members.size,
+                lambda: _show(members, shown),
+                lost_after,
+            )
+            _show(members, shown)  # what others did last
         finally:
             shown.end()
-        members.add("finished", 1)
-        if members.rank:
-            return None
-        # All are waited for, even when nothing is left to do: whoever comes
-        # late must find somebody who says so.
-        wait_for(
-            lambda: members.add("finished", 0) >= members.size,
-            lambda: members.add("items", 0),
-            lost_after,
-        )
         if not todo and not verify and (info := finished(out)) is not None:
             remove_leftovers(out)
             return info
@@ -278,6 +279,15 @@ def tokenize(
         if left := [index for index in todo if index not in there]:
             make(left, there.values(), Alone())
         return finish(out, plan, items)
+
+
+def _show(group: Group, report: Report) -> int:
+    """Tell what all have done so far, and give the number of items."""
+    done = group.add("items", 0)
+    if done and group.size > 1:
+        seconds = group.add("ms", 0) / 1000
+        report.update(done, seconds, group.add("failures", 0))
+    return done
 
 
 def settle(out: str | Path, plan: Plan) -> None:
