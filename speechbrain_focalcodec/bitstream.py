@@ -24,6 +24,7 @@ from speechbrain_focalcodec.token_data import (
     MAX_TOKENS,
     PREFIX_DIGITS,
     TokenFile,
+    check_span,
     check_tokens,
 )
 
@@ -333,8 +334,8 @@ def _parse(path: Path, data: bytes) -> FocalHeader:
         raise _damaged(path, "its header is not one of this format")
     if not 1 <= bits <= _MAX_BITS:
         raise _damaged(path, f"{bits} bits a token")
-    if not 1 <= num_tokens <= MAX_TOKENS:
-        raise _damaged(path, f"number of tokens {num_tokens}")
+    # Before anything is decoded, which takes time.
+    check_span(path, num_samples, sample_rate, token_rate, num_tokens)
     if not header.entropy_coded:
         fits = surplus == 0
     else:

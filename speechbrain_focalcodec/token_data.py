@@ -1,6 +1,7 @@
 """The tokens of one recording, whatever file holds them."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,13 @@ from speechbrain_focalcodec.resampling import (
     resampled_length,
 )
 
-__all__ = ["MAX_TOKENS", "PREFIX_DIGITS", "TokenFile", "check_tokens"]
+__all__ = [
+    "MAX_TOKENS",
+    "PREFIX_DIGITS",
+    "TokenFile",
+    "check_span",
+    "check_tokens",
+]
 
 MAX_TOKENS = 2**24  # more than 90 hours at 50 Hz
 PREFIX_DIGITS = 16  # of a fingerprint, where a file holds its beginning only
@@ -133,26 +140,67 @@ def check_tokens(path: Path, file: TokenFile) -> None:
     in_range = {
         "model": len(file.model) <= 200 and file.model.isprintable(),
         "fingerprint": whole or prefix,
-        "sample_rate": MIN_SAMPLE_RATE <= file.sample_rate <= MAX_SAMPLE_RATE,
         "codebook_size": 2 <= file.codebook_size <= 2**32,
-        "token_rate": 0.1 <= file.token_rate <= 10000,
-        "number of tokens": 1 <= len(toks) <= MAX_TOKENS,
-        "num_samples": file.num_samples >= 1,
     }
-    for name, fine in in_range.items():
-        if not fine:
-            raise TokenError(
-                f"{path}: {name} is out of range; encode the audio again"
-            )
+    _check_range(path, in_range)
+    check_span(
+        path, file.num_samples, file.sample_rate, file.token_rate, len(toks)
+    )
     values = toks.detach().cpu().numpy()
     if np.min(values) < 0 or np.max(values) >= file.codebook_size:
         raise TokenError(
             f"{path}: a token is not within 0..{file.codebook_size - 1}; "
             "encode the audio again"
         )
+
+
+def check_span(
+    path: str | Path,
+    num_samples: int,
+    sample_rate: int,
+    token_rate: float,
+    num_tokens: int,
+) -> None:
+    """Refuse a number of tokens that cannot stand for the audio.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file, for the message.
+    num_samples, sample_rate : int
+        Of the audio.
+    token_rate : float
+        Tokens a second.
+    num_tokens : int
+        How many there are.
+
+    Raises
+    ------
+    TokenError
+        If one of them is out of range, or they do not fit together.
+
+    Example
+    -------
+    >>> check_span("a.focal", 16000, 16000, 50.0, 50)
+    """
+    in_range = {
+        "sample_rate": MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE,
+        "token_rate": 0.1 <= token_rate <= 10000,
+        "number of tokens": 1 <= num_tokens <= MAX_TOKENS,
+        "num_samples": num_samples >= 1,
+    }
+    _check_range(path, in_range)
     # A false num_samples would have decode make an endless file.
-    if abs(file.duration * file.token_rate - len(toks)) > _MAX_SLACK:
+    if abs(num_samples / sample_rate * token_rate - num_tokens) > _MAX_SLACK:
         raise TokenError(
-            f"{path}: {len(toks)} tokens cannot stand for "
-            f"{file.num_samples} samples; encode the audio again"
+            f"{path}: {num_tokens} tokens cannot stand for {num_samples} "
+            "samples; encode the audio again"
         )
+
+
+def _check_range(path: str | Path, in_range: Mapping[str, object]) -> None:
+    for name, fine in in_range.items():
+        if not fine:
+            raise TokenError(
+                f"{path}: {name} is out of range; encode the audio again"
+            )

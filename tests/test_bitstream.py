@@ -220,10 +220,10 @@ def test_random_bytes_are_refused(tmp_path, data, magic, sealed):
         (28, "f", float("inf"), "token_rate is out of range"),
         (28, "f", -50.0, "token_rate is out of range"),
         (28, "f", 100.0, "cannot stand for"),
-        (32, "I", 0, "number of tokens 0"),
+        (32, "I", 0, "number of tokens is out"),
         (32, "I", 51, "cannot be in"),
         (32, "I", 49, "cannot be in"),
-        (32, "I", 2**32 - 1, "number of tokens 4294967295"),
+        (32, "I", 2**32 - 1, "number of tokens is out"),
         (117, "B", 0xFF, "bits after the last token are not zero"),
     ],
 )

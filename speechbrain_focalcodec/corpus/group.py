@@ -64,6 +64,9 @@ class Group(Protocol):
     def take(self, things: list[int]) -> Iterator[int]:
         """Take things one by one; each is given to one process."""
 
+    def is_near_end(self, things: list[int]) -> bool:
+        """Whether so few are left to take that nobody should take two."""
+
     def add(self, key: str, number: int) -> int:
         """Add to a number that all share, and give the sum."""
 
@@ -94,6 +97,10 @@ class Alone:
     def take(self, things: list[int]) -> Iterator[int]:
         """Take them all."""
         yield from things
+
+    def is_near_end(self, things: list[int]) -> bool:
+        """Nobody waits for one."""
+        return False
 
     def add(self, key: str, number: int) -> int:
         """Add to a number."""
@@ -144,6 +151,10 @@ class StoreGroup:
         """Take things one by one; each is given to one process."""
         while (place := self.add("taken", 1) - 1) < len(things):
             yield things[place]
+
+    def is_near_end(self, things: list[int]) -> bool:
+        """Whether so few are left to take that nobody should take two."""
+        return self.add("taken", 0) + 2 * self.size >= len(things)
 
     def add(self, key: str, number: int) -> int:
         """Add to a number that all share, and give the sum."""

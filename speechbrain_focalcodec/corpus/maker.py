@@ -25,6 +25,7 @@ from speechbrain_focalcodec.corpus.plan import Plan
 from speechbrain_focalcodec.corpus.shards import (
     Failure,
     ShardFacts,
+    read_facts,
     shard_schema,
     write_shard,
 )
@@ -121,13 +122,19 @@ class ShardMaker:
         self._loader = Loader(self._rate, workers)
         self._depth = workers + 2
 
-    def make(self, indices: Iterable[int]) -> Iterator[ShardFacts]:
+    def make(
+        self,
+        indices: Iterable[int],
+        is_near_end: Callable[[], bool] = lambda: False,
+    ) -> Iterator[ShardFacts]:
         """Make shards, one after the other; audio is read across their ends.
 
         Arguments
         ---------
         indices : iterable of int
             Which shards; the next one is asked for ahead of time.
+        is_near_end : callable
+            Whether others could take the next one instead.
 
         Returns
         -------
@@ -139,13 +146,16 @@ class ShardMaker:
         FocalCodecError
             If a shard cannot be written, or what `progress` raises.
         """
-        for batch in ahead(self._batches(indices), self._depth):
+        for batch in ahead(self._batches(indices, is_near_end), self._depth):
             self._encode(batch)
             if batch.is_last:
                 yield self._publish(batch.shard)
 
-    def _batches(self, indices: Iterable[int]) -> Iterator[_Batch]:
-        for shard in ahead((self._open(i) for i in indices), 1):
+    def _batches(
+        self, indices: Iterable[int], is_near_end: Callable[[], bool]
+    ) -> Iterator[_Batch]:
+        opened = (self._open(i) for i in indices)
+        for shard in ahead(opened, lambda: 0 if is_near_end() else 1):
             found = dict(enumerate(shard.pending.result()))
             bad = {i: h for i, h in found.items() if isinstance(h, str)}
             self._fail(shard, bad)
@@ -298,18 +308,26 @@ class ShardMaker:
         """Write a shard whose items are all done."""
         kept = sorted(shard.toks)
         columns: Any = shard.items.take(pa.array(kept, pa.int64()))
-        return write_shard(
-            self.out / shard_name(shard.index, self.plan.shards),
-            self._schema,
-            columns,
-            [shard.toks[i] for i in kept],
-            [shard.headers[i] for i in kept],
-            {
-                "plan": self._digest,
-                "shard": shard.index,
-                "failures": self._failures(shard, shard.reasons),
-            },
-        )
+        path = self.out / shard_name(shard.index, self.plan.shards)
+        try:
+            return write_shard(
+                path,
+                self._schema,
+                columns,
+                [shard.toks[i] for i in kept],
+                [shard.headers[i] for i in kept],
+                {
+                    "plan": self._digest,
+                    "shard": shard.index,
+                    "failures": self._failures(shard, shard.reasons),
+                },
+            )
+        except FileNotFoundError:
+            # Taken for lost: another process made it, and has cleaned up.
+            facts = read_facts(path, self._digest, shard.index)
+            if facts is None:
+                raise
+            return facts
 
     def __enter__(self) -> "ShardMaker":
         self._loader.__enter__()
@@ -324,15 +342,17 @@ class ShardMaker:
         self._loader.__exit__(kind, error, trace)
 
 
-def ahead(things: Iterable[Thing], number: int) -> Iterator[Thing]:
+def ahead(
+    things: Iterable[Thing], number: int | Callable[[], int]
+) -> Iterator[Thing]:
     """Give things in their order, having asked for some that follow.
 
     Arguments
     ---------
     things : iterable
         What is begun when it is asked for.
-    number : int
-        How many to ask for ahead.
+    number : int or callable
+        How many to ask for ahead, or what says so each time.
 
     Returns
     -------
@@ -347,6 +367,6 @@ def ahead(things: Iterable[Thing], number: int) -> Iterator[Thing]:
     waiting: deque[Thing] = deque()
     for thing in things:
         waiting.append(thing)
-        if len(waiting) > number:
+        while len(waiting) > (number() if callable(number) else number):
             yield waiting.popleft()
     yield from waiting

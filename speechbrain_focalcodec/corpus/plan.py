@@ -130,8 +130,8 @@ def make_plan(
     out = Path(out)
     before = _earlier_plan(out)
     if before is not None:
-        _check_same("model", before.model, model, before.model.name)
-        _check_same("settings", before.settings, settings, before.settings)
+        _check_same(out, "another model", before.model, model)
+        _check_same(out, "other settings", before.settings, settings)
         if items_per_shard is None:
             items_per_shard = before.items_per_shard
         elif items_per_shard != before.items_per_shard:
@@ -289,13 +289,18 @@ def _publish(new: Path, path: Path) -> None:
         os.replace(new, path)
 
 
-def _check_same(name: str, before: Any, now: Any, was: Any) -> None:
-    if before != now:
-        is_now = now.name if isinstance(now, ModelInfo) else now
-        raise DataError(
-            f"the output folder holds tokens of another {name} ({was}, now "
-            f"{is_now}); give another folder, or the {name} of before"
+def _check_same(out: Path, other: str, before: Any, now: Any) -> None:
+    if before == now:
+        return
+    if isinstance(now, ModelInfo):
+        before, now = (
+            f"{model.name}, fingerprint {model.fingerprint[:12]}"
+            for model in (before, now)
         )
+    raise DataError(
+        f"{out}: holds tokens of {other} ({before}; now {now}); give another "
+        "output folder, or what was given before"
+    )
 
 
 def _changed(out: Path, source: Source, items: ItemTable) -> str:

@@ -22,6 +22,7 @@ from speechbrain_focalcodec.corpus.finishing import (
 from speechbrain_focalcodec.corpus.group import (
     Alone,
     Group,
+    LeaderLost,
     check,
     local_place,
     together,
@@ -121,7 +122,9 @@ class Tally:
         failures = self._failures.union(*(set(f.failures) for f in there))
         path = write_failures(self._out, failures)
         reasons = "; ".join(reason for _, _, reason in sorted(failures)[:3])
-        raise DataError(
+        # The leader finds the same, and says it.
+        kind = LeaderLost if self._group.rank else DataError
+        raise kind(
             f"{failed} of {self._plan.items} items failed, more than "
             f"--max-failures {self._share:g} allows (all are in {path}): "
             f"{reasons}. Mend the files and run the same command again with "
@@ -245,7 +248,7 @@ def tokenize(
             with ShardMaker(
                 interface, plan, items, out, batch_duration, workers, tally
             ) as maker:
-                for _ in maker.make(indices):
+                for _ in maker.make(indices, lambda: by.is_near_end(todo)):
                     by.add("made", 1)
 
         if members.rank == 0:
