@@ -62,6 +62,34 @@ def test_entropy_loss_ignores_padding():
     torch.testing.assert_close(got, quantizer.entropy_loss(lats, lengths))
 
 
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    garbage=st.sampled_from([1e-3, 1.0, 1e6, math.inf, math.nan]),
+    bits=st.sampled_from([1, 5, 13]),
+    seed=st.integers(0, 1000),
+)
+def test_padding_never_counts(lengths, garbage, bits, seed):
+    """Whatever it holds: neither in the loss nor in any gradient."""
+    torch.manual_seed(seed)
+    quantizer = BinarySphericalQuantizer(2**bits)
+    parts = [F.normalize(torch.randn(n, bits), dim=-1) for n in lengths]
+    alone = torch.cat(parts)[None].requires_grad_()
+    # At least one frame of padding everywhere.
+    batch = garbage * torch.randn(len(lengths), 10, bits)
+    for row, part in zip(batch, parts, strict=True):
+        row[: len(part)] = part
+    batch.requires_grad_()
+    want = quantizer.entropy_loss(alone)
+    got = quantizer.entropy_loss(batch, torch.tensor(lengths))
+    torch.testing.assert_close(got, want)
+    want.backward()
+    got.backward()
+    gradients = [row[:n] for row, n in zip(batch.grad, lengths, strict=True)]
+    torch.testing.assert_close(torch.cat(gradients), alone.grad[0])
+    for row, length in zip(batch.grad, lengths, strict=True):
+        assert (row[length:] == 0).all()
+
+
 def test_entropy_loss_of_two_to_the_sixteen_codes_is_small():
     """frames x 2^(d/2) numbers, not frames x 2^d (which would be 4 GB)."""
     quantizer = BinarySphericalQuantizer(2**16)
