@@ -29,7 +29,7 @@ FORMAT = 1
 KEY = b"speechbrain_focalcodec.items"
 
 # Bounds of the automatic number of items of a shard.
-MIN_SHARD, MAX_SHARD, SHARDS = 32, 8192, 256
+MIN_SHARD, MAX_SHARD, SHARDS = 64, 8192, 256
 
 
 def shard_size(num_items: int) -> int:
@@ -48,7 +48,7 @@ def shard_size(num_items: int) -> int:
     Example
     -------
     >>> [shard_size(n) for n in (10, 100_000, 10_000_000)]
-    [32, 391, 8192]
+    [64, 391, 8192]
     """
     return min(max(math.ceil(num_items / SHARDS), MIN_SHARD), MAX_SHARD)
 

@@ -173,7 +173,14 @@ def write_shard(
     )
     with atomic_path(path) as temporary:
         with pq.ParquetWriter(
-            temporary, schema, compression="zstd", write_page_checksum=True
+            temporary,
+            schema,
+            compression="zstd",
+            # Tokens at hardly more than their bits; a dictionary of all codes
+            # in each shard would take as much again in small ones.
+            use_dictionary=[n for n in schema.names if n != "tokens"],
+            column_encoding={"tokens.list.element": "DELTA_BINARY_PACKED"},
+            write_page_checksum=True,
         ) as writer:
             writer.write_table(table, row_group_size=_ROW_GROUP)
             writer.add_key_value_metadata({KEY: seal(vars(result))})
