@@ -88,7 +88,8 @@ def test_the_table_can_be_sent_to_a_worker(path):
 
 
 @pytest.mark.parametrize(
-    "num_items, size", [(1, 64), (2**14, 64), (2**14 + 1, 65), (10**8, 8192)]
+    "num_items, size",
+    [(1, 8), (320, 20), (2000, 64), (2**14 + 1, 65), (10**8, 8192)],
 )
 def test_shard_size(num_items, size):
     assert shard_size(num_items) == size

@@ -70,7 +70,7 @@ def tokenize(
         int | None,
         typer.Option(
             min=1,
-            help="Items of a shard; 64 to 8192 by default, by the corpus's "
+            help="Items of a shard; 8 to 8192 by default, by the corpus's "
             "size.",
         ),
     ] = None,

@@ -28,8 +28,9 @@ __all__ = ["ItemTable", "describe_changes", "shard_size", "write_items"]
 FORMAT = 1
 KEY = b"speechbrain_focalcodec.items"
 
-# Bounds of the automatic number of items of a shard.
-MIN_SHARD, MAX_SHARD, SHARDS = 64, 8192, 256
+# Bounds of the automatic number of items of a shard, and of shards.
+SHARD_SIZES = (8, 64, 8192)
+SHARDS = (16, 256)
 
 
 def shard_size(num_items: int) -> int:
@@ -43,14 +44,18 @@ def shard_size(num_items: int) -> int:
     Returns
     -------
     int
-        A number for about 256 shards, in bounds.
+        A number for 256 shards or so, of 64 to 8192 items; for 16 shards, of 8
+        items or more, where there are fewer, so that several processes have
+        something to do.
 
     Example
     -------
-    >>> [shard_size(n) for n in (10, 100_000, 10_000_000)]
-    [64, 391, 8192]
+    >>> [shard_size(n) for n in (10, 500, 100_000, 10_000_000)]
+    [8, 32, 391, 8192]
     """
-    return min(max(math.ceil(num_items / SHARDS), MIN_SHARD), MAX_SHARD)
+    few, small, large = SHARD_SIZES
+    least, most = (math.ceil(num_items / number) for number in SHARDS)
+    return max(min(max(least, few), small), min(most, large))
 
 
 def write_items(
