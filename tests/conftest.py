@@ -1,5 +1,6 @@
 """What all tests need."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,9 @@ def _seed():
 def parity() -> Path:
     """Folder of the models recorded from the published implementation."""
     return PARITY
+
+
+# A shell ignores Ctrl-C in what it runs in the background, and processes that
+# tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
