@@ -28,9 +28,13 @@ from speechbrain_focalcodec.windows import CONTEXT, WINDOW
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.corpus.layout import DatasetInfo
+    from speechbrain_focalcodec.corpus.report import ProgressBar
     from speechbrain_focalcodec.inference import PretrainedFocalCodec
 
 __all__ = ["tokenize"]
+
+# Seconds that a batch has to end in, when a signal asks for it.
+_GRACE = 10.0
 
 
 def tokenize(
@@ -234,7 +238,7 @@ def tokenize(
     loading = _Loading(model, precision, window, context)
     # One of several on this machine says what all would say.
     silent = end_with_parent() and os.environ["RANK"] != "0"
-    with _stopping(silent):
+    with _stopping(silent, bar):
         if engine is None:
             info = _run(source, out, loading, device, lost_after, options)
         else:
@@ -375,18 +379,45 @@ def _check_there(source: Path) -> None:
 
 
 class _Stopped(KeyboardInterrupt):
-    """SIGTERM: what batch systems send before they kill."""
+    """A signal has asked for the end; SIGTERM comes from batch systems."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 @contextmanager
-def _stopping(silent: bool) -> Iterator[None]:
-    """End in one line, or none, when a signal or the leader asks for it."""
+def _stopping(silent: bool, bar: "ProgressBar") -> Iterator[None]:
+    """End in one line, or none, when a signal or the leader asks for it.
+
+    Work under way ends with its batch: an exception in the midst of another
+    library's import or clean-up makes that one complain.
+    """
     from speechbrain_focalcodec.corpus.group import LeaderLost
 
-    def stop(number: int, frame: Any) -> None:
-        raise _Stopped
+    asked: list[int] = []
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def stop(number: int, frame: Any) -> None:
+        if asked or not bar.is_at_work:
+            raise _Stopped(asked[0] if asked else number)
+        asked.append(number)
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, _GRACE)
+
+    def check() -> None:
+        if asked:
+            raise _Stopped(asked[0])
+
+    bar.check = check
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGALRM"):
+        numbers.append(signal.SIGALRM)
+    # What is ignored, as in a shell's background, stays so.
+    before = {
+        number: signal.signal(number, stop)
+        for number in numbers
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     except LeaderLost as error:
@@ -400,12 +431,14 @@ def _stopping(silent: bool) -> Iterator[None]:
                 "shards are kept",
                 err=True,
             )
-        number = (
-            signal.SIGTERM if isinstance(error, _Stopped) else signal.SIGINT
-        )
-        raise typer.Exit(128 + number) from error
+        raise typer.Exit(
+            128 + getattr(error, "number", signal.SIGINT)
+        ) from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _load(loading: _Loading, device: str | None) -> "PretrainedFocalCodec":

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 
 from tqdm import tqdm
 
@@ -59,6 +60,13 @@ class ProgressBar(Report):
     pause : float
         Seconds between two lines, where there is no terminal.
 
+    Attributes
+    ----------
+    check : callable
+        Called after each batch; what it raises ends the run.
+    is_at_work : bool
+        Whether batches are being made.
+
     Example
     -------
     >>> bar = ProgressBar()
@@ -72,6 +80,8 @@ class ProgressBar(Report):
     def __init__(self, pause: float = 60.0) -> None:
         self._bar: tqdm | None = None
         self._pause = pause
+        self.check: Callable[[], None] = lambda: None
+        self.is_at_work = False
         self.hours = 0.0
         self.rate = 0.0  # seconds of audio a second
 
@@ -93,6 +103,8 @@ class ProgressBar(Report):
 
     def update(self, done: int, seconds: float, failures: int) -> None:
         """Draw the bar anew, now and then."""
+        self.is_at_work = True
+        self.check()
         if self._bar is None:
             return
         now = time.monotonic()
@@ -118,6 +130,7 @@ class ProgressBar(Report):
 
     def end(self) -> None:
         """Leave the bar as it is."""
+        self.is_at_work = False
         if self._bar is not None:
             self._bar.close()
             self._bar = None
