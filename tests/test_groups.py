@@ -53,6 +53,20 @@ ShardMaker._publish = hang
 app(sys.argv[1:])
 """
 
+# The leader makes nothing before the other has a shard.
+LATE = """
+import pathlib, sys, time
+from speechbrain_focalcodec.cli import app
+from speechbrain_focalcodec.corpus.maker import ShardMaker
+path, make = pathlib.Path(sys.argv.pop()), ShardMaker.make
+def later(self, *arguments):
+    while not path.exists():
+        time.sleep(0.05)
+    yield from make(self, *arguments)
+ShardMaker.make = later
+app(["tokenize", *sys.argv[1:]])
+"""
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
@@ -107,10 +121,12 @@ def slurm_environ(rank, port):
     }
 
 
-def start(rank, port, arguments, hangs=None):
+def start(rank, port, arguments, hangs=None, late=None):
     command = ["-m", "speechbrain_focalcodec.cli", "tokenize", *arguments]
     if hangs:
         command = ["-c", HANGING, *command[2:], str(hangs)]
+    if late:
+        command = ["-c", LATE, *arguments, str(late)]
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
         env=slurm_environ(rank, port),
@@ -216,7 +232,7 @@ def test_a_killed_follower_is_replaced(corpus, model, alone, tmp_path):
     out, port = tmp_path / "tokens", free_port()
     arguments = [corpus, out, "--model", model, *FAST, "--lost-after", "3"]
     follower = start(1, port, arguments, hangs=tmp_path / "hangs")
-    leader = start(0, port, arguments)
+    leader = start(0, port, arguments, late=tmp_path / "hangs")
     kill_when_there(follower, tmp_path / "hangs")
     stdout, stderr = leader.communicate(timeout=100)
     assert leader.returncode == 0, stderr
