@@ -21,13 +21,14 @@ from speechbrain_focalcodec.data.pipeline import make_dataset
 from speechbrain_focalcodec.errors import CheckpointError, ConfigError
 from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
 from speechbrain_focalcodec.training.decoder import DecoderBrain
-from speechbrain_focalcodec.training.export import export_runs, load_run
+from speechbrain_focalcodec.training.export import export_runs
 from speechbrain_focalcodec.training.losses import (
     LogMelLoss,
     MultiResolutionSTFTLoss,
     masked_mse,
 )
 from speechbrain_focalcodec.training.quantizer import QuantizerBrain
+from speechbrain_focalcodec.training.sources import find_sources, load_parts
 
 CONFIG = {
     "encoder_name": "LogMel",
@@ -113,8 +114,11 @@ def make_brain(
             "feature_matching": 2.0,
         },
         "discriminator_opt_class": lambda x: torch.optim.AdamW(x, 1e-3),
-        "decoder_run": None,
-        "quantizer_run": None,
+        "encoder_source": None,
+        "start_from": [],
+        "freeze": [],
+        "dequantized": False,
+        "refine": True,
         "entropy_weight": 0.1,
         "diversity_weight": 1.0,
         "inverse_temperature": 100.0,
@@ -440,7 +444,8 @@ def test_decoder_trains_on_dequantized_features(corpus, tmp_path):
         corpus,
         tmp_path / "decoder",
         epochs=1,
-        quantizer_run=tmp_path / "quantizer",
+        start_from=tmp_path / "quantizer",
+        dequantized=True,
     )
     seen = []
     brain.modules.decoder.register_forward_pre_hook(
@@ -448,7 +453,7 @@ def test_decoder_trains_on_dequantized_features(corpus, tmp_path):
     )
     fit(brain, counter, data)
     reference = FocalCodec(CONFIG)
-    load_run(reference, tmp_path / "quantizer", ["compressor", "decompressor"])
+    load_parts(reference, find_sources([tmp_path / "quantizer"]))
     sig = data[1][0]["sig"][None]
     with torch.no_grad():
         codes = reference.toks_to_codes(reference.encode(sig)[0])
@@ -462,14 +467,14 @@ def test_export_and_validation_audio(corpus, tmp_path):
     run = make_brain(DecoderBrain, corpus, decoder, epochs=1)
     fit(*run)
     heard = make_brain(
-        QuantizerBrain, corpus, quantizer, epochs=1, decoder_run=decoder
+        QuantizerBrain, corpus, quantizer, epochs=1, start_from=[decoder]
     )
     fit(*heard)
     samples = quantizer / "samples" / "epoch_0001"
     assert (samples / "utt0_reconstruction.wav").is_file()
     assert (samples / "utt0.png").is_file()
 
-    exported = export_runs(tmp_path / "model", decoder, quantizer)
+    exported = export_runs(tmp_path / "model", [decoder, quantizer])
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
         "config.json",
         "hyperparams.yaml",
@@ -487,14 +492,21 @@ def test_export_and_validation_audio(corpus, tmp_path):
 def test_export_of_bad_runs_is_refused(corpus, tmp_path):
     decoder = tmp_path / "decoder"
     fit(*make_brain(DecoderBrain, corpus, decoder, epochs=1))
-    with pytest.raises(CheckpointError, match="did this stage train the comp"):
-        export_runs(tmp_path / "model", decoder, decoder)
+    with pytest.raises(
+        CheckpointError, match="no trained compressor and no de"
+    ):
+        export_runs(tmp_path / "model", decoder)
+    with pytest.raises(CheckpointError, match="neither a folder"):
+        find_sources(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        load_run(FocalCodec(CONFIG), tmp_path / "nothing", ["decoder"])
+        find_sources(tmp_path / "empty")
     other = {**CONFIG, "quantizer_config": {"codebook_size": 64}}
     other["decoder_config"] = {**CONFIG["decoder_config"], "ffn_dim": 48}
-    with pytest.raises(CheckpointError, match="wrong shape: backbone"):
-        load_run(FocalCodec(other), decoder, ["decoder"])
+    with pytest.raises(CheckpointError, match="its decoder with ffn_dim 32"):
+        load_parts(FocalCodec(other), find_sources(decoder))
+    with pytest.raises(CheckpointError, match="no trained compressor; add"):
+        load_parts(FocalCodec(CONFIG), find_sources(decoder), ["compressor"])
     assert not (tmp_path / "model").exists()
 
 

@@ -10,17 +10,18 @@ __all__ = ["export"]
 
 def export(
     out: Annotated[Path, typer.Argument(help="The model folder to write.")],
-    decoder: Annotated[
-        Path, typer.Option(help="Output folder of the decoder stage.")
-    ],
-    quantizer: Annotated[
-        Path, typer.Option(help="Output folder of the quantizer stage.")
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Output folders of training stages, and models; of what "
+            "several have, the last is taken."
+        ),
     ],
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="Where a WavLM encoder's weights come from: what the stages "
-            "had as encoder_source."
+            help="Where a WavLM encoder's weights come from if no run has "
+            "them: what the stages had as encoder_source."
         ),
     ] = None,
     overwrite: Annotated[
@@ -29,6 +30,13 @@ def export(
     half: Annotated[
         bool,
         typer.Option("--half", help="Store weights as float16: half the size."),
+    ] = False,
+    discriminator: Annotated[
+        bool,
+        typer.Option(
+            "--discriminator",
+            help="Write discriminator.safetensors too, for fine-tuning.",
+        ),
     ] = False,
 ) -> None:
     """Join the best checkpoints of the stages into a model folder.
@@ -48,10 +56,10 @@ def export(
         )
     codec = export_runs(
         out,
-        decoder,
-        quantizer,
+        runs,
         encoder,
         torch.float16 if half else torch.float32,
+        discriminator,
     )
     parameters = sum(p.numel() for p in codec.parameters())
     typer.echo(

@@ -5,6 +5,7 @@ at, checkpoints. A stage adds its forward pass and its losses.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,29 @@ import speechbrain as sb
 import torch
 from speechbrain.nnet.schedulers import NewBobScheduler, update_learning_rate
 from speechbrain.utils.distributed import if_main_process, run_on_main
+from torch import nn
 
 from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.audio import write_audio
 from speechbrain_focalcodec.checkpoint import CONFIG_FILE
+from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.pipeline import set_epoch
+from speechbrain_focalcodec.errors import ConfigError
+from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.plotting import plot_features, plot_spectrograms
 from speechbrain_focalcodec.training.averages import Averages
-from speechbrain_focalcodec.wavlm_import import load_encoder
+from speechbrain_focalcodec.training.sources import (
+    PARTS,
+    find_sources,
+    load_parts,
+)
+from speechbrain_focalcodec.training.teacher import (
+    full_context_encoder,
+    is_student,
+    load_frozen_encoder,
+)
 
-__all__ = ["CodecBrain"]
+__all__ = ["CodecBrain", "freeze"]
 
 
 class CodecBrain(sb.Brain):
@@ -31,9 +45,15 @@ class CodecBrain(sb.Brain):
     :class:`~speechbrain_focalcodec.codec.FocalCodec`), ``output_folder``,
     ``train_logger``, ``num_samples`` (utterances to write in validation), one
     of ``lr_annealing`` (called once an epoch) and
-    ``lr_schedule`` (called once a step), and for an encoder with weights
-    ``encoder_source`` (see
-    :func:`~speechbrain_focalcodec.wavlm_import.load_encoder`).
+    ``lr_schedule`` (called once a step), and
+
+    - ``encoder_source``: where the encoder's weights come from, see
+      :func:`~speechbrain_focalcodec.wavlm_import.load_encoder`. To a causal
+      WavLM it gives the teacher: the same encoder with full context;
+    - ``start_from``: runs of earlier stages and models to take weights from,
+      see :mod:`~speechbrain_focalcodec.training.sources`;
+    - ``freeze``: modules of the codec that stay as they are, by their names
+      or beginnings of these, such as ``compressor.layers.0``.
 
     Arguments
     ---------
@@ -51,6 +71,10 @@ class CodecBrain(sb.Brain):
 
     #: Names of the codec's parts that the stage trains.
     TRAINED: tuple[str, ...] = ()
+    #: Modules within them that it leaves as they are.
+    FROZEN: tuple[str, ...] = ()
+    #: Whether a causal WavLM must have been trained before.
+    NEEDS_STUDENT = False
 
     def __init__(
         self,
@@ -61,12 +85,16 @@ class CodecBrain(sb.Brain):
         checkpointer=None,
     ):
         codec = hparams["codec"]
-        if next(codec.encoder.parameters(), None) is not None:
-            load_encoder(codec, hparams["encoder_source"])
+        self.prepare_codec(codec, hparams)
+        self.sources = find_sources(hparams["start_from"])
+        self.teacher = self._load(codec, hparams)
         codec.requires_grad_(False)
-        parts = {name: getattr(codec, name) for name in self.TRAINED}
+        parts = {
+            name: codec.get_submodule(PARTS[name]) for name in self.TRAINED
+        }
         for part in parts.values():
             part.requires_grad_(True)
+        freeze(codec, [*self.FROZEN, *hparams["freeze"]])
         super().__init__(
             {**parts, **(modules or {})},
             opt_class,
@@ -76,6 +104,8 @@ class CodecBrain(sb.Brain):
         )
         # Frozen parts are no modules of the Brain: they stay in eval mode.
         self.codec = codec.to(self.device).eval()
+        if self.teacher is not None:
+            self.teacher.to(self.device)
         self._averages = Averages()
         self._samples: list[dict[str, torch.Tensor]] = []
         self._train_stats: dict[str, float] = {}
@@ -84,6 +114,56 @@ class CodecBrain(sb.Brain):
             for name in self.TRAINED:
                 self.checkpointer.add_recoverable(name, self.modules[name])
         run_on_main(self._write_config)
+
+    def prepare_codec(self, codec: FocalCodec, hparams: dict[str, Any]) -> None:
+        """Check or change the codec before anything is loaded.
+
+        Arguments
+        ---------
+        codec : FocalCodec
+            The codec.
+        hparams : dict
+            The hyperparameters.
+        """
+
+    def _load(self, codec: FocalCodec, hparams: dict) -> nn.Module | None:
+        """Load what is given; the teacher where there is one."""
+        required = self.required(hparams)
+        teacher = None
+        encoder_source = hparams["encoder_source"]
+        if is_student(codec):
+            teacher = full_context_encoder(codec, encoder_source)
+            if self.NEEDS_STUDENT:
+                required = ("encoder", *required)
+            else:
+                codec.encoder.load_state_dict(teacher.state_dict())
+        elif self._lacks_encoder(codec):
+            load_frozen_encoder(codec, encoder_source)
+        self.loaded = load_parts(codec, self.sources, required)
+        return teacher
+
+    def _lacks_encoder(self, codec: FocalCodec) -> bool:
+        """Whether the encoder has weights, which come from nowhere yet."""
+        has_weights = next(codec.encoder.parameters(), None) is not None
+        if "encoder" in self.TRAINED or not has_weights:
+            return False
+        return not any(source.has("encoder") for source in self.sources)
+
+    def required(self, hparams: dict[str, Any]) -> tuple[str, ...]:
+        """Parts that ``start_from`` must have.
+
+        Arguments
+        ---------
+        hparams : dict
+            The hyperparameters.
+
+        Returns
+        -------
+        tuple of str
+            Names of parts; none by default.
+        """
+        del hparams
+        return ()
 
     def _write_config(self) -> None:
         """Leave the configuration where export finds it."""
@@ -110,6 +190,31 @@ class CodecBrain(sb.Brain):
         """
         sig, wav_lens = batch.to(self.device).sig
         return sig, (wav_lens * sig.shape[1]).round().long()
+
+    def full_context_features(
+        self, sig: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of the frozen encoder: the teacher, if there is one.
+
+        Arguments
+        ---------
+        sig : torch.Tensor
+            Waveform [B, T] at the codec's input rate.
+        lengths : torch.Tensor
+            Samples, int64 [B].
+
+        Returns
+        -------
+        feats : torch.Tensor
+            Features [B, N, C], without gradient.
+        frames : torch.Tensor
+            Frames, int64 [B].
+        """
+        with torch.no_grad():
+            if self.teacher is None:
+                return self.codec.sig_to_feats(sig, lengths)
+            frames = self.teacher.output_lengths(lengths)
+            return zero_beyond(self.teacher(sig, lengths), frames), frames
 
     def record(self, **terms: torch.Tensor | float) -> None:
         """Add values to the epoch's averages.
@@ -279,3 +384,42 @@ class CodecBrain(sb.Brain):
             for kind, sig in kept.items():
                 write_audio(folder / f"{sample['id']}_{kind}.wav", sig, rate)
             plot_spectrograms(picture, kept, rate)
+
+
+def freeze(codec: FocalCodec, names: Iterable[str]) -> None:
+    """Take modules or weights of a codec out of training.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        The codec.
+    names : iterable of str
+        Names in it, or what these begin with, up to a dot.
+
+    Raises
+    ------
+    ConfigError
+        If there is nothing of a name.
+
+    Example
+    -------
+    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+    >>> freeze(codec, ["decompressor.layers.0", "decoder"])
+    >>> codec.decompressor.in_proj.weight.requires_grad
+    True
+    >>> codec.decoder.head.out_proj.weight.requires_grad
+    False
+    """
+    for name in names:
+        found = [
+            weight
+            for key, weight in codec.named_parameters()
+            if f"{key}.".startswith(f"{name}.")
+        ]
+        if not found:
+            raise ConfigError(
+                f"freeze: the codec has no {name!r}; names are those of its "
+                "state dict, such as compressor or decompressor.layers.0"
+            )
+        for weight in found:
+            weight.requires_grad_(False)

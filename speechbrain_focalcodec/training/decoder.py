@@ -19,7 +19,8 @@ from speechbrain_focalcodec.audio import resample, resampled_length
 from speechbrain_focalcodec.errors import ConfigError
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
-from speechbrain_focalcodec.training.export import load_run
+from speechbrain_focalcodec.training.sources import load_module
+from speechbrain_focalcodec.training.teacher import is_student
 
 __all__ = ["DecoderBrain"]
 
@@ -32,9 +33,10 @@ class DecoderBrain(CodecBrain):
     (spectral losses by name, each a module of estimate and target),
     ``loss_weights`` (by the same names, and ``adversarial`` and
     ``feature_matching``), ``discriminator_opt_class`` where the modules have a
-    ``discriminator``, and two output folders, or null: ``quantizer_run`` (its
-    quantizer stage gives the features that the decoder will get in use) and
-    ``decoder_run`` (a decoder to start from).
+    ``discriminator``, and ``dequantized``: whether to train on the features
+    that the decoder will get in use, after the quantizer, whose compressor and
+    decompressor ``start_from`` then must have. A decoder and a discriminator
+    in ``start_from`` are gone on with.
 
     The discriminator and the decoder each take one step a batch, by
     SpeechBrain's own helpers: gradients are accumulated and clipped, and
@@ -63,12 +65,26 @@ class DecoderBrain(CodecBrain):
                 "discriminator in fp16: use --precision=bf16 or a larger "
                 "batch_size"
             )
-        if self.hparams.decoder_run is not None:
-            load_run(self.codec, self.hparams.decoder_run, ["decoder"])
-        self.dequantized = self.hparams.quantizer_run is not None
-        if self.dequantized:
-            parts = ["compressor", "decompressor"]
-            load_run(self.codec, self.hparams.quantizer_run, parts)
+        if self.adversarial:
+            load_module(self._unwrapped_discriminator(), self.sources)
+
+    def required(self, hparams: dict[str, Any]) -> tuple[str, ...]:
+        """The bottleneck, where the decoder shall see what it gives.
+
+        Arguments
+        ---------
+        hparams : dict
+            The hyperparameters.
+
+        Returns
+        -------
+        tuple of str
+            Names of parts.
+        """
+        if not hparams["dequantized"]:
+            return ()
+        student = ("encoder",) if is_student(hparams["codec"]) else ()
+        return (*student, "compressor", "decompressor")
 
     @property
     def adversarial(self) -> bool:
@@ -96,11 +112,15 @@ class DecoderBrain(CodecBrain):
             rates = codec.sample_rate_output, codec.sample_rate_input
             inputs = resample(sig, *rates)
             input_lengths = resampled_length(lengths, *rates)
-            feats, frames = codec.sig_to_feats(inputs, input_lengths)
-            if self.dequantized:
+            if self.hparams.dequantized:
+                feats, frames = codec.sig_to_feats(inputs, input_lengths)
                 lats, tokens = codec.feats_to_lats(feats, frames)
                 codes = codec.lats_to_codes(lats)
                 feats, frames = codec.codes_to_qfeats(codes, tokens)
+            else:
+                feats, frames = self.full_context_features(
+                    inputs, input_lengths
+                )
         estimate = self.modules.decoder(feats, frames)
         # The encoder may give a frame less than the waveform has.
         length = min(estimate.shape[1], sig.shape[1])

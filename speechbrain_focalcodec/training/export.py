@@ -1,86 +1,55 @@
 """From the checkpoints of the stages to a model folder."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
-from torch import nn
+from safetensors.torch import save_file
 
-from speechbrain_focalcodec import checkpoint
+from speechbrain_focalcodec.atomic import atomic_path
 from speechbrain_focalcodec.codec import FocalCodec
-from speechbrain_focalcodec.config import CodecConfig, read_config
+from speechbrain_focalcodec.config import CodecConfig
 from speechbrain_focalcodec.errors import CheckpointError
 from speechbrain_focalcodec.hyperparams import write_hyperparams
-from speechbrain_focalcodec.wavlm_import import load_encoder
+from speechbrain_focalcodec.training.sources import (
+    DISCRIMINATOR,
+    DISCRIMINATOR_FILE,
+    Source,
+    find_sources,
+    load_parts,
+)
+from speechbrain_focalcodec.training.teacher import load_frozen_encoder
 
-__all__ = ["export_runs", "load_run"]
-
-# What a stage's output folder calls the folder of its checkpoints.
-SAVE_FOLDER = "save"
-
-
-def load_run(codec: FocalCodec, run: str | Path, parts: Iterable[str]) -> None:
-    """Load parts of a codec from the best checkpoint of a training stage.
-
-    Arguments
-    ---------
-    codec : FocalCodec
-        Receives the weights.
-    run : str or Path
-        Output folder of the stage.
-    parts : iterable of str
-        Names of the codec's parts.
-
-    Raises
-    ------
-    CheckpointError
-        If the folder has no checkpoint, or the checkpoint has no such part
-        or does not fit the codec.
-    """
-    folder = Path(run) / SAVE_FOLDER
-    best = None
-    if folder.is_dir():
-        best = Checkpointer(folder).find_checkpoint(min_key="loss")
-    if best is None:
-        raise CheckpointError(
-            f"{folder}: no checkpoint with a validation loss; give the output "
-            "folder of a training that has finished an epoch (a --debug run "
-            "keeps its own only with --debug_persistently)"
-        )
-    for part in parts:
-        path = best.path / f"{part}.ckpt"
-        if not path.is_file():
-            raise CheckpointError(
-                f"{path}: not found; did this stage train the {part}?"
-            )
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        module: nn.Module = getattr(codec, part)
-        checkpoint.load_state(module, weights, path)
+__all__ = ["export_runs"]
 
 
 def export_runs(
     out: str | Path,
-    decoder_run: str | Path,
-    quantizer_run: str | Path,
+    runs: str | Path | Iterable[str | Path],
     encoder: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
+    discriminator: bool = False,
 ) -> FocalCodec:
-    """Join the stages' best checkpoints into a model folder.
+    """Join the best checkpoints of stages into a model folder.
 
     Arguments
     ---------
     out : str or Path
         The folder to write: `config.json`, `model.safetensors` and the
         `hyperparams.yaml` of SpeechBrain's `from_hparams`.
-    decoder_run, quantizer_run : str or Path
-        Output folders of the stages; they must have had the same model.
+    runs : str, Path or iterable of these
+        Output folders of stages, and models; of what several have, the last
+        is taken. Together they must have compressor, decompressor and
+        decoder.
     encoder : str or Path, optional
-        Where the encoder's weights come from, see
+        Where an encoder's weights come from that no run has, see
         :func:`~speechbrain_focalcodec.wavlm_import.load_encoder`; needed for
-        WavLM.
+        an offline WavLM.
     dtype : torch.dtype
         Precision of the stored weights; float16 halves the file.
+    discriminator : bool
+        Whether to write the decoder's discriminator too, as
+        `discriminator.safetensors`: for those who go on training the model.
 
     Returns
     -------
@@ -89,34 +58,71 @@ def export_runs(
 
     Raises
     ------
-    CheckpointError
-        If a run has no checkpoint, the runs differ in their models, or the
-        encoder's weights are missing.
+    CheckpointError, ConfigError
+        If a run has no checkpoint, a part is nowhere, or parts do not fit
+        each other.
     """
-    config = _common_config(Path(decoder_run), Path(quantizer_run))
-    codec = FocalCodec(config, name=Path(out).name)
-    if any(True for _ in codec.encoder.parameters()):
+    sources = find_sources(runs)
+    codec = FocalCodec(_joint_config(sources), name=Path(out).name)
+    has_encoder = any(source.has("encoder") for source in sources)
+    if not has_encoder and next(codec.encoder.parameters(), None) is not None:
         if encoder is None:
             raise CheckpointError(
                 "the encoder has weights of its own: give --encoder, where "
-                "they come from (the source that the stages were trained on)"
+                "they come from (the source that the stages were trained on), "
+                "or the run of the stage that trained it"
             )
-        load_encoder(codec, encoder)
-    load_run(codec, decoder_run, ["decoder"])
-    load_run(codec, quantizer_run, ["compressor", "decompressor"])
+        load_frozen_encoder(codec, encoder)
+    required = ["compressor", "decompressor", "decoder"]
+    load_parts(codec, sources, required)
     codec.to(dtype).save_pretrained(out)
     write_hyperparams(out, codec)
+    if discriminator:
+        _write_discriminator(Path(out), sources)
     return FocalCodec.from_pretrained(out)
 
 
-def _common_config(run: Path, other_run: Path) -> CodecConfig:
-    """The configuration of two runs, which must be the same."""
-    config = read_config(run / checkpoint.CONFIG_FILE)
-    other = read_config(other_run / checkpoint.CONFIG_FILE)
-    for key in CodecConfig.model_fields:
-        if getattr(config, key) != getattr(other, key):
-            raise CheckpointError(
-                f"{run} and {other_run} were trained with different models: "
-                f"{key} differs"
-            )
-    return config
+def _joint_config(sources: Sequence[Source]) -> CodecConfig:
+    """The configuration of the parts that will be taken."""
+    owners: dict[str, Source] = {}
+    for source in sources:
+        owners |= dict.fromkeys(source.parts, source)
+    missing = [
+        part
+        for part in ("compressor", "decompressor", "decoder")
+        if part not in owners
+    ]
+    if missing:
+        names = ", ".join(source.name for source in sources) or "no run"
+        raise CheckpointError(
+            f"{names}: no trained {' and no '.join(missing)}; add the output "
+            "folder of the stage that trains it, or a model"
+        )
+    # Without an encoder of its own, a decoder may come from a causal model's
+    # first stage, which was trained on the full-context teacher.
+    owners.setdefault("encoder", owners["compressor"])
+    owners["quantizer"] = owners["compressor"]
+    config = {}
+    for role in (
+        "encoder",
+        "compressor",
+        "quantizer",
+        "decompressor",
+        "decoder",
+    ):
+        published = owners[role].config.to_dict()
+        for key in (f"{role}_name", f"{role}_config"):
+            config[key] = published[key]
+    return CodecConfig.parse(config)
+
+
+def _write_discriminator(out: Path, sources: Sequence[Source]) -> None:
+    having = [source for source in sources if source.has(DISCRIMINATOR)]
+    if not having:
+        raise CheckpointError(
+            "no run has a discriminator: leave --discriminator out, or give "
+            "the run of a decoder stage that was trained with one"
+        )
+    weights = having[-1].weights(DISCRIMINATOR)
+    with atomic_path(out / DISCRIMINATOR_FILE) as path:
+        save_file({k: v.contiguous() for k, v in weights.items()}, path)

@@ -13,12 +13,12 @@ import torch
 from torch.nn import functional as F
 
 from speechbrain_focalcodec.audio import resample, resampled_length
+from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.modules.masking import length_mask, zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
-from speechbrain_focalcodec.training.export import load_run
 from speechbrain_focalcodec.training.losses import masked_mse
 
-__all__ = ["QuantizerBrain"]
+__all__ = ["QuantizerBrain", "remove_refiner"]
 
 
 class QuantizerBrain(CodecBrain):
@@ -26,21 +26,36 @@ class QuantizerBrain(CodecBrain):
 
     Hyperparameters beside those of
     :class:`~speechbrain_focalcodec.training.base.CodecBrain`:
-    ``entropy_weight``, ``diversity_weight``, ``inverse_temperature``, and
-    ``decoder_run`` (output folder of a decoder stage to hear validation with,
-    or null: then features are drawn).
+    ``entropy_weight``, ``diversity_weight``, ``inverse_temperature`` and
+    ``refine``: whether a causal decompressor's refiner is trained (a streaming
+    model gets it in its joint stage). With a decoder in ``start_from``
+    validation is heard, without one features are drawn. The features of a
+    causal WavLM are the student's.
     """
 
-    TRAINED = ("compressor", "decompressor")
+    TRAINED: tuple[str, ...] = ("compressor", "decompressor")
+    NEEDS_STUDENT = True
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.audible = self.hparams.decoder_run is not None
-        if self.audible:
-            load_run(self.codec, self.hparams.decoder_run, ["decoder"])
+        self.audible = "decoder" in self.loaded
         self._histogram = torch.zeros(
             self.codec.codebook_size, device=self.device
         )
+
+    def prepare_codec(self, codec: FocalCodec, hparams: dict[str, Any]) -> None:
+        """Take the refiner out where it is not trained.
+
+        Arguments
+        ---------
+        codec : FocalCodec
+            The codec.
+        hparams : dict
+            The hyperparameters.
+        """
+        super().prepare_codec(codec, hparams)
+        if not hparams["refine"]:
+            remove_refiner(codec)
 
     def compute_forward(self, batch: Any, stage: sb.Stage) -> dict[str, Any]:
         """Pass features through the bottleneck.
@@ -55,27 +70,76 @@ class QuantizerBrain(CodecBrain):
         Returns
         -------
         dict
-            ``feats`` and ``qfeats`` [B, T, C], ``frames`` int64 [B],
-            ``lats`` [B, N, d], ``tokens`` int64 [B] (their lengths).
+            ``feats`` (what shall be reconstructed) and ``qfeats`` [B, T, C],
+            ``frames`` int64 [B], ``lats`` [B, N, d], ``tokens`` int64 [B]
+            (their lengths).
         """
         sig, lengths = self.signals(batch)
         codec = self.codec
-        with torch.no_grad():
-            feats, frames = codec.sig_to_feats(sig, lengths)
+        feats, frames = self.features(sig, lengths)
         lats = self.modules.compressor(feats, frames)
         lats = F.normalize(lats.float(), dim=-1)
         tokens = codec.compressor.output_lengths(frames)
         codes = codec.quantizer.straight_through(lats)
         qfeats = self.modules.decompressor(codes, tokens)
+        target, frames = self.target(sig, lengths, feats, frames)
         # Down-scaling rounds up: up-scaled, there may be frames too many.
-        qfeats = zero_beyond(qfeats[:, : feats.shape[1]], frames)
+        qfeats = zero_beyond(qfeats[:, : target.shape[1]], frames)
         return {
-            "feats": feats,
+            "feats": target,
             "qfeats": qfeats,
             "frames": frames,
             "lats": lats,
             "tokens": tokens,
         }
+
+    def features(
+        self, sig: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the compressor gets.
+
+        Arguments
+        ---------
+        sig : torch.Tensor
+            Waveform [B, T].
+        lengths : torch.Tensor
+            Samples, int64 [B].
+
+        Returns
+        -------
+        feats : torch.Tensor
+            Features [B, N, C] of the frozen encoder.
+        frames : torch.Tensor
+            Frames, int64 [B].
+        """
+        with torch.no_grad():
+            return self.codec.sig_to_feats(sig, lengths)
+
+    def target(
+        self,
+        sig: torch.Tensor,
+        lengths: torch.Tensor,
+        feats: torch.Tensor,
+        frames: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the decompressor shall give: the features themselves.
+
+        Arguments
+        ---------
+        sig, lengths
+            As for :meth:`features`.
+        feats, frames
+            What that gave.
+
+        Returns
+        -------
+        feats : torch.Tensor
+            Features [B, N', C]; N' is at most N.
+        frames : torch.Tensor
+            Frames, int64 [B].
+        """
+        del sig, lengths
+        return feats, frames
 
     def compute_objectives(
         self, predictions: dict[str, Any], batch: Any, stage: sb.Stage
@@ -169,3 +233,28 @@ class QuantizerBrain(CodecBrain):
             "code_usage": float((share > 0).float().mean()),
             "code_entropy": float(entropy.cpu() / size.log()),
         }
+
+
+def remove_refiner(codec: FocalCodec) -> None:
+    """Make a codec one whose decompressor looks no frame ahead.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        The codec; its configuration follows. An offline one is left as it is.
+
+    Example
+    -------
+    >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
+    >>> remove_refiner(codec)
+    >>> codec.config.decompressor_config.lookahead_size
+    0
+    """
+    if codec.decompressor.refiner is None:
+        return
+    codec.decompressor.refiner = None
+    decompressor = codec.config.decompressor_config
+    changed = decompressor.model_copy(update={"lookahead_size": 0})
+    codec.config = codec.config.model_copy(
+        update={"decompressor_config": changed}
+    )

@@ -1,0 +1,371 @@
+"""Where weights come from: runs of earlier stages, and models.
+
+A run is the output folder of a stage: its best checkpoint holds the parts that
+it trained. A model is a bundled name, a folder or a hub repository, and holds
+all parts. What is loaded must fit: options of a part that its weights do not
+show, and the features that it was trained on, are compared too.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from speechbrain.utils.checkpoints import Checkpointer
+from torch import nn
+
+from speechbrain_focalcodec import checkpoint
+from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.config import CodecConfig, read_config
+from speechbrain_focalcodec.errors import CheckpointError
+
+__all__ = [
+    "PARTS",
+    "Source",
+    "find_sources",
+    "is_run",
+    "load_module",
+    "load_parts",
+]
+
+# What a stage's output folder calls the folder of its checkpoints.
+SAVE_FOLDER = "save"
+# What can be loaded by itself, and where a codec has it.
+PARTS = {
+    "encoder": "encoder",
+    "positional_embedding": "encoder.encoder.positional_embedding",
+    "compressor": "compressor",
+    "decompressor": "decompressor",
+    "decoder": "decoder",
+}
+# An optional file of a model, for those who go on training it.
+DISCRIMINATOR = "discriminator"
+DISCRIMINATOR_FILE = "discriminator.safetensors"
+
+# Options that change no output for the same weights.
+UNUSED = {"max_cached_steps", "dropout"}
+# In these a full-context encoder and its causal student differ; both give the
+# same features as far as the student has learnt them.
+DIRECTION = {"causal", "window_size", "lookahead_size"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run or a model to take weights from.
+
+    Arguments
+    ---------
+    name : str
+        What the user called it.
+    folder : Path
+        Where its weights are: a checkpoint of a run, or a model's folder.
+    config : CodecConfig
+        Of the codec that they belong to.
+    is_run : bool
+        Whether it is a run.
+
+    Example
+    -------
+    >>> source, = find_sources(["focalcodec_mini_50hz"])
+    >>> source.parts
+    ['encoder', 'compressor', 'decompressor', 'decoder']
+    """
+
+    name: str
+    folder: Path
+    config: CodecConfig
+    is_run: bool
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the parts that it has."""
+        if self.is_run:
+            return [part for part in PARTS if self.has(part)]
+        return [part for part, path in PARTS.items() if "." not in path]
+
+    def has(self, name: str) -> bool:
+        """Whether it has the weights of a module.
+
+        Arguments
+        ---------
+        name : str
+            A part's, or ``discriminator``.
+
+        Returns
+        -------
+        bool
+            Whether it has.
+        """
+        if self.is_run:
+            return (self.folder / f"{name}.ckpt").is_file()
+        if name == DISCRIMINATOR:
+            return (self.folder / DISCRIMINATOR_FILE).is_file()
+        return name in self.parts
+
+    def weights(self, name: str) -> checkpoint.Weights:
+        """Read the weights of a module that it has.
+
+        Arguments
+        ---------
+        name : str
+            A part's, or ``discriminator``.
+
+        Returns
+        -------
+        dict
+            Tensors by name.
+
+        Raises
+        ------
+        CheckpointError
+            If the file cannot be read.
+        """
+        if self.is_run:
+            path = self.folder / f"{name}.ckpt"
+            try:
+                # A run is the user's own; still nothing but tensors is read.
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:
+                raise CheckpointError(
+                    f"{path}: cannot be read: {error}"
+                ) from error
+        if name == DISCRIMINATOR:
+            return checkpoint.read_weights(self.folder / DISCRIMINATOR_FILE)
+        path = self.folder / checkpoint.WEIGHTS_FILE
+        found = checkpoint.upgrade_names(checkpoint.read_weights(path), path)
+        return {
+            key.removeprefix(f"{name}."): value
+            for key, value in found.items()
+            if key.startswith(f"{name}.")
+        }
+
+
+def find_sources(names: str | Path | Iterable[str | Path]) -> list[Source]:
+    """Find runs and models.
+
+    Arguments
+    ---------
+    names : str, Path, or iterable of these
+        Output folders of stages, model folders, bundled names or hub
+        repositories.
+
+    Returns
+    -------
+    list of Source
+        In the order of the names.
+
+    Raises
+    ------
+    CheckpointError, ConfigError
+        If there is no such run or model, or a run has no checkpoint.
+
+    Example
+    -------
+    >>> find_sources([])
+    []
+    """
+    names = [names] if isinstance(names, str | Path) else names
+    return [_find_source(name) for name in names]
+
+
+def is_run(name: str | Path) -> bool:
+    """Whether a name is that of a stage's output folder.
+
+    Arguments
+    ---------
+    name : str or Path
+        The name.
+
+    Returns
+    -------
+    bool
+        Whether it is a folder and no model.
+
+    Example
+    -------
+    >>> is_run("focalcodec_mini_50hz")
+    False
+    """
+    folder = Path(name).expanduser()
+    return folder.is_dir() and not (folder / checkpoint.WEIGHTS_FILE).is_file()
+
+
+def _find_source(name: str | Path) -> Source:
+    folder = Path(name).expanduser()
+    if not is_run(name):
+        _, folder = checkpoint.resolve_source(str(name))
+        config = read_config(folder / checkpoint.CONFIG_FILE)
+        return Source(str(name), folder, config, is_run=False)
+    save, best = folder / SAVE_FOLDER, None
+    if save.is_dir():
+        best = Checkpointer(save).find_checkpoint(min_key="loss")
+    if best is None:
+        raise CheckpointError(
+            f"{save}: no checkpoint with a validation loss; give the output "
+            "folder of a training that has finished an epoch (a --debug run "
+            "keeps its own only with --debug_persistently), or a model folder"
+        )
+    config = read_config(folder / checkpoint.CONFIG_FILE)
+    return Source(str(name), best.path, config, is_run=True)
+
+
+def load_parts(
+    codec: FocalCodec,
+    sources: Sequence[Source],
+    required: Iterable[str] = (),
+) -> dict[str, Source]:
+    """Load all that the sources have; what comes later wins.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        Receives the weights.
+    sources : sequence of Source
+        Of :func:`find_sources`.
+    required : iterable of str
+        Parts that one of them must have.
+
+    Returns
+    -------
+    dict
+        The source of each part that was loaded.
+
+    Raises
+    ------
+    CheckpointError
+        If a required part is nowhere, or one does not fit.
+
+    Example
+    -------
+    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+    >>> sources = find_sources(["focalcodec_mini_50hz"])
+    >>> sorted(load_parts(codec, sources))
+    ['compressor', 'decoder', 'decompressor', 'encoder']
+    """
+    chosen: dict[str, Source] = {}
+    for source in sources:
+        for part in source.parts:
+            chosen.pop(part, None)
+            chosen[part] = source
+    missing = [part for part in required if part not in chosen]
+    if missing:
+        names = ", ".join(source.name for source in sources) or "nothing"
+        raise CheckpointError(
+            f"start_from has {names}: no trained {' and no '.join(missing)}; "
+            "add the output folder of the stage that trains it, or a model"
+        )
+    for part, source in chosen.items():
+        check_fit(source, codec.config, part)
+        module = codec.get_submodule(PARTS[part])
+        weights = source.weights(part)
+        if part == "decompressor":
+            weights = _with_refiner(module, weights)
+        checkpoint.load_state(module, weights, f"{source.name} ({part})")
+    return chosen
+
+
+def load_module(
+    module: nn.Module, sources: Sequence[Source], name: str = DISCRIMINATOR
+) -> Source | None:
+    """Load a module beside the codec from the last source that has it.
+
+    Arguments
+    ---------
+    module : nn.Module
+        Receives the weights.
+    sources : sequence of Source
+        Of :func:`find_sources`.
+    name : str
+        What the runs call it.
+
+    Returns
+    -------
+    Source or None
+        Where it came from; None where no source has it.
+
+    Raises
+    ------
+    CheckpointError
+        If it does not fit.
+    """
+    having = [source for source in sources if source.has(name)]
+    if not having:
+        return None
+    source = having[-1]
+    label = f"{source.name} ({name})"
+    checkpoint.load_state(module, source.weights(name), label)
+    return source
+
+
+def check_fit(source: Source, config: CodecConfig, part: str) -> None:
+    """Raise if a part, or the features it was trained on, are others.
+
+    Arguments
+    ---------
+    source : Source
+        Has the part.
+    config : CodecConfig
+        Of the codec that is to receive it.
+    part : str
+        The part's name.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the option that differs.
+    """
+    role = part if part != "positional_embedding" else "encoder"
+    # A refiner can be added to a decompressor that had none.
+    extra = {"lookahead_size"} if role == "decompressor" else set()
+    _compare(source, config, role, UNUSED | extra, f"its {part}")
+    if role != "encoder":
+        wavlm = config.encoder_name == "WavLM"
+        ignored = UNUSED | (DIRECTION if wavlm else set())
+        _compare(source, config, "encoder", ignored, f"the {part} was trained")
+
+
+def _compare(
+    source: Source, config: CodecConfig, role: str, ignored: set, what: str
+) -> None:
+    theirs, ours = _options(source.config, role), _options(config, role)
+    if not theirs.get("causal") and not ours.get("causal"):
+        ignored = ignored | DIRECTION
+    for key in sorted(theirs.keys() | ours.keys()):
+        if key in ignored or theirs.get(key) == ours.get(key):
+            continue
+        on = " on an encoder" if "trained" in what else ""
+        raise CheckpointError(
+            f"{source.name}: {what}{on} with {key} {theirs.get(key)!r:.80}, "
+            f"the model's {role} has {ours.get(key)!r:.80}; use the model "
+            "YAML that it was trained with"
+        )
+
+
+def _options(config: CodecConfig, role: str) -> dict[str, Any]:
+    """A part's name and options."""
+    options = getattr(config, f"{role}_config").model_dump()
+    return {"name": getattr(config, f"{role}_name"), **options}
+
+
+def _with_refiner(
+    module: nn.Module, weights: checkpoint.Weights
+) -> checkpoint.Weights:
+    """Weights for a decompressor whose refiner does nothing yet.
+
+    The quantizer of a streaming model is trained without; its joint stage
+    starts where that ended.
+    """
+    expected = module.state_dict()
+    names = [name for name in expected if name.startswith("refiner.")]
+    if not names or any(name in weights for name in names):
+        return weights
+    # What the refiner adds is what its last layer gives.
+    last = {f"refiner.out_proj.{kind}" for kind in ("weight", "bias")}
+    added = {
+        name: torch.zeros_like(expected[name])
+        if name in last
+        else expected[name].clone()
+        for name in names
+    }
+    return {**weights, **added}
