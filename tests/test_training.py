@@ -89,7 +89,14 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def make_brain(
-    stage, corpus, output, adversarial=False, run_opts=None, **overrides
+    stage,
+    corpus,
+    output,
+    adversarial=False,
+    run_opts=None,
+    modules=None,
+    lr=1e-2,
+    **overrides,
 ):
     """A Brain as the recipes make it, and its datasets."""
     sb.utils.seed.seed_everything(1)
@@ -105,7 +112,8 @@ def make_brain(
         "output_folder": str(output),
         "train_logger": FileTrainLogger(str(output / "train_log.txt")),
         "epoch_counter": counter,
-        "num_samples": 1,
+        # Drawing takes longer than training.
+        "num_samples": 0,
         "losses": {"mel": LogMelLoss(16000), "stft": MultiResolutionSTFTLoss()},
         "loss_weights": {
             "mel": 1.0,
@@ -129,9 +137,11 @@ def make_brain(
     checkpointer = AtomicCheckpointer(output / "save", {"counter": counter})
     if isinstance(hparams.get("lr_annealing"), NewBobScheduler):
         checkpointer.add_recoverable("lr_annealing", hparams["lr_annealing"])
+    if modules is None:
+        modules = {"discriminator": Discriminator()} if adversarial else {}
     brain = stage(
-        {"discriminator": Discriminator()} if adversarial else {},
-        lambda x: torch.optim.AdamW(x, 1e-2),
+        modules,
+        lambda x: torch.optim.AdamW(x, lr),
         hparams,
         {"device": "cpu", "noprogressbar": True, **(run_opts or {})},
         checkpointer,
@@ -172,6 +182,7 @@ def test_learns_logs_and_saves(corpus, tmp_path, stage, adversarial, precision):
         adversarial,
         {"precision": precision},
         epochs=4,
+        num_samples=1,
     )
     frozen = {
         name: value.clone()
@@ -334,6 +345,7 @@ def test_a_diverged_model_is_still_looked_at(corpus, tmp_path):
         tmp_path,
         run_opts={"nonfinite_patience": 9},
         epochs=1,
+        num_samples=1,
     )
     with torch.no_grad():
         next(brain.codec.decoder.parameters()).fill_(float("nan"))
@@ -467,7 +479,12 @@ def test_export_and_validation_audio(corpus, tmp_path):
     run = make_brain(DecoderBrain, corpus, decoder, epochs=1)
     fit(*run)
     heard = make_brain(
-        QuantizerBrain, corpus, quantizer, epochs=1, start_from=[decoder]
+        QuantizerBrain,
+        corpus,
+        quantizer,
+        epochs=1,
+        start_from=[decoder],
+        num_samples=1,
     )
     fit(*heard)
     samples = quantizer / "samples" / "epoch_0001"

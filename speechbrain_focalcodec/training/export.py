@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from speechbrain_focalcodec.atomic import atomic_path
+from speechbrain_focalcodec.checkpoint import Weights
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.config import CodecConfig
 from speechbrain_focalcodec.errors import CheckpointError
@@ -75,10 +76,14 @@ def export_runs(
         load_frozen_encoder(codec, encoder)
     required = ["compressor", "decompressor", "decoder"]
     load_parts(codec, sources, required)
+    extra = _discriminator(sources) if discriminator else None
     codec.to(dtype).save_pretrained(out)
     write_hyperparams(out, codec)
-    if discriminator:
-        _write_discriminator(Path(out), sources)
+    path = Path(out) / DISCRIMINATOR_FILE
+    path.unlink(missing_ok=True)
+    if extra is not None:
+        with atomic_path(path) as temporary:
+            save_file(extra, temporary)
     return FocalCodec.from_pretrained(out)
 
 
@@ -116,7 +121,8 @@ def _joint_config(sources: Sequence[Source]) -> CodecConfig:
     return CodecConfig.parse(config)
 
 
-def _write_discriminator(out: Path, sources: Sequence[Source]) -> None:
+def _discriminator(sources: Sequence[Source]) -> Weights:
+    """Weights of the last discriminator."""
     having = [source for source in sources if source.has(DISCRIMINATOR)]
     if not having:
         raise CheckpointError(
@@ -124,5 +130,4 @@ def _write_discriminator(out: Path, sources: Sequence[Source]) -> None:
             "the run of a decoder stage that was trained with one"
         )
     weights = having[-1].weights(DISCRIMINATOR)
-    with atomic_path(out / DISCRIMINATOR_FILE) as path:
-        save_file({k: v.contiguous() for k, v in weights.items()}, path)
+    return {name: value.contiguous() for name, value in weights.items()}

@@ -260,7 +260,7 @@ def load_parts(
         module = codec.get_submodule(PARTS[part])
         weights = source.weights(part)
         if part == "decompressor":
-            weights = _with_refiner(module, weights)
+            weights = _fit_refiner(module, weights)
         checkpoint.load_state(module, weights, f"{source.name} ({part})")
     return chosen
 
@@ -316,7 +316,7 @@ def check_fit(source: Source, config: CodecConfig, part: str) -> None:
         Naming the option that differs.
     """
     role = part if part != "positional_embedding" else "encoder"
-    # A refiner can be added to a decompressor that had none.
+    # A refiner can be added to a decompressor, or taken from it.
     extra = {"lookahead_size"} if role == "decompressor" else set()
     _compare(source, config, role, UNUSED | extra, f"its {part}")
     if role != "encoder":
@@ -348,18 +348,23 @@ def _options(config: CodecConfig, role: str) -> dict[str, Any]:
     return {"name": getattr(config, f"{role}_name"), **options}
 
 
-def _with_refiner(
+def _fit_refiner(
     module: nn.Module, weights: checkpoint.Weights
 ) -> checkpoint.Weights:
-    """Weights for a decompressor whose refiner does nothing yet.
+    """Weights for a decompressor with, or without, a refiner.
 
     The quantizer of a streaming model is trained without; its joint stage
-    starts where that ended.
+    starts where that ended, with a refiner that does nothing yet.
     """
     expected = module.state_dict()
     names = [name for name in expected if name.startswith("refiner.")]
-    if not names or any(name in weights for name in names):
-        return weights
+    kept = {
+        name: value
+        for name, value in weights.items()
+        if names or not name.startswith("refiner.")
+    }
+    if any(name in kept for name in names):
+        return kept
     # What the refiner adds is what its last layer gives.
     last = {f"refiner.out_proj.{kind}" for kind in ("weight", "bias")}
     added = {
@@ -368,4 +373,4 @@ def _with_refiner(
         else expected[name].clone()
         for name in names
     }
-    return {**weights, **added}
+    return {**kept, **added}

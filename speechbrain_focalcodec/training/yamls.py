@@ -124,7 +124,8 @@ def _read(path: Path, above: tuple[Path, ...]) -> Any:
     try:
         tree = YAML().load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        by = f", included by {above[-1]}," if above else ""
+        raise ConfigError(f"{path}{by} cannot be read: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: is no table of keys and values")
     tag = _tag(tree)

@@ -1,0 +1,377 @@
+"""The stages of a streaming model, and where their weights come from."""
+# A fixture that is imported looks like one that is defined anew.
+# ruff: noqa: F811
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from test_training import (
+    Discriminator,
+    fit,
+    log_lines,
+    make_brain,
+    valid_losses,
+)
+from typer.testing import CliRunner
+
+from speechbrain_focalcodec.cli import app
+from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.errors import CheckpointError, ConfigError
+from speechbrain_focalcodec.modules.mel import LogMel
+from speechbrain_focalcodec.training.decoder import DecoderBrain
+from speechbrain_focalcodec.training.distillation import DistillationBrain
+from speechbrain_focalcodec.training.export import export_runs
+from speechbrain_focalcodec.training.joint import JointBrain
+from speechbrain_focalcodec.training.position import PositionBrain
+from speechbrain_focalcodec.training.pretraining import (
+    PretrainingBrain,
+    cut_gaps,
+)
+from speechbrain_focalcodec.training.quantizer import QuantizerBrain
+from speechbrain_focalcodec.training.sources import find_sources, load_parts
+from speechbrain_focalcodec.training.yamls import resolve_yaml
+
+CAUSAL = "tests/parity/causal_50hz"
+OFFLINE = "tests/parity/offline_50hz"
+EPOCHS = 3
+
+
+def config_of(model):
+    return json.loads(Path(model, "config.json").read_text())
+
+
+def run(
+    stage,
+    corpus,
+    output,
+    model=CAUSAL,
+    modules=None,
+    **options,
+):
+    """Train a stage of a tiny model."""
+    hparams = {
+        "codec": FocalCodec(config_of(model), name="tiny"),
+        "encoder_source": OFFLINE,
+        "epochs": EPOCHS,
+        "first_layer_weight": 0.5,
+        "last_layer_weight": 1.0,
+        "gap_samples": 400,
+        "gap_share": 0.3,
+        "mel": LogMel(n_mels=20),
+        **options,
+    }
+    made = make_brain(
+        stage, corpus, output, modules=modules, lr=2e-3, **hparams
+    )
+    fit(*made)
+    return made[0]
+
+
+@pytest.fixture(scope="module")
+def runs(corpus, tmp_path_factory):
+    """The five stages of a tiny streaming model, as their folders."""
+    folder = tmp_path_factory.mktemp("runs")
+    stages = [
+        ("decoder", DecoderBrain, []),
+        ("position", PositionBrain, []),
+        ("encoder", DistillationBrain, ["position"]),
+        ("quantizer", QuantizerBrain, ["encoder", "decoder"]),
+        ("joint", JointBrain, ["encoder", "quantizer", "decoder"]),
+    ]
+    brains = {}
+    for name, stage, earlier in stages:
+        brains[name] = run(
+            stage,
+            corpus,
+            folder / name,
+            start_from=[folder / other for other in earlier],
+            refine=name != "quantizer",
+            num_samples=int(name in ("encoder", "joint")),
+        )
+    return folder, brains
+
+
+@pytest.mark.parametrize(
+    "name", ["decoder", "position", "encoder", "quantizer", "joint"]
+)
+def test_each_stage_lowers_its_validation_loss(runs, name):
+    folder, brains = runs
+    losses = valid_losses(folder / name)
+    assert len(losses) == EPOCHS
+    assert losses[-1] < 0.98 * losses[0]
+    line = log_lines(folder / name)[-1]
+    assert ("valid share" in line) == (name in ("position", "encoder"))
+    samples = folder / name / "samples" / f"epoch_{EPOCHS:04d}"
+    drawn = name in ("encoder", "joint")
+    assert (samples / "utt0.png").is_file() == drawn
+    assert (samples / "utt0_reconstruction.wav").is_file() == (name == "joint")
+    if name == "encoder":
+        assert "mse_1" in line and "mse_2" in line
+
+
+def test_what_is_frozen_stays(runs):
+    folder, brains = runs
+    position = find_sources(folder / "position")[0].weights(
+        "positional_embedding"
+    )
+    teacher = FocalCodec.from_pretrained(OFFLINE).encoder.state_dict()
+    for name in ("encoder", "joint"):
+        encoder = brains[name].codec.encoder.state_dict()
+        for key, value in position.items():
+            kept = encoder[f"encoder.positional_embedding.{key}"]
+            assert torch.equal(kept, value)
+        key = "encoder.relative_embedding.weight"
+        assert torch.equal(encoder[key], teacher[key])
+        assert not torch.equal(
+            encoder["feature_proj.weight"], teacher["feature_proj.weight"]
+        )
+        for key, value in brains[name].teacher.state_dict().items():
+            assert torch.equal(value, teacher[key]), key
+
+
+def test_the_quantizer_stage_has_no_refiner(runs):
+    folder, _ = runs
+    config = json.loads((folder / "quantizer" / "config.json").read_text())
+    assert config["decompressor_config"]["lookahead_size"] == 0
+    weights = find_sources(folder / "quantizer")[0].weights("decompressor")
+    assert not any("refiner" in name for name in weights)
+    config = json.loads((folder / "joint" / "config.json").read_text())
+    assert config["decompressor_config"]["lookahead_size"] == 3
+
+
+def test_the_joint_stage_starts_where_the_quantizer_ended(runs):
+    folder, brains = runs
+    codec = FocalCodec(config_of(CAUSAL))
+    sources = find_sources([folder / "encoder", folder / "quantizer"])
+    load_parts(codec, sources)
+    before = brains["quantizer"].codec.eval()
+    best = find_sources(folder / "quantizer")[0].weights("decompressor")
+    before.decompressor.load_state_dict(best)
+    codes = torch.randn(1, 11, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            codec.decompressor(codes), before.decompressor(codes)
+        )
+
+
+def test_the_export_streams(runs, tmp_path):
+    folder, brains = runs
+    # Later runs win: the joint stage's parts take the earlier ones' place.
+    names = [folder / name for name in ("quantizer", "decoder", "joint")]
+    codec = export_runs(tmp_path / "model", names)
+    assert codec.causal and codec.sample_rate_output == 24000
+    joint = find_sources(folder / "joint")[0]
+    for part in ("encoder", "compressor", "decompressor"):
+        got = getattr(codec, part).state_dict()
+        for key, value in joint.weights(part).items():
+            assert torch.equal(got[key], value), key
+    sig = torch.randn(1, 4000)
+    assert codec.resynthesize(sig).shape == (1, 6000)
+
+
+def test_stages_that_lack_what_they_need(runs, corpus, tmp_path):
+    folder, _ = runs
+
+    def fails(error, message, stage, **options):
+        with pytest.raises(error, match=message):
+            run(stage, corpus, tmp_path / "run", **options)
+
+    fails(CheckpointError, "no trained positional_emb", DistillationBrain)
+    fails(
+        CheckpointError,
+        "no trained encoder",
+        QuantizerBrain,
+        start_from=[folder / "position"],
+    )
+    fails(
+        CheckpointError,
+        "no trained compressor and no decompressor",
+        JointBrain,
+        start_from=[folder / "encoder"],
+    )
+    fails(
+        CheckpointError,
+        "no trained encoder and no compressor",
+        DecoderBrain,
+        dequantized=True,
+    )
+    fails(ConfigError, "trains a causal WavLM", PositionBrain, model=OFFLINE)
+    fails(ConfigError, "encoder_source", PositionBrain, encoder_source=None)
+    fails(
+        CheckpointError,
+        "causal",
+        PositionBrain,
+        encoder_source=folder / "encoder",
+    )
+    fails(ConfigError, "causal to False", PretrainingBrain)
+    fails(
+        ConfigError, "freeze: the codec has no 'comp'", PositionBrain,
+        freeze=["comp"],
+    )  # fmt: skip
+
+
+def test_runs_of_another_model_are_refused(runs):
+    folder, _ = runs
+    config = config_of(CAUSAL)
+    other = json.loads(json.dumps(config))
+    other["compressor_config"]["window_size"] = 16
+    with pytest.raises(CheckpointError, match="compressor with window_size 32"):
+        load_parts(FocalCodec(other), find_sources(folder / "quantizer"))
+    other = json.loads(json.dumps(config))
+    other["encoder_config"]["max_distance"] = 80
+    with pytest.raises(CheckpointError, match="trained on an encoder with max"):
+        load_parts(FocalCodec(other), find_sources(folder / "quantizer"))
+    # A decoder serves models of other token rates.
+    offline = FocalCodec(config_of("tests/parity/offline_25hz"))
+    load_parts(offline, find_sources(OFFLINE)[:0])
+    other = json.loads(json.dumps(config))
+    other["compressor_config"]["downscale_factors"] = [2, 1, 1]
+    other["decompressor_config"]["upscale_factors"] = [1, 1, 2]
+    load_parts(FocalCodec(other), find_sources(folder / "decoder"))
+
+
+def test_an_encoder_can_be_pretrained(corpus, tmp_path):
+    model = config_of(OFFLINE)
+    head = torch.nn.Linear(model["encoder_config"]["dim"], 20)
+    run(
+        PretrainingBrain,
+        corpus,
+        tmp_path / "encoder",
+        OFFLINE,
+        {"head": head},
+        encoder_source=None,
+    )
+    losses = valid_losses(tmp_path / "encoder")
+    assert losses[-1] < 0.9 * losses[0]
+    brain = run(
+        PositionBrain,
+        corpus,
+        tmp_path / "position",
+        encoder_source=tmp_path / "encoder",
+        epochs=1,
+    )
+    weights = find_sources(tmp_path / "encoder")[0].weights("encoder")
+    for key, value in brain.teacher.state_dict().items():
+        assert torch.equal(value, weights[key])
+
+
+def test_gaps():
+    torch.manual_seed(0)
+    sig = cut_gaps(torch.ones(3, 8000), 400, 0.3)
+    for row in sig:
+        assert 0.1 < (row == 0).float().mean() <= 0.3
+    assert not torch.equal(sig[0], sig[1])
+
+
+def test_fine_tuning_with_the_discriminator(corpus, tmp_path):
+    """A model with its discriminator; parts of it stay as they are."""
+    torch.manual_seed(0)
+    model = config_of(OFFLINE)
+    first = run(
+        DecoderBrain,
+        corpus,
+        tmp_path / "first",
+        OFFLINE,
+        {"discriminator": Discriminator()},
+        adversarial=True,
+        epochs=1,
+    )
+    runner = CliRunner()
+    arguments = ["export", tmp_path / "model", OFFLINE, tmp_path / "first"]
+    result = runner.invoke(app, [*map(str, arguments), "--discriminator"])
+    assert result.exit_code == 0, result.output
+    exported = tmp_path / "model" / "discriminator.safetensors"
+    assert exported.is_file()
+    # Who loads the model needs no discriminator.
+    codec = FocalCodec.from_pretrained(tmp_path / "model")
+    got = codec.decoder.state_dict()
+    for key, value in first.codec.decoder.state_dict().items():
+        assert torch.equal(value, got[key])
+
+    again = make_brain(
+        DecoderBrain,
+        corpus,
+        tmp_path / "second",
+        adversarial=True,
+        modules={"discriminator": Discriminator()},
+        codec=FocalCodec(model),
+        encoder_source=None,
+        start_from=[tmp_path / "model"],
+        freeze=["decoder.backbone"],
+        epochs=1,
+    )
+    for key, value in first.modules.discriminator.state_dict().items():
+        loaded = again[0].modules.discriminator.state_dict()[key]
+        assert torch.equal(loaded, value)
+    fit(*again)
+    for key, value in again[0].codec.decoder.state_dict().items():
+        same = torch.equal(value, got[key])
+        assert same == key.startswith("backbone."), key
+    result = runner.invoke(
+        app, ["export", str(tmp_path / "x"), OFFLINE, "--discriminator"]
+    )
+    assert result.exit_code == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_yamls_that_build_on_others(tmp_path):
+    def write(name, text):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    write("parts/sizes.yaml", "wide: 8\nlong: 3\n")
+    write(
+        "parts/base.yaml",
+        "data: !PLACEHOLDER\n"
+        "lr: 1\n"
+        "sizes: !include:sizes.yaml\n    long: 4\n"
+        "opt: !name:torch.optim.AdamW\n    lr: !ref <lr>\n"
+        "options: {a: 1, b: {c: 2}}\n",
+    )
+    path = write(
+        "thin.yaml",
+        "# a comment\n!include:parts/base.yaml\n"
+        "lr: 2\noptions: {b: {d: 3}}\ntwice: !ref <lr> * 2\n",
+    )
+    loaded = load_hyperpyyaml(resolve_yaml(path, "data: here\nlr: 5"))
+    assert loaded["data"] == "here"
+    assert loaded["twice"] == 10
+    assert loaded["sizes"] == {"wide": 8, "long": 4}
+    assert loaded["options"] == {"a": 1, "b": {"c": 2, "d": 3}}
+    assert loaded["opt"].keywords == {"lr": 5}
+    # What has a tag of its own takes the place of what was there.
+    path = write(
+        "other.yaml",
+        "!include:thin.yaml\ndata: x\nopt: !name:torch.optim.SGD\n"
+        "    momentum: 0.5\nsizes: !include:parts/sizes.yaml\n",
+    )
+    loaded = load_hyperpyyaml(resolve_yaml(path))
+    assert loaded["opt"].func is torch.optim.SGD
+    assert loaded["opt"].keywords == {"momentum": 0.5}
+    assert loaded["sizes"] == {"wide": 8, "long": 3}
+
+
+@pytest.mark.parametrize(
+    "text, overrides, message",
+    [
+        ("!include:none.yaml\na: 1", "", "none.yaml, included by .* cannot"),
+        ("!include:bad.yaml\na: 1", "", "includes itself"),
+        ("a: [1", "", "cannot be read"),
+        ("- 1", "", "no table"),
+        ("a: !ref <b>", "", 'reference "b" is not valid'),
+        ("a: !PLACEHOLDER", "", "add --a=... to the command"),
+        ("a: 1", "b: 1", "has no 'b' to set; its keys are a"),
+        ("a: !include:none.yaml", "", "none.yaml"),
+    ],
+)
+def test_yamls_that_are_wrong(tmp_path, text, overrides, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        resolve_yaml(path, overrides)
+    assert "bad.yaml" in str(caught.value)
