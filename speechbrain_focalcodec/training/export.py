@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
 from torch import nn
 
 from speechbrain_focalcodec import checkpoint
@@ -12,6 +11,7 @@ from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.config import CodecConfig, read_config
 from speechbrain_focalcodec.errors import CheckpointError
 from speechbrain_focalcodec.hyperparams import write_hyperparams
+from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
 from speechbrain_focalcodec.wavlm_import import load_encoder
 
 __all__ = ["export_runs", "load_run"]
@@ -35,13 +35,13 @@ def load_run(codec: FocalCodec, run: str | Path, parts: Iterable[str]) -> None:
     Raises
     ------
     CheckpointError
-        If the folder has no checkpoint, or the checkpoint has no such part
-        or does not fit the codec.
+        If the folder has no checkpoint that is whole, or the checkpoint has
+        no such part or does not fit the codec.
     """
     folder = Path(run) / SAVE_FOLDER
     best = None
     if folder.is_dir():
-        best = Checkpointer(folder).find_checkpoint(min_key="loss")
+        best = AtomicCheckpointer(folder).find_checkpoint(min_key="loss")
     if best is None:
         raise CheckpointError(
             f"{folder}: no checkpoint with a validation loss; give the output "

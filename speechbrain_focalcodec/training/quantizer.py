@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from speechbrain_focalcodec.audio import resample, resampled_length
 from speechbrain_focalcodec.modules.masking import length_mask, zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
+from speechbrain_focalcodec.training.distributed import sum_over_processes
 from speechbrain_focalcodec.training.export import load_run
 from speechbrain_focalcodec.training.losses import masked_mse
 
@@ -106,6 +107,7 @@ class QuantizerBrain(CodecBrain):
             tokens,
             hparams.diversity_weight,
             hparams.inverse_temperature,
+            total=sum_over_processes,
         )
         self.record(mse=mse, entropy=entropy)
         if stage == sb.Stage.TRAIN:
