@@ -204,6 +204,17 @@ def test_a_kill_while_saving_and_deleting_leaves_whole_checkpoints(tmp_path):
     assert operation > 20
 
 
+def test_a_gradient_scaler_is_recovered(tmp_path):
+    """Brains add theirs in fp16, which wants a GPU."""
+    scaler = torch.GradScaler("cpu")
+    scaler.scale(torch.ones(1))
+    scaler.update(8.0)
+    AtomicCheckpointer(tmp_path, {"scaler": scaler}).save_checkpoint()
+    other = torch.GradScaler("cpu")
+    AtomicCheckpointer(tmp_path, {"scaler": other}).recover_if_possible()
+    assert other.get_scale() == 8.0
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("corpus"))

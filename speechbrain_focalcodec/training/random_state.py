@@ -120,7 +120,8 @@ def _rank() -> int:
 
 def _get_states() -> dict[str, Any]:
     """All states, of types that a safe load accepts."""
-    name, keys, *rest = np.random.get_state()
+    legacy: Any = np.random.get_state()
+    name, keys, *rest = legacy
     states = {
         "python": random.getstate(),
         "numpy": (name, keys.tolist(), *rest),
