@@ -33,6 +33,7 @@ from speechbrain_focalcodec.export.fourier import (
     RealFourier,
 )
 from speechbrain_focalcodec.export.onnx_files import read_facts
+from speechbrain_focalcodec.file_hash import sha256_of
 from speechbrain_focalcodec.onnx_streaming import (
     OnnxStreamingDecoder,
     OnnxStreamingEncoder,
@@ -385,9 +386,7 @@ def test_loading_refuses_damaged_files(copied):
 def test_loading_refuses_what_is_no_graph(copied):
     (copied / "encoder.onnx").write_bytes(b"no graph")
     facts = json.loads((copied / "onnx.json").read_text())
-    facts["files"]["encoder.onnx"] = onnx_export.hash_file(
-        copied / "encoder.onnx"
-    )
+    facts["files"]["encoder.onnx"] = sha256_of(copied / "encoder.onnx")
     (copied / "onnx.json").write_text(json.dumps(facts))
     with pytest.raises(CheckpointError, match="encoder.onnx: onnxruntime"):
         OnnxFocalCodec(copied)

@@ -20,7 +20,6 @@ from speechbrain_focalcodec.corpus.layout import (
     ShardInfo,
     check_shards,
     read_info,
-    sha256_of,
     shard_name,
 )
 from speechbrain_focalcodec.corpus.plan import Plan
@@ -31,6 +30,7 @@ from speechbrain_focalcodec.corpus.shards import (
     read_facts,
 )
 from speechbrain_focalcodec.errors import DataError, abridge
+from speechbrain_focalcodec.file_hash import sha256_of
 
 __all__ = [
     "finish",

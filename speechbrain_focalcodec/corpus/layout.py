@@ -10,7 +10,6 @@
 A folder without `dataset.json` is a run that has not ended.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.file_hash import sha256_of
 
 __all__ = [
     "COLUMNS",
@@ -30,7 +30,6 @@ __all__ = [
     "ShardInfo",
     "check_shards",
     "read_info",
-    "sha256_of",
     "shard_name",
     "token_type",
 ]
@@ -42,7 +41,6 @@ WORK_NAME = "work"
 DATA_NAME = "data"
 
 MAX_INFO_BYTES = 2**26
-_BLOCK = 2**20  # bytes hashed at once
 
 # The columns of every dataset, in order; those of a manifest follow.
 COLUMNS = pa.schema(
@@ -305,30 +303,3 @@ def check_shards(
                 "it again, or remove it and run `focalcodec tokenize` again"
             )
         yield path
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    str
-        64 digits.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a"
-    >>> _ = path.write_bytes(b"")
-    >>> sha256_of(path)[:8]
-    'e3b0c442'
-    """
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -29,7 +29,6 @@ from speechbrain_focalcodec.export.onnx_files import (
     FACTS_FILE,
     OnnxFacts,
     OnnxStep,
-    hash_file,
 )
 from speechbrain_focalcodec.export.onnx_graphs import (
     DecoderGraph,
@@ -37,6 +36,7 @@ from speechbrain_focalcodec.export.onnx_graphs import (
     StepGraph,
 )
 from speechbrain_focalcodec.extras import import_extra
+from speechbrain_focalcodec.file_hash import sha256_of
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec
@@ -93,7 +93,7 @@ def export_onnx(
         write = _write_steps if codec.causal else _write_offline
         steps = write(codec, temporary, int8)
         files = sorted(temporary.iterdir())
-        hashes = {path.name: hash_file(path) for path in files}
+        hashes = {path.name: sha256_of(path) for path in files}
         weights: Literal["int8", "float32"] = "int8" if int8 else "float32"
         facts = _facts(codec, hashes, weights, steps)
         for path in files:

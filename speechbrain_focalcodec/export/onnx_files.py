@@ -3,7 +3,6 @@
 Imports no torch: what runs an exported model needs none.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +16,7 @@ from pydantic import (
 )
 
 from speechbrain_focalcodec.errors import CheckpointError, ConfigError, abridge
+from speechbrain_focalcodec.file_hash import sha256_of
 
 __all__ = [
     "DECODER_FILE",
@@ -27,7 +27,6 @@ __all__ = [
     "OnnxFacts",
     "OnnxStep",
     "check_files",
-    "hash_file",
     "read_facts",
 ]
 
@@ -211,33 +210,6 @@ the folder with: focalcodec export-onnx
         ) from None
 
 
-def hash_file(path: str | Path) -> str:
-    """SHA-256 of a file.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "empty"
-    >>> path.touch()
-    >>> hash_file(path)[:8]
-    'e3b0c442'
-    """
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def check_files(folder: str | Path, facts: OnnxFacts) -> None:
     """Compare the files of an exported model with what `onnx.json` says.
 
@@ -266,7 +238,7 @@ read: ...
     for name, wanted in facts.files.items():
         path = Path(folder) / name
         try:
-            got = hash_file(path)
+            got = sha256_of(path)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from None
         if got != wanted:

@@ -5,6 +5,7 @@ inscribed hypercube in the same orthant: d bits, no codebook to store.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -119,6 +120,7 @@ class BinarySphericalQuantizer(nn.Module):
         lengths: torch.Tensor | None = None,
         diversity_weight: float = 1.0,
         inverse_temperature: float = 100.0,
+        total: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
     ) -> torch.Tensor:
         """Entropy of each frame less the entropy of the mean assignment.
 
@@ -140,6 +142,10 @@ class BinarySphericalQuantizer(nn.Module):
             Weight of the second term.
         inverse_temperature : float
             Sharpness of the assignment (100 in the paper).
+        total : callable
+            Where a batch is split over processes: adds up what the frames of
+            all of them give. The entropy of the mean assignment is no mean
+            over parts of a batch.
 
         Returns
         -------
@@ -158,11 +164,12 @@ class BinarySphericalQuantizer(nn.Module):
         with torch.autocast(lats.device.type, enabled=False):
             scale = 4 * inverse_temperature / math.sqrt(self.dim)
             logits = scale * lats.float().reshape(-1, self.dim)
-            frame = _binary_entropy(logits).sum(-1).mean()
+            frames = total(logits.new_tensor(float(len(logits))))
+            frame = total(_binary_entropy(logits).sum()) / frames
             half = self.dim // 2
             first = _assignments(logits[:, :half])
             last = _assignments(logits[:, half:])
-            mean = (first.T @ last) / len(logits)
+            mean = total(first.T @ last) / frames
             # The logarithm of a code that no frame comes near has no gradient.
             mean_entropy = -(mean * mean.clamp(min=1e-12).log()).sum()
             return frame - diversity_weight * mean_entropy

@@ -1,19 +1,22 @@
 """Averages over an epoch that survive a resume within it."""
 
 import json
+from pathlib import Path
 
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
     mark_as_saver,
     register_checkpoint_hooks,
 )
+from speechbrain.utils.distributed import if_main_process
+
+from speechbrain_focalcodec.training.distributed import gather, num_processes
 
 __all__ = ["Averages"]
 
 
-@register_checkpoint_hooks
 class Averages:
-    """Running means of named values.
+    """Running means of named values, over all processes of a training.
 
     Example
     -------
@@ -25,7 +28,7 @@ class Averages:
     """
 
     def __init__(self) -> None:
-        self._values: dict[str, tuple[float, int]] = {}
+        self._values: dict[str, tuple[float, float]] = {}
 
     def add(self, name: str, value: float) -> None:
         """Count a value in.
@@ -41,7 +44,7 @@ class Averages:
         self._values[name] = (total + value, count + 1)
 
     def means(self) -> dict[str, float]:
-        """The means so far.
+        """The means so far; in a distributed run all processes call this.
 
         Returns
         -------
@@ -49,8 +52,17 @@ class Averages:
             By name.
         """
         return {
-            name: total / count for name, (total, count) in self._values.items()
+            name: total / count for name, (total, count) in self._sums().items()
         }
+
+    def _sums(self) -> dict[str, tuple[float, float]]:
+        """Totals and counts over all processes."""
+        sums: dict[str, tuple[float, float]] = {}
+        for values in gather(self._values):
+            for name, (total, count) in values.items():
+                other_total, other_count = sums.get(name, (0.0, 0))
+                sums[name] = (other_total + total, other_count + count)
+        return sums
 
     def clear(self) -> None:
         """Start anew."""
@@ -58,12 +70,21 @@ class Averages:
 
     @mark_as_saver
     def _save(self, path):
-        with open(path, "w", encoding="utf-8") as stream:
-            json.dump(self._values, stream)
+        sums = self._sums()
+        if if_main_process():
+            Path(path).write_text(json.dumps(sums), encoding="utf-8")
 
     @mark_as_loader
     def _recover(self, path, end_of_epoch):
         del end_of_epoch
-        with open(path, encoding="utf-8") as stream:
-            values = json.load(stream)
-        self._values = {name: tuple(pair) for name, pair in values.items()}
+        sums = json.loads(Path(path).read_text(encoding="utf-8"))
+        # Each process goes on with an equal share.
+        share = 1 / num_processes()
+        self._values = {
+            name: (total * share, count * share)
+            for name, (total, count) in sums.items()
+        }
+
+
+# The decorator's default would have the main process save alone.
+register_checkpoint_hooks(Averages, save_on_main_only=False)

@@ -5,6 +5,7 @@ at, checkpoints. A stage adds its forward pass and its losses.
 """
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ from speechbrain_focalcodec.errors import ConfigError
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.plotting import plot_features, plot_spectrograms
 from speechbrain_focalcodec.training.averages import Averages
+from speechbrain_focalcodec.training.distributed import gather
+from speechbrain_focalcodec.training.random_state import (
+    RandomState,
+    mixed_seed,
+    seed_apart,
+)
 from speechbrain_focalcodec.training.sources import (
     PARTS,
     find_sources,
@@ -109,8 +116,13 @@ class CodecBrain(sb.Brain):
         self._averages = Averages()
         self._samples: list[dict[str, torch.Tensor]] = []
         self._train_stats: dict[str, float] = {}
+        self._loader_generator = torch.Generator()
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("averages", self._averages)
+            # Checkpoints of earlier versions have none.
+            self.checkpointer.add_recoverable(
+                "random_state", RandomState(), optional_load=True
+            )
             for name in self.TRAINED:
                 self.checkpointer.add_recoverable(name, self.modules[name])
         run_on_main(self._write_config)
@@ -271,7 +283,33 @@ class CodecBrain(sb.Brain):
             As for `Brain.fit`.
         """
         self._train_set = train_set
+        seed_apart()
         super().fit(epoch_counter, train_set, *args, **kwargs)
+
+    def make_dataloader(self, dataset, stage, *args, **loader_kwargs):
+        """Make a loader that draws no global random numbers.
+
+        Making its iterator does otherwise, once more in a run that resumes
+        within an epoch. Here the seed of its workers follows from the epoch.
+
+        Arguments
+        ---------
+        dataset : Dataset
+            The data.
+        stage : sb.Stage
+            Training, validation or test.
+        *args : tuple
+            As for `Brain.make_dataloader`.
+        **loader_kwargs : dict
+            As for `Brain.make_dataloader`.
+
+        Returns
+        -------
+        DataLoader
+            The loader.
+        """
+        loader_kwargs.setdefault("generator", self._loader_generator)
+        return super().make_dataloader(dataset, stage, *args, **loader_kwargs)
 
     def on_stage_start(self, stage, epoch=None):
         """Start the epoch's averages and move random segments on.
@@ -287,6 +325,7 @@ class CodecBrain(sb.Brain):
         # A run that resumes within an epoch goes on with its averages.
         if stage != sb.Stage.TRAIN or self.step == 0:
             self._averages.clear()
+        self._loader_generator.manual_seed(mixed_seed(epoch))
         if stage == sb.Stage.TRAIN:
             set_epoch(self._train_set, epoch)
 
@@ -319,6 +358,8 @@ class CodecBrain(sb.Brain):
         epoch : int, optional
             The epoch.
         """
+        losses = gather(float(stage_loss))
+        stage_loss = sum(losses) / len(losses)
         stats = {"loss": stage_loss}
         stats |= self._averages.means()
         if stage == sb.Stage.TRAIN:
@@ -354,6 +395,36 @@ class CodecBrain(sb.Brain):
             Scalars by name; none by default.
         """
         return {}
+
+    def update_average(self, loss, avg_loss):
+        """Mean loss of the stage's batches so far.
+
+        SpeechBrain leaves out what is not finite: a model that gives nothing
+        else would validate with a loss of zero and be kept as the best.
+
+        Arguments
+        ---------
+        loss : torch.Tensor
+            Loss of a batch.
+        avg_loss : float
+            The mean before it.
+
+        Returns
+        -------
+        float
+            The mean; infinite in validation once a loss is not finite.
+        """
+        if self.modules.training:
+            return super().update_average(loss, avg_loss)
+        if not torch.isfinite(loss) or math.isinf(avg_loss):
+            return math.inf
+        return super().update_average(loss, avg_loss)
+
+    def _should_save_intra_epoch_ckpt(self, *args):
+        # Accumulated gradients are not kept: wait for the optimizers' step.
+        if self.step % self.grad_accumulation_factor:
+            return False
+        return super()._should_save_intra_epoch_ckpt(*args)
 
     def _anneal(self, epoch: int, loss: float) -> float:
         """Anneal once an epoch; the rate that the epoch had."""

@@ -1,25 +1,57 @@
-"""Checkpoints that are there whole or not at all."""
+"""Checkpoints that are there whole or not at all, and checked when read."""
 
 import logging
 import os
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
-from speechbrain.utils.distributed import if_main_process
+import yaml
+from speechbrain.utils.checkpoints import (
+    CKPT_PREFIX,
+    METAFNAME,
+    Checkpoint,
+    Checkpointer,
+    ckpt_recency,
+)
+from speechbrain.utils.distributed import (
+    ddp_barrier,
+    ddp_broadcast,
+    if_main_process,
+)
+
+from speechbrain_focalcodec.errors import CheckpointError, abridge
+from speechbrain_focalcodec.training.checkpoint_manifest import (
+    MANIFEST,
+    check_manifest,
+    write_manifest,
+)
 
 __all__ = ["AtomicCheckpointer"]
 
-# SpeechBrain looks for folders whose names start with CKPT.
+logger = logging.getLogger(__name__)
+
+# SpeechBrain looks for folders whose names start with CKPT. These are what
+# runs leave that are killed while saving, or while deleting.
 UNFINISHED = "UNFINISHED-"
+DELETED = "DELETED-"
 
 
 class AtomicCheckpointer(Checkpointer):
-    """SpeechBrain's checkpointer, publishing a checkpoint by renaming it.
+    """SpeechBrain's checkpointer, made safe against kills and damage.
 
     SpeechBrain writes into the final folder, and its first file already marks
     it as valid: a run killed while saving cannot resume. Here all files are
-    written and flushed to disk under another name first.
+    written and flushed to disk under another name first, and deleted under
+    another name.
+
+    Each checkpoint has a manifest with the sizes and hashes of its files.
+    What is found, or recovered from, is checked; where it is damaged, a
+    warning names the file, and the next best checkpoint is taken. (One
+    without a manifest, as earlier versions wrote, is taken as it is.) So that
+    there is a next best, one more of the latest checkpoints is kept than
+    asked for. Damaged checkpoints that were come upon stay where they are.
 
     Arguments
     ---------
@@ -34,10 +66,18 @@ class AtomicCheckpointer(Checkpointer):
     >>> folder = getfixture("tmp_path")
     >>> model = torch.nn.Linear(1, 1)
     >>> checkpointer = AtomicCheckpointer(folder, {"model": model})
-    >>> saved = checkpointer.save_checkpoint()
-    >>> sorted(path.name for path in saved.path.iterdir())
-    ['CKPT.yaml', 'model.ckpt']
+    >>> first, second = [checkpointer.save_checkpoint() for _ in range(2)]
+    >>> sorted(path.name for path in second.path.iterdir())
+    ['CKPT.yaml', 'MANIFEST.json', 'model.ckpt']
+    >>> _ = second.paramfiles["model"].write_bytes(b"damage")
+    >>> checkpointer.recover_if_possible() == first
+    True
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # What is wrong with the folders found damaged.
+        self._damaged: dict[Path, str] = {}
 
     def save_checkpoint(
         self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
@@ -60,24 +100,221 @@ class AtomicCheckpointer(Checkpointer):
         Checkpoint or None
             What was saved; None on other processes than the main one.
         """
-        if meta is None:
-            meta = {}
         if if_main_process():
-            for left in self.checkpoints_dir.glob(f"{UNFINISHED}*"):
-                shutil.rmtree(left)
+            for prefix in (UNFINISHED, DELETED):
+                for left in self.checkpoints_dir.glob(f"{prefix}*"):
+                    shutil.rmtree(left)
+        # A manifest that is missing is told from one that never was.
+        meta = {**(meta or {}), "manifest": True}
         saved = super().save_checkpoint(meta, end_of_epoch, name, verbosity)
-        if saved is None:
-            return None
+        if saved is not None:
+            saved = self._publish(saved)
+        # Other processes list checkpoints next: only when this one is there.
+        ddp_barrier()
+        return saved
+
+    def _publish(self, saved: Checkpoint) -> Checkpoint:
+        """Seal a checkpoint and move it to where it is found."""
+        write_manifest(saved.path)
         for file in saved.path.iterdir():
             _flush(file)
         _flush(saved.path)
         final = saved.path.with_name(saved.path.name.removeprefix(UNFINISHED))
+        if final.exists():
+            # A checkpoint that was given the name of an earlier one.
+            self._delete(final)
         os.replace(saved.path, final)
         _flush(self.checkpoints_dir)
         files = {
             key: final / path.name for key, path in saved.paramfiles.items()
         }
         return Checkpoint(final, saved.meta, files)
+
+    def find_checkpoint(
+        self,
+        importance_key: Callable[[Checkpoint], Any] | None = None,
+        max_key: str | None = None,
+        min_key: str | None = None,
+        ckpt_predicate: Callable[[Checkpoint], bool] | None = None,
+    ) -> Checkpoint | None:
+        """Choose the best checkpoint that is whole.
+
+        In a distributed run, all processes call this, and the main one
+        chooses for all.
+
+        Arguments
+        ---------
+        importance_key : callable, optional
+            Gives what to choose the highest of; by default the latest
+            checkpoint is chosen.
+        max_key, min_key : str, optional
+            Choose by the highest or lowest of this key of ``meta``.
+        ckpt_predicate : callable, optional
+            Which checkpoints to choose from.
+
+        Returns
+        -------
+        Checkpoint or None
+            None when there is none to choose from.
+
+        Raises
+        ------
+        CheckpointError
+            When there are checkpoints, but all of them are damaged.
+        """
+        outcome: Checkpoint | CheckpointError | None = None
+        if if_main_process():
+            try:
+                outcome = self._find_whole(
+                    importance_key, max_key, min_key, ckpt_predicate
+                )
+            except CheckpointError as error:
+                outcome = error
+        outcome = ddp_broadcast(outcome)
+        if isinstance(outcome, CheckpointError):
+            raise outcome
+        return outcome
+
+    def _find_whole(self, *choice: Any) -> Checkpoint | None:
+        for checkpoint in self.find_checkpoints(*choice):
+            # One without a manifest is from an earlier version.
+            if "manifest" in checkpoint.meta:
+                try:
+                    check_manifest(checkpoint.path)
+                except CheckpointError as error:
+                    self._note_damage(checkpoint.path, str(error))
+                    continue
+            return checkpoint
+        damaged = [
+            problem
+            for folder, problem in sorted(self._damaged.items())
+            if folder.exists()
+        ]
+        if damaged:
+            raise CheckpointError(
+                f"{self.checkpoints_dir}: no whole checkpoint is left; restore "
+                "one from a copy, or start anew in another output folder "
+                f"({abridge(damaged, '; ')})"
+            )
+        return None
+
+    def list_checkpoints(self) -> list[Checkpoint]:
+        """List the checkpoints whose metadata can be read.
+
+        Returns
+        -------
+        list
+            Of Checkpoint.
+        """
+        folders = [
+            path
+            for path in sorted(self.checkpoints_dir.glob(f"{CKPT_PREFIX}*"))
+            if path.is_dir()
+        ]
+        return [
+            checkpoint
+            for folder in folders
+            if (checkpoint := self._read(folder)) is not None
+        ]
+
+    def _read(self, folder: Path) -> Checkpoint | None:
+        """One checkpoint as it is listed; None if that cannot be."""
+        try:
+            if (folder / MANIFEST).exists():
+                check_manifest(folder, [METAFNAME])
+            [checkpoint] = self._construct_checkpoint_objects([folder])
+            float(ckpt_recency(checkpoint))
+            if "manifest" in checkpoint.meta:
+                check_manifest(folder, [])
+        except CheckpointError as error:
+            self._note_damage(folder, str(error))
+        except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+            self._note_damage(folder, f"{folder / METAFNAME}: damaged")
+        else:
+            return checkpoint
+        return None
+
+    def _note_damage(self, folder: Path, problem: str) -> None:
+        if self._damaged.get(folder) != problem:
+            logger.warning("%s; not using this checkpoint", problem)
+        self._damaged[folder] = problem
+
+    def delete_checkpoints(
+        self,
+        *,
+        num_to_keep: int = 1,
+        min_keys: Iterable[str] | None = None,
+        max_keys: Iterable[str] | None = None,
+        importance_keys: Iterable[Callable[[Checkpoint], Any]] = (
+            ckpt_recency,
+        ),
+        ckpt_predicate: Callable[[Checkpoint], bool] | None = None,
+        verbosity: int = logging.INFO,
+    ) -> None:
+        """Delete the least important checkpoints.
+
+        Arguments
+        ---------
+        num_to_keep : int
+            How many to keep by each key; one more by recency, to fall back
+            on (0: none at all).
+        min_keys, max_keys : iterable of str, optional
+            Keys of ``meta`` whose lowest or highest values are kept.
+        importance_keys : iterable of callable
+            Give what the highest values are kept of.
+        ckpt_predicate : callable, optional
+            Which checkpoints may be deleted.
+        verbosity : int
+            Level of the log messages.
+
+        Raises
+        ------
+        ValueError
+            When `num_to_keep` is negative.
+        """
+        if num_to_keep < 0:
+            raise ValueError(f"num_to_keep must be >= 0, got {num_to_keep}")
+        ddp_barrier()
+        if if_main_process():
+            orders: list[dict[str, Any]] = [
+                *({"min_key": key} for key in min_keys or ()),
+                *({"max_key": key} for key in max_keys or ()),
+                # SpeechBrain's list of them grows by one with each call.
+                *(
+                    {"importance_key": k}
+                    for k in dict.fromkeys(importance_keys)
+                ),
+            ]
+
+            def candidate(checkpoint: Checkpoint) -> bool:
+                return checkpoint.path not in self._damaged and (
+                    ckpt_predicate is None or ckpt_predicate(checkpoint)
+                )
+
+            found: set[Path] = set()
+            kept: set[Path] = set()
+            for order in orders:
+                ranked = [
+                    checkpoint.path
+                    for checkpoint in self.find_checkpoints(
+                        ckpt_predicate=candidate, **order
+                    )
+                ]
+                by_recency = order.get("importance_key") is ckpt_recency
+                spare = 1 if by_recency and num_to_keep else 0
+                found.update(ranked)
+                kept.update(ranked[: num_to_keep + spare])
+            for folder in sorted(found - kept):
+                self._delete(folder)
+                logger.log(verbosity, "Deleted checkpoint in %s", folder)
+        ddp_barrier()
+
+    @staticmethod
+    def _delete(folder: Path) -> None:
+        """Delete a checkpoint; when killed meanwhile, none seems to be left."""
+        doomed = folder.with_name(DELETED + folder.name)
+        os.replace(folder, doomed)
+        shutil.rmtree(doomed)
 
     def _new_checkpoint_dirpath(self):
         return _unfinished(super()._new_checkpoint_dirpath())

@@ -19,6 +19,7 @@ from speechbrain_focalcodec.audio import resample, resampled_length
 from speechbrain_focalcodec.errors import ConfigError
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
+from speechbrain_focalcodec.training.distributed import mean_over_processes
 from speechbrain_focalcodec.training.sources import load_module
 from speechbrain_focalcodec.training.teacher import is_student
 
@@ -163,9 +164,10 @@ class DecoderBrain(CodecBrain):
             with torch.no_grad():
                 _, real_maps = discriminator(target[:, None])
             discriminator.requires_grad_(True)
-            terms["adversarial"] = sum(map(self.hinge_generator, fake))
-            terms["feature_matching"] = self.feature_matching(
-                fake_maps, real_maps
+            terms["adversarial"], terms["feature_matching"] = self._means(
+                estimate,
+                sum(map(self.hinge_generator, fake)),
+                self.feature_matching(fake_maps, real_maps),
             )
         self.record(**terms)
         if stage != sb.Stage.TRAIN:
@@ -201,12 +203,23 @@ class DecoderBrain(CodecBrain):
             self.hinge_discriminator(score_fake=f, score_real=r)[0]
             for f, r in zip(fake, real, strict=True)
         )
+        loss, score_real, score_fake = self._means(
+            predictions["estimate"],
+            loss,
+            torch.stack([r.mean() for r in real]).mean(),
+            torch.stack([f.mean() for f in fake]).mean(),
+        )
         self.record(
-            discriminator=loss,
-            score_real=torch.stack([r.mean() for r in real]).mean(),
-            score_fake=torch.stack([f.mean() for f in fake]).mean(),
+            discriminator=loss, score_real=score_real, score_fake=score_fake
         )
         return loss
+
+    @staticmethod
+    def _means(
+        sig: torch.Tensor, *means: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """From means over waveforms [B, T] here, those of all processes."""
+        return mean_over_processes(torch.stack(means), sig.numel()).unbind()
 
     def fit_batch(self, batch: Any) -> torch.Tensor:
         """One step of the discriminator, if any, and one of the decoder.

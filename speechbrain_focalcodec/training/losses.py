@@ -1,4 +1,8 @@
-"""Spectral losses between a reconstruction and its original."""
+"""Losses between a reconstruction and its original.
+
+In distributed training they are over the whole batch, as
+:mod:`~speechbrain_focalcodec.training.distributed` has it.
+"""
 
 from collections.abc import Sequence
 
@@ -7,6 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from speechbrain_focalcodec.modules.mel import LogMel
+from speechbrain_focalcodec.training.distributed import (
+    mean_over_processes,
+    norm_over_processes,
+)
 
 __all__ = ["LogMelLoss", "MultiResolutionSTFTLoss", "masked_mse"]
 
@@ -65,7 +73,8 @@ class LogMelLoss(nn.Module):
         torch.Tensor
             Scalar.
         """
-        return F.l1_loss(self.mel(estimate), self.mel(target))
+        loss = F.l1_loss(self.mel(estimate), self.mel(target))
+        return mean_over_processes(loss, estimate.numel())
 
 
 class MultiResolutionSTFTLoss(nn.Module):
@@ -117,8 +126,11 @@ class MultiResolutionSTFTLoss(nn.Module):
         for n_fft in self.n_ffts:
             x = self._magnitudes(estimate, n_fft)
             y = self._magnitudes(target, n_fft)
-            convergence = (y - x).norm() / y.norm()
-            total = total + convergence + F.l1_loss(x.log(), y.log())
+            error = norm_over_processes(y - x)
+            convergence = error / norm_over_processes(y)
+            distance = F.l1_loss(x.log(), y.log())
+            distance = mean_over_processes(distance, x.numel())
+            total = total + convergence + distance
         return total / len(self.n_ffts)
 
     def _magnitudes(self, sig: torch.Tensor, n_fft: int) -> torch.Tensor:
@@ -158,4 +170,5 @@ def masked_mse(
     1.0
     """
     error = (estimate.float() - target.float()).square().sum()
-    return error / (lengths.sum() * target.shape[-1])
+    frames = lengths.sum()
+    return mean_over_processes(error / (frames * target.shape[-1]), frames)

@@ -16,6 +16,7 @@ from speechbrain_focalcodec.audio import resample, resampled_length
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.modules.masking import length_mask, zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
+from speechbrain_focalcodec.training.distributed import sum_over_processes
 from speechbrain_focalcodec.training.losses import masked_mse
 
 __all__ = ["QuantizerBrain", "remove_refiner"]
@@ -170,6 +171,7 @@ class QuantizerBrain(CodecBrain):
             tokens,
             hparams.diversity_weight,
             hparams.inverse_temperature,
+            total=sum_over_processes,
         )
         self.record(mse=mse, entropy=entropy)
         if stage == sb.Stage.TRAIN:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
 from torch import nn
 
 from speechbrain_focalcodec import checkpoint
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.config import CodecConfig, read_config
 from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
 
 __all__ = [
     "PARTS",
@@ -199,7 +199,7 @@ def _find_source(name: str | Path) -> Source:
         return Source(str(name), folder, config, is_run=False)
     save, best = folder / SAVE_FOLDER, None
     if save.is_dir():
-        best = Checkpointer(save).find_checkpoint(min_key="loss")
+        best = AtomicCheckpointer(save).find_checkpoint(min_key="loss")
     if best is None:
         raise CheckpointError(
             f"{save}: no checkpoint with a validation loss; give the output "
