@@ -5,6 +5,7 @@ at, checkpoints. A stage adds its forward pass and its losses.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from speechbrain_focalcodec.checkpoint import CONFIG_FILE
 from speechbrain_focalcodec.data.pipeline import set_epoch
 from speechbrain_focalcodec.plotting import plot_features, plot_spectrograms
 from speechbrain_focalcodec.training.averages import Averages
+from speechbrain_focalcodec.training.run_log import RunLog, gradient_norm
 from speechbrain_focalcodec.wavlm_import import load_encoder
 
 __all__ = ["CodecBrain"]
@@ -33,7 +35,9 @@ class CodecBrain(sb.Brain):
     of ``lr_annealing`` (called once an epoch) and
     ``lr_schedule`` (called once a step), and for an encoder with weights
     ``encoder_source`` (see
-    :func:`~speechbrain_focalcodec.wavlm_import.load_encoder`).
+    :func:`~speechbrain_focalcodec.wavlm_import.load_encoder`). Optional are
+    ``log_interval`` and ``loggers`` (see
+    :class:`~speechbrain_focalcodec.training.run_log.RunLog`).
 
     Arguments
     ---------
@@ -60,6 +64,12 @@ class CodecBrain(sb.Brain):
         run_opts=None,
         checkpointer=None,
     ):
+        self.run_log = RunLog(
+            hparams["output_folder"],
+            hparams.get("log_interval", 50),
+            hparams.get("loggers"),
+            hparams,
+        )
         codec = hparams["codec"]
         if next(codec.encoder.parameters(), None) is not None:
             load_encoder(codec, hparams["encoder_source"])
@@ -81,6 +91,9 @@ class CodecBrain(sb.Brain):
         self._train_stats: dict[str, float] = {}
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("averages", self._averages)
+            self.checkpointer.add_recoverable(
+                "run_log", self.run_log.window, optional_load=True
+            )
             for name in self.TRAINED:
                 self.checkpointer.add_recoverable(name, self.modules[name])
         run_on_main(self._write_config)
@@ -109,7 +122,10 @@ class CodecBrain(sb.Brain):
             Samples, int64 [B].
         """
         sig, wav_lens = batch.to(self.device).sig
-        return sig, (wav_lens * sig.shape[1]).round().long()
+        lengths = (wav_lens * sig.shape[1]).round().long()
+        if self.modules.training and hasattr(self.hparams, "sample_rate"):
+            self.run_log.heard(float(lengths.sum()) / self.hparams.sample_rate)
+        return sig, lengths
 
     def record(self, **terms: torch.Tensor | float) -> None:
         """Add values to the epoch's averages.
@@ -120,7 +136,10 @@ class CodecBrain(sb.Brain):
             Scalars by name, as they shall stand in the log.
         """
         for name, value in terms.items():
-            self._averages.add(name, float(torch.as_tensor(value).detach()))
+            number = float(torch.as_tensor(value).detach())
+            self._averages.add(name, number)
+            if self.modules.training:
+                self.run_log.window.add(name, number)
 
     def keep_sample(
         self, batch: Any, **outputs: tuple[torch.Tensor, torch.Tensor]
@@ -167,6 +186,16 @@ class CodecBrain(sb.Brain):
         """
         self._train_set = train_set
         super().fit(epoch_counter, train_set, *args, **kwargs)
+        if not self.test_only:
+            # The last steps are fewer than a line's.
+            self.run_log.write_window(
+                self.optimizer_step, self._epoch, self._lr
+            )
+
+    def on_fit_start(self):
+        """Resume from the last checkpoint, the log too."""
+        super().on_fit_start()
+        self.run_log.resume(self.optimizer_step)
 
     def on_stage_start(self, stage, epoch=None):
         """Start the epoch's averages and move random segments on.
@@ -184,6 +213,7 @@ class CodecBrain(sb.Brain):
             self._averages.clear()
         if stage == sb.Stage.TRAIN:
             set_epoch(self._train_set, epoch)
+            self.run_log.start_clock()
 
     def on_fit_batch_start(self, batch, should_step):
         """Set the step's learning rate.
@@ -202,6 +232,37 @@ class CodecBrain(sb.Brain):
             for optimizer in self.optimizers_dict.values():
                 schedule(optimizer, step)
 
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """Log every so many steps.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            The batch.
+        outputs : Any
+            Of the forward pass.
+        loss : torch.Tensor
+            Scalar.
+        should_step : bool
+            Whether the optimizers have stepped.
+        """
+        self.run_log.window.add("loss", float(loss.detach()))
+        if should_step:
+            self.run_log.step_done(self.optimizer_step, self._epoch, self._lr)
+
+    def optimizers_step(self):
+        """Step, recording the norms of the gradients before clipping."""
+        stepping = self.freeze_optimizers(self.optimizers_dict)
+        for name, optimizer in stepping.items():
+            norm = gradient_norm(optimizer, self.scaler.get_scale())
+            alone = len(self.optimizers_dict) == 1
+            # SpeechBrain warns of others, and may skip the step.
+            if math.isfinite(norm):
+                self.record(
+                    **{"grad_norm" if alone else f"grad_norm_{name}": norm}
+                )
+        super().optimizers_step()
+
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log, anneal, write samples and a checkpoint.
 
@@ -216,10 +277,12 @@ class CodecBrain(sb.Brain):
         """
         stats = {"loss": stage_loss}
         stats |= self._averages.means()
+        stats |= self.stage_stats()
         if stage == sb.Stage.TRAIN:
             self._train_stats = stats
+            self._log("train_epoch", {"lr": self._lr, **stats})
             return
-        stats |= self.stage_stats()
+        self._log("valid" if stage == sb.Stage.VALID else "test", stats)
         if stage == sb.Stage.TEST:
             self.hparams.train_logger.log_stats(
                 {"Epoch loaded": self.hparams.epoch_counter.current},
@@ -250,10 +313,22 @@ class CodecBrain(sb.Brain):
         """
         return {}
 
+    def _log(self, split: str, stats: dict[str, float]) -> None:
+        self.run_log.write(split, self.optimizer_step, self._epoch, stats)
+
+    @property
+    def _epoch(self) -> int:
+        return self.hparams.epoch_counter.current
+
+    @property
+    def _lr(self) -> float:
+        optimizers = list(self.optimizers_dict.values())
+        return optimizers[0].param_groups[0]["lr"]
+
     def _anneal(self, epoch: int, loss: float) -> float:
         """Anneal once an epoch; the rate that the epoch had."""
         optimizers = list(self.optimizers_dict.values())
-        current = optimizers[0].param_groups[0]["lr"]
+        current = self._lr
         annealing = getattr(self.hparams, "lr_annealing", None)
         if annealing is not None:
             by_loss = isinstance(annealing, NewBobScheduler)
@@ -275,7 +350,10 @@ class CodecBrain(sb.Brain):
             if any(x.ndim > 1 for x in kept.values()):
                 frame_rate = codec.sample_rate_input / codec.encoder.hop_length
                 plot_features(picture, kept, frame_rate)
-                continue
-            for kind, sig in kept.items():
-                write_audio(folder / f"{sample['id']}_{kind}.wav", sig, rate)
-            plot_spectrograms(picture, kept, rate)
+            else:
+                for kind, sig in kept.items():
+                    name = f"{sample['id']}_{kind}"
+                    write_audio(folder / f"{name}.wav", sig, rate)
+                    self.run_log.audio(name, sig, rate, self.optimizer_step)
+                plot_spectrograms(picture, kept, rate)
+            self.run_log.picture(sample["id"], picture, self.optimizer_step)

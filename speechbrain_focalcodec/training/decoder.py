@@ -5,6 +5,7 @@ feature matching and a log-mel loss. Small models can leave the discriminator
 out and train on spectral losses alone.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import speechbrain as sb
@@ -183,8 +184,14 @@ class DecoderBrain(CodecBrain):
         )
         self.record(
             discriminator=loss,
-            score_real=torch.stack([r.mean() for r in real]).mean(),
-            score_fake=torch.stack([f.mean() for f in fake]).mean(),
+            score_real=_mean_of_means(real),
+            score_fake=_mean_of_means(fake),
+            # Its sides are told apart by the sign.
+            discriminator_accuracy=0.5
+            * (
+                _mean_of_means([(r > 0).float() for r in real])
+                + _mean_of_means([(f < 0).float() for f in fake])
+            ),
         )
         return loss
 
@@ -274,3 +281,8 @@ class DecoderBrain(CodecBrain):
     def _unwrapped_discriminator(self) -> torch.nn.Module:
         discriminator = self.modules.discriminator
         return getattr(discriminator, "module", discriminator)
+
+
+def _mean_of_means(scores: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean over discriminators, however many scores each gives."""
+    return torch.stack([x.mean() for x in scores]).mean()

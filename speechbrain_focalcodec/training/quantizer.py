@@ -13,8 +13,9 @@ import torch
 from torch.nn import functional as F
 
 from speechbrain_focalcodec.audio import resample, resampled_length
-from speechbrain_focalcodec.modules.masking import length_mask, zero_beyond
+from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
+from speechbrain_focalcodec.training.code_counts import CodeCounts
 from speechbrain_focalcodec.training.export import load_run
 from speechbrain_focalcodec.training.losses import masked_mse
 
@@ -38,9 +39,11 @@ class QuantizerBrain(CodecBrain):
         self.audible = self.hparams.decoder_run is not None
         if self.audible:
             load_run(self.codec, self.hparams.decoder_run, ["decoder"])
-        self._histogram = torch.zeros(
-            self.codec.codebook_size, device=self.device
-        )
+        self.code_counts = CodeCounts(self.codec.codebook_size).to(self.device)
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable(
+                "code_counts", self.code_counts, optional_load=True
+            )
 
     def compute_forward(self, batch: Any, stage: sb.Stage) -> dict[str, Any]:
         """Pass features through the bottleneck.
@@ -108,13 +111,9 @@ class QuantizerBrain(CodecBrain):
             hparams.inverse_temperature,
         )
         self.record(mse=mse, entropy=entropy)
+        self.code_counts.add(self.codec.lats_to_toks(lats), tokens)
         if stage == sb.Stage.TRAIN:
             return mse + hparams.entropy_weight * entropy
-        toks = self.codec.lats_to_toks(lats)
-        valid = toks[length_mask(tokens, toks.shape[1])]
-        self._histogram += torch.bincount(
-            valid, minlength=self.codec.codebook_size
-        )
         if len(self._samples) < hparams.num_samples:
             self._keep(batch, predictions)
         return mse
@@ -152,7 +151,9 @@ class QuantizerBrain(CodecBrain):
             The epoch.
         """
         super().on_stage_start(stage, epoch)
-        self._histogram.zero_()
+        # A run that resumes within an epoch goes on counting.
+        if stage != sb.Stage.TRAIN or self.step == 0:
+            self.code_counts.clear()
 
     def stage_stats(self) -> dict[str, float]:
         """Share of codes used, and entropy of their use (1 is uniform).
@@ -162,10 +163,4 @@ class QuantizerBrain(CodecBrain):
         dict
             ``code_usage`` and ``code_entropy``, both in [0, 1].
         """
-        share = self._histogram / self._histogram.sum()
-        entropy = torch.special.entr(share).sum()
-        size = torch.tensor(float(self.codec.codebook_size))
-        return {
-            "code_usage": float((share > 0).float().mean()),
-            "code_entropy": float(entropy.cpu() / size.log()),
-        }
+        return self.code_counts.stats()
