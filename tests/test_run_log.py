@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import test_training
 import torch
+from speechbrain.nnet.schedulers import StepScheduler, WarmCoolDecayLRSchedule
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
@@ -265,6 +266,41 @@ def test_norms_are_those_before_clipping(corpus, tmp_path, monkeypatch, norm):
         for name in ("discriminator", "generator")
     ]
     assert got == pytest.approx(totals)
+
+
+@pytest.mark.parametrize("kind", ["lr_schedule", "lr_annealing"])
+def test_the_discriminator_keeps_its_own_rate(corpus, tmp_path, kind):
+    """A tenth of the decoder's, as the optimizers were made."""
+    schedules = {
+        "lr_schedule": WarmCoolDecayLRSchedule(1e-2, 2, 2, 8, 1.0),
+        "lr_annealing": StepScheduler(1e-2, decay_factor=0.5, decay_drop=1),
+    }
+    brain, counter, data = make_brain(
+        DecoderBrain,
+        corpus,
+        tmp_path,
+        adversarial=True,
+        num_samples=0,
+        **{kind: schedules[kind]},
+    )
+    rates = []
+    step = brain.optimizers_step
+
+    def spy():
+        optimizers = brain.optimizers_dict
+        rates.append(
+            [
+                optimizers[name].param_groups[0]["lr"]
+                for name in ("generator", "discriminator")
+            ]
+        )
+        step()
+
+    brain.optimizers_step = spy
+    fit(brain, counter, data)
+    assert len({generator for generator, _ in rates}) > 1
+    for generator, discriminator in rates:
+        assert discriminator == pytest.approx(0.1 * generator)
 
 
 def test_norm_under_a_loss_scale():

@@ -231,6 +231,8 @@ class CodecBrain(sb.Brain):
             step = min(self.optimizer_step + 1, schedule.total_steps)
             for optimizer in self.optimizers_dict.values():
                 schedule(optimizer, step)
+                rate = optimizer.param_groups[0]["lr"]
+                update_learning_rate(optimizer, rate * self._ratio(optimizer))
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Log every so many steps.
@@ -325,6 +327,11 @@ class CodecBrain(sb.Brain):
         optimizers = list(self.optimizers_dict.values())
         return optimizers[0].param_groups[0]["lr"]
 
+    def _ratio(self, optimizer: torch.optim.Optimizer) -> float:
+        """Its learning rate by that of the first, as they were made."""
+        first = next(iter(self.optimizers_dict.values()))
+        return optimizer.defaults["lr"] / first.defaults["lr"]
+
     def _anneal(self, epoch: int, loss: float) -> float:
         """Anneal once an epoch; the rate that the epoch had."""
         optimizers = list(self.optimizers_dict.values())
@@ -334,7 +341,7 @@ class CodecBrain(sb.Brain):
             by_loss = isinstance(annealing, NewBobScheduler)
             _, new = annealing(loss if by_loss else epoch)
             for optimizer in optimizers:
-                update_learning_rate(optimizer, new)
+                update_learning_rate(optimizer, new * self._ratio(optimizer))
         return current
 
     def _write_samples(self, name: str) -> None:

@@ -338,6 +338,9 @@ def _draw(axes: Axes, term: str, runs: Sequence[Curves]) -> None:
     if not linear and len(values) and values.min() > 0:
         if values.max() / values.min() > LOG_RANGE:
             _logarithmic(axes, values.max() / values.min())
+    if term == "lr":
+        # Not the rounding of one that is constant.
+        axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.grid(True, which="major", color="#DDDDDD", linewidth=0.7)
