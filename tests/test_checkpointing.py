@@ -17,8 +17,8 @@ from tiny_training import NoisyBrain, train, write_corpus
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import CheckpointError
 from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
-from speechbrain_focalcodec.training.export import load_run
 from speechbrain_focalcodec.training.random_state import RandomState
+from speechbrain_focalcodec.training.sources import find_sources, load_parts
 
 FILES = ["CKPT.yaml", "MANIFEST.json", "model.ckpt", "random_state.ckpt"]
 OFTEN = {"run_opts": {"ckpt_interval_steps": 1}}
@@ -123,14 +123,16 @@ def test_export_falls_back_too(tmp_path):
             tmp_path / "save", {"decoder": codec.decoder}
         ).save_checkpoint(meta={"loss": loss})
     damage(saved.path / "decoder.ckpt", "flipped")
+    text = json.dumps(good.config.to_dict())
+    (tmp_path / "config.json").write_text(text)
     codec = FocalCodec(CONFIG)
-    load_run(codec, tmp_path, ["decoder"])
+    load_parts(codec, find_sources(tmp_path))
     for name, value in good.decoder.state_dict().items():
         assert torch.equal(codec.decoder.state_dict()[name], value)
     for folder in folders(tmp_path / "save"):
         damage(folder / "decoder.ckpt", "truncated")
     with pytest.raises(CheckpointError, match="no whole checkpoint is left"):
-        load_run(codec, tmp_path, ["decoder"])
+        find_sources(tmp_path)
 
 
 @pytest.fixture(scope="module", autouse=True)

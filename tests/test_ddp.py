@@ -45,7 +45,11 @@ def test_the_curve_is_that_of_one_process(lines, alone, stage):
         assert one["meta"] == two["meta"]
         assert one.keys() == two.keys()
         for part in ("train", "valid"):
-            assert two[part] == pytest.approx(one[part], rel=1e-5)
+            norms = {name for name in one[part] if name.startswith("grad")}
+            for name, value in one[part].items():
+                # A norm adds up what rounding leaves of each weight.
+                rel = 1e-3 if name in norms else 1e-5
+                assert two[part][name] == pytest.approx(value, rel=rel), name
 
 
 def test_a_resumed_run_continues_the_same_curve(lines):

@@ -1,11 +1,10 @@
 """The stages of a streaming model, and where their weights come from."""
-# A fixture that is imported looks like one that is defined anew.
-# ruff: noqa: F811
 
 import json
 from pathlib import Path
 
 import pytest
+import test_training
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from test_training import (
@@ -34,6 +33,7 @@ from speechbrain_focalcodec.training.quantizer import QuantizerBrain
 from speechbrain_focalcodec.training.sources import find_sources, load_parts
 from speechbrain_focalcodec.training.yamls import resolve_yaml
 
+corpus = test_training.corpus  # a fixture
 CAUSAL = "tests/parity/causal_50hz"
 OFFLINE = "tests/parity/offline_50hz"
 EPOCHS = 3

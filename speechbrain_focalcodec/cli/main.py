@@ -30,6 +30,7 @@ from speechbrain_focalcodec.cli.options import (
 from speechbrain_focalcodec.cli.stream import stream
 from speechbrain_focalcodec.cli.tokenize import tokenize
 from speechbrain_focalcodec.cli.tokens import decode, encode, token_facts
+from speechbrain_focalcodec.cli.training import plot_training
 from speechbrain_focalcodec.cli.voice import convert_voice
 from speechbrain_focalcodec.windows import CONTEXT, WINDOW
 
@@ -129,6 +130,7 @@ app.command()(convert_voice)
 app.command()(stream)
 app.command()(export_onnx)
 app.command()(tokenize)
+app.command()(plot_training)
 
 
 def load_model(

@@ -6,7 +6,6 @@ at, checkpoints. A stage adds its forward pass and its losses.
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from speechbrain_focalcodec.audio import write_audio
 from speechbrain_focalcodec.checkpoint import CONFIG_FILE
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.pipeline import set_epoch
-from speechbrain_focalcodec.errors import ConfigError
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.plotting import plot_features, plot_spectrograms
 from speechbrain_focalcodec.training.averages import Averages
@@ -31,18 +29,20 @@ from speechbrain_focalcodec.training.random_state import (
     mixed_seed,
     seed_apart,
 )
+from speechbrain_focalcodec.training.run_log import RunLog, gradient_norm
 from speechbrain_focalcodec.training.sources import (
     PARTS,
     find_sources,
     load_parts,
 )
+from speechbrain_focalcodec.training.surgery import freeze
 from speechbrain_focalcodec.training.teacher import (
     full_context_encoder,
     is_student,
     load_frozen_encoder,
 )
 
-__all__ = ["CodecBrain", "freeze"]
+__all__ = ["CodecBrain"]
 
 
 class CodecBrain(sb.Brain):
@@ -60,7 +60,9 @@ class CodecBrain(sb.Brain):
     - ``start_from``: runs of earlier stages and models to take weights from,
       see :mod:`~speechbrain_focalcodec.training.sources`;
     - ``freeze``: modules of the codec that stay as they are, by their names
-      or beginnings of these, such as ``compressor.layers.0``.
+      or beginnings of these, such as ``compressor.layers.0``;
+    - ``log_interval`` and ``loggers``, both optional: see
+      :class:`~speechbrain_focalcodec.training.run_log.RunLog`.
 
     Arguments
     ---------
@@ -91,6 +93,12 @@ class CodecBrain(sb.Brain):
         run_opts=None,
         checkpointer=None,
     ):
+        self.run_log = RunLog(
+            hparams["output_folder"],
+            hparams.get("log_interval", 50),
+            hparams.get("loggers"),
+            hparams,
+        )
         codec = hparams["codec"]
         self.prepare_codec(codec, hparams)
         self.sources = find_sources(hparams["start_from"])
@@ -122,6 +130,9 @@ class CodecBrain(sb.Brain):
             # Checkpoints of earlier versions have none.
             self.checkpointer.add_recoverable(
                 "random_state", RandomState(), optional_load=True
+            )
+            self.checkpointer.add_recoverable(
+                "run_log", self.run_log.window, optional_load=True
             )
             for name in self.TRAINED:
                 self.checkpointer.add_recoverable(name, self.modules[name])
@@ -201,7 +212,10 @@ class CodecBrain(sb.Brain):
             Samples, int64 [B].
         """
         sig, wav_lens = batch.to(self.device).sig
-        return sig, (wav_lens * sig.shape[1]).round().long()
+        lengths = (wav_lens * sig.shape[1]).round().long()
+        if self.modules.training and hasattr(self.hparams, "sample_rate"):
+            self.run_log.heard(float(lengths.sum()) / self.hparams.sample_rate)
+        return sig, lengths
 
     def full_context_features(
         self, sig: torch.Tensor, lengths: torch.Tensor
@@ -237,7 +251,10 @@ class CodecBrain(sb.Brain):
             Scalars by name, as they shall stand in the log.
         """
         for name, value in terms.items():
-            self._averages.add(name, float(torch.as_tensor(value).detach()))
+            number = float(torch.as_tensor(value).detach())
+            self._averages.add(name, number)
+            if self.modules.training:
+                self.run_log.window.add(name, number)
 
     def keep_sample(
         self, batch: Any, **outputs: tuple[torch.Tensor, torch.Tensor]
@@ -285,6 +302,16 @@ class CodecBrain(sb.Brain):
         self._train_set = train_set
         seed_apart()
         super().fit(epoch_counter, train_set, *args, **kwargs)
+        if not self.test_only:
+            # The last steps are fewer than a line's.
+            self.run_log.write_window(
+                self.optimizer_step, self._epoch, self._lr
+            )
+
+    def on_fit_start(self):
+        """Resume from the last checkpoint, the log too."""
+        super().on_fit_start()
+        self.run_log.resume(self.optimizer_step)
 
     def make_dataloader(self, dataset, stage, *args, **loader_kwargs):
         """Make a loader that draws no global random numbers.
@@ -328,6 +355,7 @@ class CodecBrain(sb.Brain):
         self._loader_generator.manual_seed(mixed_seed(epoch))
         if stage == sb.Stage.TRAIN:
             set_epoch(self._train_set, epoch)
+            self.run_log.start_clock()
 
     def on_fit_batch_start(self, batch, should_step):
         """Set the step's learning rate.
@@ -345,6 +373,39 @@ class CodecBrain(sb.Brain):
             step = min(self.optimizer_step + 1, schedule.total_steps)
             for optimizer in self.optimizers_dict.values():
                 schedule(optimizer, step)
+                rate = optimizer.param_groups[0]["lr"]
+                update_learning_rate(optimizer, rate * self._ratio(optimizer))
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """Log every so many steps.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            The batch.
+        outputs : Any
+            Of the forward pass.
+        loss : torch.Tensor
+            Scalar.
+        should_step : bool
+            Whether the optimizers have stepped.
+        """
+        self.run_log.window.add("loss", float(loss.detach()))
+        if should_step:
+            self.run_log.step_done(self.optimizer_step, self._epoch, self._lr)
+
+    def optimizers_step(self):
+        """Step, recording the norms of the gradients before clipping."""
+        stepping = self.freeze_optimizers(self.optimizers_dict)
+        for name, optimizer in stepping.items():
+            norm = gradient_norm(optimizer, self.scaler.get_scale())
+            alone = len(self.optimizers_dict) == 1
+            # SpeechBrain warns of others, and may skip the step.
+            if math.isfinite(norm):
+                self.record(
+                    **{"grad_norm" if alone else f"grad_norm_{name}": norm}
+                )
+        super().optimizers_step()
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log, anneal, write samples and a checkpoint.
@@ -362,10 +423,12 @@ class CodecBrain(sb.Brain):
         stage_loss = sum(losses) / len(losses)
         stats = {"loss": stage_loss}
         stats |= self._averages.means()
+        stats |= self.stage_stats()
         if stage == sb.Stage.TRAIN:
             self._train_stats = stats
+            self._log("train_epoch", {"lr": self._lr, **stats})
             return
-        stats |= self.stage_stats()
+        self._log("valid" if stage == sb.Stage.VALID else "test", stats)
         if stage == sb.Stage.TEST:
             self.hparams.train_logger.log_stats(
                 {"Epoch loaded": self.hparams.epoch_counter.current},
@@ -426,16 +489,33 @@ class CodecBrain(sb.Brain):
             return False
         return super()._should_save_intra_epoch_ckpt(*args)
 
+    def _log(self, split: str, stats: dict[str, float]) -> None:
+        self.run_log.write(split, self.optimizer_step, self._epoch, stats)
+
+    @property
+    def _epoch(self) -> int:
+        return self.hparams.epoch_counter.current
+
+    @property
+    def _lr(self) -> float:
+        optimizers = list(self.optimizers_dict.values())
+        return optimizers[0].param_groups[0]["lr"]
+
+    def _ratio(self, optimizer: torch.optim.Optimizer) -> float:
+        """Its learning rate by that of the first, as they were made."""
+        first = next(iter(self.optimizers_dict.values()))
+        return optimizer.defaults["lr"] / first.defaults["lr"]
+
     def _anneal(self, epoch: int, loss: float) -> float:
         """Anneal once an epoch; the rate that the epoch had."""
         optimizers = list(self.optimizers_dict.values())
-        current = optimizers[0].param_groups[0]["lr"]
+        current = self._lr
         annealing = getattr(self.hparams, "lr_annealing", None)
         if annealing is not None:
             by_loss = isinstance(annealing, NewBobScheduler)
             _, new = annealing(loss if by_loss else epoch)
             for optimizer in optimizers:
-                update_learning_rate(optimizer, new)
+                update_learning_rate(optimizer, new * self._ratio(optimizer))
         return current
 
     def _write_samples(self, name: str) -> None:
@@ -451,46 +531,10 @@ class CodecBrain(sb.Brain):
             if any(x.ndim > 1 for x in kept.values()):
                 frame_rate = codec.sample_rate_input / codec.encoder.hop_length
                 plot_features(picture, kept, frame_rate)
-                continue
-            for kind, sig in kept.items():
-                write_audio(folder / f"{sample['id']}_{kind}.wav", sig, rate)
-            plot_spectrograms(picture, kept, rate)
-
-
-def freeze(codec: FocalCodec, names: Iterable[str]) -> None:
-    """Take modules or weights of a codec out of training.
-
-    Arguments
-    ---------
-    codec : FocalCodec
-        The codec.
-    names : iterable of str
-        Names in it, or what these begin with, up to a dot.
-
-    Raises
-    ------
-    ConfigError
-        If there is nothing of a name.
-
-    Example
-    -------
-    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-    >>> freeze(codec, ["decompressor.layers.0", "decoder"])
-    >>> codec.decompressor.in_proj.weight.requires_grad
-    True
-    >>> codec.decoder.head.out_proj.weight.requires_grad
-    False
-    """
-    for name in names:
-        found = [
-            weight
-            for key, weight in codec.named_parameters()
-            if f"{key}.".startswith(f"{name}.")
-        ]
-        if not found:
-            raise ConfigError(
-                f"freeze: the codec has no {name!r}; names are those of its "
-                "state dict, such as compressor or decompressor.layers.0"
-            )
-        for weight in found:
-            weight.requires_grad_(False)
+            else:
+                for kind, sig in kept.items():
+                    name = f"{sample['id']}_{kind}"
+                    write_audio(folder / f"{name}.wav", sig, rate)
+                    self.run_log.audio(name, sig, rate, self.optimizer_step)
+                plot_spectrograms(picture, kept, rate)
+            self.run_log.picture(sample["id"], picture, self.optimizer_step)

@@ -5,6 +5,7 @@ feature matching and a log-mel loss. Small models can leave the discriminator
 out and train on spectral losses alone.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import speechbrain as sb
@@ -206,11 +207,19 @@ class DecoderBrain(CodecBrain):
         loss, score_real, score_fake = self._means(
             predictions["estimate"],
             loss,
-            torch.stack([r.mean() for r in real]).mean(),
-            torch.stack([f.mean() for f in fake]).mean(),
+            _mean_of_means(real),
+            _mean_of_means(fake),
         )
         self.record(
-            discriminator=loss, score_real=score_real, score_fake=score_fake
+            discriminator=loss,
+            score_real=score_real,
+            score_fake=score_fake,
+            # Its sides are told apart by the sign.
+            discriminator_accuracy=0.5
+            * (
+                _mean_of_means([(r > 0).float() for r in real])
+                + _mean_of_means([(f < 0).float() for f in fake])
+            ),
         )
         return loss
 
@@ -307,3 +316,8 @@ class DecoderBrain(CodecBrain):
     def _unwrapped_discriminator(self) -> torch.nn.Module:
         discriminator = self.modules.discriminator
         return getattr(discriminator, "module", discriminator)
+
+
+def _mean_of_means(scores: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean over discriminators, however many scores each gives."""
+    return torch.stack([x.mean() for x in scores]).mean()

@@ -16,6 +16,7 @@ from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import ConfigError
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
+from speechbrain_focalcodec.training.distributed import mean_over_processes
 from speechbrain_focalcodec.training.teacher import is_student
 
 __all__ = ["PretrainingBrain", "cut_gaps"]
@@ -117,7 +118,8 @@ class PretrainingBrain(CodecBrain):
                 batch, target=(target, frames), estimate=(estimate, frames)
             )
         error = F.l1_loss(estimate.float(), target, reduction="sum")
-        return error / (frames.sum() * target.shape[-1])
+        count = frames.sum() * target.shape[-1]
+        return mean_over_processes(error / count, count)
 
 
 def cut_gaps(sig: torch.Tensor, samples: int, share: float) -> torch.Tensor:

@@ -14,12 +14,14 @@ from torch.nn import functional as F
 
 from speechbrain_focalcodec.audio import resample, resampled_length
 from speechbrain_focalcodec.codec import FocalCodec
-from speechbrain_focalcodec.modules.masking import length_mask, zero_beyond
+from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
+from speechbrain_focalcodec.training.code_counts import CodeCounts
 from speechbrain_focalcodec.training.distributed import sum_over_processes
 from speechbrain_focalcodec.training.losses import masked_mse
+from speechbrain_focalcodec.training.surgery import remove_refiner
 
-__all__ = ["QuantizerBrain", "remove_refiner"]
+__all__ = ["QuantizerBrain"]
 
 
 class QuantizerBrain(CodecBrain):
@@ -40,9 +42,11 @@ class QuantizerBrain(CodecBrain):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.audible = "decoder" in self.loaded
-        self._histogram = torch.zeros(
-            self.codec.codebook_size, device=self.device
-        )
+        self.code_counts = CodeCounts(self.codec.codebook_size, self.device)
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable(
+                "code_counts", self.code_counts, optional_load=True
+            )
 
     def prepare_codec(self, codec: FocalCodec, hparams: dict[str, Any]) -> None:
         """Take the refiner out where it is not trained.
@@ -174,13 +178,9 @@ class QuantizerBrain(CodecBrain):
             total=sum_over_processes,
         )
         self.record(mse=mse, entropy=entropy)
+        self.code_counts.add(self.codec.lats_to_toks(lats), tokens)
         if stage == sb.Stage.TRAIN:
             return mse + hparams.entropy_weight * entropy
-        toks = self.codec.lats_to_toks(lats)
-        valid = toks[length_mask(tokens, toks.shape[1])]
-        self._histogram += torch.bincount(
-            valid, minlength=self.codec.codebook_size
-        )
         if len(self._samples) < hparams.num_samples:
             self._keep(batch, predictions)
         return mse
@@ -218,7 +218,9 @@ class QuantizerBrain(CodecBrain):
             The epoch.
         """
         super().on_stage_start(stage, epoch)
-        self._histogram.zero_()
+        # A run that resumes within an epoch goes on counting.
+        if stage != sb.Stage.TRAIN or self.step == 0:
+            self.code_counts.clear()
 
     def stage_stats(self) -> dict[str, float]:
         """Share of codes used, and entropy of their use (1 is uniform).
@@ -228,35 +230,4 @@ class QuantizerBrain(CodecBrain):
         dict
             ``code_usage`` and ``code_entropy``, both in [0, 1].
         """
-        share = self._histogram / self._histogram.sum()
-        entropy = torch.special.entr(share).sum()
-        size = torch.tensor(float(self.codec.codebook_size))
-        return {
-            "code_usage": float((share > 0).float().mean()),
-            "code_entropy": float(entropy.cpu() / size.log()),
-        }
-
-
-def remove_refiner(codec: FocalCodec) -> None:
-    """Make a codec one whose decompressor looks no frame ahead.
-
-    Arguments
-    ---------
-    codec : FocalCodec
-        The codec; its configuration follows. An offline one is left as it is.
-
-    Example
-    -------
-    >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
-    >>> remove_refiner(codec)
-    >>> codec.config.decompressor_config.lookahead_size
-    0
-    """
-    if codec.decompressor.refiner is None:
-        return
-    codec.decompressor.refiner = None
-    decompressor = codec.config.decompressor_config
-    changed = decompressor.model_copy(update={"lookahead_size": 0})
-    codec.config = codec.config.model_copy(
-        update={"decompressor_config": changed}
-    )
+        return self.code_counts.stats()

@@ -1,0 +1,39 @@
+"""The command that draws the curves of trainings."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["plot_training"]
+
+
+def plot_training(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Output folders of trainings.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="The picture to write: png, pdf or svg."),
+    ] = Path("curves.png"),
+) -> None:
+    """Draw the curves of one training, or of several over each other.
+
+    A panel for each loss, score, gradient norm and figure, of training and of
+    validation, by the optimizer's steps. A picture that is there is replaced,
+    so that a training can be looked at as it goes on.
+    """
+    from speechbrain_focalcodec.training.curves import plot_curves, read_runs
+
+    if out.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise typer.BadParameter(
+            f"{out}: must end in .png, .pdf or .svg", param_hint="--out"
+        )
+    curves = read_runs(runs)
+    plot_curves(out, curves)
+    typer.echo(f"{out}: {', '.join(run.name for run in curves)}")
