@@ -32,6 +32,7 @@ class QuantizerBrain(CodecBrain):
     """
 
     TRAINED = ("compressor", "decompressor")
+    TAKES_FEATURES = True
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -48,7 +49,7 @@ class QuantizerBrain(CodecBrain):
         Arguments
         ---------
         batch : PaddedBatch
-            Waveforms at the codec's input rate.
+            Waveforms at the codec's input rate, or cached features.
         stage : sb.Stage
             Training, validation or test.
 
@@ -58,10 +59,8 @@ class QuantizerBrain(CodecBrain):
             ``feats`` and ``qfeats`` [B, T, C], ``frames`` int64 [B],
             ``lats`` [B, N, d], ``tokens`` int64 [B] (their lengths).
         """
-        sig, lengths = self.signals(batch)
         codec = self.codec
-        with torch.no_grad():
-            feats, frames = codec.sig_to_feats(sig, lengths)
+        feats, frames = self.features(batch)
         lats = self.modules.compressor(feats, frames)
         lats = F.normalize(lats.float(), dim=-1)
         tokens = codec.compressor.output_lengths(frames)
