@@ -49,6 +49,18 @@ class CacheIdentity:
         Of the features.
     version : int
         Of the layout.
+
+    Example
+    -------
+    >>> identity = CacheIdentity("ab12", 16000, 80, 2, 100, "cd34")
+    >>> identity.check(asdict(identity), Path("cache/plan.json"))
+    >>> other = asdict(identity) | {"encoder": "ff00"}
+    >>> identity.check(other, Path("cache/plan.json"))
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.DataError: the feature cache cache was made \
+for another encoder: encoder is ff00, not ab12. Give feature_cache another \
+folder, or remove this one
     """
 
     encoder: str

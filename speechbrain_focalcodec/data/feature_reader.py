@@ -139,6 +139,16 @@ class FeatureReader:
     segment : RandomSegment, optional
         Chooses the segment, counted in frames; without it whole utterances
         are read. A shorter utterance is not padded.
+
+    Example
+    -------
+    >>> class Zeros:
+    ...     def num_frames(self, utt_id):
+    ...         return 50
+    ...     def read(self, utt_id, start, stop):
+    ...         return torch.zeros(50, 4)[start:stop]
+    >>> FeatureReader(Zeros(), RandomSegment(20))("utt1").shape
+    torch.Size([20, 4])
     """
 
     def __init__(
@@ -195,6 +205,13 @@ def add_features(
     ------
     DataError
         If the cache lacks an utterance.
+
+    Example
+    -------
+    >>> dataset = DynamicItemDataset({"utt1": {"duration": 1.0}})
+    >>> add_features(dataset, {"utt1": "any mapping has its keys"})
+    >>> dataset.pipeline.output_mapping
+    {'id': 'id', 'feats': 'feats'}
     """
     missing = [utt_id for utt_id in dataset.data_ids if utt_id not in cache]
     if missing:

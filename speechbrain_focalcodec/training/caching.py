@@ -59,7 +59,8 @@ def use_feature_cache(
             f"{name} trains the encoder, whose features change: set "
             "feature_cache to null"
         )
-    for split, dataset in datasets.items():
+    # The largest last: what does not fit the disk is found out early.
+    for split, dataset in sorted(datasets.items(), key=lambda x: len(x[1])):
         options = hparams[f"{split}_data_options"]
         unknown = {k for k, v in options.items() if v} - KNOWN_OPTIONS
         if unknown:
