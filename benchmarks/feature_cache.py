@@ -20,9 +20,10 @@ import speechbrain as sb
 import torch
 import typer
 from hyperpyyaml import load_hyperpyyaml
-from measuring import describe_machine, synchronize
+from measuring import count_work, describe_machine, synchronize
 from reporting import markdown_table, parse_names, show, write_json
 
+from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.librispeech import prepare_librispeech
 from speechbrain_focalcodec.data.manifest import read_manifest, write_manifest
 from speechbrain_focalcodec.data.pipeline import make_dataset
@@ -50,6 +51,8 @@ class Result:
         Steps a second.
     making : float
         Speech encoded into the cache in a second (s).
+    limit : float
+        Speed-up by multiply-accumulates.
     gigabytes : float
         On disk, an hour of speech (10^9 bytes).
     losses : list of float
@@ -63,6 +66,7 @@ class Result:
     without: float
     cached: float
     making: float
+    limit: float
     gigabytes: float
     losses: list[float]
 
@@ -210,6 +214,38 @@ def train(
     return rate, statistics.fmean(losses[WARM_UP:]), making
 
 
+def limit(codec: FocalCodec, seconds: float) -> float:
+    """Tell the speed-up that multiply-accumulates allow.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        The codec.
+    seconds : float
+        Length of an utterance.
+
+    Returns
+    -------
+    float
+        Work of a step without a cache, by that with it.
+    """
+    device = next(codec.parameters()).device
+    lengths = torch.tensor([int(seconds * codec.sample_rate_input)])
+    sig = torch.randn(1, int(lengths), device=device)
+    lengths = lengths.to(device)
+    with torch.no_grad():
+        feats, frames = codec.sig_to_feats(sig, lengths)
+
+    def reconstruct():
+        lats = codec.compressor(feats, frames)
+        tokens = codec.compressor.output_lengths(frames)
+        return codec.decompressor(lats, tokens)
+
+    encoder = count_work(lambda: codec.sig_to_feats(sig, lengths)).total
+    trained = 3 * count_work(reconstruct).total
+    return (encoder + trained) / trained
+
+
 def compare(
     yaml: str,
     data: Path,
@@ -263,6 +299,7 @@ def compare(
         speech / num,
         *rates,
         making,
+        limit(hparams["codec"], speech / num),
         size / 1e9 / speech * 3600,
         losses,
     )
@@ -288,6 +325,7 @@ def make_table(results: list[Result]) -> str:
         "steps/s without",
         "steps/s with",
         "speed-up",
+        "limit",
         "made at (x real time)",
         "GB an hour",
     ]
@@ -299,6 +337,7 @@ def make_table(results: list[Result]) -> str:
             show(result.without),
             show(result.cached),
             f"{result.cached / result.without:.2f}",
+            f"{result.limit:.2f}",
             show(result.making),
             show(result.gigabytes),
         ]

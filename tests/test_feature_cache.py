@@ -553,6 +553,7 @@ def test_the_benchmark(tmp_path, monkeypatch):
     assert row["without"] > 0 and row["cached"] > 0 and row["making"] > 0
     # 80 channels of two bytes at 50 Hz, and headers.
     assert 0.0288 < row["gigabytes"] < 0.045
+    assert row["limit"] == pytest.approx(1.003, abs=0.001)
     assert row["losses"][1] == pytest.approx(row["losses"][0], rel=2**-6)
     assert "| mini_quantizer | LogMel" in result.stdout
     assert "tiny has 6 utterances" in run(2).output
