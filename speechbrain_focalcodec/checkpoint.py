@@ -5,11 +5,13 @@ is executed or unpickled. Two layouts of weights are in the wild (the offline
 releases have the older one); which one a file has is told by its names.
 """
 
+import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,6 +34,7 @@ __all__ = [
     "DEFAULT_CAUSAL_MODEL",
     "DEFAULT_MODEL",
     "WEIGHTS_FILE",
+    "fingerprint_of",
     "join_qkv",
     "load_codec",
     "load_state",
@@ -258,6 +261,40 @@ def read_weights(path: str | Path, device: str = "cpu") -> Weights:
             f"{path}: no readable safetensors file ({e}); fetch or export it "
             "again"
         ) from None
+
+
+def fingerprint_of(
+    config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]
+) -> str:
+    """Identity of a model, or of a part of one.
+
+    Arguments
+    ---------
+    config : dict
+        Its configuration, as JSON can hold it.
+    weights : dict
+        Tensors by name.
+
+    Returns
+    -------
+    str
+        SHA-256 (hex) over both.
+
+    Example
+    -------
+    >>> weights = {"bias": torch.zeros(1)}
+    >>> fingerprint_of({"dim": 1}, weights)[:8]
+    'ce6e6342'
+    >>> fingerprint_of({"dim": 2}, weights) == fingerprint_of({}, weights)
+    False
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps(config, sort_keys=True).encode())
+    for name, value in sorted(weights.items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name}{value.dtype}{list(value.shape)}".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_weights(codec: nn.Module, path: str | Path) -> None:

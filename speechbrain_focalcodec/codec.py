@@ -9,8 +9,6 @@ beyond each length, and the new lengths. What an utterance gives does not
 depend on the batch it is in.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -197,15 +195,9 @@ class FocalCodec(nn.Module):
         """
         if self._fingerprint is not None:
             return self._fingerprint
-        digest = hashlib.sha256()
         # Without defaults: an option added later leaves old models the same.
         config = self.config.model_dump(mode="json", exclude_defaults=True)
-        digest.update(json.dumps(config, sort_keys=True).encode())
-        for name, value in sorted(self.state_dict().items()):
-            value = value.detach().cpu().contiguous()
-            digest.update(f"{name}{value.dtype}{list(value.shape)}".encode())
-            digest.update(value.flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return checkpoint.fingerprint_of(config, self.state_dict())
 
     def keep_fingerprint(self) -> None:
         """Keep the present identity, whatever becomes of the weights."""

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import test_training
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from test_training import (
     Discriminator,
     fit,
@@ -31,7 +30,7 @@ from speechbrain_focalcodec.training.pretraining import (
 )
 from speechbrain_focalcodec.training.quantizer import QuantizerBrain
 from speechbrain_focalcodec.training.sources import find_sources, load_parts
-from speechbrain_focalcodec.training.yamls import resolve_yaml
+from speechbrain_focalcodec.training.yamls import load_yaml, resolve_yaml
 
 corpus = test_training.corpus  # a fixture
 CAUSAL = "tests/parity/causal_50hz"
@@ -338,7 +337,7 @@ def test_yamls_that_build_on_others(tmp_path):
         "# a comment\n!include:parts/base.yaml\n"
         "lr: 2\noptions: {b: {d: 3}}\ntwice: !ref <lr> * 2\n",
     )
-    loaded = load_hyperpyyaml(resolve_yaml(path, "data: here\nlr: 5"))
+    loaded = load_yaml(path, "data: here\nlr: 5")
     assert loaded["data"] == "here"
     assert loaded["twice"] == 10
     assert loaded["sizes"] == {"wide": 8, "long": 4}
@@ -350,7 +349,7 @@ def test_yamls_that_build_on_others(tmp_path):
         "!include:thin.yaml\ndata: x\nopt: !name:torch.optim.SGD\n"
         "    momentum: 0.5\nsizes: !include:parts/sizes.yaml\n",
     )
-    loaded = load_hyperpyyaml(resolve_yaml(path))
+    loaded = load_yaml(path)
     assert loaded["opt"].func is torch.optim.SGD
     assert loaded["opt"].keywords == {"momentum": 0.5}
     assert loaded["sizes"] == {"wide": 8, "long": 3}

@@ -84,6 +84,10 @@ class CodecBrain(sb.Brain):
     FROZEN: tuple[str, ...] = ()
     #: Whether a causal WavLM must have been trained before.
     NEEDS_STUDENT = False
+    #: Whether the stage can train from cached features, see `features`.
+    TAKES_FEATURES = False
+    #: Whether validation decodes to waveforms.
+    audible = False
 
     def __init__(
         self,
@@ -241,6 +245,27 @@ class CodecBrain(sb.Brain):
                 return self.codec.sig_to_feats(sig, lengths)
             frames = self.teacher.output_lengths(lengths)
             return zero_beyond(self.teacher(sig, lengths), frames), frames
+
+    def features(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of a batch: its cached ones, or those of its waveforms.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            With a key ``feats`` or ``sig``.
+
+        Returns
+        -------
+        feats : torch.Tensor
+            Features [B, T, C].
+        frames : torch.Tensor
+            Their lengths, int64 [B].
+        """
+        if not hasattr(batch, "feats"):
+            with torch.no_grad():
+                return self.codec.sig_to_feats(*self.signals(batch))
+        feats, lens = batch.to(self.device).feats
+        return feats.float(), (lens * feats.shape[1]).round().long()
 
     def record(self, **terms: torch.Tensor | float) -> None:
         """Add values to the epoch's averages.

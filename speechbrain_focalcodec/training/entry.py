@@ -8,6 +8,7 @@ from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_focalcodec.data.pipeline import make_dataset
 from speechbrain_focalcodec.data.splits import merge_manifests
+from speechbrain_focalcodec.training.caching import use_feature_cache
 
 __all__ = ["fit_and_evaluate", "prepare_manifests"]
 
@@ -56,13 +57,14 @@ def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
         SpeechBrain's run options.
     """
     sample_rate = hparams["sample_rate"]
+    cached = hparams.get("feature_cache") is not None
     datasets = {
         split: make_dataset(
             Path(hparams["save_folder"]) / f"{split}.json",
             hparams["data_folder"],
             sample_rate,
             seed=hparams["seed"],
-            preload=hparams["preload"],
+            preload=hparams["preload"] and not cached,
             **options,
         )
         for split, options in (
@@ -77,6 +79,8 @@ def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    if cached:
+        use_feature_cache(brain, datasets, hparams)
     brain.fit(
         hparams["epoch_counter"],
         datasets["train"],

@@ -28,6 +28,7 @@ class JointBrain(StudentBrain, QuantizerBrain):
 
     TRAINED = ("encoder", "compressor", "decompressor")
     FROZEN = DistillationBrain.FROZEN
+    TAKES_FEATURES = False
 
     def required(self, hparams: dict[str, Any]) -> tuple[str, ...]:
         """All that it trains.
@@ -45,54 +46,35 @@ class JointBrain(StudentBrain, QuantizerBrain):
         del hparams
         return self.TRAINED
 
-    def features(
-        self, sig: torch.Tensor, lengths: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of the student, with gradients.
+    def inputs(self, batch: Any) -> tuple[torch.Tensor, ...]:
+        """Features of the student, with gradients, and of its teacher.
 
         Arguments
         ---------
-        sig : torch.Tensor
-            Waveform [B, T].
-        lengths : torch.Tensor
-            Samples, int64 [B].
+        batch : PaddedBatch
+            Waveforms.
 
         Returns
         -------
         feats : torch.Tensor
-            Features [B, N, C].
+            The student's features [B, N, C].
         frames : torch.Tensor
             Frames, int64 [B].
+        target : torch.Tensor
+            The teacher's features [B, N', C]; N' is at most N.
+        target_frames : torch.Tensor
+            Frames, int64 [B].
         """
+        sig, lengths = self.signals(batch)
         # Through DDP's wrapper: its gradients are to be shared.
         feats = self.modules.encoder(sig, lengths)
         frames = self.codec.encoder.output_lengths(lengths)
-        return zero_beyond(feats, frames), frames
-
-    def target(
-        self,
-        sig: torch.Tensor,
-        lengths: torch.Tensor,
-        feats: torch.Tensor,
-        frames: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of the full-context teacher.
-
-        Arguments
-        ---------
-        sig, lengths
-            As for :meth:`features`.
-        feats, frames
-            What that gave.
-
-        Returns
-        -------
-        feats : torch.Tensor
-            Features [B, N', C]; N' is at most N.
-        frames : torch.Tensor
-            Frames, int64 [B].
-        """
         target, target_frames = self.full_context_features(sig, lengths)
-        frames = torch.minimum(frames, target_frames)
         target = target[:, : feats.shape[1]]
-        return zero_beyond(target, frames), frames
+        target_frames = torch.minimum(frames, target_frames)
+        return (
+            zero_beyond(feats, frames),
+            frames,
+            zero_beyond(target, target_frames),
+            target_frames,
+        )

@@ -38,6 +38,7 @@ class QuantizerBrain(CodecBrain):
 
     TRAINED: tuple[str, ...] = ("compressor", "decompressor")
     NEEDS_STUDENT = True
+    TAKES_FEATURES = True
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -68,7 +69,7 @@ class QuantizerBrain(CodecBrain):
         Arguments
         ---------
         batch : PaddedBatch
-            Waveforms at the codec's input rate.
+            Waveforms at the codec's input rate, or cached features.
         stage : sb.Stage
             Training, validation or test.
 
@@ -79,36 +80,30 @@ class QuantizerBrain(CodecBrain):
             ``frames`` int64 [B], ``lats`` [B, N, d], ``tokens`` int64 [B]
             (their lengths).
         """
-        sig, lengths = self.signals(batch)
         codec = self.codec
-        feats, frames = self.features(sig, lengths)
+        feats, frames, target, target_frames = self.inputs(batch)
         lats = self.modules.compressor(feats, frames)
         lats = F.normalize(lats.float(), dim=-1)
         tokens = codec.compressor.output_lengths(frames)
         codes = codec.quantizer.straight_through(lats)
         qfeats = self.modules.decompressor(codes, tokens)
-        target, frames = self.target(sig, lengths, feats, frames)
         # Down-scaling rounds up: up-scaled, there may be frames too many.
-        qfeats = zero_beyond(qfeats[:, : target.shape[1]], frames)
+        qfeats = zero_beyond(qfeats[:, : target.shape[1]], target_frames)
         return {
             "feats": target,
             "qfeats": qfeats,
-            "frames": frames,
+            "frames": target_frames,
             "lats": lats,
             "tokens": tokens,
         }
 
-    def features(
-        self, sig: torch.Tensor, lengths: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the compressor gets.
+    def inputs(self, batch: Any) -> tuple[torch.Tensor, ...]:
+        """What the compressor gets, and what the decompressor shall give.
 
         Arguments
         ---------
-        sig : torch.Tensor
-            Waveform [B, T].
-        lengths : torch.Tensor
-            Samples, int64 [B].
+        batch : PaddedBatch
+            Waveforms, or cached features.
 
         Returns
         -------
@@ -116,35 +111,11 @@ class QuantizerBrain(CodecBrain):
             Features [B, N, C] of the frozen encoder.
         frames : torch.Tensor
             Frames, int64 [B].
+        target, target_frames : torch.Tensor
+            The same.
         """
-        with torch.no_grad():
-            return self.codec.sig_to_feats(sig, lengths)
-
-    def target(
-        self,
-        sig: torch.Tensor,
-        lengths: torch.Tensor,
-        feats: torch.Tensor,
-        frames: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the decompressor shall give: the features themselves.
-
-        Arguments
-        ---------
-        sig, lengths
-            As for :meth:`features`.
-        feats, frames
-            What that gave.
-
-        Returns
-        -------
-        feats : torch.Tensor
-            Features [B, N', C]; N' is at most N.
-        frames : torch.Tensor
-            Frames, int64 [B].
-        """
-        del sig, lengths
-        return feats, frames
+        feats, frames = self.features(batch)
+        return feats, frames, feats, frames
 
     def compute_objectives(
         self, predictions: dict[str, Any], batch: Any, stage: sb.Stage

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hyperpyyaml import resolve_references
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML, YAMLError
 
 from speechbrain_focalcodec.errors import ConfigError
 
-__all__ = ["resolve_yaml", "resolved_file"]
+__all__ = ["load_yaml", "resolve_yaml", "resolved_file"]
 
 INCLUDE = "!include:"
 
@@ -29,6 +29,39 @@ class _Named(io.StringIO):
     def __init__(self, text: str, name: str):
         super().__init__(text)
         self.name = name
+
+
+def load_yaml(path: str | Path, overrides: str | Mapping = "") -> dict:
+    """Make what a training YAML says.
+
+    It executes what the YAML names: only for YAMLs that you trust.
+
+    Arguments
+    ---------
+    path : str or Path
+        A training YAML.
+    overrides : str or dict
+        See :func:`resolve_yaml`.
+
+    Returns
+    -------
+    dict
+        The hyperparameters.
+
+    Raises
+    ------
+    ConfigError
+        See :func:`resolve_yaml`.
+
+    Example
+    -------
+    >>> hparams = load_yaml(
+    ...     "hparams/train/mini_decoder.yaml", "data_folder: data"
+    ... )
+    >>> hparams["codec"].name
+    'focalcodec_mini_50hz'
+    """
+    return load_hyperpyyaml(resolve_yaml(path, overrides))
 
 
 @contextmanager

@@ -1,0 +1,241 @@
+"""Reading a feature cache: by utterance, or as an item of a dataset."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+
+from speechbrain_focalcodec.data.feature_plan import read_json
+from speechbrain_focalcodec.data.feature_shards import FeatureShard
+from speechbrain_focalcodec.data.reader import RandomSegment
+from speechbrain_focalcodec.errors import DataError, abridge
+
+__all__ = ["FeatureCache", "FeatureReader", "INDEX_FILE", "add_features"]
+
+# Written last: with it, a cache is complete.
+INDEX_FILE = "features.json"
+
+
+class FeatureCache:
+    """Random access to the features of a complete cache.
+
+    Shards are mapped into memory when the first utterance of theirs is read,
+    by each worker of a loader for itself.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The cache, see
+        :func:`~speechbrain_focalcodec.data.feature_cache.make_feature_cache`.
+
+    Raises
+    ------
+    DataError
+        If the cache is incomplete, or a shard is missing or cut.
+
+    Example
+    -------
+    >>> FeatureCache("nowhere")
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.DataError: nowhere is no complete feature \
+cache: it has no features.json; train with it, which makes what is missing
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        path = self.folder / INDEX_FILE
+        index = read_json(path)
+        if index is None:
+            raise DataError(
+                f"{folder} is no complete feature cache: it has no "
+                f"{INDEX_FILE}; train with it, which makes what is missing"
+            )
+        self._paths: list[Path] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        try:
+            self.identity: dict[str, Any] = index["identity"]
+            for number, shard in enumerate(index["shards"]):
+                self._paths.append(self.folder / shard["file"])
+                _check_size(self._paths[-1], shard["bytes"])
+                for utt_id, frames in shard["frames"].items():
+                    self._places[utt_id] = number, frames
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{path} is damaged ({error!r}): remove the file and train "
+                "again; shards that fit are kept"
+            ) from error
+        self._shards: dict[int, FeatureShard] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker that is spawned opens shards itself.
+        return self.__dict__ | {"_shards": {}}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, utt_id: str) -> bool:
+        return utt_id in self._places
+
+    def num_frames(self, utt_id: str) -> int:
+        """Length of an utterance.
+
+        Arguments
+        ---------
+        utt_id : str
+            The utterance.
+
+        Returns
+        -------
+        int
+            Frames.
+        """
+        return self._place(utt_id)[1]
+
+    def read(
+        self, utt_id: str, start: int = 0, stop: int | None = None
+    ) -> torch.Tensor:
+        """Read features of an utterance.
+
+        Arguments
+        ---------
+        utt_id : str
+            The utterance.
+        start, stop : int
+            The frames; all by default.
+
+        Returns
+        -------
+        torch.Tensor
+            bfloat16 [frames, dim].
+
+        Raises
+        ------
+        DataError
+            If the cache has no such utterance, or its shard is damaged.
+        """
+        number, _ = self._place(utt_id)
+        if number not in self._shards:
+            self._shards[number] = FeatureShard(self._paths[number])
+        return self._shards[number].read(utt_id, start, stop)
+
+    def _place(self, utt_id: str) -> tuple[int, int]:
+        try:
+            return self._places[utt_id]
+        except KeyError:
+            raise DataError(
+                f"the feature cache {self.folder} has no utterance {utt_id}"
+            ) from None
+
+
+class FeatureReader:
+    """Reads the features of an utterance, or of a random segment of it.
+
+    Arguments
+    ---------
+    cache : FeatureCache
+        Where from.
+    segment : RandomSegment, optional
+        Chooses the segment, counted in frames; without it whole utterances
+        are read. A shorter utterance is not padded.
+
+    Example
+    -------
+    >>> class Zeros:
+    ...     def num_frames(self, utt_id):
+    ...         return 50
+    ...     def read(self, utt_id, start, stop):
+    ...         return torch.zeros(50, 4)[start:stop]
+    >>> FeatureReader(Zeros(), RandomSegment(20))("utt1").shape
+    torch.Size([20, 4])
+    """
+
+    def __init__(
+        self, cache: FeatureCache, segment: RandomSegment | None = None
+    ) -> None:
+        self.cache = cache
+        self.segment = segment
+
+    def __call__(self, utt_id: str) -> torch.Tensor:
+        """Return the features.
+
+        Arguments
+        ---------
+        utt_id : str
+            The utterance.
+
+        Returns
+        -------
+        torch.Tensor
+            bfloat16 [frames, dim].
+        """
+        if self.segment is None:
+            return self.cache.read(utt_id)
+        start = self.segment.start(utt_id, self.cache.num_frames(utt_id))
+        stop = start + self.segment.segment_samples
+        return self.cache.read(utt_id, start, stop)
+
+
+def add_features(
+    dataset: DynamicItemDataset,
+    cache: FeatureCache,
+    segment_frames: int | None = None,
+    seed: int = 0,
+    with_sig: bool = False,
+) -> None:
+    """Let a dataset give cached features ("feats") in place of waveforms.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        Of :func:`~speechbrain_focalcodec.data.pipeline.make_dataset`. Its
+        output keys become "id" and "feats".
+    cache : FeatureCache
+        Must hold all utterances of the dataset.
+    segment_frames : int, optional
+        Length of random segments, which move on with
+        :func:`~speechbrain_focalcodec.data.pipeline.set_epoch`.
+    seed : int
+        Seed of the segments' positions.
+    with_sig : bool
+        Give the waveforms ("sig") too.
+
+    Raises
+    ------
+    DataError
+        If the cache lacks an utterance.
+
+    Example
+    -------
+    >>> dataset = DynamicItemDataset({"utt1": {"duration": 1.0}})
+    >>> add_features(dataset, {"utt1": "any mapping has its keys"})
+    >>> dataset.pipeline.output_mapping
+    {'id': 'id', 'feats': 'feats'}
+    """
+    missing = [utt_id for utt_id in dataset.data_ids if utt_id not in cache]
+    if missing:
+        raise DataError(
+            f"the feature cache {cache.folder} lacks {abridge(missing)}"
+        )
+    segment = None
+    if segment_frames is not None:
+        segment = RandomSegment(segment_frames, seed)
+    dataset.add_dynamic_item(FeatureReader(cache, segment), "id", "feats")
+    keys = ["id", "feats", "sig"] if with_sig else ["id", "feats"]
+    dataset.set_output_keys(keys)
+
+
+def _check_size(path: Path, size: int) -> None:
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise DataError(
+            f"the feature cache lacks {path} ({error.strerror}): train with "
+            "it again, which makes what is missing"
+        ) from error
+    if found != size:
+        raise DataError(
+            f"{path} of the feature cache has {found} bytes, not {size}: "
+            "train with it again, which makes it anew"
+        )

@@ -1,0 +1,87 @@
+"""Training from cached features in place of encoding each batch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+
+from speechbrain_focalcodec.data.feature_cache import make_feature_cache
+from speechbrain_focalcodec.data.feature_reader import add_features
+from speechbrain_focalcodec.errors import ConfigError
+from speechbrain_focalcodec.training.base import CodecBrain
+
+__all__ = ["use_feature_cache"]
+
+# Options of the data that leave waveforms as they are in the files.
+KNOWN_OPTIONS = {"segment_samples", "min_samples", "max_samples"}
+
+
+def use_feature_cache(
+    brain: CodecBrain,
+    datasets: Mapping[str, DynamicItemDataset],
+    hparams: Mapping[str, Any],
+) -> None:
+    """Let datasets give cached features; make the caches where missing.
+
+    Random segments are segments of the whole utterance's features then:
+    their frames have seen what is around the segment, and they begin at a
+    multiple of the hop. Without a cache, each segment is encoded alone.
+
+    Arguments
+    ---------
+    brain : CodecBrain
+        Its codec's encoder, which must be frozen, makes the features.
+    datasets : dict
+        By split; they give features ("feats") afterwards, and waveforms too
+        for validation that decodes.
+    hparams : dict
+        With ``feature_cache`` (the folder; each split gets one in it),
+        ``num_workers``, ``seed``, and for each split its options, such as
+        ``train_data_options``.
+
+    Raises
+    ------
+    ConfigError
+        If the stage takes no features, trains its encoder, or changes its
+        waveforms.
+    DataError
+        See :func:`~speechbrain_focalcodec.data.feature_cache\
+.make_feature_cache`.
+    """
+    encoder = brain.codec.encoder
+    name = type(brain).__name__
+    if not brain.TAKES_FEATURES:
+        raise ConfigError(f"{name} needs waveforms: set feature_cache to null")
+    if any(weight.requires_grad for weight in encoder.parameters()):
+        raise ConfigError(
+            f"{name} trains the encoder, whose features change: set "
+            "feature_cache to null"
+        )
+    # The largest last: what does not fit the disk is found out early.
+    for split, dataset in sorted(datasets.items(), key=lambda x: len(x[1])):
+        options = hparams[f"{split}_data_options"]
+        unknown = {k for k, v in options.items() if v} - KNOWN_OPTIONS
+        if unknown:
+            raise ConfigError(
+                f"{split}_data_options has {', '.join(sorted(unknown))}, but "
+                "cached features are those of the files as they are: leave "
+                "that out, or set feature_cache to null"
+            )
+        cache = make_feature_cache(
+            Path(hparams["feature_cache"]) / split,
+            brain.codec,
+            {utt_id: dataset.data[utt_id] for utt_id in dataset.data_ids},
+            hparams["num_workers"],
+        )
+        segment = options.get("segment_samples")
+        if segment is not None:
+            segment = int(encoder.output_lengths(torch.tensor(segment)))
+        add_features(
+            dataset,
+            cache,
+            segment,
+            hparams["seed"],
+            with_sig=split == "valid" and brain.audible,
+        )
