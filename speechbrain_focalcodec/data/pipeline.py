@@ -6,7 +6,7 @@ from typing import Any
 
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from speechbrain_focalcodec.audio import resampled_length
+from speechbrain_focalcodec.data.chunks import cut_entries, entry_span
 from speechbrain_focalcodec.data.manifest import read_manifest
 from speechbrain_focalcodec.data.reader import RandomSegment, SignalReader
 from speechbrain_focalcodec.errors import DataError
@@ -23,6 +23,7 @@ def make_dataset(
     min_samples: int | None = None,
     max_samples: int | None = None,
     preload: bool = False,
+    chunk_samples: int | None = None,
 ) -> DynamicItemDataset:
     """Make a dataset with the output keys "id" and "sig".
 
@@ -47,6 +48,11 @@ def make_dataset(
         Leave out utterances with more samples at `sample_rate`.
     preload : bool
         Keep the decoded audio in memory.
+    chunk_samples : int, optional
+        Cut longer utterances into equal pieces of at most so many samples
+        at `sample_rate`: each is an item, with an id of its own, and nothing
+        is lost. The bounds above are for utterances, before they are cut;
+        segments are drawn within pieces.
 
     Returns
     -------
@@ -56,7 +62,8 @@ def make_dataset(
     Raises
     ------
     DataError
-        When the manifest is missing or damaged, or no utterance is left.
+        When the manifest is missing or damaged, no utterance is left, or a
+        length is not positive.
 
     Example
     -------
@@ -89,9 +96,7 @@ def make_dataset(
         utt_id
         for utt_id, entry in entries.items()
         if lower
-        <= resampled_length(
-            entry["num_samples"], entry["sample_rate"], sample_rate
-        )
+        <= entry_span(entry, sample_rate)[1]
         <= upper
     }
     if not kept:
@@ -107,6 +112,8 @@ def make_dataset(
         for utt_id, entry in dataset.data.items()
         if utt_id in kept
     }
+    if chunk_samples is not None:
+        data = cut_entries(data, sample_rate, chunk_samples)
     segment = None
     if segment_samples is not None:
         segment = RandomSegment(segment_samples, seed)
@@ -115,7 +122,8 @@ def make_dataset(
         reader.preload(data)
     item = {
         "func": reader,
-        "takes": ["id", "wav", "num_samples", "sample_rate"],
+        "takes": ["id", "wav", "num_samples", "sample_rate"]
+        + ([] if chunk_samples is None else ["chunk"]),
         "provides": "sig",
     }
     return DynamicItemDataset(data, [item], ["id", "sig"])

@@ -226,7 +226,7 @@ def scan_split(
         If too many files are unusable, there are none, or two have one id.
     """
     if not 0 <= max_failures <= 1:
-        raise ValueError(f"max_failures must be in 0..1, not {max_failures}")
+        raise DataError(f"max_failures must be in 0..1, not {max_failures}")
     folder = corpus.split_folder(root, split)
     scan = _Scan(
         corpus,

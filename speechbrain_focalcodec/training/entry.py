@@ -23,7 +23,8 @@ def prepare_manifests(
         Data preparation of the recipe's corpus.
     hparams : dict
         With ``data_folder``, ``save_folder``, ``train_splits``,
-        ``valid_splits``, ``num_valid`` and ``seed``.
+        ``valid_splits``, ``num_valid``, ``seed`` and, optionally,
+        ``prepare_options`` (more arguments of `prepare`).
     """
     splits = {name: hparams[name] for name in ("train_splits", "valid_splits")}
     run_on_main(
@@ -32,6 +33,7 @@ def prepare_manifests(
             "data_folder": hparams["data_folder"],
             "save_folder": hparams["save_folder"],
             "splits": sum(splits.values(), []),
+            **(hparams.get("prepare_options") or {}),
         },
     )
     run_on_main(
