@@ -9,6 +9,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_focalcodec.data.chunks import cut_entries, entry_span
 from speechbrain_focalcodec.data.manifest import read_manifest
 from speechbrain_focalcodec.data.reader import RandomSegment, SignalReader
+from speechbrain_focalcodec.data.resumable import ResumableLoader
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["RandomSegment", "SignalReader", "make_dataset", "set_epoch"]
@@ -130,10 +131,10 @@ def make_dataset(
 
 
 def set_epoch(dataset: Any, epoch: int) -> None:
-    """Move a dataset's random segments to an epoch.
+    """Move a dataset's random segments, and its batches, to an epoch.
 
     Call it in ``on_stage_start`` of the training stage, before the loader is
-    iterated. A dataset without random segments is left as it is.
+    iterated. What does not depend on the epoch is left as it is.
 
     Arguments
     ---------
@@ -147,6 +148,8 @@ def set_epoch(dataset: Any, epoch: int) -> None:
     >>> dataset = DynamicItemDataset({"utt1": {"num_samples": 8000}})
     >>> set_epoch(dataset, 1)
     """
+    if isinstance(dataset, ResumableLoader):
+        dataset.set_epoch(epoch)
     dataset = getattr(dataset, "dataset", dataset)
     for item in dataset.pipeline.dynamic_items:
         segment = getattr(item.func, "segment", None)

@@ -33,7 +33,9 @@ class CodecBrain(sb.Brain):
     of ``lr_annealing`` (called once an epoch) and
     ``lr_schedule`` (called once a step), and for an encoder with weights
     ``encoder_source`` (see
-    :func:`~speechbrain_focalcodec.wavlm_import.load_encoder`).
+    :func:`~speechbrain_focalcodec.wavlm_import.load_encoder`). Optional:
+    ``augmentation`` of training waveforms (takes and gives waveforms [B, T]
+    and relative lengths, such as SpeechBrain's ``Augmenter``).
 
     Arguments
     ---------
@@ -93,13 +95,18 @@ class CodecBrain(sb.Brain):
 
     # What stages use
 
-    def signals(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def signals(
+        self, batch: Any, stage: sb.Stage | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Waveforms of a batch and their absolute lengths.
 
         Arguments
         ---------
         batch : PaddedBatch
             With a key ``sig``.
+        stage : sb.Stage, optional
+            In training waveforms are augmented, where the hyperparameter
+            ``augmentation`` is set.
 
         Returns
         -------
@@ -109,6 +116,9 @@ class CodecBrain(sb.Brain):
             Samples, int64 [B].
         """
         sig, wav_lens = batch.to(self.device).sig
+        augmentation = getattr(self.hparams, "augmentation", None)
+        if augmentation is not None and stage == sb.Stage.TRAIN:
+            sig, wav_lens = augmentation(sig, wav_lens)
         return sig, (wav_lens * sig.shape[1]).round().long()
 
     def record(self, **terms: torch.Tensor | float) -> None:

@@ -20,6 +20,7 @@ from speechbrain_focalcodec.errors import ConfigError
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
 from speechbrain_focalcodec.training.export import load_run
+from speechbrain_focalcodec.training.segments import crop_features
 
 __all__ = ["DecoderBrain"]
 
@@ -34,7 +35,9 @@ class DecoderBrain(CodecBrain):
     ``feature_matching``), ``discriminator_opt_class`` where the modules have a
     ``discriminator``, and two output folders, or null: ``quantizer_run`` (its
     quantizer stage gives the features that the decoder will get in use) and
-    ``decoder_run`` (a decoder to start from).
+    ``decoder_run`` (a decoder to start from). Optional: ``segment_frames``
+    (train on random segments of so many frames, of features that were
+    computed from the whole utterance).
 
     The discriminator and the decoder each take one step a batch, by
     SpeechBrain's own helpers: gradients are accumulated and clipped, and
@@ -90,7 +93,7 @@ class DecoderBrain(CodecBrain):
         dict
             ``target`` and ``estimate`` [B, T], ``lengths`` int64 [B].
         """
-        sig, lengths = self.signals(batch)
+        sig, lengths = self.signals(batch, stage)
         codec = self.codec
         with torch.no_grad():
             rates = codec.sample_rate_output, codec.sample_rate_input
@@ -101,6 +104,12 @@ class DecoderBrain(CodecBrain):
                 lats, tokens = codec.feats_to_lats(feats, frames)
                 codes = codec.lats_to_codes(lats)
                 feats, frames = codec.codes_to_qfeats(codes, tokens)
+        segment_frames = getattr(self.hparams, "segment_frames", None)
+        if segment_frames is not None and stage == sb.Stage.TRAIN:
+            feats, frames, sig, lengths = crop_features(
+                *(feats, frames, sig, lengths),
+                *(segment_frames, codec.decoder.hop_length),
+            )
         estimate = self.modules.decoder(feats, frames)
         # The encoder may give a frame less than the waveform has.
         length = min(estimate.shape[1], sig.shape[1])

@@ -6,6 +6,7 @@ from typing import Any
 
 from speechbrain.utils.distributed import run_on_main
 
+from speechbrain_focalcodec.data.batching import duration_loader
 from speechbrain_focalcodec.data.pipeline import make_dataset
 from speechbrain_focalcodec.data.splits import merge_manifests
 
@@ -79,9 +80,20 @@ def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    train_set: Any = datasets["train"]
+    max_batch_seconds = hparams.get("max_batch_seconds")
+    if max_batch_seconds is not None:
+        train_set = duration_loader(
+            train_set,
+            max_batch_seconds,
+            hparams["seed"],
+            **hparams["train_loader"],
+        )
+        if brain.checkpointer is not None:
+            brain.checkpointer.add_recoverable("dataloader-TRAIN", train_set)
     brain.fit(
         hparams["epoch_counter"],
-        datasets["train"],
+        train_set,
         datasets["valid"],
         train_loader_kwargs=hparams["train_loader"],
         valid_loader_kwargs=hparams["valid_loader"],

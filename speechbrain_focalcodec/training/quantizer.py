@@ -58,7 +58,7 @@ class QuantizerBrain(CodecBrain):
             ``feats`` and ``qfeats`` [B, T, C], ``frames`` int64 [B],
             ``lats`` [B, N, d], ``tokens`` int64 [B] (their lengths).
         """
-        sig, lengths = self.signals(batch)
+        sig, lengths = self.signals(batch, stage)
         codec = self.codec
         with torch.no_grad():
             feats, frames = codec.sig_to_feats(sig, lengths)
