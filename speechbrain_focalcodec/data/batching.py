@@ -35,7 +35,8 @@ class DurationBatchSampler(Sampler):
     Items of similar lengths share a batch. The batches are a function of
     seed and epoch; ranks take them in turn. All ranks get equally many and
     no item is given twice: where the batches do not divide evenly, the ones
-    of most items are cut in two, or with `drop_last` the last ones left out.
+    of most items are cut in two, or with `drop_last` the last ones left out
+    (as they are, up to world_size - 1, where all batches are of one item).
 
     Arguments
     ---------
