@@ -241,9 +241,7 @@ def duration_loader(
         ids=dataset.data_ids,
     )
     loader_kwargs.setdefault("collate_fn", PaddedBatch)
-    return ResumableLoader(
-        dataset, sampler, after_plain=True, **loader_kwargs
-    )
+    return ResumableLoader(dataset, sampler, after_plain=True, **loader_kwargs)
 
 
 def signal_lengths(dataset: Any) -> tuple[np.ndarray, int]:

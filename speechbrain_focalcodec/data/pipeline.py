@@ -96,9 +96,7 @@ def make_dataset(
     kept = {
         utt_id
         for utt_id, entry in entries.items()
-        if lower
-        <= entry_span(entry, sample_rate)[1]
-        <= upper
+        if lower <= entry_span(entry, sample_rate)[1] <= upper
     }
     if not kept:
         raise DataError(

@@ -265,7 +265,7 @@ def scan_split(
                 for header in read.headers:
                     stream.write("\n" + json.dumps(header))
                 stream.flush()
-                progress.update(read.count)
+                progress.update(read.num_files)
                 # Enough to be named in the message.
                 if len(bad) > allowed + MAX_NAMED:
                     break
@@ -293,7 +293,7 @@ def scan_split(
 class _Read(NamedTuple):
     """What came of some files."""
 
-    count: int
+    num_files: int
     entries: list[tuple[str, str, dict]]  # id, path in the data folder
     headers: list[list]  # to go into the journal
     bad: list[tuple[str, str]]  # path, reason
