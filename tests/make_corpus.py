@@ -5,7 +5,8 @@ Run it to have one to look at or to train on:
 """
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,12 @@ import soundfile
 
 __all__ = ["make_corpus"]
 
-SAMPLE_RATES = {"LibriSpeech": 16000, "LibriTTS": 24000}
+SAMPLE_RATES = {
+    "LibriSpeech": 16000,
+    "LibriTTS": 24000,
+    "LibriLight": 16000,
+    "Folder": 22050,
+}
 
 
 def make_corpus(
@@ -30,7 +36,8 @@ def make_corpus(
     Arguments
     ---------
     name : str
-        "LibriSpeech" or "LibriTTS".
+        "LibriSpeech", "LibriTTS", "LibriLight" or "Folder" (folders of
+        speakers with WAV, FLAC and Ogg files, some deeper than others).
     folder : str or Path
         The folder that the splits go into.
     splits : sequence of str
@@ -42,7 +49,8 @@ def make_corpus(
     duration : float
         Length of the shortest utterance, in seconds.
     transcripts : bool
-        Whether to write transcripts.
+        Whether to write transcripts, where the corpus has them, or what
+        Libri-Light has beside its files.
 
     Returns
     -------
@@ -61,32 +69,58 @@ def make_corpus(
     count = 0
     for i, split in enumerate(splits):
         for speaker in range(100 * (i + 1), 100 * (i + 1) + num_speakers):
-            chapter = folder / split / str(speaker) / "7"
-            chapter.mkdir(parents=True)
-            lines = []
             for utterance in range(num_utterances):
                 num_samples = int(duration * sample_rate) + 40 * count
                 count += 1
                 time = np.arange(num_samples) / sample_rate
                 sig = 0.3 * np.sin(2 * np.pi * (speaker + 20) * time)
                 sig += 0.05 * generator.standard_normal(num_samples)
-                if name == "LibriSpeech":
-                    utt_id = f"{speaker}-7-{utterance:04d}"
-                    lines.append(f"{utt_id} UTTERANCE {count}")
-                    path = chapter / f"{utt_id}.flac"
-                else:
-                    utt_id = f"{speaker}_7_{utterance:06d}_000000"
-                    path = chapter / f"{utt_id}.wav"
-                    if transcripts:
-                        path.with_suffix(".normalized.txt").write_text(
-                            f"Utterance {count}.", encoding="utf-8"
-                        )
-                soundfile.write(path, sig, sample_rate, subtype="PCM_16")
-            if lines and transcripts:
-                (chapter / f"{speaker}-7.trans.txt").write_text(
-                    "\n".join(lines) + "\n", encoding="utf-8"
-                )
+                path = folder / split / PATHS[name](speaker, utterance)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                subtype = "VORBIS" if path.suffix == ".ogg" else "PCM_16"
+                soundfile.write(path, sig, sample_rate, subtype=subtype)
+                if transcripts and name in SIDECARS:
+                    SIDECARS[name](path, count)
     return folder
+
+
+def _folder_path(speaker: int, utterance: int) -> str:
+    suffix = (".wav", ".FLAC", ".ogg")[(speaker + utterance) % 3]
+    return f"{speaker}/{'more/' * (utterance % 2)}take {utterance}{suffix}"
+
+
+PATHS: dict[str, Callable[[int, int], str]] = {
+    "LibriSpeech": "{0}/7/{0}-7-{1:04d}.flac".format,
+    "LibriTTS": "{0}/7/{0}_7_{1:06d}_000000.wav".format,
+    # Books of different speakers have files of the same name.
+    "LibriLight": "{0}/book_{0}_64kb_mp3/{1:02d}_chapter_64kb.flac".format,
+    "Folder": _folder_path,
+}
+
+
+def _add_transcript(path: Path, count: int) -> None:
+    lines = path.with_name(path.stem.rpartition("-")[0] + ".trans.txt")
+    with open(lines, "a", encoding="utf-8") as stream:
+        stream.write(f"{path.stem} UTTERANCE {count}\n")
+
+
+def _write_transcript(path: Path, count: int) -> None:
+    path.with_suffix(".normalized.txt").write_text(
+        f"Utterance {count}.", encoding="utf-8"
+    )
+
+
+def _write_sidecar(path: Path, count: int) -> None:
+    speech = [[0.125, 0.5], [0.75, 1.0]]
+    about = {"snr": count + 0.5, "voice_activity": speech}
+    path.with_suffix(".json").write_text(json.dumps(about), encoding="utf-8")
+
+
+SIDECARS: dict[str, Callable[[Path, int], None]] = {
+    "LibriSpeech": _add_transcript,
+    "LibriTTS": _write_transcript,
+    "LibriLight": _write_sidecar,
+}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import soundfile
 from make_corpus import make_corpus
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from speechbrain_focalcodec.data import manifest
+from speechbrain_focalcodec.data import manifest, scan
 from speechbrain_focalcodec.data.librispeech import prepare_librispeech
 from speechbrain_focalcodec.data.libritts import prepare_libritts
 from speechbrain_focalcodec.errors import DataError
@@ -32,20 +32,20 @@ def snapshot(folder):
 @pytest.fixture
 def count_headers(monkeypatch):
     """Count the headers read, and interrupt the reading on request."""
-    read_header = manifest._read_header
+    read_header = scan.read_header
 
     class Counter:
         count = 0
         interrupt_after = None
 
-        def __call__(self, path):
+        def __call__(self, path, decode=False):
             if self.count == self.interrupt_after:
                 raise KeyboardInterrupt
             self.count += 1
-            return read_header(path)
+            return read_header(path, decode)
 
     counter = Counter()
-    monkeypatch.setattr(manifest, "_read_header", counter)
+    monkeypatch.setattr(scan, "read_header", counter)
     return counter
 
 
@@ -211,7 +211,7 @@ def test_unreadable_files_are_named(tmp_path, count_headers, damage):
         prepare_libritts(root, tmp_path / "save", ["a"])
     assert str(first) in str(error.value)
     assert str(second) in str(error.value)
-    assert "2 unreadable" in str(error.value)
+    assert "2 unusable" in str(error.value)
     assert not (tmp_path / "save" / "a.json").exists()
     # Once they are gone, the headers of the others are still known.
     count_headers.count = 0

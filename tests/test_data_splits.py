@@ -4,7 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechbrain_focalcodec.data.manifest import read_manifest, write_manifest
+from speechbrain_focalcodec.data.manifest import (
+    read_manifest,
+    split_manifest,
+    write_manifest,
+)
 from speechbrain_focalcodec.data.splits import (
     hold_out_speakers,
     merge_manifests,
@@ -99,6 +103,29 @@ def test_the_number_of_training_utterances_can_be_bounded(folder):
     assert len(merge(max_utterances=700)) == 70
 
 
+def test_splits_may_be_called_as_what_they_are_joined_into(folder):
+    for split, counts in {"train": [3], "valid": [2]}.items():
+        entries = make_entries(counts, prefix=split)
+        write_manifest(split_manifest(folder, split), entries)
+    paths = merge_manifests(folder, ["train", "a"], ["valid"])
+    assert len(read_manifest(paths["train"])) == 53
+    assert len(read_manifest(paths["valid"])) == 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_utterances_without_a_speaker_are_held_out_one_by_one(seed):
+    entries = make_entries([4]) | {f"file{i}": {} for i in range(10)}
+    # A speaker called as a file is not that file.
+    entries["x"] = {"spk_id": "file0"}
+    kept, held_out = hold_out_speakers(entries, 7, seed)
+    assert kept | held_out == entries  # nobody had to be cut
+    assert len(held_out) == 7
+    known = speakers_of(make_entries([4]))
+    assert not known & {entry.get("spk_id") for entry in kept.values()} or (
+        not known & {entry.get("spk_id") for entry in held_out.values()}
+    )
+
+
 def test_merging_again_leaves_the_files_alone(folder):
     paths = merge_manifests(folder, ["a"], num_valid=10)
     before = [path.stat().st_mtime_ns for path in paths.values()]
@@ -115,7 +142,6 @@ def test_merging_again_leaves_the_files_alone(folder):
         ({"train_splits": [], "valid_splits": ["a"]}, "set train_splits"),
         ({"train_splits": ["a"], "num_valid": 50}, "num_valid=50"),
         ({"train_splits": ["a"], "num_valid": 70}, "num_valid=70"),
-        ({"train_splits": ["train"], "valid_splits": ["a"]}, "'train'"),
         ({"train_splits": ["a", "a"], "valid_splits": ["b"]}, "in another"),
     ],
 )

@@ -36,6 +36,7 @@ from speechbrain_focalcodec.data.libritts import prepare_libritts
 from speechbrain_focalcodec.data.manifest import read_manifest, write_manifest
 from speechbrain_focalcodec.data.pipeline import make_dataset, set_epoch
 from speechbrain_focalcodec.data.reader import SignalReader
+from speechbrain_focalcodec.data.splits import merge_manifests
 from speechbrain_focalcodec.errors import ConfigError, DataError
 from speechbrain_focalcodec.training.caching import use_feature_cache
 from speechbrain_focalcodec.training.decoder import DecoderBrain
@@ -62,8 +63,10 @@ FILES = [
 def corpus(tmp_path_factory) -> Path:
     """24 kHz, six utterances of about 0.7 s each way; manifests in save/."""
     folder = tmp_path_factory.mktemp("corpus")
-    make_corpus("LibriTTS", folder / "data", ["train", "valid"], duration=0.7)
-    prepare_libritts(folder / "data", folder / "save", ["train", "valid"])
+    splits = ["train-tiny", "dev-tiny"]
+    make_corpus("LibriTTS", folder / "data", splits, duration=0.7)
+    prepare_libritts(folder / "data", folder / "save", splits)
+    merge_manifests(folder / "save", splits[:1], splits[1:])
     return folder
 
 
@@ -525,6 +528,10 @@ def test_stages_that_need_waveforms_refuse(mini, corpus, tmp_path):
         use_feature_cache(brain(QuantizerBrain), datasets, hparams)
     assert names_in(tmp_path) == []
     hparams["train_data_options"]["augment"] = None
+    with pytest.raises(ConfigError, match="augmentation changes the wave"):
+        use_feature_cache(
+            brain(QuantizerBrain), datasets, {**hparams, "augmentation": 1}
+        )
     use_feature_cache(brain(QuantizerBrain), datasets, hparams)
     assert datasets["train"][0]["feats"].shape == (10, 80)
     assert names_in(tmp_path) == ["train"]

@@ -629,7 +629,7 @@ def test_damaged_state(dataset, tmp_path, text):
     saver = Checkpointer(tmp_path, {"loader": loader})
     checkpoint = saver.save_checkpoint()
     checkpoint.paramfiles["loader"].write_text(text)
-    with pytest.raises(DataError, match="no state of a token loader"):
+    with pytest.raises(DataError, match="no state of this loader"):
         saver.recover_if_possible()
 
 

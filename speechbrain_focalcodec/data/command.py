@@ -1,6 +1,7 @@
 """The command line that the recipes' ``prepare.py`` scripts share."""
 
 import argparse
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,8 +19,8 @@ def run_preparation(
     Arguments
     ---------
     prepare : Callable
-        ``prepare_librispeech`` or ``prepare_libritts``; the first line of its
-        docstring is the command's description.
+        Such as ``prepare_librispeech``; the first line of its docstring is
+        the command's description, its arguments are the options.
     arguments : sequence of str, optional
         The command line; by default that of the process.
 
@@ -37,6 +38,9 @@ def run_preparation(
     Traceback (most recent call last):
     SystemExit: error: the data folder nowhere does not exist: ...
     """
+    known = inspect.signature(prepare).parameters
+    splits = known["splits"].default
+    required = splits is inspect.Parameter.empty
     summary = (prepare.__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(description=summary.replace("`", ""))
     parser.add_argument(
@@ -48,11 +52,42 @@ def run_preparation(
         "save_folder", type=Path, help="folder to write the manifests to"
     )
     parser.add_argument(
-        "--splits", nargs="+", required=True, help="names of the splits"
+        "--splits",
+        nargs="+",
+        required=required,
+        default=None if required else list(splits),
+        help="names of the splits"
+        + ("" if required else f" (default: {' '.join(splits)})"),
     )
     parser.add_argument(
         "--num_workers", type=int, default=None, help="number of threads"
     )
+    parser.add_argument(
+        "--max_failures",
+        type=float,
+        default=known["max_failures"].default,
+        metavar="SHARE",
+        help="skip this share of the files at most (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--decode",
+        action="store_true",
+        help="decode all audio, to find damage that headers hide",
+    )
+    if "speakers" in known:
+        parser.add_argument(
+            "--no_speakers",
+            dest="speakers",
+            action="store_false",
+            help="the first folder below a split is not the speaker",
+        )
+    if "suffixes" in known:
+        parser.add_argument(
+            "--suffixes",
+            nargs="+",
+            default=list(known["suffixes"].default),
+            help="the files that count (default: %(default)s)",
+        )
     options = parser.parse_args(arguments)
     try:
         paths = prepare(**vars(options))

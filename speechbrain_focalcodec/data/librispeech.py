@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechbrain_focalcodec.data.manifest import Corpus, prepare_splits
+from speechbrain_focalcodec.data.manifest import prepare_splits
+from speechbrain_focalcodec.data.scan import Corpus
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["prepare_librispeech", "read_transcripts"]
@@ -15,6 +16,8 @@ def prepare_librispeech(
     splits: Sequence[str],
     num_workers: int | None = None,
     skip_prep: bool = False,
+    max_failures: float = 0.0,
+    decode: bool = False,
 ) -> dict[str, Path]:
     """Write a manifest, ``save_folder/<split>.json``, for each split.
 
@@ -36,6 +39,11 @@ def prepare_librispeech(
         Number of threads; by default a few more than the machine has cores.
     skip_prep : bool
         Do nothing but return the paths (the manifests exist already).
+    max_failures : float
+        Share of a split's files that may be unreadable, and are then
+        skipped and listed in ``SPLIT.skipped.tsv``.
+    decode : bool
+        Decode each file to its end, to find damage that headers hide.
 
     Returns
     -------
@@ -45,8 +53,9 @@ def prepare_librispeech(
     Raises
     ------
     DataError
-        When the data folder or a split is missing, a split is empty, a file
-        is unreadable, or the save folder lies in the data folder.
+        When the data folder or a split is missing, a split is empty, too
+        many files are unreadable, or the save folder lies in the data
+        folder.
 
     Example
     -------
@@ -62,12 +71,19 @@ def prepare_librispeech(
     'dev-clean.json'
     """
     return prepare_splits(
-        Corpus("LibriSpeech", ("LibriSpeech",), ".flac", read_transcripts),
+        Corpus(
+            "LibriSpeech",
+            ("LibriSpeech",),
+            (".flac",),
+            read_text=read_transcripts,
+        ),
         data_folder,
         save_folder,
         splits,
         num_workers,
         skip_prep,
+        max_failures,
+        decode,
     )
 
 

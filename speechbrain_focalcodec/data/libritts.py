@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechbrain_focalcodec.data.manifest import Corpus, prepare_splits
+from speechbrain_focalcodec.data.manifest import prepare_splits
+from speechbrain_focalcodec.data.scan import Corpus
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["prepare_libritts", "read_transcripts"]
@@ -17,6 +18,8 @@ def prepare_libritts(
     splits: Sequence[str],
     num_workers: int | None = None,
     skip_prep: bool = False,
+    max_failures: float = 0.0,
+    decode: bool = False,
 ) -> dict[str, Path]:
     """Write a manifest, ``save_folder/<split>.json``, for each split.
 
@@ -39,6 +42,11 @@ def prepare_libritts(
         Number of threads; by default a few more than the machine has cores.
     skip_prep : bool
         Do nothing but return the paths (the manifests exist already).
+    max_failures : float
+        Share of a split's files that may be unreadable, and are then
+        skipped and listed in ``SPLIT.skipped.tsv``.
+    decode : bool
+        Decode each file to its end, to find damage that headers hide.
 
     Returns
     -------
@@ -48,8 +56,9 @@ def prepare_libritts(
     Raises
     ------
     DataError
-        When the data folder or a split is missing, a split is empty, a file
-        is unreadable, or the save folder lies in the data folder.
+        When the data folder or a split is missing, a split is empty, too
+        many files are unreadable, or the save folder lies in the data
+        folder.
 
     Example
     -------
@@ -66,13 +75,18 @@ def prepare_libritts(
     """
     return prepare_splits(
         Corpus(
-            "LibriTTS", ("LibriTTS", "LibriTTS_R"), ".wav", read_transcripts
+            "LibriTTS",
+            ("LibriTTS", "LibriTTS_R"),
+            (".wav",),
+            read_text=read_transcripts,
         ),
         data_folder,
         save_folder,
         splits,
         num_workers,
         skip_prep,
+        max_failures,
+        decode,
     )
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from speechbrain_focalcodec.audio import resampled_length
+from speechbrain_focalcodec.data.chunks import cut_entries, entry_span
 from speechbrain_focalcodec.data.manifest import read_manifest
 from speechbrain_focalcodec.data.reader import RandomSegment, SignalReader
+from speechbrain_focalcodec.data.resumable import ResumableLoader
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["RandomSegment", "SignalReader", "make_dataset", "set_epoch"]
@@ -23,6 +24,7 @@ def make_dataset(
     min_samples: int | None = None,
     max_samples: int | None = None,
     preload: bool = False,
+    chunk_samples: int | None = None,
 ) -> DynamicItemDataset:
     """Make a dataset with the output keys "id" and "sig".
 
@@ -47,6 +49,11 @@ def make_dataset(
         Leave out utterances with more samples at `sample_rate`.
     preload : bool
         Keep the decoded audio in memory.
+    chunk_samples : int, optional
+        Cut longer utterances into equal pieces of at most so many samples
+        at `sample_rate`: each is an item, with an id of its own, and nothing
+        is lost. The bounds above are for utterances, before they are cut;
+        segments are drawn within pieces.
 
     Returns
     -------
@@ -56,7 +63,8 @@ def make_dataset(
     Raises
     ------
     DataError
-        When the manifest is missing or damaged, or no utterance is left.
+        When the manifest is missing or damaged, no utterance is left, or a
+        length is not positive.
 
     Example
     -------
@@ -88,11 +96,7 @@ def make_dataset(
     kept = {
         utt_id
         for utt_id, entry in entries.items()
-        if lower
-        <= resampled_length(
-            entry["num_samples"], entry["sample_rate"], sample_rate
-        )
-        <= upper
+        if lower <= entry_span(entry, sample_rate)[1] <= upper
     }
     if not kept:
         raise DataError(
@@ -107,6 +111,8 @@ def make_dataset(
         for utt_id, entry in dataset.data.items()
         if utt_id in kept
     }
+    if chunk_samples is not None:
+        data = cut_entries(data, sample_rate, chunk_samples)
     segment = None
     if segment_samples is not None:
         segment = RandomSegment(segment_samples, seed)
@@ -115,17 +121,18 @@ def make_dataset(
         reader.preload(data)
     item = {
         "func": reader,
-        "takes": ["id", "wav", "num_samples", "sample_rate"],
+        "takes": ["id", "wav", "num_samples", "sample_rate"]
+        + ([] if chunk_samples is None else ["chunk"]),
         "provides": "sig",
     }
     return DynamicItemDataset(data, [item], ["id", "sig"])
 
 
 def set_epoch(dataset: Any, epoch: int) -> None:
-    """Move a dataset's random segments to an epoch.
+    """Move a dataset's random segments, and its batches, to an epoch.
 
     Call it in ``on_stage_start`` of the training stage, before the loader is
-    iterated. A dataset without random segments is left as it is.
+    iterated. What does not depend on the epoch is left as it is.
 
     Arguments
     ---------
@@ -139,6 +146,8 @@ def set_epoch(dataset: Any, epoch: int) -> None:
     >>> dataset = DynamicItemDataset({"utt1": {"num_samples": 8000}})
     >>> set_epoch(dataset, 1)
     """
+    if isinstance(dataset, ResumableLoader):
+        dataset.set_epoch(epoch)
     dataset = getattr(dataset, "dataset", dataset)
     for item in dataset.pipeline.dynamic_items:
         segment = getattr(item.func, "segment", None)

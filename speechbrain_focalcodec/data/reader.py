@@ -12,6 +12,7 @@ from torchaudio.functional import resample
 from tqdm import tqdm
 
 from speechbrain_focalcodec.audio import resampled_length
+from speechbrain_focalcodec.data.chunks import entry_span
 from speechbrain_focalcodec.errors import AudioError, DataError
 
 __all__ = ["RandomSegment", "SignalReader", "read_slice"]
@@ -131,7 +132,12 @@ class SignalReader:
         self._preloaded: dict[str, np.ndarray] = {}
 
     def __call__(
-        self, utt_id: str, wav: str, num_samples: int, sample_rate: int
+        self,
+        utt_id: str,
+        wav: str,
+        num_samples: int,
+        sample_rate: int,
+        chunk: tuple[int, int] | None = None,
     ) -> torch.Tensor:
         """Return the waveform.
 
@@ -145,6 +151,9 @@ class SignalReader:
             Length of the file, in samples.
         sample_rate : int
             Sample rate of the file, in Hz.
+        chunk : tuple, optional
+            Which samples the utterance is, from one to before another, at
+            the reader's sample rate; the whole file by default.
 
         Returns
         -------
@@ -153,13 +162,17 @@ class SignalReader:
             length (shorter utterances are zero-padded on the right), or the
             utterance's when there are no segments.
         """
-        total = resampled_length(num_samples, sample_rate, self.sample_rate)
-        start, stop = 0, total
+        if chunk is None:
+            total = resampled_length(num_samples, sample_rate, self.sample_rate)
+            chunk = 0, total
+        start, stop = first, _ = chunk
         if self.segment is not None:
-            start = self.segment.start(utt_id, total)
-            stop = min(start + self.segment.segment_samples, total)
+            start += self.segment.start(utt_id, stop - start)
+            stop = min(start + self.segment.segment_samples, stop)
         if utt_id in self._preloaded:
-            sig = _to_float(self._preloaded[utt_id][start:stop])
+            sig = _to_float(
+                self._preloaded[utt_id][start - first : stop - first]
+            )
         else:
             sig = _read_resampled(
                 wav, num_samples, sample_rate, self.sample_rate, start, stop
@@ -178,8 +191,8 @@ class SignalReader:
         Arguments
         ---------
         entries : dict
-            The utterances by their id, with "wav", "num_samples" and
-            "sample_rate".
+            The utterances by their id, with "wav", "num_samples",
+            "sample_rate" and perhaps "chunk".
 
         Example
         -------
@@ -192,20 +205,13 @@ class SignalReader:
         """
 
         def load(entry: dict[str, Any]) -> np.ndarray:
-            if entry["sample_rate"] == self.sample_rate:
-                return read_slice(
-                    entry["wav"], 0, entry["num_samples"], allow_int16=True
-                )
-            stop = resampled_length(
-                entry["num_samples"], entry["sample_rate"], self.sample_rate
-            )
+            path, rate = entry["wav"], entry["sample_rate"]
+            start, stop = entry_span(entry, self.sample_rate)
+            if rate == self.sample_rate:
+                return read_slice(path, start, stop, allow_int16=True)
+            rates = rate, self.sample_rate
             return _read_resampled(
-                entry["wav"],
-                entry["num_samples"],
-                entry["sample_rate"],
-                self.sample_rate,
-                0,
-                stop,
+                path, entry["num_samples"], *rates, start, stop
             ).numpy()
 
         with ThreadPoolExecutor() as pool:

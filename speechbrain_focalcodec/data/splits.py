@@ -5,7 +5,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechbrain_focalcodec.data.manifest import read_manifest, write_manifest
+from speechbrain_focalcodec.data.manifest import (
+    JOINED,
+    read_manifest,
+    split_manifest,
+    write_manifest,
+)
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["hold_out_speakers", "join_splits", "merge_manifests"]
@@ -31,7 +36,8 @@ def merge_manifests(
         Splits to validate on.
     num_valid : int
         Number of utterances to validate on, besides `valid_splits`, that are
-        held out of the training splits by whole speakers.
+        held out of the training splits by whole speakers, where speakers
+        are known, and one by one where they are not.
     max_utterances : int, optional
         Train on a random choice of this many utterances at most.
     seed : int
@@ -64,13 +70,7 @@ def merge_manifests(
         raise DataError(
             f"{', '.join(sorted(shared))}: in train_splits and valid_splits"
         )
-    paths = {name: save_folder / f"{name}.json" for name in ["train", "valid"]}
-    taken = paths.keys() & {*train_splits, *valid_splits}
-    if taken:
-        raise DataError(
-            f"a split cannot be called {taken.pop()!r}: its manifest would be "
-            "overwritten; rename the folder"
-        )
+    paths = {name: save_folder / f"{name}.json" for name in JOINED}
     train = join_splits(save_folder, train_splits)
     valid = join_splits(save_folder, valid_splits)
     if num_valid:
@@ -120,7 +120,7 @@ def join_splits(
     """
     joined: dict[str, dict] = {}
     for split in splits:
-        entries = read_manifest(Path(save_folder) / f"{split}.json")
+        entries = read_manifest(split_manifest(save_folder, split))
         shared = joined.keys() & entries.keys()
         if shared:
             raise DataError(
@@ -136,14 +136,15 @@ def hold_out_speakers(
 ) -> tuple[dict[str, dict], dict[str, dict]]:
     """Split utterances in two with no speaker in both.
 
-    Speakers are drawn at random and held out whole while they fit. Where they
+    Speakers are drawn at random and held out whole while they fit; an
+    utterance without "spk_id" counts as a speaker of its own. Where they
     cannot add up to the number exactly, the smallest speaker left is taken
     too, and its excess utterances are in neither part.
 
     Arguments
     ---------
     entries : dict
-        The utterances by their id, with "spk_id".
+        The utterances by their id, with "spk_id" where it is known.
     num_utterances : int
         Number of utterances to hold out.
     seed : int
@@ -174,7 +175,10 @@ def hold_out_speakers(
     """
     by_speaker = defaultdict(list)
     for utt_id in sorted(entries):
-        by_speaker[entries[utt_id]["spk_id"]].append(utt_id)
+        speaker = entries[utt_id].get("spk_id")
+        # Two kinds of names: that of a file may be that of a speaker.
+        name = ("file", utt_id) if speaker is None else ("speaker", speaker)
+        by_speaker[name].append(utt_id)
     speakers = sorted(by_speaker)
     random.Random(seed).shuffle(speakers)
     held_out: list[str] = []
@@ -192,7 +196,8 @@ def hold_out_speakers(
     if not left:
         raise DataError(
             f"holding out num_valid={num_utterances} utterances leaves none of "
-            f"the {len(speakers)} speakers to train on: lower it"
+            f"the {len(speakers)} speakers to train on: lower it (or prepare "
+            "the data without speakers, where folders are none)"
         )
     kept = {utt for speaker in left for utt in by_speaker[speaker]}
     return (

@@ -3,7 +3,8 @@
 Pure functions of the seed, the epoch and the row groups. Row groups are
 shuffled, and rows within a buffer of row groups, so that reading stays
 sequential. They use the raw bits of a named generator, which NumPy keeps the
-same in all versions.
+same in all versions. Batches of waveforms follow the same order, as one row
+group; see `batching.py`.
 """
 
 from dataclasses import dataclass
@@ -43,6 +44,38 @@ class BatchPlan:
     def __getitem__(self, index: int) -> list[int]:
         start = self.ends[index - 1] if index else 0
         return self.rows[start : self.ends[index]].tolist()
+
+    def multiplied(self, factor: int) -> "BatchPlan":
+        """The same rows in a number of batches that `factor` divides.
+
+        The batches of most rows are cut in two. Where there are too few
+        rows, the last batches are left out.
+
+        Arguments
+        ---------
+        factor : int
+            For example the number of ranks.
+
+        Returns
+        -------
+        BatchPlan
+            Up to ``factor - 1`` batches more.
+
+        Example
+        -------
+        >>> plan = BatchPlan(np.array([4, 2, 7]), np.array([2, 3]))
+        >>> plan.multiplied(3).ends.tolist()
+        [1, 2, 3]
+        """
+        ends = self.ends
+        for _ in range(-len(self) % factor):
+            sizes = np.diff(ends, prepend=0)
+            widest = int(np.argmax(sizes))
+            if sizes[widest] < 2:
+                return self.resized(len(self) // factor * factor)
+            middle = ends[widest] - sizes[widest] // 2
+            ends = np.insert(ends, widest, middle)
+        return BatchPlan(self.rows, ends)
 
     def resized(self, count: int) -> "BatchPlan":
         """The same with `count` batches: cut, or the first ones again."""
@@ -152,7 +185,7 @@ def bucketed_batches(
     lengths: np.ndarray,
     window: int,
     batch_size: int | None = None,
-    max_batch_tokens: int | None = None,
+    max_length: int | None = None,
     shuffle_key: tuple[int, int, int] | None = None,
 ) -> BatchPlan:
     """Batches of rows of similar lengths.
@@ -165,13 +198,13 @@ def bucketed_batches(
     rows : numpy.ndarray
         Row numbers, int64 [n].
     lengths : numpy.ndarray
-        Number of tokens of each row of the dataset.
+        Length of each row of the dataset, int [n].
     window : int
         Rows that are sorted together.
     batch_size : int, optional
         Most rows of a batch.
-    max_batch_tokens : int, optional
-        Most tokens of a batch, padding included; a longer row is a batch.
+    max_length : int, optional
+        Most of a batch, padding included; a longer row is a batch.
     shuffle_key : (int, int, int), optional
         Seed, epoch and rank; without it batches go from short to long.
 
@@ -183,7 +216,7 @@ def bucketed_batches(
     Example
     -------
     >>> lengths = np.array([9, 1, 8, 2])
-    >>> plan = bucketed_batches(np.arange(4), lengths, 4, max_batch_tokens=18)
+    >>> plan = bucketed_batches(np.arange(4), lengths, 4, max_length=18)
     >>> [plan[i] for i in range(len(plan))]
     [[1, 3], [2, 0]]
     """
@@ -191,7 +224,7 @@ def bucketed_batches(
     for start in range(0, len(rows), window):
         part = rows[start : start + window]
         part = part[np.argsort(lengths[part], kind="stable")]
-        ends = _cut(lengths[part], batch_size, max_batch_tokens)
+        ends = _cut(lengths[part], batch_size, max_length)
         cut = [
             part[begin:end]
             for begin, end in zip([0, *ends[:-1]], ends, strict=True)
@@ -239,19 +272,19 @@ def _group_parts(
 
 
 def _cut(
-    lengths: np.ndarray, batch_size: int | None, max_tokens: int | None
+    lengths: np.ndarray, batch_size: int | None, max_length: int | None
 ) -> list[int]:
     """Where batches of rows end; their lengths go up."""
     count = len(lengths)
     most = count if batch_size is None else batch_size
-    if max_tokens is None:
+    if max_length is None:
         return [*range(most, count, most), count]
     ends: list[int] = []
     start = 0
     while start < count:
-        fits = min(most, max_tokens // max(int(lengths[start]), 1)) or 1
+        fits = min(most, max_length // max(int(lengths[start]), 1)) or 1
         padded = lengths[start : start + fits].astype(np.int64)
         padded *= np.arange(1, len(padded) + 1)
-        start += int(np.searchsorted(padded, max_tokens, side="right")) or 1
+        start += int(np.searchsorted(padded, max_length, side="right")) or 1
         ends.append(start)
     return ends

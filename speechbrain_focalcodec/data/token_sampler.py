@@ -1,12 +1,11 @@
 """Which utterances of a token dataset make a batch."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch.utils.data import Sampler
 
+from speechbrain_focalcodec.data.resumable import process_rank
 from speechbrain_focalcodec.data.token_order import (
     BatchPlan,
     bucketed_batches,
@@ -96,7 +95,7 @@ class TokenBatchSampler(Sampler):
         if rank is None or world_size is None:
             if rank is not None or world_size is not None:
                 raise ValueError("rank and world_size go together")
-            rank, world_size = _process()
+            rank, world_size = process_rank()
         _check_numbers(
             batch_size=batch_size,
             max_batch_tokens=max_batch_tokens,
@@ -217,14 +216,6 @@ class TokenBatchSampler(Sampler):
             use["max_batch_tokens"],
             (use["seed"], self.epoch, rank) if use["shuffle"] else None,
         )
-
-
-def _process() -> tuple[int, int]:
-    """Rank and world size of this process."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        group = torch.distributed
-        return group.get_rank(), group.get_world_size()
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def _check_numbers(**numbers: int | None) -> None:

@@ -61,6 +61,8 @@ class CodecBrain(sb.Brain):
       see :mod:`~speechbrain_focalcodec.training.sources`;
     - ``freeze``: modules of the codec that stay as they are, by their names
       or beginnings of these, such as ``compressor.layers.0``;
+    - ``augmentation`` of training waveforms, optional: takes and gives
+      waveforms [B, T] and relative lengths, as SpeechBrain's ``Augmenter``;
     - ``log_interval`` and ``loggers``, both optional: see
       :class:`~speechbrain_focalcodec.training.run_log.RunLog`.
 
@@ -128,7 +130,7 @@ class CodecBrain(sb.Brain):
         self._averages = Averages()
         self._samples: list[dict[str, torch.Tensor]] = []
         self._train_stats: dict[str, float] = {}
-        self._loader_generator = torch.Generator()
+        self.loader_generator = torch.Generator()
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("averages", self._averages)
             # Checkpoints of earlier versions have none.
@@ -201,7 +203,7 @@ class CodecBrain(sb.Brain):
     # What stages use
 
     def signals(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Waveforms of a batch and their absolute lengths.
+        """Waveforms of a batch, augmented in training; absolute lengths.
 
         Arguments
         ---------
@@ -216,6 +218,9 @@ class CodecBrain(sb.Brain):
             Samples, int64 [B].
         """
         sig, wav_lens = batch.to(self.device).sig
+        augmentation = getattr(self.hparams, "augmentation", None)
+        if augmentation is not None and self.modules.training:
+            sig, wav_lens = augmentation(sig, wav_lens)
         lengths = (wav_lens * sig.shape[1]).round().long()
         if self.modules.training and hasattr(self.hparams, "sample_rate"):
             self.run_log.heard(float(lengths.sum()) / self.hparams.sample_rate)
@@ -360,7 +365,7 @@ class CodecBrain(sb.Brain):
         DataLoader
             The loader.
         """
-        loader_kwargs.setdefault("generator", self._loader_generator)
+        loader_kwargs.setdefault("generator", self.loader_generator)
         return super().make_dataloader(dataset, stage, *args, **loader_kwargs)
 
     def on_stage_start(self, stage, epoch=None):
@@ -377,7 +382,7 @@ class CodecBrain(sb.Brain):
         # A run that resumes within an epoch goes on with its averages.
         if stage != sb.Stage.TRAIN or self.step == 0:
             self._averages.clear()
-        self._loader_generator.manual_seed(mixed_seed(epoch))
+        self.loader_generator.manual_seed(mixed_seed(epoch))
         if stage == sb.Stage.TRAIN:
             set_epoch(self._train_set, epoch)
             self.run_log.start_clock()

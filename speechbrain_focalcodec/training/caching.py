@@ -59,6 +59,11 @@ def use_feature_cache(
             f"{name} trains the encoder, whose features change: set "
             "feature_cache to null"
         )
+    if hparams.get("augmentation") is not None:
+        raise ConfigError(
+            "augmentation changes the waveforms, which cached features do not "
+            "follow: set augmentation or feature_cache to null"
+        )
     # The largest last: what does not fit the disk is found out early.
     for split, dataset in sorted(datasets.items(), key=lambda x: len(x[1])):
         options = hparams[f"{split}_data_options"]

@@ -21,6 +21,7 @@ from speechbrain_focalcodec.errors import ConfigError
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
 from speechbrain_focalcodec.training.distributed import mean_over_processes
+from speechbrain_focalcodec.training.segments import crop_features
 from speechbrain_focalcodec.training.sources import load_module
 from speechbrain_focalcodec.training.teacher import is_student
 
@@ -38,7 +39,9 @@ class DecoderBrain(CodecBrain):
     ``discriminator``, and ``dequantized``: whether to train on the features
     that the decoder will get in use, after the quantizer, whose compressor and
     decompressor ``start_from`` then must have. A decoder and a discriminator
-    in ``start_from`` are gone on with.
+    in ``start_from`` are gone on with. Optional: ``segment_frames`` (train on
+    random segments of so many frames, of features that were computed from the
+    whole utterance).
 
     The discriminator and the decoder each take one step a batch, by
     SpeechBrain's own helpers: gradients are accumulated and clipped, and
@@ -123,6 +126,12 @@ class DecoderBrain(CodecBrain):
                 feats, frames = self.full_context_features(
                     inputs, input_lengths
                 )
+        segment_frames = getattr(self.hparams, "segment_frames", None)
+        if segment_frames is not None and stage == sb.Stage.TRAIN:
+            feats, frames, sig, lengths = crop_features(
+                *(feats, frames, sig, lengths),
+                *(segment_frames, codec.decoder.hop_length),
+            )
         estimate = self.modules.decoder(feats, frames)
         # The encoder may give a frame less than the waveform has.
         length = min(estimate.shape[1], sig.shape[1])

@@ -6,6 +6,7 @@ from typing import Any
 
 from speechbrain.utils.distributed import run_on_main
 
+from speechbrain_focalcodec.data.batching import duration_loader
 from speechbrain_focalcodec.data.pipeline import make_dataset
 from speechbrain_focalcodec.data.splits import merge_manifests
 from speechbrain_focalcodec.training.caching import use_feature_cache
@@ -24,7 +25,8 @@ def prepare_manifests(
         Data preparation of the recipe's corpus.
     hparams : dict
         With ``data_folder``, ``save_folder``, ``train_splits``,
-        ``valid_splits``, ``num_valid`` and ``seed``.
+        ``valid_splits``, ``num_valid``, ``seed`` and, optionally,
+        ``prepare_options`` (more arguments of `prepare`).
     """
     splits = {name: hparams[name] for name in ("train_splits", "valid_splits")}
     run_on_main(
@@ -33,6 +35,7 @@ def prepare_manifests(
             "data_folder": hparams["data_folder"],
             "save_folder": hparams["save_folder"],
             "splits": sum(splits.values(), []),
+            **(hparams.get("prepare_options") or {}),
         },
     )
     run_on_main(
@@ -81,9 +84,21 @@ def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
     )
     if cached:
         use_feature_cache(brain, datasets, hparams)
+    train_set: Any = datasets["train"]
+    max_batch_seconds = hparams.get("max_batch_seconds")
+    if max_batch_seconds is not None:
+        train_set = duration_loader(
+            train_set,
+            max_batch_seconds,
+            hparams["seed"],
+            generator=brain.loader_generator,
+            **hparams["train_loader"],
+        )
+        if brain.checkpointer is not None:
+            brain.checkpointer.add_recoverable("dataloader-TRAIN", train_set)
     brain.fit(
         hparams["epoch_counter"],
-        datasets["train"],
+        train_set,
         datasets["valid"],
         train_loader_kwargs=hparams["train_loader"],
         valid_loader_kwargs=hparams["valid_loader"],

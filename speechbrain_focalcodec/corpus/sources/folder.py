@@ -2,17 +2,19 @@
 
 import os
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from speechbrain_focalcodec.audio import AUDIO_SUFFIXES
+from speechbrain_focalcodec.audio_tree import audio_tree
 from speechbrain_focalcodec.corpus.sources.item import Item
 from speechbrain_focalcodec.corpus.sources.layouts import LAYOUTS, Layout
 from speechbrain_focalcodec.corpus.sources.source import Source
-from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["FolderSource"]
 
-_SUFFIXES = frozenset(AUDIO_SUFFIXES)
+_FOLDER = itemgetter(0)
 
 
 class FolderSource(Source):
@@ -63,83 +65,30 @@ class FolderSource(Source):
 
     def scan(self) -> Iterator[tuple[int, Item]]:
         """Yield an item a file."""
-        waiting = [self.base]
-        while waiting:
-            folder = waiting.pop()
+        skip = len(self.base.removesuffix("/")) + 1
+        for folder, files in groupby(audio_tree(self.base), _FOLDER):
             prefix = folder.removesuffix("/") + "/"
-            skip = len(self.base.removesuffix("/")) + 1
             below = prefix[skip:]
-            chapter = None
-            folders = []
-            for is_folder, name in _visible(folder):
-                if is_folder:
-                    folders.append(prefix + name)
-                    continue
+            chapter = self.layout.open(folder) if self.layout else None
+            for _, name in files:
                 stem = os.path.splitext(name)[0]
-                if self.layout:
-                    if chapter is None:
-                        chapter = self.layout.open(folder)
-                    if chapter.fits(stem):
-                        yield (
-                            0,
-                            Item(
-                                stem,
-                                prefix + name,
-                                chapter.speaker,
-                                chapter.texts.get(stem),
-                            ),
-                        )
-                        continue
-                yield 0, Item(below + stem, prefix + name)
-            waiting += sorted(folders, reverse=True)
-
-
-def _visible(folder: str) -> Iterator[tuple[bool, str]]:
-    """Yield the folders and audio files in a folder.
-
-    Beside find_audio_files this is lazy, so that folders of millions of
-    files can be read, and leaves out devices and pipes, which could block.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = entry.name
-                if name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    yield True, name
-                elif os.path.splitext(name)[1].lower() in _SUFFIXES and (
-                    entry.is_file(follow_symlinks=False)
-                    or (entry.is_symlink() and not entry.is_dir())
-                ):
-                    yield False, name
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or folder}: cannot be listed "
-            f"({error.strerror}); check its permissions"
-        ) from error
+                if chapter and chapter.fits(stem):
+                    speaker, text = chapter.speaker, chapter.texts.get(stem)
+                    yield 0, Item(stem, prefix + name, speaker, text)
+                else:
+                    yield 0, Item(below + stem, prefix + name)
 
 
 def _recognize(base: str) -> Layout | None:
     """The layout of the first folder that holds audio."""
-    waiting = [base]
-    while waiting:
-        folder = waiting.pop()
-        possible = None
-        folders = []
-        for is_folder, name in _visible(folder):
-            if is_folder:
-                folders.append(os.path.join(folder, name))
-                continue
+    for folder, files in groupby(audio_tree(base), _FOLDER):
+        possible = list(LAYOUTS)
+        for _, name in files:
             stem = os.path.splitext(name)[0]
-            if possible is None:
-                possible = list(LAYOUTS)
             possible = [
                 layout for layout in possible if layout.fits(folder, stem)
             ]
             if not possible:
                 return None
-        if possible:
-            return possible[0]
-        waiting += sorted(folders, reverse=True)
+        return possible[0]
     return None

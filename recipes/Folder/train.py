@@ -1,0 +1,31 @@
+#!/usr/bin/env python
+"""Train a stage of FocalCodec on any folder of audio.
+
+    python recipes/Folder/train.py hparams/train/STAGE.yaml --data_folder=D
+
+The YAML chooses the stage; see README.md beside this file.
+"""
+
+import sys
+
+import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml
+
+from speechbrain_focalcodec.data.folder import prepare_folder
+from speechbrain_focalcodec.training.entry import (
+    fit_and_evaluate,
+    prepare_manifests,
+)
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    with open(hparams_file, encoding="utf-8") as stream:
+        hparams = load_hyperpyyaml(stream, overrides)
+    sb.utils.distributed.ddp_init_group(run_opts)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    prepare_manifests(prepare_folder, hparams)
+    fit_and_evaluate(hparams, run_opts)

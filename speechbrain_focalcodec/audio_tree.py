@@ -1,0 +1,85 @@
+"""Walking folder trees of audio files, however large."""
+
+import os
+from collections.abc import Collection, Iterator
+
+from speechbrain_focalcodec.audio import AUDIO_SUFFIXES
+from speechbrain_focalcodec.errors import DataError
+
+__all__ = ["audio_tree"]
+
+
+def audio_tree(
+    base: str, suffixes: Collection[str] = AUDIO_SUFFIXES
+) -> Iterator[tuple[str, str]]:
+    """Yield the audio files below a folder.
+
+    Beside :func:`~speechbrain_focalcodec.audio.find_audio_files` this is
+    lazy, so that folders of millions of files can be read, and leaves out
+    devices and pipes, which could block. Hidden files, hidden folders and
+    linked folders are left out too.
+
+    Arguments
+    ---------
+    base : str
+        The folder.
+    suffixes : collection of str
+        The suffixes wanted, in lower case; audio by default.
+
+    Yields
+    ------
+    folder : str
+        The folder that holds the file, beginning with `base`. Folders come
+        in sorted order, a folder before those in it.
+    name : str
+        The file's name; those of a folder come in no order.
+
+    Raises
+    ------
+    DataError
+        If a folder cannot be listed.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "a").mkdir()
+    >>> (folder / "a" / "b.wav").touch()
+    >>> [name for _, name in audio_tree(str(folder))]
+    ['b.wav']
+    """
+    suffixes = frozenset(suffixes)
+    waiting = [base]
+    while waiting:
+        folder = waiting.pop()
+        prefix = folder.removesuffix("/") + "/"
+        folders = []
+        for is_folder, name in _visible(folder, suffixes):
+            if is_folder:
+                folders.append(prefix + name)
+            else:
+                yield folder, name
+        waiting += sorted(folders, reverse=True)
+
+
+def _visible(
+    folder: str, suffixes: frozenset[str]
+) -> Iterator[tuple[bool, str]]:
+    """Yield the folders and audio files in a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    yield True, name
+                elif os.path.splitext(name)[1].lower() in suffixes and (
+                    entry.is_file(follow_symlinks=False)
+                    or (entry.is_symlink() and not entry.is_dir())
+                ):
+                    yield False, name
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or folder}: cannot be listed "
+            f"({error.strerror}); check its permissions"
+        ) from error

@@ -1,0 +1,101 @@
+"""Random segments after feature extraction.
+
+The frozen encoder sees the whole utterance, so that features have their full
+context; the decoder is trained on a part of them.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from speechbrain_focalcodec.modules.masking import zero_beyond
+
+__all__ = ["crop_features"]
+
+
+def crop_features(
+    feats: torch.Tensor,
+    frames: torch.Tensor,
+    sig: torch.Tensor,
+    lengths: torch.Tensor,
+    segment_frames: int,
+    hop: int,
+    generator: torch.Generator | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Crop features at random, and the waveform alike.
+
+    Each utterance that is longer than a segment gives a random one; shorter
+    ones are kept whole and padded with zeros.
+
+    Arguments
+    ---------
+    feats : torch.Tensor
+        Features [B, F, C].
+    frames : torch.Tensor
+        Their lengths, int64 [B].
+    sig : torch.Tensor
+        Waveform [B, T] at the decoder's output rate.
+    lengths : torch.Tensor
+        Its lengths in samples, int64 [B].
+    segment_frames : int
+        Frames of a segment.
+    hop : int
+        Samples of the waveform to a frame.
+    generator : torch.Generator, optional
+        Of the CPU; by default torch's own.
+
+    Returns
+    -------
+    feats : torch.Tensor
+        Features [B, segment_frames, C].
+    frames : torch.Tensor
+        Their lengths, int64 [B].
+    sig : torch.Tensor
+        Waveform [B, segment_frames * hop].
+    lengths : torch.Tensor
+        Its lengths, int64 [B]; at most ``frames * hop``.
+
+    Raises
+    ------
+    ValueError
+        If `segment_frames` or `hop` is not positive.
+
+    Example
+    -------
+    >>> frames = torch.tensor([9, 3])
+    >>> feats = torch.arange(9.0).expand(2, 9)[..., None]
+    >>> sig = torch.arange(18.0).expand(2, 18)
+    >>> feats, frames, sig, lengths = crop_features(
+    ...     feats, frames, sig, 2 * frames, 4, 2
+    ... )
+    >>> feats.shape, frames, sig.shape, lengths
+    (torch.Size([2, 4, 1]), tensor([4, 3]), torch.Size([2, 8]), tensor([8, 6]))
+    >>> torch.equal(2 * feats[0, :, 0], sig[0, ::2])
+    True
+    """
+    if segment_frames < 1 or hop < 1:
+        raise ValueError(
+            f"segment_frames ({segment_frames}) and hop ({hop}) must be "
+            "positive"
+        )
+    choices = (frames - segment_frames + 1).clamp(min=1)
+    chance = torch.rand(len(frames), dtype=torch.float64, generator=generator)
+    start = (chance.to(frames.device) * choices).long()
+    frames = (frames - start).clamp(max=segment_frames)
+    lengths = torch.minimum((lengths - start * hop).clamp(min=0), frames * hop)
+    feats = _windows(feats, start, segment_frames)
+    sig = _windows(sig, start * hop, segment_frames * hop)
+    return (
+        zero_beyond(feats, frames),
+        frames,
+        zero_beyond(sig, lengths),
+        lengths,
+    )
+
+
+def _windows(x: torch.Tensor, start: torch.Tensor, size: int) -> torch.Tensor:
+    """`size` steps of each row of x [B, T, ...], from its start on."""
+    missing = int(start.max()) + size - x.shape[1]
+    if missing > 0:
+        x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, missing))
+    steps = start[:, None] + torch.arange(size, device=x.device)
+    return x[torch.arange(len(x), device=x.device)[:, None], steps]
