@@ -29,11 +29,14 @@ class Step:
         Seconds from asking the loader for the batch to the end of the step.
     audio : float
         Seconds of waveform in the batch, without padding; 0 for features.
+    padded : float
+        The same with padding.
     """
 
     loss: float
     wall: float
     audio: float
+    padded: float
 
 
 def load_stage(
@@ -136,9 +139,10 @@ def take_steps(
         loss = float(brain.fit_batch(batch))
         synchronize(device)
         wall = time.perf_counter() - start
-        samples = 0.0
+        audio = padded = 0.0
         if hasattr(batch, "sig"):
             sig, lengths = batch.sig
-            samples = float(lengths.sum()) * sig.shape[1]
-        yield Step(loss, wall, samples / hparams["sample_rate"])
+            padded = sig.numel() / hparams["sample_rate"]
+            audio = padded * float(lengths.mean())
+        yield Step(loss, wall, audio, padded)
         start = time.perf_counter()

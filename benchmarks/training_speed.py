@@ -7,8 +7,9 @@ with random weights in the place of trained ones (speed does not depend on
 them), and trains on a corpus of noise, or on the audio of --data, with the
 YAML's own batches and segments unless told otherwise. The first step, which
 makes the optimizer's state, does not count. What a YAML plans in the whole is
-counted in hours of audio, so that a small batch can stand for a large one; on
-a GPU small batches are the slower ones.
+counted in hours of audio without padding, so that a small batch can stand for
+a large one. It stands for the best case: a batch of one has no padding, but
+makes little use of a GPU.
 """
 
 import logging
@@ -130,6 +131,8 @@ class Cost:
         Items a step, and steps measured.
     item_seconds : float
         Mean duration of an item, without padding.
+    padding : float
+        Share of the batches that was padding.
     steps_per_second, audio_per_second : float
         Speed: steps, and seconds of audio.
     peak_mib : float, optional
@@ -148,6 +151,7 @@ class Cost:
     batch_size: int
     steps: int
     item_seconds: float
+    padding: float
     steps_per_second: float
     audio_per_second: float
     peak_mib: float | None
@@ -370,6 +374,7 @@ def measure(path: Path, setting: Setting) -> Cost:
         batch_size=hparams["batch_size"],
         steps=len(taken),
         item_seconds=audio / len(taken) / hparams["batch_size"],
+        padding=1 - audio / sum(step.padded for step in taken),
         steps_per_second=len(taken) / wall,
         audio_per_second=audio / wall,
         peak_mib=memory.peak,
@@ -442,6 +447,7 @@ def make_table(costs: Sequence[Cost]) -> str:
         "YAML",
         "trains (M)",
         "batch (YAML's)",
+        "padding",
         "steps/s",
         "audio in 1 s (s)",
         "peak memory (MiB)",
@@ -459,6 +465,7 @@ def make_table(costs: Sequence[Cost]) -> str:
                 cost.yaml,
                 trained,
                 f"{batch} x {cost.item_seconds:.2f} s",
+                show(cost.padding, ".0%"),
                 show(cost.steps_per_second),
                 show(cost.audio_per_second),
                 show(cost.peak_mib, ",.0f"),

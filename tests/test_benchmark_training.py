@@ -53,7 +53,7 @@ def test_a_table_of_stages(command, tmp_path):
     assert (cost["yaml"], other["yaml"]) == tuple(yamls.split(","))
     assert cost["model"] == "focalcodec_mini_50hz"
     assert cost["precision"] == "bf16"
-    assert cost["peak_mib"] > 100
+    assert cost["peak_mib"] > 100 and cost["padding"] == 0
     assert cost["audio_per_second"] == pytest.approx(
         0.8 * cost["steps_per_second"]
     )
@@ -83,8 +83,10 @@ def test_stages_that_want_trained_weights(name, model):
 
 def test_whole_utterances_are_as_long_as_speech():
     cost = measure("stream_position", "causal_50hz", segment=None)
-    mean = sum(benchmark.speech_lengths(2)) / 2
+    first, second = benchmark.speech_lengths(2)
+    mean = (first + second) / 2
     assert cost.item_seconds == pytest.approx(mean, abs=1e-3)
+    assert cost.padding == pytest.approx(1 - mean / second, abs=1e-3)
     lengths = benchmark.speech_lengths(1000)
     assert sum(lengths) / 1000 == pytest.approx(5.6, abs=0.1)
     assert 1 <= min(lengths) and max(lengths) <= 25
@@ -98,7 +100,19 @@ def test_discriminators_count_apart():
     assert counts == (12, 20)
     cost = benchmark.Cost(
         *("decoder", "focalcodec_50hz", benchmark.Plan(16, "3 steps", 60.0)),
-        *(13_000_000, 70_700_000, "fp32", 1, 2, 0.44, 0.5, 0.22, None, 1.0),
+        *(
+            13_000_000,
+            70_700_000,
+            "fp32",
+            1,
+            2,
+            0.44,
+            0.0,
+            0.5,
+            0.22,
+            None,
+            1.0,
+        ),
     )
     row = benchmark.make_table([cost]).splitlines()[-1]
     assert "| 13 + 70.7 " in row and "| 1 (16) x 0.44 s " in row
