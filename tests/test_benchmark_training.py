@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 # As for a script that is run: the benchmarks import each other.
 sys.path.append(str(ROOT / "benchmarks"))
 benchmark = importlib.import_module("training_speed")
+report = importlib.import_module("training_report")
 
 YAMLS = sorted(benchmark.HPARAMS.glob("*.yaml"))
 TINY = ROOT / "tests" / "recipes" / "models"
@@ -78,7 +79,7 @@ def test_stages_that_want_trained_weights(name, model):
     assert (cost.yaml, cost.model) == (name, f"tiny_{model}")
     assert 0 < cost.loss < 1e4
     assert cost.trained > 0 and cost.discriminator == 0
-    assert cost.plan == benchmark.Plan(16, "an epoch of 585 h", 585.0)
+    assert cost.plan == report.Plan(16, "an epoch of 585 h", 585.0)
 
 
 def test_whole_utterances_are_as_long_as_speech():
@@ -98,8 +99,8 @@ def test_discriminators_count_apart():
     modules = {"decoder": decoder, "discriminator": discriminator}
     counts = benchmark.count_parameters(SimpleNamespace(modules=modules))
     assert counts == (12, 20)
-    cost = benchmark.Cost(
-        *("decoder", "focalcodec_50hz", benchmark.Plan(16, "3 steps", 60.0)),
+    cost = report.Cost(
+        *("decoder", "focalcodec_50hz", report.Plan(16, "3 steps", 60.0)),
         *(
             13_000_000,
             70_700_000,
@@ -114,20 +115,20 @@ def test_discriminators_count_apart():
             1.0,
         ),
     )
-    row = benchmark.make_table([cost]).splitlines()[-1]
+    row = report.make_table([cost]).splitlines()[-1]
     assert "| 13 + 70.7 " in row and "| 1 (16) x 0.44 s " in row
     assert "| –  " in row and row.endswith("| 11.4 days |")
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
 def test_the_plan_of_each_yaml(path):
-    plan = benchmark.read_plan(path)
+    plan = report.read_plan(path)
     assert plan.batch_size in (8, 16, 32)
     assert plan.hours > 1 and plan.what
 
 
 def test_the_decoder_plans_the_published_steps():
-    plan = benchmark.read_plan(benchmark.HPARAMS / "decoder.yaml")
+    plan = report.read_plan(benchmark.HPARAMS / "decoder.yaml")
     steps = int(plan.what.split()[0].replace(",", ""))
     assert steps == pytest.approx(3e6, rel=0.02)
     assert plan.hours == pytest.approx(steps * 16 * 0.44 / 3600)
@@ -137,8 +138,8 @@ def test_a_plan_that_is_not_known(tmp_path):
     path = tmp_path / "mine.yaml"
     include = f"!include:{benchmark.HPARAMS / 'quantizer.yaml'}\n"
     path.write_text(include + "train_splits: [mine]\n")
-    assert benchmark.read_plan(path) == benchmark.Plan(16)
-    assert benchmark.show_time(None) == "–"
+    assert report.read_plan(path) == report.Plan(16)
+    assert report.show_time(None) == "–"
 
 
 def test_audio_of_ones_own(command, tmp_path):
@@ -185,6 +186,7 @@ def test_make_runs_it():
     assert "benchmarks/training_speed.py" in plan.stdout
 
 
-def test_examples():
-    result = doctest.testmod(benchmark)
+@pytest.mark.parametrize("module", [benchmark, report])
+def test_examples(module):
+    result = doctest.testmod(module)
     assert result.attempted > 0 and result.failed == 0
