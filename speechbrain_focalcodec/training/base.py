@@ -20,10 +20,14 @@ from speechbrain_focalcodec.audio import write_audio
 from speechbrain_focalcodec.checkpoint import CONFIG_FILE
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.pipeline import set_epoch
+from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.plotting import plot_features, plot_spectrograms
 from speechbrain_focalcodec.training.averages import Averages
-from speechbrain_focalcodec.training.distributed import gather
+from speechbrain_focalcodec.training.distributed import (
+    gather,
+    num_processes,
+)
 from speechbrain_focalcodec.training.random_state import (
     RandomState,
     mixed_seed,
@@ -364,9 +368,22 @@ class CodecBrain(sb.Brain):
         -------
         DataLoader
             The loader.
+
+        Raises
+        ------
+        DataError
+            If it would train on nothing.
         """
         loader_kwargs.setdefault("generator", self.loader_generator)
-        return super().make_dataloader(dataset, stage, *args, **loader_kwargs)
+        loader = super().make_dataloader(dataset, stage, *args, **loader_kwargs)
+        if stage == sb.Stage.TRAIN and len(loader) == 0:
+            raise DataError(
+                f"{len(dataset)} utterance(s) on {num_processes()} process(es) "
+                f"fill no batch of {loader_kwargs.get('batch_size', 1)}, and "
+                "drop_last leaves the rest out: lower batch_size, take fewer "
+                "processes or more data"
+            )
+        return loader
 
     def on_stage_start(self, stage, epoch=None):
         """Start the epoch's averages and move random segments on.
