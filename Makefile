@@ -16,6 +16,8 @@ MODEL ?=
 
 # What `make benchmark-speed` measures besides float32: bf16,int8,compile.
 OPTIONS ?=
+# What `make benchmark-training` takes of a batch; empty for whole batches.
+BATCH_SIZE ?= 1
 # What `make benchmark-long` reads: minutes of each speaker.
 LONG_DATA ?= ../shared/data/LibriSpeech/train-clean-5
 
@@ -31,7 +33,7 @@ export MPLBACKEND := Agg
 .DELETE_ON_ERROR:
 .PHONY: help install test test-slow lint format demo demo-stream lock wheel-test \
 	benchmark-mini benchmark-speed benchmark-long benchmark-streaming \
-	benchmark-tokenize benchmark-bitstream clean
+	benchmark-tokenize benchmark-bitstream benchmark-training clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) \
@@ -95,6 +97,11 @@ benchmark-tokenize: $(STAMP) ## A corpus to tokens, beside a loop over files
 
 benchmark-bitstream: $(STAMP) ## Bytes of token files, plain and coded
 	$(BIN)/python benchmarks/bitstream.py --data "$(DATA)"
+
+benchmark-training: $(STAMP) ## Speed and memory of training: [BATCH_SIZE=1]
+	$(BIN)/python benchmarks/training_speed.py \
+		$(if $(BATCH_SIZE),--batch-size "$(BATCH_SIZE)") \
+		--out results/training_speed.json
 
 wheel-test: $(STAMP) ## Build the wheel; run it in an empty environment
 	@rm -rf dist build/wheel-test

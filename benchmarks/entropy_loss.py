@@ -9,8 +9,6 @@ measurement is a process of its own, and counts forward and backward. Memory on
 the CPU is the highest resident set above what the process held before.
 """
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +16,12 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from measuring import describe_machine, measure_memory, time_runs
+from measuring import (
+    describe_machine,
+    measure_memory,
+    run_apart,
+    time_runs,
+)
 from reporting import markdown_table, parse_numbers, show, write_json
 from torch.nn import functional as F
 
@@ -144,13 +147,7 @@ def measure_apart(*arguments) -> Cost:
     Cost
         Of one pass.
     """
-    with ProcessPoolExecutor(
-        1,
-        multiprocessing.get_context("spawn"),
-        torch.set_num_threads,
-        (torch.get_num_threads(),),
-    ) as pool:
-        return pool.submit(measure, *arguments).result()
+    return run_apart(measure, *arguments)
 
 
 def extrapolate(costs: list[Cost], frames: int) -> Cost:

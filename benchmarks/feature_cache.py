@@ -16,22 +16,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import speechbrain as sb
 import torch
 import typer
-from measuring import count_work, describe_machine, synchronize
+from measuring import count_work, describe_machine
 from reporting import markdown_table, parse_names, show, write_json
+from stage_steps import HPARAMS, load_stage, make_brain, take_steps
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.librispeech import prepare_librispeech
 from speechbrain_focalcodec.data.manifest import read_manifest, write_manifest
 from speechbrain_focalcodec.data.pipeline import make_dataset
 from speechbrain_focalcodec.training.caching import use_feature_cache
-from speechbrain_focalcodec.training.yamls import load_yaml
 
 app = typer.Typer(add_completion=False)
 
-HPARAMS = Path(__file__).parent.parent / "hparams" / "train"
 WARM_UP = 2
 
 
@@ -125,7 +123,7 @@ def load(
     data : Path
         The data folder.
     folder : Path
-        The output folder.
+        For what is made.
     batch_size, workers : int
         Of the loader.
 
@@ -136,20 +134,12 @@ def load(
     """
     overrides = {
         "data_folder": str(data),
-        "output_folder": str(folder),
-        "encoder_source": None,
         "batch_size": batch_size,
         "num_workers": workers,
         "number_of_epochs": 1,
         "train_data_options": {"segment_samples": None},
     }
-    hparams = load_yaml(HPARAMS / f"{yaml}.yaml", overrides)
-    if next(hparams["codec"].encoder.parameters(), None) is not None:
-        source = folder.parent / "encoder"
-        if not source.exists():
-            hparams["codec"].save_pretrained(source)
-        hparams["encoder_source"] = str(source)
-    return hparams
+    return load_stage(HPARAMS / f"{yaml}.yaml", folder, overrides)
 
 
 def train(
@@ -181,36 +171,16 @@ def train(
         hparams["data_folder"],
         hparams["sample_rate"],
     )
-    brain = hparams["brain"](
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=options,
-    )
-    device = torch.device(brain.device)
+    brain = make_brain(hparams, options)
     making = 0.0
     if cache is not None:
         hparams |= {"feature_cache": str(cache), "train_data_options": {}}
         start = time.perf_counter()
         use_feature_cache(brain, {"train": dataset}, hparams)
         making = speech / (time.perf_counter() - start)
-    brain.on_fit_start()
-    torch.manual_seed(0)
-    loader = brain.make_dataloader(
-        dataset, sb.Stage.TRAIN, **hparams["train_loader"]
-    )
-    brain.modules.train()
-    brain._train_set = dataset
-    brain.on_stage_start(sb.Stage.TRAIN, 1)
-    losses, walls = [], []
-    start = time.perf_counter()
-    for batch in loader:
-        losses.append(float(brain.fit_batch(batch)))
-        synchronize(device)
-        walls.append(time.perf_counter() - start)
-        start += walls[-1]
-    rate = 1 / statistics.median(walls[WARM_UP:])
-    return rate, statistics.fmean(losses[WARM_UP:]), making
+    steps = list(take_steps(brain, dataset, hparams))[WARM_UP:]
+    rate = 1 / statistics.median(step.wall for step in steps)
+    return rate, statistics.fmean(step.loss for step in steps), making
 
 
 def limit(codec: FocalCodec, seconds: float) -> float:
@@ -277,14 +247,14 @@ def compare(
     Result
         Of both.
     """
-    options = {"device": device, "noprogressbar": True, "precision": "fp32"}
+    options = {"device": device, "precision": "fp32"}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         num = (steps + WARM_UP) * batch_size
         speech = choose(data, split, folder, seconds, num)
         rates, losses = [], []
         for cache in (None, folder / "cache"):
-            hparams = load(yaml, data, folder / "run", batch_size, workers)
+            hparams = load(yaml, data, folder, batch_size, workers)
             rate, loss, making = train(hparams, options, cache, speech)
             rates.append(rate)
             losses.append(loss)

@@ -4,12 +4,14 @@ import ctypes
 import gc
 import importlib.metadata
 import math
+import multiprocessing
 import os
 import platform
 import re
 import resource
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -261,6 +263,37 @@ def _status(key: str) -> float | None:
         return None
     found = re.search(rf"^{key}:\s*(\d+) kB", text, re.MULTILINE)
     return int(found[1]) / 1024 if found else None
+
+
+def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a new process, with the same number of threads.
+
+    Its memory is then its own, and goes back when it ends.
+
+    Arguments
+    ---------
+    function : callable
+        Of a module that can be imported.
+    *arguments : tuple
+        What can be pickled.
+
+    Returns
+    -------
+    object
+        What the function gives.
+
+    Raises
+    ------
+    concurrent.futures.process.BrokenProcessPool
+        If the process was killed, as when memory is short.
+    """
+    with ProcessPoolExecutor(
+        1,
+        multiprocessing.get_context("spawn"),
+        torch.set_num_threads,
+        (torch.get_num_threads(),),
+    ) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from speechbrain_focalcodec.checkpoint import save_codec
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.config import CodecConfig, read_config
 from speechbrain_focalcodec.hub import RELEASES
+from speechbrain_focalcodec.training.yamls import resolve_yaml
 
 ROOT = Path(__file__).parents[1]
 MODELS = sorted((ROOT / "hparams" / "model").glob("*.yaml"))
@@ -55,7 +56,6 @@ SMALL = {
 
 each_model = pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
 each_release = pytest.mark.parametrize("name", PUBLISHED)
-each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda p: p.stem)
 
 
 def path_of(name):
@@ -174,17 +174,40 @@ def test_a_release_of_reduced_size_codes(name):
     assert torch.equal(rec_lengths, (tok_lengths * output / rate).long())
 
 
-@each_stage
 @each_model
-def test_a_stage_takes_any_model(stage, path):
+def test_a_stage_takes_any_model(path):
     """As ``--model='!include:../model/X.yaml'`` on the command line."""
     # The form in which SpeechBrain's parse_arguments hands them on.
-    overrides = f"model: !include:../model/{path.name}\n"
-    overrides += "data_folder: data\noutput_folder: output\n"
-    with open(stage, encoding="utf-8") as stream:
-        hparams = YAML().load(resolve_references(stream, overrides))
+    overrides = f"model: !include:../model/{path.name}\ndata_folder: data"
+    hparams = read_stage("quantizer", overrides)
     assert hparams["codec"]["name"] == path.stem
     assert hparams["codec"] is hparams["model"]["codec"]
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda path: path.stem)
+def test_a_stage_has_the_model_of_its_name(stage):
+    given = "\n".join(f"{key}: given" for key in ("data_folder", "start_from"))
+    hparams = read_stage(stage.stem, given)
+    name = hparams["codec"]["name"]
+    kind, _, ending = stage.stem.rpartition("_")
+    if stage.stem.startswith("mini_stream"):
+        assert name == "focalcodec_small_stream"
+    elif stage.stem.startswith("mini"):
+        assert name == "focalcodec_mini_50hz"
+    elif ending.endswith("k"):
+        assert name == f"focalcodec_50hz_{ending}_causal"
+    elif ending.endswith("hz"):
+        assert name == "focalcodec_" + stage.stem.removeprefix("quantizer_")
+    else:
+        streams = stage.stem.startswith("stream")
+        assert name == "focalcodec_50hz" + streams * "_4k_causal"
+    # A stage is found where its name says, and so is what it leaves.
+    assert hparams["output_folder"] == f"results/{stage.stem}"
+
+
+def read_stage(name, overrides):
+    path = ROOT / "hparams" / "train" / f"{name}.yaml"
+    return YAML().load(resolve_yaml(path, overrides + "\nencoder_source: x"))
 
 
 def test_a_stage_changes_options_of_a_model(tmp_path):

@@ -128,6 +128,24 @@ def test_a_panel_a_term(run, text_run):
     ]
 
 
+def test_some_panels_alone(run, text_run, tmp_path):
+    curves = read_runs([run, text_run])
+    curves[0].terms["long"] = {"train": (np.array([9e9]), np.ones(1))}
+    usage, mse = draw_curves(curves, ["code_usage", "mse", "mse"]).axes
+    assert mse.get_title(loc="left") == "mse" and len(mse.lines) == 4
+    assert usage.get_title(loc="left") == "codes used (share)"
+    # As long as what is drawn.
+    assert usage.get_xlim()[1] == pytest.approx(1.02 * 108)
+    out = tmp_path / "some.png"
+    arguments = ["plot-training", str(run), "--out", str(out), "--terms"]
+    result = CliRunner().invoke(app, [*arguments, "mse, lr"])
+    assert result.exit_code == 0, result.output
+    assert out.is_file()
+    result = CliRunner().invoke(app, [*arguments, "mel,mse"])
+    assert result.exit_code == 2
+    assert "no run has mel; there are mse," in result.output
+
+
 @pytest.mark.parametrize("runs", [1, 9])
 @pytest.mark.parametrize("terms", [1, 2, 4, 8])
 def test_no_text_lies_over_another(runs, terms):

@@ -316,6 +316,38 @@ def test_fine_tuning_with_the_discriminator(corpus, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_new_discriminator_learns_alone_at_first(corpus, tmp_path):
+    made = make_brain(
+        DecoderBrain,
+        corpus,
+        tmp_path,
+        adversarial=True,
+        epochs=1,
+        discriminator_warmup=2,
+    )
+    brain, seen = made[0], []
+    original = brain.fit_batch
+
+    def weights():
+        return [
+            torch.cat([p.detach().ravel() for p in module.parameters()])
+            for module in (brain.modules.decoder, brain.modules.discriminator)
+        ]
+
+    def spy(batch):
+        before = weights()
+        loss = original(batch)
+        assert loss.isfinite()
+        pairs = zip(before, weights(), strict=True)
+        seen.append([not torch.equal(*pair) for pair in pairs])
+        return loss
+
+    brain.fit_batch = spy
+    fit(*made)
+    assert seen == [[False, True], [False, True], [True, True]]
+    assert brain.optimizer_step == 3
+
+
 def test_yamls_that_build_on_others(tmp_path):
     def write(name, text):
         path = tmp_path / name

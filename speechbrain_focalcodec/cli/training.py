@@ -21,6 +21,12 @@ def plot_training(
         Path,
         typer.Option(help="The picture to write: png, pdf or svg."),
     ] = Path("curves.png"),
+    terms: Annotated[
+        str,
+        typer.Option(
+            help="The panels to draw, such as mse,code_usage; all by default."
+        ),
+    ] = "",
 ) -> None:
     """Draw the curves of one training, or of several over each other.
 
@@ -35,5 +41,9 @@ def plot_training(
             f"{out}: must end in .png, .pdf or .svg", param_hint="--out"
         )
     curves = read_runs(runs)
-    plot_curves(out, curves)
+    names = [name.strip() for name in terms.split(",") if name.strip()]
+    try:
+        plot_curves(out, curves, names)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--terms") from error
     typer.echo(f"{out}: {', '.join(run.name for run in curves)}")

@@ -47,7 +47,14 @@ class LinearHead(nn.Module):
         torch.Tensor
             Waveform [B, T * hop_length] in [-1, 1].
         """
-        return self.proj(x).float().clamp(-1.0, 1.0).flatten(1)
+        if torch.is_grad_enabled():
+            # bfloat16 would put noise under every sample: quiet bands could
+            # not be learnt.
+            with torch.autocast(x.device.type, enabled=False):
+                x = self.proj(x.float())
+        else:
+            x = self.proj(x)
+        return x.float().clamp(-1.0, 1.0).flatten(1)
 
 
 class WaveNeXt(ConvNeXtDecoder):

@@ -217,7 +217,9 @@ _COLOURS = (
 )
 
 
-def plot_curves(path: str | Path, runs: Sequence[Curves]) -> None:
+def plot_curves(
+    path: str | Path, runs: Sequence[Curves], terms: Sequence[str] = ()
+) -> None:
     """Draw a panel a term, with all runs in each.
 
     A run has a colour; training is thin and light, validation thick. Axes are
@@ -230,11 +232,13 @@ def plot_curves(path: str | Path, runs: Sequence[Curves]) -> None:
         The picture to write (png, pdf or svg, by its suffix).
     runs : sequence of Curves
         The runs to lay over each other.
+    terms : sequence of str
+        The panels to draw, in their order; all that there are by default.
 
     Raises
     ------
     ValueError
-        If there is no run.
+        If there is no run, or no run has a term.
 
     Example
     -------
@@ -245,18 +249,20 @@ def plot_curves(path: str | Path, runs: Sequence[Curves]) -> None:
     b'PNG'
     """
     path = Path(path)
-    figure = draw_curves(runs)
+    figure = draw_curves(runs, terms)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=110)
 
 
-def draw_curves(runs: Sequence[Curves]) -> Figure:
+def draw_curves(runs: Sequence[Curves], terms: Sequence[str] = ()) -> Figure:
     """Draw what :func:`plot_curves` writes.
 
     Arguments
     ---------
     runs : sequence of Curves
         The runs to lay over each other.
+    terms : sequence of str
+        The panels to draw, in their order; all that there are by default.
 
     Returns
     -------
@@ -266,11 +272,18 @@ def draw_curves(runs: Sequence[Curves]) -> Figure:
     Raises
     ------
     ValueError
-        If there is no run.
+        If there is no run, or no run has a term.
     """
     if not runs:
         raise ValueError("No run to plot")
-    terms = _ordered([term for run in runs for term in run.terms])
+    found = _ordered([term for run in runs for term in run.terms])
+    unknown = [term for term in terms if term not in found]
+    if unknown:
+        raise ValueError(
+            f"terms: no run has {', '.join(unknown)}; there are "
+            f"{', '.join(found)}"
+        )
+    terms = list(dict.fromkeys(terms)) or found
     columns = 2 if len(terms) == 4 else min(len(terms), 3)
     rows = math.ceil(len(terms) / columns)
     width = PANEL_WIDTH * columns
@@ -287,7 +300,8 @@ def draw_curves(runs: Sequence[Curves]) -> Figure:
     last = max(
         steps[-1]
         for run in runs
-        for splits in run.terms.values()
+        for term, splits in run.terms.items()
+        if term in terms
         for steps, _ in splits.values()
     )
     for axes, term in zip(panels, terms, strict=False):

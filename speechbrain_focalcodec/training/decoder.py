@@ -41,7 +41,9 @@ class DecoderBrain(CodecBrain):
     decompressor ``start_from`` then must have. A decoder and a discriminator
     in ``start_from`` are gone on with. Optional: ``segment_frames`` (train on
     random segments of so many frames, of features that were computed from the
-    whole utterance).
+    whole utterance), and ``discriminator_warmup`` (steps in which the
+    discriminator learns alone: a new one beside a trained decoder would lead
+    it astray).
 
     The discriminator and the decoder each take one step a batch, by
     SpeechBrain's own helpers: gradients are accumulated and clipped, and
@@ -255,20 +257,25 @@ class DecoderBrain(CodecBrain):
         if not self.adversarial:
             return super().fit_batch(batch)
         should_step = self.step % self.grad_accumulation_factor == 0
+        warmup = getattr(self.hparams, "discriminator_warmup", 0)
+        # At first a new discriminator learns alone.
+        both = self.optimizer_step >= warmup
         self.on_fit_batch_start(batch, should_step)
         with self.no_sync(not should_step):
-            with self.training_ctx:
+            with self.training_ctx, torch.set_grad_enabled(both):
                 predictions = self.compute_forward(batch, sb.Stage.TRAIN)
+            with self.training_ctx:
                 loss = self.discriminator_objective(predictions)
             self._backward(loss)
             if should_step:
                 self._step("discriminator")
-            with self.training_ctx:
+            with self.training_ctx, torch.set_grad_enabled(both):
                 loss = self.compute_objectives(
                     predictions, batch, sb.Stage.TRAIN
                 )
-            self._backward(loss)
-            if should_step:
+            if both:
+                self._backward(loss)
+            if both and should_step:
                 self._step("generator")
                 # Two optimizers stepped once; that is one step of training.
                 self.optimizer_step -= 1
