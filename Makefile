@@ -50,8 +50,8 @@ $(STAMP): requirements.lock setup.cfg pyproject.toml
 	@touch $@
 
 test: lint ## Formatting, lint, types and the quick tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile \
-		-m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" \
+		-n $(WORKERS) --dist loadfile
 
 test-slow: $(STAMP) ## The tests that train, or take long otherwise
 	$(BIN)/python -m pytest -q -m slow

@@ -25,6 +25,14 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _wide_terminal():
+    """Commands do not break the paths that they name, however long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        yield
+
+
 @pytest.fixture(scope="session")
 def parity() -> Path:
     """Folder of the models recorded from the published implementation."""

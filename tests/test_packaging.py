@@ -138,7 +138,7 @@ def test_every_folder_with_code_is_a_package():
 @pytest.mark.parametrize(
     ("target", "command"),
     [
-        ("test", 'pytest -q -n 2 --dist loadfile -m "not slow"'),
+        ("test", 'pytest -q -m "not slow"'),
         ("test-slow", "pytest -q -m slow"),
         ("demo", 'focalcodec demo  "my clip.wav"'),
         ("benchmark-mini", "benchmarks/mini_model.py"),
