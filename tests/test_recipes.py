@@ -10,6 +10,7 @@ test_training.py trains with HiFi-GAN's.
 
 import ast
 import csv
+import functools
 import inspect
 import json
 import os
@@ -115,10 +116,11 @@ def failed_performance(folder, file, variable, condition, epoch):
     ]
 
 
-def read_yaml(row):
-    """Return a row's YAML, references resolved and tags kept."""
+@functools.cache
+def read_yaml(path):
+    """Return a YAML of a row, references resolved and tags kept."""
     given = "\n".join(f"{key}: given" for key in PLACEHOLDERS)
-    return YAML().load(resolve_yaml(ROOT / row["Hparam_file"], given))
+    return YAML().load(resolve_yaml(ROOT / path, given))
 
 
 def tagged_nodes(node):
@@ -133,6 +135,7 @@ def tagged_nodes(node):
             yield from tagged_nodes(child)
 
 
+@functools.cache
 def keys_used(source):
     """Return the keys K of ``hparams["K"]`` and ``hparams.K`` in a source."""
 
@@ -191,7 +194,7 @@ def test_the_readme_shows_how_to_train(row):
 @each_row
 def test_a_yaml_names_what_exists(row):
     """Each tag's target can be imported and takes the arguments given."""
-    hparams = read_yaml(row)
+    hparams = read_yaml(row["Hparam_file"])
     assert hparams.keys() >= set(KEYS)
     tags = list(tagged_nodes(hparams))
     assert tags
@@ -214,7 +217,7 @@ def test_a_yaml_names_what_exists(row):
 @each_row
 def test_a_yaml_defines_the_keys_that_are_used(row):
     """Those of the script, and of the package's classes the YAML names."""
-    hparams = read_yaml(row)
+    hparams = read_yaml(row["Hparam_file"])
     script = (ROOT / row["Script_file"]).read_text(encoding="utf-8")
     missing = {row["Script_file"]: keys_used(script) - hparams.keys()}
     package = "speechbrain_focalcodec.training"
