@@ -3,23 +3,49 @@
 ``torchrun ... tests/tiny_training.py OUT`` does what test_ddp.py looks at.
 """
 
+import json
 import os
 import random
+import runpy
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-from speechbrain.utils.distributed import ddp_init_group, if_main_process
+from speechbrain.utils.distributed import if_main_process
 from test_training import make_brain
 
+from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.manifest import write_manifest
 from speechbrain_focalcodec.training.decoder import DecoderBrain
+from speechbrain_focalcodec.training.distillation import DistillationBrain
 from speechbrain_focalcodec.training.distributed import gather
+from speechbrain_focalcodec.training.joint import JointBrain
+from speechbrain_focalcodec.training.position import PositionBrain
 from speechbrain_focalcodec.training.quantizer import QuantizerBrain
 
 BATCH = 4  # utterances in a step, on however many processes
+ROOT = Path(__file__).parents[1]
+CAUSAL = ROOT / "tests" / "parity" / "causal_50hz"
+OFFLINE = ROOT / "tests" / "parity" / "offline_50hz"
+STREAMING = {
+    "position": PositionBrain,
+    "encoder": DistillationBrain,
+    "joint": JointBrain,
+}
+# The command that docs and READMEs show, but for `torchrun`, and tiny.
+RECIPE = [
+    "recipes/Folder/train.py",
+    "hparams/train/mini_quantizer.yaml",
+    "--model=!include:../../tests/recipes/models/offline_50hz.yaml",
+    f"--encoder_source={OFFLINE}",
+    *("--train_splits=[train-tiny]", "--valid_splits=[dev-tiny]"),
+    *("--num_valid=0", "--batch_size=1", "--valid_batch_size=4"),
+    *("--num_samples=1", "--noprogressbar", "--device=cpu"),
+    *("--distributed_backend=gloo", "--debug"),
+]
 
 
 class NoisyBrain(QuantizerBrain):
@@ -39,10 +65,25 @@ class Recorder:
     def __init__(self):
         self.lines = []
 
-    def log_stats(self, meta, train_stats, valid_stats):
-        self.lines.append(
-            {"meta": meta, "train": train_stats, "valid": valid_stats}
-        )
+    def log_stats(self, meta, **stats):
+        parts = {name.removesuffix("_stats"): x for name, x in stats.items()}
+        self.lines.append({"meta": meta, **parts})
+
+
+def keep_gradients(brain, path):
+    """An optimizers' step that writes the gradients it finds, once."""
+    step = brain.optimizers_step
+
+    def keep():
+        found = brain.codec.named_parameters()
+        grads = {name: x.grad for name, x in found if x.requires_grad}
+        # At a discriminator's step there are none.
+        some = any(x is not None for x in grads.values())
+        if some and if_main_process() and not path.exists():
+            torch.save(grads, path)
+        step()
+
+    return keep
 
 
 def write_corpus(folder: Path) -> Path:
@@ -64,10 +105,20 @@ def write_corpus(folder: Path) -> Path:
     return folder
 
 
-def train(stage, corpus, output, kill_at=None, **options):
+def train(
+    stage,
+    corpus,
+    output,
+    kill_at=None,
+    evaluate=False,
+    batch_size=BATCH,
+    rate=0.01,
+    **options,
+):
     """Train two epochs of two steps; the figures of each epoch.
 
-    `kill_at`, an epoch and a step, ends the run there.
+    `kill_at`, an epoch and a step, ends the run there. The gradients of the
+    first step are left in `grads.pt`.
     """
     recorder = Recorder()
     brain, counter, data = make_brain(
@@ -82,11 +133,13 @@ def train(stage, corpus, output, kill_at=None, **options):
         discriminator_opt_class=lambda x: torch.optim.SGD(x, 0.01),
         **{"epochs": 2, **options},
     )
-    brain.opt_class = lambda x: torch.optim.SGD(x, 0.01)
+    brain.opt_class = lambda x: torch.optim.SGD(x, rate)
     brain.distributed_backend = "gloo"
     if "discriminator" in brain.modules:
         # Like HiFi-GAN's, it has buffers that each pass changes.
         torch.nn.utils.spectral_norm(brain.modules.discriminator.conv)
+    if not (output / "grads.pt").exists():
+        brain.optimizers_step = keep_gradients(brain, output / "grads.pt")
     fit_batch = brain.fit_batch
 
     def killed(batch):
@@ -99,11 +152,17 @@ def train(stage, corpus, output, kill_at=None, **options):
         brain.fit(
             counter,
             *data,
-            train_loader_kwargs={"batch_size": BATCH // len(gather(None))},
+            train_loader_kwargs={
+                "batch_size": batch_size // len(gather(None)),
+                "drop_last": True,
+            },
             valid_loader_kwargs={"batch_size": BATCH},
         )
     except KeyboardInterrupt:
         assert kill_at is not None
+    if evaluate:
+        loader = {"batch_size": BATCH}
+        brain.evaluate(data[1], min_key="loss", test_loader_kwargs=loader)
     weights = torch.cat(
         [p.detach().ravel() for p in brain.modules.parameters()]
     )
@@ -114,18 +173,45 @@ def train(stage, corpus, output, kill_at=None, **options):
 
 def train_all(corpus, out):
     """Each stage once."""
-    return {
+    lines = {
         "quantizer": train(QuantizerBrain, corpus, out / "quantizer"),
         "decoder": train(
             DecoderBrain, corpus, out / "decoder", adversarial=True
         ),
     }
+    config = json.loads((CAUSAL / "config.json").read_text())
+    for name, stage in STREAMING.items():
+        lines[name] = train(
+            stage,
+            corpus,
+            out / name,
+            codec=FocalCodec(config, name="tiny"),
+            encoder_source=OFFLINE,
+            start_from=[CAUSAL],
+            first_layer_weight=0.5,
+            last_layer_weight=1.0,
+            # Rounding grows where latents near zero flip bits.
+            rate=0.0005 if stage is JointBrain else 0.01,
+        )
+    return lines
+
+
+def slow_disk(handle):
+    """In place of os.fsync: a process that does not wait gets ahead."""
+    time.sleep(0.005)
 
 
 def main(out):
     """Train on several processes; leave the figures in out/lines.pt."""
-    os.fsync = lambda handle: None  # the power stays on
-    ddp_init_group({"distributed_backend": "gloo"})
+    os.fsync = slow_disk
+    sys.argv = [
+        *RECIPE,
+        f"--data_folder={out / 'folder'}",
+        f"--output_folder={out / 'recipe'}",
+        f"--feature_cache={out / 'recipe' / 'features'}",
+    ]
+    # It starts the process group, which the rest goes on with.
+    runpy.run_path(sys.argv[0], run_name="__main__")
     corpus = out / "corpus"
     lines = train_all(corpus, out)
     often = {"run_opts": {"ckpt_interval_steps": 1}}
@@ -134,6 +220,9 @@ def main(out):
     parts += train(NoisyBrain, corpus, out / "parts", **often)
     lines["parts"] = parts
     train(NoisyBrain, corpus, out / "left", (1, 2), **often)
+    for folder, option in (("whole", "test_only"), ("debug", "debug")):
+        options = {"run_opts": {option: True}, "evaluate": True}
+        lines[option] = train(NoisyBrain, corpus, out / folder, **options)
     if if_main_process():
         torch.save(lines, out / "lines.pt")
 

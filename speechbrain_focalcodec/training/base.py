@@ -16,20 +16,23 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from torch import nn
 
 from speechbrain_focalcodec.atomic import atomic_write_text
-from speechbrain_focalcodec.audio import write_audio
 from speechbrain_focalcodec.checkpoint import CONFIG_FILE
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.pipeline import set_epoch
+from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.modules.masking import zero_beyond
-from speechbrain_focalcodec.plotting import plot_features, plot_spectrograms
 from speechbrain_focalcodec.training.averages import Averages
-from speechbrain_focalcodec.training.distributed import gather
+from speechbrain_focalcodec.training.distributed import (
+    gather,
+    num_processes,
+)
 from speechbrain_focalcodec.training.random_state import (
     RandomState,
     mixed_seed,
     seed_apart,
 )
 from speechbrain_focalcodec.training.run_log import RunLog, gradient_norm
+from speechbrain_focalcodec.training.samples import Samples
 from speechbrain_focalcodec.training.sources import (
     PARTS,
     find_sources,
@@ -128,7 +131,7 @@ class CodecBrain(sb.Brain):
         if self.teacher is not None:
             self.teacher.to(self.device)
         self._averages = Averages()
-        self._samples: list[dict[str, torch.Tensor]] = []
+        self._samples = Samples(hparams["num_samples"])
         self._train_stats: dict[str, float] = {}
         self.loader_generator = torch.Generator()
         if self.checkpointer is not None:
@@ -299,19 +302,7 @@ class CodecBrain(sb.Brain):
             Waveforms [B, T] at the codec's output rate, or features
             [B, T, C], and their lengths, by what they are called.
         """
-        for i, name in enumerate(batch.id):
-            if len(self._samples) >= self.hparams.num_samples:
-                return
-            kept = {
-                # What a diverged model gives is heard as silence.
-                kind: x[i, : int(lengths[i])]
-                .detach()
-                .float()
-                .nan_to_num(posinf=0.0, neginf=0.0)
-                .cpu()
-                for kind, (x, lengths) in outputs.items()
-            }
-            self._samples.append({"id": name, **kept})
+        self._samples.keep(batch, outputs)
 
     # SpeechBrain's hooks
 
@@ -364,9 +355,22 @@ class CodecBrain(sb.Brain):
         -------
         DataLoader
             The loader.
+
+        Raises
+        ------
+        DataError
+            If it would train on nothing.
         """
         loader_kwargs.setdefault("generator", self.loader_generator)
-        return super().make_dataloader(dataset, stage, *args, **loader_kwargs)
+        loader = super().make_dataloader(dataset, stage, *args, **loader_kwargs)
+        if stage == sb.Stage.TRAIN and len(loader) == 0:
+            raise DataError(
+                f"{len(dataset)} utterance(s) on {num_processes()} process(es) "
+                f"fill no batch of {loader_kwargs.get('batch_size', 1)}, and "
+                "drop_last leaves the rest out: lower batch_size, take fewer "
+                "processes or more data"
+            )
+        return loader
 
     def on_stage_start(self, stage, epoch=None):
         """Start the epoch's averages and move random segments on.
@@ -549,22 +553,7 @@ class CodecBrain(sb.Brain):
         return current
 
     def _write_samples(self, name: str) -> None:
-        """Write the kept utterances as audio and one picture each."""
-        if not if_main_process():
-            return
-        folder = Path(self.hparams.output_folder) / "samples" / name
-        codec = self.codec
-        rate = codec.sample_rate_output
-        for sample in self._samples:
-            kept = {k: v for k, v in sample.items() if k != "id"}
-            picture = folder / f"{sample['id']}.png"
-            if any(x.ndim > 1 for x in kept.values()):
-                frame_rate = codec.sample_rate_input / codec.encoder.hop_length
-                plot_features(picture, kept, frame_rate)
-            else:
-                for kind, sig in kept.items():
-                    name = f"{sample['id']}_{kind}"
-                    write_audio(folder / f"{name}.wav", sig, rate)
-                    self.run_log.audio(name, sig, rate, self.optimizer_step)
-                plot_spectrograms(picture, kept, rate)
-            self.run_log.picture(sample["id"], picture, self.optimizer_step)
+        if if_main_process():
+            folder = Path(self.hparams.output_folder) / "samples" / name
+            step = self.optimizer_step
+            self._samples.write(folder, self.codec, self.run_log, step)

@@ -152,7 +152,7 @@ class QuantizerBrain(CodecBrain):
         self.code_counts.add(self.codec.lats_to_toks(lats), tokens)
         if stage == sb.Stage.TRAIN:
             return mse + hparams.entropy_weight * entropy
-        if len(self._samples) < hparams.num_samples:
+        if self._samples.wanted:
             self._keep(batch, predictions)
         return mse
 

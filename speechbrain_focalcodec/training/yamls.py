@@ -127,7 +127,10 @@ def resolve_yaml(path: str | Path, overrides: str | Mapping = "") -> str:
     path = Path(path)
     tree = _read(path, ())
     if isinstance(overrides, str):
-        overrides = YAML().load(overrides or "{}") or {}
+        try:
+            overrides = YAML().load(overrides or "{}") or {}
+        except YAMLError as error:
+            raise ConfigError(f"the command line's options: {error}") from error
     unknown = [key for key in overrides if key not in tree]
     if unknown:
         raise ConfigError(
