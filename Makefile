@@ -21,6 +21,10 @@ BATCH_SIZE ?= 1
 # What `make benchmark-long` reads: minutes of each speaker.
 LONG_DATA ?= ../shared/data/LibriSpeech/train-clean-5
 
+# Processes that `make test` runs, of 1 to 3 GB each. Each takes whole files of
+# tests: what a file's tests share is made once.
+WORKERS ?= 2
+
 # More threads than cores slow small models down.
 export OMP_NUM_THREADS ?= 2
 export MPLBACKEND := Agg
@@ -46,7 +50,8 @@ $(STAMP): requirements.lock setup.cfg pyproject.toml
 	@touch $@
 
 test: lint ## Formatting, lint, types and the quick tests
-	$(BIN)/python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" \
+		-n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP) ## The tests that train, or take long otherwise
 	$(BIN)/python -m pytest -q -m slow

@@ -19,10 +19,32 @@ settings.load_profile("repeatable")
 
 PARITY = Path(__file__).parent / "parity"
 
+# Files that take long, the longest first: a process of `make test` that began
+# one last would work on when the others have nothing left.
+LONG = [
+    *("test_tokenize_kill", "test_benchmarks", "test_groups"),
+    *("test_onnx_steps", "test_onnx", "test_recipes", "test_training"),
+    *("test_masking", "test_windows", "test_ray_engine", "test_causal"),
+    *("test_streaming", "test_ddp", "test_token_dataset", "test_checkpointing"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
+
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _wide_terminal():
+    """Commands do not break the paths that they name, however long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        yield
 
 
 @pytest.fixture(scope="session")

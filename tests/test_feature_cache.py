@@ -380,7 +380,7 @@ def test_processes_share_the_shards(mini, corpus, entries, tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(200)
     assert [process.exitcode for process in processes] == [0, 0]
     reports = [
         json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)

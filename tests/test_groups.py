@@ -1,6 +1,8 @@
 """Several processes that share a run: torchrun, Slurm, losses on the way."""
 
+import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -101,9 +103,13 @@ def shards_of(out):
 
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port that stays free: the system gives none below 32768 by itself."""
+    while True:
+        port = 20000 + secrets.randbelow(12000)
+        with socket.socket() as listener:
+            with contextlib.suppress(OSError):
+                listener.bind(("127.0.0.1", port))
+                return port
 
 
 def slurm_environ(rank, port):
@@ -137,7 +143,7 @@ def start(rank, port, arguments, hangs=None, late=None):
 
 
 def wait_until_there(process, path):
-    end = time.monotonic() + 100
+    end = time.monotonic() + 200
     while not path.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
@@ -234,7 +240,7 @@ def test_a_killed_follower_is_replaced(corpus, model, alone, tmp_path):
     follower = start(1, port, arguments, hangs=tmp_path / "hangs")
     leader = start(0, port, arguments, late=tmp_path / "hangs")
     kill_when_there(follower, tmp_path / "hangs")
-    stdout, stderr = leader.communicate(timeout=100)
+    stdout, stderr = leader.communicate(timeout=200)
     assert leader.returncode == 0, stderr
     assert "8 utterances" in stdout
     assert shards_of(out) == alone
@@ -250,7 +256,7 @@ def test_a_killed_leader_ends_all_and_a_rerun_completes(
     wait_until_there(follower, tmp_path / "follows")
     kill_when_there(leader, tmp_path / "leads")
     (tmp_path / "follows.go").touch()
-    stderr = follower.communicate(timeout=100)[1]
+    stderr = follower.communicate(timeout=200)[1]
     assert follower.returncode == 1
     assert "error: lost the process that leads this run" in stderr
     assert "run the same command again" in stderr

@@ -20,7 +20,7 @@ import os, sys, time
 from speechbrain_focalcodec.corpus.launch import end_with_parent
 end_with_parent()
 open(f"{sys.argv[1]}/{os.environ['RANK']}", "w").write(str(os.getpid()))
-time.sleep(60)
+time.sleep(300)
 """
 RUN = "from speechbrain_focalcodec.corpus.launch import launch; import sys;"
 RUN += "sys.exit(launch(['-c', sys.argv[1], sys.argv[2]], 2))"
@@ -49,7 +49,7 @@ def test_the_leader_decides(tmp_path):
     code = "import os, sys, time; rank = int(os.environ['RANK']);"
     start = time.monotonic()
     assert launch(["-c", code + "rank and time.sleep(60); exit(3)"], 3) == 3
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 50
     killed = "os.kill(os.getpid(), 9)"
     assert launch(["-c", code + killed], 1) == 128 + signal.SIGKILL
 
@@ -69,13 +69,13 @@ def test_who_does_not_listen_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_GRACE", 0.2)
     start = time.monotonic()
     assert launch(["-c", code, str(tmp_path)], 2) == 0
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 50
 
 
 def begin(tmp_path):
     """Two processes that sleep; what started them, and their numbers."""
     starter = subprocess.Popen([sys.executable, "-c", RUN, WAIT, str(tmp_path)])
-    until = time.monotonic() + 30
+    until = time.monotonic() + 100
     pids = []
     while len(pids) < 2 and time.monotonic() < until:
         time.sleep(0.05)
@@ -86,7 +86,7 @@ def begin(tmp_path):
 
 
 def wait_until_gone(pids):
-    until = time.monotonic() + 20
+    until = time.monotonic() + 50
     left = set(pids)
     while left and time.monotonic() < until:
         for pid in list(left):
@@ -105,14 +105,14 @@ def wait_until_gone(pids):
 def test_signals_reach_all(number, tmp_path):
     starter, pids = begin(tmp_path)
     starter.send_signal(number)
-    assert starter.wait(20) == 128 + number
+    assert starter.wait(100) == 128 + number
     wait_until_gone(pids)
 
 
 def test_nothing_stays_when_the_starter_is_killed(tmp_path):
     starter, pids = begin(tmp_path)
     starter.kill()
-    starter.wait(20)
+    starter.wait(100)
     wait_until_gone(pids)
 
 

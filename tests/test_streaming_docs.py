@@ -53,7 +53,7 @@ def serve(codec):
 def talk(address, pcm, size):
     """Send PCM in parts of `size` bytes while all answers are read."""
     answers = []
-    with socket.create_connection(address, timeout=30) as client:
+    with socket.create_connection(address, timeout=100) as client:
 
         def read():
             while data := client.recv(4096):
@@ -64,7 +64,7 @@ def talk(address, pcm, size):
         for start in range(0, len(pcm), size):
             client.sendall(pcm[start : start + size])
         client.shutdown(socket.SHUT_WR)
-        reader.join(30)
+        reader.join(100)
         assert not reader.is_alive()
     return b"".join(answers)
 

@@ -7,6 +7,8 @@ import pytest
 import soundfile
 import speechbrain as sb
 import torch
+from small_discriminator import Discriminator
+from speechbrain.lobes.models.HifiGAN import HifiganDiscriminator
 from speechbrain.nnet.schedulers import (
     NewBobScheduler,
     StepScheduler,
@@ -53,19 +55,6 @@ CONFIG = {
         "ffn_dim": 32,
     },
 }
-
-
-class Discriminator(torch.nn.Module):
-    """Like HiFi-GAN's, but small: lists of scores and feature maps."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = torch.nn.Conv1d(1, 4, 15, 4)
-        self.score = torch.nn.Conv1d(4, 1, 3)
-
-    def forward(self, x):
-        maps = torch.relu(self.conv(x))
-        return [self.score(maps)], [[maps]]
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +204,31 @@ def test_learns_logs_and_saves(corpus, tmp_path, stage, adversarial, precision):
         ]
         info = soundfile.info(samples / "utt0_reconstruction.wav")
         assert (info.samplerate, info.frames) == (16000, 8000)
+
+
+def test_a_step_with_the_discriminator_of_hifi_gan(corpus, tmp_path):
+    """At full size, which the recipes' tests leave out."""
+    brain, _, data = make_brain(
+        DecoderBrain,
+        corpus,
+        tmp_path,
+        modules={"discriminator": HifiganDiscriminator()},
+        # Its steps are as long for the smallest gradients.
+        discriminator_opt_class=lambda x: torch.optim.Adam(x, 1e-3),
+    )
+    brain.init_optimizers()
+    parts = brain.modules.decoder, brain.modules.discriminator
+    before = [[p.detach().clone() for p in x.parameters()] for x in parts]
+    [batch, *_] = brain.make_dataloader(data[0], sb.Stage.TRAIN)
+    brain.modules.train()
+    assert brain.fit_batch(batch).isfinite()
+    for part, old in zip(parts, before, strict=True):
+        for value, was in zip(part.parameters(), old, strict=True):
+            # The last biases' gradients of real and fake cancel out at first.
+            assert value.ndim == 1 or not torch.equal(value, was)
+    means = brain._averages.means()
+    assert means["score_real"] != means["score_fake"]
+    assert means["feature_matching"] > 0
 
 
 @pytest.mark.parametrize(

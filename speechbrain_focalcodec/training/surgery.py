@@ -29,7 +29,7 @@ def freeze(codec: FocalCodec, names: Iterable[str]) -> None:
     >>> freeze(codec, ["decompressor.layers.0", "decoder"])
     >>> codec.decompressor.in_proj.weight.requires_grad
     True
-    >>> codec.decoder.head.out_proj.weight.requires_grad
+    >>> codec.decoder.head.proj.weight.requires_grad
     False
     """
     for name in names:
