@@ -18,7 +18,7 @@ from speechbrain_focalcodec import checkpoint
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.config import CodecConfig, read_config
 from speechbrain_focalcodec.errors import CheckpointError
-from speechbrain_focalcodec.hub import RELEASES
+from speechbrain_focalcodec.hub import RELEASES, is_repository
 from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
 
 __all__ = [
@@ -196,8 +196,8 @@ def _find_source(name: str | Path) -> Source:
     folder = Path(name).expanduser()
     if not is_run(name):
         # A mistyped results/decoder has the form of a hub repository.
-        local = len(folder.parts) > 1 and folder.parent.is_dir()
-        if local and not folder.is_dir() and str(name) not in RELEASES:
+        slip = is_repository(str(name)) and str(name) not in RELEASES
+        if slip and not folder.is_dir() and folder.parent.is_dir():
             raise CheckpointError(
                 f"{name}: no such folder in {folder.parent}; give the output "
                 "folder of a training, or a model"
