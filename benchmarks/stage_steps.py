@@ -1,6 +1,7 @@
 """Steps of a training stage, as the recipes take them."""
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import speechbrain as sb
 import torch
 from measuring import synchronize
 
+from speechbrain_focalcodec.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from speechbrain_focalcodec.training.base import CodecBrain
 from speechbrain_focalcodec.training.yamls import load_yaml
 
@@ -64,11 +66,11 @@ def load_stage(
     dict
         Hyperparameters.
     """
-    source = folder / "random_model"
+    source, teacher = folder / "random_model", folder / "random_teacher"
     given = {
         "data_folder": str(folder),
         "output_folder": str(folder / "run"),
-        "encoder_source": str(source),
+        "encoder_source": str(teacher),
         "start_from": [str(source)],
         **overrides,
     }
@@ -78,8 +80,15 @@ def load_stage(
         text += f"model: !include:{model.absolute()}\n"
     hparams = load_yaml(path, text)
     if not source.exists():
-        # The names of a causal encoder's weights are those of its teacher's.
         hparams["codec"].save_pretrained(source)
+        # The weights of a causal encoder have the names of its teacher's.
+        teacher.mkdir(exist_ok=True)
+        for file in teacher.iterdir():
+            file.unlink()
+        os.link(source / WEIGHTS_FILE, teacher / WEIGHTS_FILE)
+        config = json.loads((source / CONFIG_FILE).read_text())
+        config["encoder_config"]["causal"] = False
+        (teacher / CONFIG_FILE).write_text(json.dumps(config))
     return hparams
 
 

@@ -168,13 +168,31 @@ def load_encoder(
         _check_options(config, published, path)
         weights = wavlm_from_transformers(weights, config.num_layers)
     else:
-        CodecConfig.parse(published, path)
+        _check_encoder(config, CodecConfig.parse(published, path), path)
         weights = {
             name.removeprefix("encoder."): value
             for name, value in checkpoint.upgrade_names(weights, folder).items()
             if name.startswith("encoder.")
         }
     checkpoint.load_state(codec.encoder, weights, folder)
+
+
+def _check_encoder(config: Any, theirs: CodecConfig, path: Path) -> None:
+    """Raise if a codec's encoder is other than the shapes of weights show."""
+    if type(theirs.encoder_config) is not type(config):
+        return  # the names of the weights differ, which is an error
+    keys = ["strides", "max_distance"]
+    # A student may start from full context; its weights are no teacher's.
+    if not getattr(config, "causal", False):
+        keys.append("causal")
+    for key in keys:
+        got = getattr(theirs.encoder_config, key, None)
+        needed = getattr(config, key, None)
+        if got != needed:
+            raise ConfigError(
+                f"{path}: its encoder has {key} {got!r:.80}, the codec needs "
+                f"{needed!r:.80}"
+            )
 
 
 def _check_options(

@@ -210,6 +210,50 @@ def test_stages_that_lack_what_they_need(runs, corpus, tmp_path):
         ConfigError, "freeze: the codec has no 'comp'", PositionBrain,
         freeze=["comp"],
     )  # fmt: skip
+    # One name, as the command line gives it.
+    fails(ConfigError, "the codec has no 'comp'", PositionBrain, freeze="comp")
+    fails(
+        ConfigError,
+        "nothing to train; it trains compressor, decompressor",
+        QuantizerBrain,
+        model=OFFLINE,
+        freeze=["compressor", "decompressor"],
+    )
+    fails(
+        ConfigError,
+        "output, which has 24000 Hz",
+        DecoderBrain,
+        sample_rate=16000,
+    )
+    fails(
+        ConfigError, "input, which has 16000 Hz", PositionBrain,
+        sample_rate=24000,
+    )  # fmt: skip
+    # It has the form of a hub repository, but is a slip.
+    fails(
+        CheckpointError,
+        "no such folder in tests",
+        DecoderBrain,
+        start_from="tests/decodr",
+    )
+
+
+@pytest.mark.parametrize("stage", [DecoderBrain, QuantizerBrain])
+def test_no_teacher_where_the_student_is_heard(corpus, tmp_path, stage):
+    brain, *_ = make_brain(
+        stage,
+        corpus,
+        tmp_path,
+        codec=FocalCodec(config_of(CAUSAL), name="tiny"),
+        start_from=CAUSAL,
+        dequantized=True,
+        freeze=None,
+        sample_rate=24000 if stage is DecoderBrain else 16000,
+    )
+    assert brain.teacher is None
+    weights = find_sources(CAUSAL)[0].weights("encoder")
+    for key, value in brain.codec.encoder.state_dict().items():
+        assert torch.equal(value, weights[key])
 
 
 def test_runs_of_another_model_are_refused(runs):
@@ -314,6 +358,57 @@ def test_fine_tuning_with_the_discriminator(corpus, tmp_path):
     )
     assert result.exit_code == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_a_compiled_discriminator_keeps_its_names(
+    corpus, tmp_path, monkeypatch
+):
+    """A run that was compiled can be gone on with by one that is not."""
+
+    class Compiled(torch.nn.Module):
+        def __init__(self, module, **options):
+            super().__init__()
+            self._orig_mod = module
+
+        def forward(self, x):
+            return self._orig_mod(x)
+
+    monkeypatch.setattr(torch, "compile", Compiled)
+    made = make_brain(
+        DecoderBrain,
+        corpus,
+        tmp_path,
+        adversarial=True,
+        run_opts={"compile_module_keys": ["discriminator"], "compile": True},
+        epochs=1,
+    )
+    fit(*made)
+    assert isinstance(made[0].modules.discriminator, Compiled)
+    [source] = find_sources(tmp_path)
+    names = Discriminator().state_dict().keys()
+    assert source.weights("discriminator").keys() == names
+
+
+def test_scores_of_low_precision_are_summed_in_full(corpus, tmp_path):
+    """In fp16 the scaled gradient of such a loss would be infinite."""
+    brain, *_ = make_brain(
+        DecoderBrain,
+        corpus,
+        tmp_path,
+        adversarial=True,
+        run_opts={"precision": "bf16"},
+    )
+    # Scores near zero: 1 - score is 1 with the digits of bfloat16.
+    torch.nn.init.constant_(brain.modules.discriminator.score.weight, 0.0)
+    torch.nn.init.constant_(brain.modules.discriminator.score.bias, 1e-3)
+    sig = torch.randn(2, 3200)
+    with brain.training_ctx:
+        loss = brain.discriminator_objective({"estimate": sig, "target": sig})
+        scores, _ = brain.modules.discriminator(sig[:, None])
+    assert scores[0].dtype == torch.bfloat16
+    assert loss.dtype == torch.float32
+    means = brain._averages.means()
+    assert means["score_real"] == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_a_new_discriminator_learns_alone_at_first(corpus, tmp_path):

@@ -322,6 +322,23 @@ def test_what_no_shape_shows_is_compared(codec, saved, tmp_path, key, value):
     assert f"{key} is {value!r}, the codec needs" in message
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("causal", True), ("max_distance", 80)]
+)
+def test_what_no_shape_of_a_codec_shows_is_compared(
+    codec, tmp_path, key, value
+):
+    """A student has the shapes of its teacher, but is none."""
+    shutil.copytree(PARITY / "offline_50hz", tmp_path / "codec")
+    path = tmp_path / "codec" / "config.json"
+    data = json.loads(path.read_text())
+    data["encoder_config"][key] = value
+    path.chmod(0o644)
+    path.write_text(json.dumps(data))
+    message = refused(ConfigError, codec, tmp_path / "codec")
+    assert f"its encoder has {key} {value!r}, the codec needs" in message
+
+
 def test_wavlm_base_is_refused(codec, tmp_path):
     """It has one group norm and norms after its layers."""
     model = transformers_model(

@@ -6,6 +6,7 @@ at, checkpoints. A stage adds its forward pass and its losses.
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.checkpoint import CONFIG_FILE
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.pipeline import set_epoch
-from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.errors import ConfigError, DataError
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.averages import Averages
 from speechbrain_focalcodec.training.distributed import (
@@ -93,6 +94,8 @@ class CodecBrain(sb.Brain):
     TAKES_FEATURES = False
     #: Whether validation decodes to waveforms.
     audible = False
+    #: Whether the waveforms are those that the codec gives, not what it takes.
+    HEARS_OUTPUT = False
 
     def __init__(
         self,
@@ -109,8 +112,9 @@ class CodecBrain(sb.Brain):
             hparams,
         )
         codec = hparams["codec"]
+        self._check_sample_rate(codec, hparams)
         self.prepare_codec(codec, hparams)
-        self.sources = find_sources(hparams["start_from"])
+        self.sources = find_sources(hparams["start_from"] or [])
         self.teacher = self._load(codec, hparams)
         codec.requires_grad_(False)
         parts = {
@@ -118,7 +122,16 @@ class CodecBrain(sb.Brain):
         }
         for part in parts.values():
             part.requires_grad_(True)
-        freeze(codec, [*self.FROZEN, *hparams["freeze"]])
+        freeze(codec, [*self.FROZEN, *_listed(hparams["freeze"])])
+        if not any(
+            weight.requires_grad
+            for part in parts.values()
+            for weight in part.parameters()
+        ):
+            raise ConfigError(
+                f"freeze: {hparams['freeze']} leaves {type(self).__name__} "
+                f"nothing to train; it trains {', '.join(parts)}"
+            )
         super().__init__(
             {**parts, **(modules or {})},
             opt_class,
@@ -147,6 +160,19 @@ class CodecBrain(sb.Brain):
                 self.checkpointer.add_recoverable(name, self.modules[name])
         run_on_main(self._write_config)
 
+    def _check_sample_rate(self, codec: FocalCodec, hparams: dict) -> None:
+        """Raise if the data has another rate than the stage's waveforms."""
+        side = "output" if self.HEARS_OUTPUT else "input"
+        wanted = getattr(codec, f"sample_rate_{side}")
+        given = hparams.get("sample_rate", wanted)
+        if given != wanted:
+            raise ConfigError(
+                f"sample_rate is {given}, but {type(self).__name__} trains on "
+                f"{codec.name}'s {side}, which has {wanted} Hz: set "
+                f"sample_rate={wanted}, and lengths in samples (such as "
+                "segment_samples) to match"
+            )
+
     def prepare_codec(self, codec: FocalCodec, hparams: dict[str, Any]) -> None:
         """Check or change the codec before anything is loaded.
 
@@ -164,10 +190,11 @@ class CodecBrain(sb.Brain):
         teacher = None
         encoder_source = hparams["encoder_source"]
         if is_student(codec):
-            teacher = full_context_encoder(codec, encoder_source)
+            if self.needs_teacher(hparams):
+                teacher = full_context_encoder(codec, encoder_source)
             if self.NEEDS_STUDENT:
                 required = ("encoder", *required)
-            else:
+            elif teacher is not None:
                 codec.encoder.load_state_dict(teacher.state_dict())
         elif self._lacks_encoder(codec):
             load_frozen_encoder(codec, encoder_source)
@@ -180,6 +207,22 @@ class CodecBrain(sb.Brain):
         if "encoder" in self.TRAINED or not has_weights:
             return False
         return not any(source.has("encoder") for source in self.sources)
+
+    def needs_teacher(self, hparams: dict[str, Any]) -> bool:
+        """Whether a causal WavLM's teacher is used.
+
+        Arguments
+        ---------
+        hparams : dict
+            The hyperparameters.
+
+        Returns
+        -------
+        bool
+            Where it is not, ``start_from`` must have the encoder.
+        """
+        del hparams
+        return True
 
     def required(self, hparams: dict[str, Any]) -> tuple[str, ...]:
         """Parts that ``start_from`` must have.
@@ -557,3 +600,8 @@ class CodecBrain(sb.Brain):
             folder = Path(self.hparams.output_folder) / "samples" / name
             step = self.optimizer_step
             self._samples.write(folder, self.codec, self.run_log, step)
+
+
+def _listed(names: str | Iterable[str] | None) -> list[str]:
+    """Names from a list, one name or nothing."""
+    return [names] if isinstance(names, str) else list(names or ())

@@ -51,9 +51,18 @@ class DecoderBrain(CodecBrain):
     """
 
     TRAINED = ("decoder",)
+    HEARS_OUTPUT = True
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.adversarial:
+            # As it is before DDP or a compiler wraps it: their names of
+            # weights would not be found again.
+            self._discriminator = self.modules.discriminator
+            if self.checkpointer is not None:
+                self.checkpointer.add_recoverable(
+                    "discriminator", self._discriminator
+                )
         for loss in self.hparams.losses.values():
             loss.to(self.device)
         self.hinge_generator = HingeGLoss()
@@ -73,7 +82,22 @@ class DecoderBrain(CodecBrain):
                 "batch_size"
             )
         if self.adversarial:
-            load_module(self._unwrapped_discriminator(), self.sources)
+            load_module(self._discriminator, self.sources)
+
+    def needs_teacher(self, hparams: dict[str, Any]) -> bool:
+        """Unless the decoder shall see what the student gives.
+
+        Arguments
+        ---------
+        hparams : dict
+            The hyperparameters.
+
+        Returns
+        -------
+        bool
+            Whether it does not.
+        """
+        return not hparams["dequantized"]
 
     def required(self, hparams: dict[str, Any]) -> tuple[str, ...]:
         """The bottleneck, where the decoder shall see what it gives.
@@ -170,7 +194,7 @@ class DecoderBrain(CodecBrain):
         }
         if self.adversarial and stage == sb.Stage.TRAIN:
             # Not the wrapper of DDP: its weights get no gradient here.
-            discriminator = self._unwrapped_discriminator()
+            discriminator = self._discriminator
             discriminator.requires_grad_(False)
             fake, fake_maps = discriminator(estimate[:, None])
             with torch.no_grad():
@@ -178,7 +202,7 @@ class DecoderBrain(CodecBrain):
             discriminator.requires_grad_(True)
             terms["adversarial"], terms["feature_matching"] = self._means(
                 estimate,
-                sum(map(self.hinge_generator, fake)),
+                sum(map(self.hinge_generator, _floats(fake))),
                 self.feature_matching(fake_maps, real_maps),
             )
         self.record(**terms)
@@ -211,6 +235,7 @@ class DecoderBrain(CodecBrain):
             predictions["estimate"].detach()[:, None]
         )
         real, _ = self.modules.discriminator(predictions["target"][:, None])
+        fake, real = _floats(fake), _floats(real)
         loss = sum(
             self.hinge_discriminator(score_fake=f, score_real=r)[0]
             for f, r in zip(fake, real, strict=True)
@@ -324,14 +349,15 @@ class DecoderBrain(CodecBrain):
                 self.checkpointer.add_recoverable(
                     f"optimizer_{name}", optimizer
                 )
-            if self.adversarial:
-                self.checkpointer.add_recoverable(
-                    "discriminator", self._unwrapped_discriminator()
-                )
 
-    def _unwrapped_discriminator(self) -> torch.nn.Module:
-        discriminator = self.modules.discriminator
-        return getattr(discriminator, "module", discriminator)
+
+def _floats(scores: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Scores in float32.
+
+    A loss in autocast's types has too few digits to show that it falls, and
+    in fp16 its gradient, a GradScaler's first scale, would be infinite.
+    """
+    return [score.float() for score in scores]
 
 
 def _mean_of_means(scores: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -55,6 +55,22 @@ class StudentBrain(CodecBrain):
             )
         super().prepare_codec(codec, hparams)
 
+    def needs_teacher(self, hparams: dict[str, Any]) -> bool:
+        """Always.
+
+        Arguments
+        ---------
+        hparams : dict
+            The hyperparameters.
+
+        Returns
+        -------
+        bool
+            True.
+        """
+        del hparams
+        return True
+
 
 class PositionBrain(StudentBrain):
     """Distils the position embedding."""

@@ -63,6 +63,22 @@ class QuantizerBrain(CodecBrain):
         if not hparams["refine"]:
             remove_refiner(codec)
 
+    def needs_teacher(self, hparams: dict[str, Any]) -> bool:
+        """Not here: the features are the student's.
+
+        Arguments
+        ---------
+        hparams : dict
+            The hyperparameters.
+
+        Returns
+        -------
+        bool
+            False.
+        """
+        del hparams
+        return False
+
     def compute_forward(self, batch: Any, stage: sb.Stage) -> dict[str, Any]:
         """Pass features through the bottleneck.
 

@@ -18,6 +18,7 @@ from speechbrain_focalcodec import checkpoint
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.config import CodecConfig, read_config
 from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.hub import RELEASES, is_repository
 from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
 
 __all__ = [
@@ -194,6 +195,13 @@ def is_run(name: str | Path) -> bool:
 def _find_source(name: str | Path) -> Source:
     folder = Path(name).expanduser()
     if not is_run(name):
+        # A mistyped results/decoder has the form of a hub repository.
+        slip = is_repository(str(name)) and str(name) not in RELEASES
+        if slip and not folder.is_dir() and folder.parent.is_dir():
+            raise CheckpointError(
+                f"{name}: no such folder in {folder.parent}; give the output "
+                "folder of a training, or a model"
+            )
         _, folder = checkpoint.resolve_source(str(name))
         config = read_config(folder / checkpoint.CONFIG_FILE)
         return Source(str(name), folder, config, is_run=False)
