@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
+import soundfile
 import torch
 import typer
 from tqdm import tqdm
@@ -248,6 +249,13 @@ def main(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N files.")
     ] = None,
+    min_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Only longer files: STOI needs about half a second of speech.",
+        ),
+    ] = 0.0,
     feats_only: Annotated[
         bool,
         typer.Option(
@@ -266,9 +274,16 @@ def main(
     codec = FocalCodec.from_pretrained(model, device=device)
     transcriber = whisper and WhisperTranscriber(whisper, device)
     transcripts = read_transcripts(data)
-    paths = find_audio_files(data)[:limit]
+    paths = [
+        path
+        for path in find_audio_files(data)
+        if not min_seconds or soundfile.info(path).duration >= min_seconds
+    ][:limit]
     if not paths:
-        raise DataError(f"{data}: has no audio files; check the path")
+        raise DataError(
+            f"{data}: has no audio files of {min_seconds:g} s and more; check "
+            "the path"
+        )
 
     # The first call is slow.
     resynthesize(codec, torch.zeros(codec.sample_rate_input), feats_only)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from speechbrain_focalcodec.audio import read_audio, write_audio
 from speechbrain_focalcodec.cli.demo import DEMO_CLIP
-from speechbrain_focalcodec.errors import AudioError, CheckpointError
+from speechbrain_focalcodec.errors import AudioError, CheckpointError, DataError
 from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.metrics.bootstrap import bootstrap_ratio
 from speechbrain_focalcodec.metrics.stoi import stoi
@@ -328,3 +328,11 @@ def test_benchmark_rates_are_over_the_corpus(benchmark):
     assert summary["dWER"].value == pytest.approx(0.4)
     assert summary["real-time factor"].value == 0.5
     assert "| dWER | 40.0 % | " in benchmark.to_markdown(summary)
+
+
+def test_the_benchmark_can_leave_short_files_out(benchmark, corpus):
+    with pytest.raises(DataError, match="no audio files of 1000 s and more"):
+        run_benchmark(
+            benchmark,
+            *("--data", corpus, "--model", MODEL, "--min-seconds", 1000),
+        )

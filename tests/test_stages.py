@@ -200,6 +200,13 @@ def test_stages_that_lack_what_they_need(runs, corpus, tmp_path):
     fails(ConfigError, "trains a causal WavLM", PositionBrain, model=OFFLINE)
     fails(ConfigError, "encoder_source", PositionBrain, encoder_source=None)
     fails(
+        ConfigError,
+        "encoder_source",
+        QuantizerBrain,
+        model=OFFLINE,
+        encoder_source=None,
+    )
+    fails(
         CheckpointError,
         "causal",
         PositionBrain,

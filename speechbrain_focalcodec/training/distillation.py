@@ -123,11 +123,6 @@ class DistillationBrain(StudentBrain):
             **{f"mse_{i}": error for i, error in enumerate(errors, start=1)}
         )
         if stage != sb.Stage.TRAIN:
-            last = predictions["targets"][-1], predictions["estimates"][-1]
-            self.keep_sample(
-                batch, teacher=(last[0], frames), student=(last[1], frames)
-            )
-            nothing = masked_mse(torch.zeros_like(last[0]), last[0], frames)
-            # A share of the last layer: 1 is what zeros give.
-            self.record(share=errors[-1] / nothing)
+            last = predictions["estimates"][-1], predictions["targets"][-1]
+            self.compare(batch, *last, frames)
         return sum(w * error for w, error in zip(weights, errors, strict=True))

@@ -71,6 +71,31 @@ class StudentBrain(CodecBrain):
         del hparams
         return True
 
+    def compare(
+        self,
+        batch: Any,
+        estimate: torch.Tensor,
+        target: torch.Tensor,
+        frames: torch.Tensor,
+    ) -> None:
+        """Keep samples of validation, and log what the student misses.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            The batch.
+        estimate, target : torch.Tensor
+            What student and teacher give [B, N, C], zero in the padding.
+        frames : torch.Tensor
+            Frames, int64 [B].
+        """
+        self.keep_sample(
+            batch, teacher=(target, frames), student=(estimate, frames)
+        )
+        nothing = masked_mse(torch.zeros_like(target), target, frames)
+        # A share: 1 is what zeros would give.
+        self.record(share=masked_mse(estimate, target, frames) / nothing)
+
 
 class PositionBrain(StudentBrain):
     """Distils the position embedding."""
@@ -128,10 +153,5 @@ class PositionBrain(StudentBrain):
         """
         estimate, target, frames = predictions
         if stage != sb.Stage.TRAIN:
-            self.keep_sample(
-                batch, teacher=(target, frames), student=(estimate, frames)
-            )
-            nothing = masked_mse(torch.zeros_like(target), target, frames)
-            # A share: 1 is what an embedding of zeros gives.
-            self.record(share=masked_mse(estimate, target, frames) / nothing)
+            self.compare(batch, estimate, target, frames)
         return masked_mse(estimate, target, frames)

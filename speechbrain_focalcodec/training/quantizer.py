@@ -10,10 +10,10 @@ from typing import Any
 
 import speechbrain as sb
 import torch
-from torch.nn import functional as F
 
 from speechbrain_focalcodec.audio import resample, resampled_length
 from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.modules.bsq import to_sphere
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
 from speechbrain_focalcodec.training.code_counts import CodeCounts
@@ -98,8 +98,7 @@ class QuantizerBrain(CodecBrain):
         """
         codec = self.codec
         feats, frames, target, target_frames = self.inputs(batch)
-        lats = self.modules.compressor(feats, frames)
-        lats = F.normalize(lats.float(), dim=-1)
+        lats = to_sphere(self.modules.compressor(feats, frames))
         tokens = codec.compressor.output_lengths(frames)
         codes = codec.quantizer.straight_through(lats)
         qfeats = self.modules.decompressor(codes, tokens)

@@ -326,11 +326,12 @@ def check_fit(source: Source, config: CodecConfig, part: str) -> None:
     role = part if part != "positional_embedding" else "encoder"
     # A refiner can be added to a decompressor, or taken from it.
     extra = {"lookahead_size"} if role == "decompressor" else set()
-    _compare(source, config, role, UNUSED | extra, f"its {part}")
+    _compare(source, config, role, UNUSED | extra, f"its {part} with")
     if role != "encoder":
         wavlm = config.encoder_name == "WavLM"
         ignored = UNUSED | (DIRECTION if wavlm else set())
-        _compare(source, config, "encoder", ignored, f"the {part} was trained")
+        what = f"the {part} was trained on an encoder with"
+        _compare(source, config, "encoder", ignored, what)
 
 
 def _compare(
@@ -342,9 +343,8 @@ def _compare(
     for key in sorted(theirs.keys() | ours.keys()):
         if key in ignored or theirs.get(key) == ours.get(key):
             continue
-        on = " on an encoder" if "trained" in what else ""
         raise CheckpointError(
-            f"{source.name}: {what}{on} with {key} {theirs.get(key)!r:.80}, "
+            f"{source.name}: {what} {key} {theirs.get(key)!r:.80}, "
             f"the model's {role} has {ours.get(key)!r:.80}; use the model "
             "YAML that it was trained with"
         )

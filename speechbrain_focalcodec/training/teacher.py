@@ -81,11 +81,6 @@ def full_context_encoder(
     >>> full_context_encoder(codec, "tests/parity/offline_50hz").causal
     False
     """
-    if source is None:
-        raise ConfigError(
-            "encoder_source: a causal WavLM needs one, from which its "
-            "full-context teacher comes"
-        )
     config = codec.config.model_dump()
     encoder = {**config["encoder_config"], "causal": False}
     # Only the encoder is used: the other parts are as small as they can be.
@@ -96,7 +91,7 @@ def full_context_encoder(
     return offline.encoder.requires_grad_(False).eval()
 
 
-def load_frozen_encoder(codec: FocalCodec, source: str | Path) -> None:
+def load_frozen_encoder(codec: FocalCodec, source: str | Path | None) -> None:
     """Load the encoder that a stage does not train.
 
     Arguments
@@ -117,6 +112,12 @@ def load_frozen_encoder(codec: FocalCodec, source: str | Path) -> None:
     >>> codec = FocalCodec.from_pretrained("tests/parity/offline_50hz")
     >>> load_frozen_encoder(codec, "tests/parity/offline_25hz")
     """
+    if source is None:
+        raise ConfigError(
+            "encoder_source: needed, as where the weights of the frozen "
+            "encoder (a streaming model's teacher) come from; or an encoder "
+            "in start_from"
+        )
     if is_run(source):
         load_parts(codec, find_sources(source), ["encoder"])
     else:
