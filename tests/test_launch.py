@@ -72,9 +72,31 @@ def test_who_does_not_listen_is_killed(tmp_path, monkeypatch):
     assert time.monotonic() - start < 50
 
 
-def begin(tmp_path):
+def test_a_signal_is_sent_once(tmp_path):
+    # A second one would cut off how the first ends the process.
+    script = """if True:
+        import os, signal, sys, time
+        here = sys.argv[1] + "/" + os.environ["RANK"]
+        found = []
+        signal.signal(signal.SIGTERM, lambda *received: found.append(received))
+        open(here, "w").write(str(os.getpid()))
+        while not found:
+            time.sleep(0.01)
+        if os.environ["RANK"] == "1":
+            time.sleep(0.3)  # the leader ends in the meantime
+        open(here + "-received", "w").write(str(len(found)))
+    """
+    starter, _ = begin(tmp_path, script)
+    starter.terminate()
+    assert starter.wait(100) == 128 + signal.SIGTERM
+    found = [tmp_path / f"{rank}-received" for rank in range(2)]
+    assert [path.read_text() for path in found] == ["1", "1"]
+
+
+def begin(tmp_path, script=WAIT):
     """Two processes that sleep; what started them, and their numbers."""
-    starter = subprocess.Popen([sys.executable, "-c", RUN, WAIT, str(tmp_path)])
+    command = [sys.executable, "-c", RUN, script, str(tmp_path)]
+    starter = subprocess.Popen(command)
     until = time.monotonic() + 100
     pids = []
     while len(pids) < 2 and time.monotonic() < until:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import sys
 import tracemalloc
 from pathlib import Path
@@ -326,6 +327,33 @@ def test_a_file_that_changes_under_way_is_a_failure(
     assert info.failures == 1
     (row,) = pq.read_table(tmp_path / "out/failures.parquet").to_pylist()
     assert row["id"] == "3" and "another length" in row["reason"]
+
+
+def test_a_signal_waits_while_a_process_starts(monkeypatch):
+    # A pool that is cut off there would not know of the process.
+    class Pool:
+        started = False
+
+        def submit(self, *work):
+            signal.raise_signal(signal.SIGTERM)
+            self.started = True
+
+        def shutdown(self, **options):
+            pass
+
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with Loader(16000, workers=0) as loader:
+            monkeypatch.setattr(loader, "_pool", Pool())
+            with pytest.raises(KeyboardInterrupt):
+                loader.submit(print, [])
+            assert loader._pool.started
+        assert signal.getsignal(signal.SIGTERM) is stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_process_that_dies_costs_one_item():

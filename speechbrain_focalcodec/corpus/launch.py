@@ -113,8 +113,10 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         code = children[0].wait()
     finally:
         for child in children[1:]:
-            # The leader waits for the others unless it gave up.
-            child.terminate()
+            # The leader waits for the others unless it gave up. One that was
+            # told already is ending: a second signal would cut that short.
+            if not received:
+                child.terminate()
         for child in children[1:]:
             _end(child)
         for number, handler in before.items():

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     Executor,
     Future,
@@ -17,6 +17,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
 )
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
@@ -155,12 +156,13 @@ class Loader:
         Future
             What it gives for each.
         """
-        try:
-            return self._pool.submit(_each, work, jobs)
-        except BrokenProcessPool:
-            self._pool.shutdown(wait=False)
-            self._pool = _processes(self.workers)
-            return self._pool.submit(_each, work, jobs)
+        with _undisturbed():
+            try:
+                return self._pool.submit(_each, work, jobs)
+            except BrokenProcessPool:
+                self._pool.shutdown(wait=False)
+                self._pool = _processes(self.workers)
+                return self._pool.submit(_each, work, jobs)
 
     def __enter__(self) -> "Loader":
         return self
@@ -235,6 +237,33 @@ def _context() -> Any:
     if hasattr(context, "set_forkserver_preload"):
         context.set_forkserver_preload([__name__])
     return context
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let signals wait while a process starts.
+
+    A pool whose start of a process is cut off by an exception never hears of
+    that process, removes what it needs and leaves it to die loudly.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    names = ("SIGINT", "SIGTERM", "SIGALRM")
+    numbers = [getattr(signal, it) for it in names if hasattr(signal, it)]
+    before = {
+        number: signal.signal(number, lambda it, frame: received.append(it))
+        for number in numbers
+        if signal.getsignal(number) not in (signal.SIG_IGN, None)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in received:
+            signal.raise_signal(number)
 
 
 def _begin_worker() -> None:
