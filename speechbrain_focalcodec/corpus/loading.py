@@ -156,13 +156,12 @@ class Loader:
         Future
             What it gives for each.
         """
-        with _undisturbed():
-            try:
-                return self._pool.submit(_each, work, jobs)
-            except BrokenProcessPool:
-                self._pool.shutdown(wait=False)
-                self._pool = _processes(self.workers)
-                return self._pool.submit(_each, work, jobs)
+        try:
+            return _submit(self._pool, _each, work, jobs)
+        except BrokenProcessPool:
+            self._pool.shutdown(wait=False)
+            self._pool = _processes(self.workers)
+            return _submit(self._pool, _each, work, jobs)
 
     def __enter__(self) -> "Loader":
         return self
@@ -202,7 +201,7 @@ def _one_by_one(work: Work, jobs: Sequence[AudioJob]) -> list[Any]:
     results: list[Any] = []
     pool = _processes(1)
     try:
-        pool.submit(os.getpid).result()
+        _submit(pool, os.getpid).result()
     except BrokenProcessPool as error:
         raise DataError(
             "no process that reads audio can be started; guard the script's "
@@ -211,7 +210,7 @@ def _one_by_one(work: Work, jobs: Sequence[AudioJob]) -> list[Any]:
         ) from error
     for job in jobs:
         try:
-            results += pool.submit(_each, work, [job]).result()
+            results += _submit(pool, _each, work, [job]).result()
         except BrokenProcessPool:
             results.append(f"{job.path}: {CRASHED}")
             pool.shutdown()
@@ -237,6 +236,14 @@ def _context() -> Any:
     if hasattr(context, "set_forkserver_preload"):
         context.set_forkserver_preload([__name__])
     return context
+
+
+def _submit(
+    pool: Executor, function: Callable[..., Result], *arguments: Any
+) -> "Future[Result]":
+    """Give a pool some work, for which it may have to start a process."""
+    with _undisturbed():
+        return pool.submit(function, *arguments)
 
 
 @contextmanager
