@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,11 +22,57 @@ __all__ = [
     "WhisperTranscriber",
     "WordErrors",
     "count_word_errors",
+    "load_whisper",
     "normalize_text",
     "word_error_rate",
 ]
 
 WHISPER_SAMPLE_RATE = 16000
+
+
+def load_whisper(checkpoint_path: str | Path, device: str = "cpu") -> Any:
+    """Load a Whisper model from a file.
+
+    Arguments
+    ---------
+    checkpoint_path : str or Path
+        A checkpoint of openai-whisper, read with ``weights_only=True``.
+    device : str
+        Where the model runs.
+
+    Returns
+    -------
+    whisper.model.Whisper
+        The model.
+
+    Raises
+    ------
+    CheckpointError
+        When the file is missing or is no Whisper checkpoint.
+    ImportError
+        When openai-whisper is not installed.
+
+    Example
+    -------
+    >>> load_whisper("nowhere/tiny.en.pt")
+    Traceback (most recent call last):
+        ...
+    speechbrain_focalcodec.errors.CheckpointError: No Whisper checkpoint at ...
+    """
+    path = Path(checkpoint_path)
+    # A bare name such as "tiny.en" would make the package download it.
+    if not path.is_file():
+        raise CheckpointError(
+            f"No Whisper checkpoint at {path}; give the path of a local "
+            "checkpoint of openai-whisper, such as tiny.en.pt"
+        )
+    whisper = import_extra("whisper", "whisper")
+    try:
+        return whisper.load_model(str(path.resolve()), device=device)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is no checkpoint of openai-whisper: {error}"
+        ) from error
 
 
 class WhisperTranscriber:
@@ -59,20 +106,7 @@ class WhisperTranscriber:
     """
 
     def __init__(self, checkpoint_path: str | Path, device: str = "cpu"):
-        path = Path(checkpoint_path)
-        # A bare name such as "tiny.en" would make the package download it.
-        if not path.is_file():
-            raise CheckpointError(
-                f"No Whisper checkpoint at {path}; give the path of a local "
-                "checkpoint of openai-whisper, such as tiny.en.pt"
-            )
-        whisper = import_extra("whisper", "whisper")
-        try:
-            self.model = whisper.load_model(str(path.resolve()), device=device)
-        except Exception as error:
-            raise CheckpointError(
-                f"{path} is no checkpoint of openai-whisper: {error}"
-            ) from error
+        self.model = load_whisper(checkpoint_path, device)
 
     def __call__(self, sig: torch.Tensor, sample_rate: int) -> str:
         """Transcribe one utterance.

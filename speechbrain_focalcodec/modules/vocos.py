@@ -72,7 +72,9 @@ class ISTFTHead(nn.Module):
             Waveform [B, T * hop_length].
         """
         # Phases and the FFT need more digits than mixed precision keeps.
-        magnitude, phase = self.proj(x).float().chunk(2, dim=-1)
+        with torch.autocast(x.device.type, enabled=False):
+            spectrum = self.proj(x.to(self.proj.weight.dtype))
+        magnitude, phase = spectrum.float().chunk(2, dim=-1)
         magnitude = magnitude.exp().clamp(max=MAX_MAGNITUDE)
         frames = torch.fft.irfft(torch.polar(magnitude, phase), self.n_fft)
         if self.causal:

@@ -43,7 +43,8 @@ class DecoderBrain(CodecBrain):
     random segments of so many frames, of features that were computed from the
     whole utterance), and ``discriminator_warmup`` (steps in which the
     discriminator learns alone: a new one beside a trained decoder would lead
-    it astray).
+    it astray), and ``judged_samples`` (the discriminator gets a random part of
+    so many samples of each batch, to save time).
 
     The discriminator and the decoder each take one step a batch, by
     SpeechBrain's own helpers: gradients are accumulated and clipped, and
@@ -135,7 +136,8 @@ class DecoderBrain(CodecBrain):
         Returns
         -------
         dict
-            ``target`` and ``estimate`` [B, T], ``lengths`` int64 [B].
+            ``target`` and ``estimate`` [B, T], ``lengths`` int64 [B],
+            ``judged``: which samples the discriminator gets.
         """
         sig, lengths = self.signals(batch)
         codec = self.codec
@@ -158,15 +160,53 @@ class DecoderBrain(CodecBrain):
                 *(feats, frames, sig, lengths),
                 *(segment_frames, codec.decoder.hop_length),
             )
+        return self.decode(feats, frames, sig, lengths)
+
+    def decode(
+        self,
+        feats: torch.Tensor,
+        frames: torch.Tensor,
+        sig: torch.Tensor,
+        lengths: torch.Tensor,
+    ) -> dict[str, Any]:
+        """Decode features, and bring waveforms to the same lengths.
+
+        Arguments
+        ---------
+        feats : torch.Tensor
+            Features [B, N, C].
+        frames : torch.Tensor
+            Frames, int64 [B].
+        sig : torch.Tensor
+            The original waveform [B, T].
+        lengths : torch.Tensor
+            Samples, int64 [B].
+
+        Returns
+        -------
+        dict
+            As of :meth:`compute_forward`.
+        """
         estimate = self.modules.decoder(feats, frames)
         # The encoder may give a frame less than the waveform has.
         length = min(estimate.shape[1], sig.shape[1])
-        lengths = torch.minimum(lengths, frames * codec.decoder.hop_length)
+        hop = self.codec.decoder.hop_length
+        lengths = torch.minimum(lengths, frames * hop)
         return {
             "target": zero_beyond(sig[:, :length], lengths),
             "estimate": zero_beyond(estimate[:, :length], lengths),
             "lengths": lengths,
+            "judged": self._draw_judged(length),
         }
+
+    def _draw_judged(self, length: int) -> slice:
+        """The part of the waveforms that the discriminator gets."""
+        wanted = getattr(self.hparams, "judged_samples", None)
+        if not self.adversarial or wanted is None or wanted >= length:
+            return slice(None)
+        # Drawn on the CPU: the same on every device.
+        start = int(torch.randint(length - wanted + 1, ()))
+        return slice(start, start + wanted)
 
     def compute_objectives(
         self, predictions: dict[str, Any], batch: Any, stage: sb.Stage
@@ -196,9 +236,10 @@ class DecoderBrain(CodecBrain):
             # Not the wrapper of DDP: its weights get no gradient here.
             discriminator = self._discriminator
             discriminator.requires_grad_(False)
-            fake, fake_maps = discriminator(estimate[:, None])
+            judged = predictions["judged"]
+            fake, fake_maps = discriminator(estimate[:, None, judged])
             with torch.no_grad():
-                _, real_maps = discriminator(target[:, None])
+                _, real_maps = discriminator(target[:, None, judged])
             discriminator.requires_grad_(True)
             terms["adversarial"], terms["feature_matching"] = self._means(
                 estimate,
@@ -231,17 +272,18 @@ class DecoderBrain(CodecBrain):
         torch.Tensor
             Scalar.
         """
-        fake, _ = self.modules.discriminator(
-            predictions["estimate"].detach()[:, None]
-        )
-        real, _ = self.modules.discriminator(predictions["target"][:, None])
+        judged = predictions["judged"]
+        estimate = predictions["estimate"].detach()[:, None, judged]
+        target = predictions["target"][:, None, judged]
+        fake, _ = self.modules.discriminator(estimate)
+        real, _ = self.modules.discriminator(target)
         fake, real = _floats(fake), _floats(real)
         loss = sum(
             self.hinge_discriminator(score_fake=f, score_real=r)[0]
             for f, r in zip(fake, real, strict=True)
         )
         loss, score_real, score_fake = self._means(
-            predictions["estimate"],
+            estimate,
             loss,
             _mean_of_means(real),
             _mean_of_means(fake),
@@ -336,7 +378,13 @@ class DecoderBrain(CodecBrain):
     def init_optimizers(self) -> None:
         """Make one optimizer for the decoder and one for its discriminator."""
         self.optimizers_dict = {
-            "generator": self.opt_class(self.modules.decoder.parameters())
+            "generator": self.opt_class(
+                [
+                    weight
+                    for name in self.TRAINED
+                    for weight in self.modules[name].parameters()
+                ]
+            )
         }
         if self.adversarial:
             self.optimizers_dict["discriminator"] = (
