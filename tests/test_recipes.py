@@ -38,7 +38,12 @@ KEYS = (
     "seed data_folder output_folder save_folder train_log train_splits "
     "valid_splits num_valid batch_size num_workers number_of_epochs"
 ).split()
-PLACEHOLDERS = ("data_folder", "start_from", "encoder_source")
+PLACEHOLDERS = (
+    "data_folder",
+    "start_from",
+    "encoder_source",
+    "whisper_checkpoint",
+)
 COMPARE = {
     "<": lambda value, bound: value < bound,
     "<=": lambda value, bound: value <= bound,

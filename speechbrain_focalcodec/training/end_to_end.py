@@ -23,14 +23,13 @@ class EndToEndBrain(DecoderBrain, QuantizerBrain):
     """Trains compressor, decompressor and decoder together.
 
     Hyperparameters are those of
-    :class:`~speechbrain_focalcodec.training.decoder.DecoderBrain`, all but
-    ``dequantized`` and ``segment_frames``, and of
+    :class:`~speechbrain_focalcodec.training.decoder.DecoderBrain` and of
     :class:`~speechbrain_focalcodec.training.quantizer.QuantizerBrain`.
-    ``loss_weights`` has two more: ``feats``, of the features' mean squared
-    error, which keeps the decompressor giving features of the encoder (voice
-    conversion and other decoders need them), and ``entropy``, in the place of
-    ``entropy_weight``. ``start_from`` must have all three parts. To leave the
-    tokens as they are, ``freeze: [compressor]``.
+    ``dequantized`` and ``segment_frames`` mean nothing here; ``loss_weights``
+    has one more: ``feats``, of the features' mean squared error, which keeps
+    the decompressor giving features of the encoder (voice conversion and
+    other decoders need them). ``start_from`` must have all three parts. To
+    leave the tokens as they are, ``freeze: [compressor]``.
     """
 
     TRAINED = ("compressor", "decompressor", "decoder")
@@ -115,8 +114,7 @@ class EndToEndBrain(DecoderBrain, QuantizerBrain):
         """
         loss = super().compute_objectives(predictions, batch, stage)
         mse, entropy = self.bottleneck_losses(predictions)
-        weights = self.hparams.loss_weights
-        loss = loss + weights["feats"] * mse
+        loss = loss + self.hparams.loss_weights["feats"] * mse
         if stage == sb.Stage.TRAIN:
-            loss = loss + weights["entropy"] * entropy
+            loss = loss + self.hparams.entropy_weight * entropy
         return loss
