@@ -51,7 +51,7 @@ class DecoderBrain(CodecBrain):
     losses that are not finite counted, as in every other Brain.
     """
 
-    TRAINED = ("decoder",)
+    TRAINED: tuple[str, ...] = ("decoder",)
     HEARS_OUTPUT = True
 
     def __init__(self, *args, **kwargs):

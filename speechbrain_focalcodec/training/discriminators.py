@@ -122,6 +122,7 @@ class SpectrogramDiscriminator(nn.Module):
     def __init__(self, n_fft: int, channels: Sequence[int]):
         super().__init__()
         self.n_fft = n_fft
+        self.window: torch.Tensor
         self.register_buffer("window", torch.hann_window(n_fft), False)
         widths = [1, *channels]
         self.stack = _Stack(
