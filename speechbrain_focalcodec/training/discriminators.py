@@ -27,7 +27,8 @@ def _conv(*args, **kwargs) -> nn.Module:
     # PyTorch's own would shrink the maps from layer to layer, and with them
     # the distances that the decoder learns from.
     nn.init.kaiming_normal_(conv.weight, _SLOPE)
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     return weight_norm(conv)
 
 
