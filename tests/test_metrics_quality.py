@@ -1,5 +1,6 @@
 """Metrics by models that come with their packages."""
 
+import math
 import sys
 
 import pytest
@@ -34,6 +35,15 @@ def test_nothing_has_no_figure(name, sig, request):
     [row] = metric([Sample("a", SPEECH, sig)])
     assert set(row) == {column.numerator for column in metric.columns}
     assert set(row.values()) == {None}
+
+
+@pytest.mark.parametrize("name", ["dnsmos", "distillmos", "speaker"])
+def test_short_outputs_have_a_finite_figure_or_none(name, request):
+    metric = request.getfixturevalue(name)
+    outputs = [SPEECH[8000 : 8000 + length] for length in (1, 100, 4000)]
+    rows = metric([Sample("a", SPEECH, sig) for sig in outputs])
+    values = [value for row in rows for value in row.values()]
+    assert all(value is None or math.isfinite(value) for value in values)
 
 
 @pytest.mark.parametrize("name", ["dnsmos", "distillmos", "speaker"])

@@ -53,6 +53,15 @@ def test_an_output_that_is_not_finite_has_no_figure(make):
 
 
 @pytest.mark.parametrize("make", ALL)
+@pytest.mark.parametrize("length", [1, 2, 100, 400, 1000, 4000])
+def test_short_utterances_have_a_finite_figure_or_none(make, length):
+    metric = make()
+    [row] = metric([same(SPEECH[8000 : 8000 + length])])
+    values = [row[name] for name in all_fields(metric)]
+    assert all(value is None or math.isfinite(value) for value in values)
+
+
+@pytest.mark.parametrize("make", ALL)
 def test_they_make_no_sense_of_converted_voices(make):
     assert make().converts is False
 
@@ -96,6 +105,7 @@ def test_pesq_is_the_librarys():
         (SPEECH[:1000], SPEECH[:1000]),
         (SPEECH, torch.zeros_like(SPEECH)),
         (torch.zeros_like(SPEECH), SPEECH),
+        (SPEECH, 1e-38 * SPEECH),
     ],
 )
 def test_pesq_has_no_figure_for_what_the_library_refuses(original, output):

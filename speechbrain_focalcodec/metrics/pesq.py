@@ -68,6 +68,10 @@ class Pesq(Metric):
             score = self.pesq.pesq(
                 SAMPLE_RATE, original.numpy(), output.numpy(), "wb"
             )
-        except (self.pesq.NoUtterancesError, self.pesq.BufferTooShortError):
+        except (
+            self.pesq.NoUtterancesError,
+            self.pesq.BufferTooShortError,
+            ValueError,  # from NaN, where a signal is far too quiet
+        ):
             return None
         return as_figure(score)
