@@ -200,23 +200,32 @@ def test_three_clips_two_systems(data, tmp_path, monkeypatch):
 
 
 def test_markdown():
-    columns = (MEAN, RATIO)
+    columns = (MEAN, RATIO, Column("none", "none", None, "none"))
+    nothing = Figure(None, None, None, 0)
     one = SystemSummary(
         *("a|b", "", 4, 0, 650.0, 0.01),
-        {"stoi": Figure(0.81, 0.7, 0.9, 4), "wer": Figure(2.04, 1, 3, 3)},
+        {
+            "stoi": Figure(0.81, 0.7, 0.9, 4),
+            "wer": Figure(2.04, 1, 3, 3),
+            "none": nothing,
+        },
         {"code_usage": 0.5},
     )
     two = SystemSummary(
         *("c", "", 4, 1, 1300.0, None),
-        {"stoi": Figure(0.7, 0.6, 0.8, 4), "wer": Figure(2.0, 1, 3, 4)},
+        {
+            "stoi": Figure(0.7, 0.6, 0.8, 4),
+            "wer": Figure(2.0, 1, 3, 4),
+            "none": nothing,
+        },
         {},
-        {"stoi": Figure(-0.11, -0.2, 0, 4), "wer": Figure(None, None, None, 0)},
+        {"stoi": Figure(-0.11, -0.2, 0, 4), "wer": nothing},
     )
     copy = SystemSummary(
         *("original", "", 4, 0, None, 0.0),
-        {"stoi": Figure(1, 1, 1, 4), "wer": Figure(None, None, None, 0)},
+        {"stoi": Figure(1, 1, 1, 4), "wer": nothing, "none": nothing},
         {},
-        {"stoi": Figure(0.19, 0, 0.2, 4), "wer": Figure(None, None, None, 0)},
+        {"stoi": Figure(0.19, 0, 0.2, 4), "wer": nothing},
     )
     text = to_markdown(
         Summary(
@@ -234,10 +243,10 @@ def test_markdown():
         "real-time factor |\n"
         "| --- | --- | --- | --- | --- | --- |\n"
         "| a\\|b | 0.65 | **0.810** [0.700, 0.900] | "
-        "**2.0** [1.0, 3.0] (n=3) | 50.0 | 0.010 |\n"
+        "**2.0** [1.0, 3.0] (n=3) | 50.0 | 0.0100 |\n"
         "| c | 1.30 | 0.700 [0.600, 0.800] | **2.0** [1.0, 3.0] | – | – |\n"
-        "| original | – | 1.000 [1.000, 1.000] | – | – | 0.000 |\n\n"
-        "Less a|b, on the same utterances (paired bootstrap):\n\n"
+        "| original | – | 1.000 [1.000, 1.000] | – | – | 0.0000 |\n\n"
+        "Differences from a|b, on the same utterances (paired bootstrap):\n\n"
         "| system | STOI ↑ | WER % ↓ |\n| --- | --- | --- |\n"
         "| c | -0.110 [-0.200, +0.000] | – |\n"
         "| original | +0.190 [+0.000, +0.200] | – |\n"
@@ -602,6 +611,7 @@ def cli(monkeypatch):
         return Gain(spec)
 
     metrics.make_metrics, systems.make_system = make_metrics, make_system
+    metrics.MetricOptions = dict
     package = "speechbrain_focalcodec.metrics"
     monkeypatch.setitem(sys.modules, f"{package}.registry", metrics)
     monkeypatch.setitem(sys.modules, f"{package}.systems.registry", systems)
@@ -618,10 +628,16 @@ def test_command(cli, data, tmp_path):
     out = tmp_path / "out"
     models = ["--model", "one", "--model", "two"]
     given = [data, "--out", out, *models, "--metrics", "level, loud"]
-    result = cli(*given, "--whisper", "tiny.pt", "--limit", 2)
+    given += ["--whisper", "tiny.pt", "--metric-model", "utmos=a/b=c"]
+    result = cli(*given, "--limit", 2)
     assert result.exit_code == 0, result.output
+    options = {
+        "device": "cpu",
+        "whisper": Path("tiny.pt"),
+        "sources": {"utmos": "a/b=c"},
+    }
     assert cli.asked == [
-        (["level", "loud"], {"device": "cpu", "whisper": Path("tiny.pt")}),
+        (["level", "loud", "wer"], options),
         ("one", {"device": "cpu"}),
         ("two", {"device": "cpu"}),
     ]
@@ -635,6 +651,7 @@ def test_command(cli, data, tmp_path):
     assert result.exit_code == 1 and "no such codec" in result.stderr
     assert "Traceback" not in result.output
     assert cli(data / "none", "--out", out).exit_code == 2
+    assert cli(data, "--out", out, "--metric-model", "utmos").exit_code == 2
 
 
 def test_command_stops_in_one_line(cli, data, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """The command that measures codecs side by side."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -57,7 +57,16 @@ def evaluate(
     ] = None,
     whisper: Annotated[
         Path | None,
-        typer.Option(help="A local Whisper checkpoint, for word errors."),
+        typer.Option(
+            help="A local Whisper checkpoint: adds wer to the metrics."
+        ),
+    ] = None,
+    metric_model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=MODEL for a metric with a model of the hub: a local "
+            "folder or another repository."
+        ),
     ] = None,
     device: Device = None,
     limit: Annotated[
@@ -137,6 +146,8 @@ def evaluate(
         Speech of the target speakers.
     whisper : Path, optional
         A local Whisper checkpoint.
+    metric_model : list of str, optional
+        Models of metrics, by name.
     device : str, optional
         Where codecs and metrics run.
     limit : int, optional
@@ -190,7 +201,8 @@ def evaluate(
         "kept",
     ):
         try:
-            table = _run(data, out, model, metrics, whisper, device, options)
+            chosen = _Chosen(model, metrics, whisper, metric_model, device)
+            table = _run(data, out, chosen, options)
         except (ValueError, ImportError) as error:
             if isinstance(error, FocalCodecError):
                 raise
@@ -198,14 +210,18 @@ def evaluate(
     typer.echo(f"{table}\nWritten to {out}/")
 
 
+class _Chosen(NamedTuple):
+    """What measures, and what is measured."""
+
+    model: list[str] | None
+    metrics: str
+    whisper: Path | None
+    metric_model: list[str] | None
+    device: str | None
+
+
 def _run(
-    data: Path,
-    out: Path,
-    model: list[str] | None,
-    metrics: str,
-    whisper: Path | None,
-    device: str | None,
-    options: dict[str, Any],
+    data: Path, out: Path, chosen: _Chosen, options: dict[str, Any]
 ) -> str:
     """Make what is asked for, and measure."""
     import torch
@@ -217,10 +233,14 @@ def _run(
     )
     from speechbrain_focalcodec.metrics import harness
     from speechbrain_focalcodec.metrics.plan import PLAN_NAME
-    from speechbrain_focalcodec.metrics.registry import make_metrics
+    from speechbrain_focalcodec.metrics.registry import (
+        MetricOptions,
+        make_metrics,
+    )
     from speechbrain_focalcodec.metrics.report import to_markdown
     from speechbrain_focalcodec.metrics.systems.registry import make_system
 
+    device = chosen.device
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     # An evaluation goes on with its own, on whatever device.
@@ -229,9 +249,28 @@ def _run(
         options["batch_duration"] = default_batch(device)
     if options["workers"] is None:
         options["workers"] = default_workers(device)
-    names = [name.strip() for name in metrics.split(",") if name.strip()]
-    chosen = make_metrics(names, {"device": device, "whisper": whisper})
+    names = [name.strip() for name in chosen.metrics.split(",") if name.strip()]
+    if chosen.whisper is not None and "wer" not in names:
+        names.append("wer")
+    metrics = make_metrics(
+        names,
+        MetricOptions(
+            device=device,
+            whisper=chosen.whisper,
+            sources=dict(map(_pair, chosen.metric_model or [])),
+        ),
+    )
     systems = [
-        make_system(spec, device=device) for spec in model or [DEFAULT_MODEL]
+        make_system(spec, device=device)
+        for spec in chosen.model or [DEFAULT_MODEL]
     ]
-    return to_markdown(harness.evaluate(data, systems, chosen, out, **options))
+    return to_markdown(harness.evaluate(data, systems, metrics, out, **options))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, model = text.partition("=")
+    if not (name and separator and model):
+        raise typer.BadParameter(
+            f"{text}: must be NAME=MODEL", param_hint="--metric-model"
+        )
+    return name, model

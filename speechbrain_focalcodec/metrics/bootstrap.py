@@ -108,8 +108,8 @@ def bootstrap_difference(
 
     Example
     -------
-    >>> bootstrap_difference(([1, 2, 3], None), ([0, 1, 2], None))
-    Estimate(value=1.0, low=1.0, high=1.0)
+    >>> bootstrap_difference(([4, 8], None), ([2, 6], None))
+    Estimate(value=2.0, low=2.0, high=2.0)
     """
     above, below = _as_arrays(*first)
     above2, below2 = _as_arrays(*second)

@@ -28,7 +28,7 @@ COLOURS = (
 )
 MARKERS = "osD^vP*X"
 GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.7}
-COLUMNS = 2  # panels side by side
+FEW = 4  # panels, of which two are side by side; three of more
 
 
 def plot_all(
@@ -141,8 +141,7 @@ def plot_bitrates(path: Path, summary: Summary) -> None:
     ]
     if not columns:
         return
-    lines = -(-len(columns) // COLUMNS)
-    picture, panels = _begin(len(columns), height=0.8 + 3.0 * lines)
+    picture, panels = _begin(len(columns), height=0.8, panel=3.0)
     for axes, column in zip(panels, columns, strict=True):
         for place, system in enumerate(summary.systems):
             _draw_system(axes, place, system, column)
@@ -206,7 +205,7 @@ def _in_kbps(value: float, position: int | None) -> str:
 
 
 def _label(column: Column) -> str:
-    better = "" if column.better is None else f" ({column.better} is better)"
+    better = "" if column.better is None else f", {column.better} is better"
     return column.label + better
 
 
@@ -215,11 +214,13 @@ def _colour(place: int) -> str:
 
 
 def _begin(
-    panels: int, height: float, width: float = 9.0
+    panels: int, height: float, panel: float = 0.0, width: float | None = None
 ) -> tuple[Picture, list[Axes]]:
     """A picture with some panels, without matplotlib's global state."""
-    columns = min(panels, COLUMNS)
+    columns = min(panels, 2 if panels <= FEW else 3)
     lines = -(-panels // columns)
+    height += panel * lines
+    width = 1.5 + 4.0 * columns if width is None else width
     picture = Picture(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(picture)
     grid = picture.subplots(lines, columns, squeeze=False).ravel()

@@ -40,11 +40,11 @@ def to_markdown(summary: Summary) -> str:
     ...     "resynthesis", "in", 1, 0, 60.0, 0, (), {}, [system], {}
     ... )
     >>> print(to_markdown(summary).splitlines()[-1])
-    | a | 0.65 | 0.100 |
+    | a | 0.65 | 0.1000 |
     """
     lines = [f"# {summary.task.capitalize()}", "", *_facts(summary), ""]
     lines += _table(summary)
-    if len(summary.systems) > 1 and summary.columns:
+    if len(summary.systems) > 1 and _columns(summary):
         lines += ["", *_differences(summary)]
     return "\n".join(lines) + "\n"
 
@@ -86,7 +86,7 @@ def _table(summary: Summary) -> list[str]:
         [it.name for it in systems],
         [_number(it.bitrate, 2, 1e-3) for it in systems],
     ]
-    for column in summary.columns:
+    for column in _columns(summary):
         heads.append(_heading(column))
         best = _best(column, systems)
         cells.append(
@@ -105,14 +105,14 @@ def _table(summary: Summary) -> list[str]:
             heads.append(label)
             cells.append([_number(it.codes.get(key), 1, 100) for it in systems])
     heads.append("real-time factor")
-    cells.append([_number(it.real_time_factor, 3) for it in systems])
+    cells.append([_number(it.real_time_factor, 4) for it in systems])
     return _lines(heads, cells)
 
 
 def _differences(summary: Summary) -> list[str]:
     first, *others = summary.systems
     heads, cells = ["system"], [[it.name for it in others]]
-    for column in summary.columns:
+    for column in _columns(summary):
         heads.append(_heading(column))
         cells.append(
             [
@@ -126,9 +126,19 @@ def _differences(summary: Summary) -> list[str]:
             ]
         )
     return [
-        f"Less {first.name}, on the same utterances (paired bootstrap):",
+        f"Differences from {first.name}, on the same utterances (paired "
+        "bootstrap):",
         "",
         *_lines(heads, cells),
+    ]
+
+
+def _columns(summary: Summary) -> list[Column]:
+    """The columns of which there is any figure."""
+    return [
+        column
+        for column in summary.columns
+        if any(it.figures[column.key].count for it in summary.systems)
     ]
 
 

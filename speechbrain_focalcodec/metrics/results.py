@@ -154,7 +154,7 @@ def safe_name(name: str) -> str:
     Example
     -------
     >>> safe_name("opus:6")
-    'opus_6-1d2b98'
+    'opus_6-997bc5'
     """
     digits = hashlib.sha256(name.encode()).hexdigest()[:6]
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)[-60:]}-{digits}"
