@@ -15,6 +15,7 @@ import torch
 from corpora import bad_files, clip
 from typer.testing import CliRunner
 
+from speechbrain_focalcodec import FocalCodec
 from speechbrain_focalcodec.audio import read_audio
 from speechbrain_focalcodec.cli import app
 from speechbrain_focalcodec.corpus.report import Report
@@ -23,7 +24,8 @@ from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.metrics import finishing, plots
 from speechbrain_focalcodec.metrics.base import Column, Metric
 from speechbrain_focalcodec.metrics.bootstrap import bootstrap_difference
-from speechbrain_focalcodec.metrics.harness import evaluate
+from speechbrain_focalcodec.metrics.harness import evaluate, evaluate_codec
+from speechbrain_focalcodec.metrics.registry import make_metrics
 from speechbrain_focalcodec.metrics.report import to_markdown
 from speechbrain_focalcodec.metrics.summary import (
     Figure,
@@ -230,7 +232,7 @@ def test_markdown():
     text = to_markdown(
         Summary(
             *("resynthesis", "in", 4, 1, 90.0, 7, columns, {}),
-            *([one, two, copy], {}),
+            *([one, two, copy], {}, "a|b"),
         )
     )
     assert text == (
@@ -685,3 +687,28 @@ def test_a_damaged_part_is_named(data, tmp_path):
     out.touch()
     with pytest.raises(DataError, match="is a file"):
         evaluate(data, [Gain()], [], out)
+
+
+def test_command_with_the_bundled_model(monkeypatch, tmp_path):
+    """The same with real metrics and systems, and one in memory."""
+    monkeypatch.undo()  # no stand-ins
+    demo = open_source("speechbrain_focalcodec/assets")
+    out = tmp_path / "out"
+    given = ["evaluate", str(demo.path), "--out", str(out), "--workers", "0"]
+    given += ["--model", "original", "--model", "focalcodec_mini_50hz"]
+    given += ["--metrics", "stoi", "--device", "cpu"]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 0, result.output
+    assert "| original | 256.00 | 1.000 [1.000, 1.000] |" in result.output
+    assert "Differences from focalcodec_mini_50hz" in result.output
+    (first, second) = rows_of(out)
+    assert float(first["stoi"]) == pytest.approx(1)
+    assert 0.6 < float(second["stoi"]) < 1
+    assert float(second["bits"]) == 301 * 13
+    codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+    at = tmp_path / "memory"
+    summary = evaluate_codec(codec, demo, make_metrics(["stoi"]), at)
+    [mini] = summary.systems
+    assert mini.figures["stoi"].value == float(second["stoi"])
+    assert 0 < mini.codes["code_usage"] <= 301 / 8192
+    assert mini.fingerprint.startswith(codec.fingerprint)

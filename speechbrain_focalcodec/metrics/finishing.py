@@ -3,13 +3,14 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.metrics.base import Column, Metric, Row
-from speechbrain_focalcodec.metrics.plan import Failure, Plan
+from speechbrain_focalcodec.metrics.plan import Plan
 from speechbrain_focalcodec.metrics.plots import plot_all
 from speechbrain_focalcodec.metrics.report import to_markdown
 from speechbrain_focalcodec.metrics.results import (
@@ -23,6 +24,7 @@ from speechbrain_focalcodec.metrics.results import (
     write_utterances,
 )
 from speechbrain_focalcodec.metrics.summary import (
+    Figure,
     Summary,
     SystemSummary,
     difference,
@@ -93,21 +95,45 @@ def finish(
     failures = set(plan.unreadable)
     for of_system in parts.values():
         failures.update(it for part in of_system for it in part.failures)
+    seed = plan.options.seed
     columns = tuple(column for metric in metrics for column in metric.columns)
+    durations = {it.id: it.duration for it in plan.utterances}
+    summaries = [
+        SystemSummary(
+            name=system.name,
+            fingerprint=system.fingerprint,
+            utterances=len(rows[system.name]),
+            failures=len({f.id for f in failures if f.system == system.name}),
+            bitrate=_ratio("bits", rows[system.name], durations),
+            real_time_factor=_ratio("seconds", rows[system.name], durations),
+            figures={
+                column.key: figure(
+                    column, list(rows[system.name].values()), seed
+                )
+                for column in columns
+            },
+            codes=_codes_of(system, parts[system.name]),
+        )
+        for system in systems
+    ]
+    base = next((it for it in summaries if it.compresses), summaries[0]).name
     summary = Summary(
         task=plan.options.task,
         data=plan.data,
         utterances=len(plan.utterances),
         unreadable=len({it.id for it in failures if not it.system}),
         duration=sum(it.duration for it in plan.utterances),
-        seed=plan.options.seed,
+        seed=seed,
         columns=columns,
         metrics=plan.metrics,
         systems=[
-            _sum_up(plan, system, columns, rows, parts[system.name], failures)
-            for system in systems
+            replace(
+                it, differences=_differences(it.name, base, columns, rows, seed)
+            )
+            for it in summaries
         ],
         versions=versions(),
+        base=base,
     )
     if write:
         write_utterances(out, plan, rows, fields)
@@ -139,35 +165,19 @@ def _rows_of(
     return rows, list(fields)
 
 
-def _sum_up(
-    plan: Plan,
-    system: System,
+def _differences(
+    system: str,
+    base: str,
     columns: Sequence[Column],
     rows: Mapping[str, Mapping[str, Row]],
-    parts: Sequence[Part],
-    failures: set[Failure],
-) -> SystemSummary:
-    own, seed = rows[system.name], plan.options.seed
-    durations = {it.id: it.duration for it in plan.utterances}
-    first = next(iter(rows))
-    return SystemSummary(
-        name=system.name,
-        fingerprint=system.fingerprint,
-        utterances=len(own),
-        failures=len({it.id for it in failures if it.system == system.name}),
-        bitrate=_ratio("bits", own, durations),
-        real_time_factor=_ratio("seconds", own, durations),
-        figures={
-            column.key: figure(column, list(own.values()), seed)
-            for column in columns
-        },
-        codes=_codes_of(system, parts),
-        differences={
-            column.key: difference(column, own, rows[first], seed)
-            for column in columns
-            if system.name != first
-        },
-    )
+    seed: int,
+) -> dict[str, Figure]:
+    if system == base:
+        return {}
+    return {
+        column.key: difference(column, rows[system], rows[base], seed)
+        for column in columns
+    }
 
 
 def _ratio(

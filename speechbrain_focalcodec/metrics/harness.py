@@ -64,7 +64,7 @@ def evaluate(
         A folder, a manifest (JSON, CSV), a Kaldi folder or a list of files:
         see docs/sources.md.
     systems : sequence of System
-        The codecs; differences are against the first.
+        The codecs; differences are from the first that compresses.
     metrics : sequence of Metric
         What judges them.
     out : str or Path

@@ -121,7 +121,7 @@ def plot_boxes(
 def plot_bitrates(path: Path, summary: Summary) -> None:
     """Draw every column against the bitrate, a panel each.
 
-    Bars are 95 % intervals; a system that codes nothing is a dashed line.
+    Bars are 95 % intervals; a system that does not compress is a dashed line.
 
     Arguments
     ---------
@@ -135,7 +135,7 @@ def plot_bitrates(path: Path, summary: Summary) -> None:
         column
         for column in summary.columns
         if any(
-            it.bitrate and it.figures[column.key].value is not None
+            it.compresses and it.figures[column.key].value is not None
             for it in summary.systems
         )
     ]
@@ -172,7 +172,7 @@ def _draw_system(
     if value is None or low is None or high is None:
         value = low = high = float("nan")  # for the legend
     colour = _colour(place)
-    if not system.bitrate:
+    if not (system.bitrate and system.compresses):
         axes.axhline(
             value, color=colour, linestyle="--", label=system.name, zorder=2
         )
@@ -193,7 +193,9 @@ def _draw_system(
 
 def _set_ticks(axes: Axes, systems: Sequence[SystemSummary]) -> None:
     """Ticks at 1, 2 and 5 of each decade near the systems' bitrates."""
-    rates = [it.bitrate / 1000 for it in systems if it.bitrate]
+    rates = [
+        it.bitrate / 1000 for it in systems if it.bitrate and it.compresses
+    ]
     ticks = [m * 10.0**e for e in range(-3, 4) for m in (1, 2, 5)]
     low, high = min(rates) / 1.6, max(rates) * 1.6
     axes.set_xticks([tick for tick in ticks if low <= tick <= high])

@@ -31,7 +31,7 @@ def to_markdown(summary: Summary) -> str:
     -------
     str
         A line on what was measured, a table with a row a system (the best of
-        a column in bold), and one of the differences against the first.
+        a column in bold), and one of the differences from the first codec.
 
     Example
     -------
@@ -95,7 +95,7 @@ def _table(summary: Summary) -> list[str]:
                     it.figures[column.key],
                     column,
                     summary.utterances,
-                    _shown(it, column) == best,
+                    it.compresses and _shown(it, column) == best,
                 )
                 for it in systems
             ]
@@ -110,7 +110,8 @@ def _table(summary: Summary) -> list[str]:
 
 
 def _differences(summary: Summary) -> list[str]:
-    first, *others = summary.systems
+    base = summary[summary.base]
+    others = [it for it in summary.systems if it.differences]
     heads, cells = ["system"], [[it.name for it in others]]
     for column in _columns(summary):
         heads.append(_heading(column))
@@ -119,14 +120,14 @@ def _differences(summary: Summary) -> list[str]:
                 _cell(
                     it.differences[column.key],
                     column,
-                    first.figures[column.key].count,
+                    base.figures[column.key].count,
                     sign="+",
                 )
                 for it in others
             ]
         )
     return [
-        f"Differences from {first.name}, on the same utterances (paired "
+        f"Differences from {base.name}, on the same utterances (paired "
         "bootstrap):",
         "",
         *_lines(heads, cells),
@@ -154,11 +155,11 @@ def _shown(system: SystemSummary, column: Column) -> float | None:
 
 
 def _best(column: Column, systems: Sequence[SystemSummary]) -> float | None:
-    """The best figure of those that code anything; None if it is alone."""
+    """The best figure of those that compress; None if it is alone."""
     values = [
         value
         for it in systems
-        if it.bitrate is not None and (value := _shown(it, column)) is not None
+        if it.compresses and (value := _shown(it, column)) is not None
     ]
     if column.better is None or len(values) < 2:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from speechbrain_focalcodec.metrics.base import Column, Row
+from speechbrain_focalcodec.metrics.base import SAMPLE_RATE, Column, Row
 from speechbrain_focalcodec.metrics.bootstrap import (
     Estimate,
     bootstrap_difference,
@@ -74,8 +74,8 @@ class SystemSummary:
     codes : dict
         Statistics of the codes, where the system has one codebook.
     differences : dict
-        A `Figure` for each column's key: this system less the first one, over
-        the utterances that both have. Empty for the first.
+        A `Figure` for each column's key: this system less the summary's
+        `base`, over the utterances that both have. Empty for the base.
 
     Example
     -------
@@ -92,6 +92,12 @@ class SystemSummary:
     figures: dict[str, Figure] = field(default_factory=dict)
     codes: dict[str, float] = field(default_factory=dict)
     differences: dict[str, Figure] = field(default_factory=dict)
+
+    @property
+    def compresses(self) -> bool:
+        """Whether it takes less than samples of 16 bits, as PCM, do."""
+        most = 0.999 * 16 * SAMPLE_RATE  # sums of seconds are rounded
+        return self.bitrate is not None and self.bitrate < most
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,8 @@ class Summary:
         The systems, in the order of the table.
     versions : dict
         Of the libraries.
+    base : str
+        The system that others are compared with: the first that compresses.
 
     Example
     -------
@@ -137,6 +145,7 @@ class Summary:
     metrics: dict[str, str]
     systems: list[SystemSummary]
     versions: dict[str, str]
+    base: str = ""
 
     def __getitem__(self, name: str) -> SystemSummary:
         """The summary of a system."""
