@@ -1,9 +1,8 @@
 """Metrics by name, figures of a corpus, and what metrics share."""
 
-from types import SimpleNamespace
-
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
