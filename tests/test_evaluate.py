@@ -607,7 +607,7 @@ def cli(monkeypatch):
         asked.append((spec, options))
         if spec == "nothing":
             raise ValueError("nothing: no such codec")
-        return Gain(spec)
+        return (Converter if spec == "converter" else Gain)(spec)
 
     metrics.make_metrics, systems.make_system = make_metrics, make_system
     metrics.MetricOptions = dict
@@ -651,6 +651,14 @@ def test_command(cli, data, tmp_path):
     assert "Traceback" not in result.output
     assert cli(data / "none", "--out", out).exit_code == 2
     assert cli(data, "--out", out, "--metric-model", "utmos").exit_code == 2
+
+
+def test_command_names_what_it_leaves_out(cli, speakers, tmp_path):
+    given = [speakers, "--out", tmp_path / "out", "--voice-conversion"]
+    given += ["--model", "gain", "--model", "converter", "--metrics", "level"]
+    result = cli(*given)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "left out, not for converted voices: gain\n"
 
 
 def test_command_stops_in_one_line(cli, data, tmp_path, monkeypatch):

@@ -249,11 +249,13 @@ def _run(
         options["batch_duration"] = default_batch(device)
     if options["workers"] is None:
         options["workers"] = default_workers(device)
-    names = [name.strip() for name in chosen.metrics.split(",") if name.strip()]
-    if chosen.whisper is not None and "wer" not in names:
-        names.append("wer")
+    wanted = [
+        name.strip() for name in chosen.metrics.split(",") if name.strip()
+    ]
+    if chosen.whisper is not None and "wer" not in wanted:
+        wanted.append("wer")
     metrics = make_metrics(
-        names,
+        wanted,
         MetricOptions(
             device=device,
             whisper=chosen.whisper,
@@ -264,7 +266,15 @@ def _run(
         make_system(spec, device=device)
         for spec in chosen.model or [DEFAULT_MODEL]
     ]
-    return to_markdown(harness.evaluate(data, systems, metrics, out, **options))
+    summary = harness.evaluate(data, systems, metrics, out, **options)
+    there = {*summary.metrics, *(system.name for system in summary.systems)}
+    names = [system.name for system in systems]
+    names += [metric.name for metric in metrics]
+    if left := [name for name in names if name not in there]:
+        typer.echo(
+            f"left out, not for converted voices: {', '.join(left)}", err=True
+        )
+    return to_markdown(summary)
 
 
 def _pair(text: str) -> tuple[str, str]:
