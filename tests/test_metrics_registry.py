@@ -2,6 +2,7 @@
 
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -116,12 +117,14 @@ def test_options_reach_the_metric(monkeypatch):
 
             def __call__(self, **arguments):
                 made[module.rpartition(".")[2]] = arguments
+                return SimpleNamespace(fingerprint="")
 
         return Maker()
 
     monkeypatch.setattr(registry.importlib, "import_module", importing)
     options = MetricOptions("cuda", "tiny.pt", {"utmos": "here"})
-    make_metrics(["wer", "utmos", "wavlm-large-sv", "pitch"], options)
+    metrics = make_metrics(["wer", "utmos", "wavlm-large-sv", "pitch"], options)
+    assert [metric.fingerprint for metric in metrics] == ["", "here", "", ""]
     assert made == {
         "dwer": {"path": "tiny.pt", "device": "cuda"},
         "utmos": {"source": "here", "device": "cuda"},

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +17,7 @@ from speechbrain_focalcodec.cli.options import (
     Precision,
     Window,
 )
+from speechbrain_focalcodec.cli.stopping import stopping
 from speechbrain_focalcodec.corpus.launch import (
     default_processes,
     end_with_parent,
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["tokenize"]
 
-# Seconds that a batch has to end in, when a signal asks for it.
-_GRACE = 10.0
+_STOPPED = (
+    "stopped; run the same command again to go on: finished shards are kept"
+)
 
 
 def tokenize(
@@ -378,67 +379,18 @@ def _check_there(source: Path) -> None:
         )
 
 
-class _Stopped(KeyboardInterrupt):
-    """A signal has asked for the end; SIGTERM comes from batch systems."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
 @contextmanager
 def _stopping(silent: bool, bar: "ProgressBar") -> Iterator[None]:
-    """End in one line, or none, when a signal or the leader asks for it.
-
-    Work under way ends with its batch: an exception in the midst of another
-    library's import or clean-up makes that one complain.
-    """
+    """End in one line, or none, when a signal or the leader asks for it."""
     from speechbrain_focalcodec.corpus.group import LeaderLost
 
-    asked: list[int] = []
-
-    def stop(number: int, frame: Any) -> None:
-        if asked or not bar.is_at_work:
-            raise _Stopped(asked[0] if asked else number)
-        asked.append(number)
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, _GRACE)
-
-    def check() -> None:
-        if asked:
-            raise _Stopped(asked[0])
-
-    bar.check = check
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if hasattr(signal, "SIGALRM"):
-        numbers.append(signal.SIGALRM)
-    # What is ignored, as in a shell's background, stays so.
-    before = {
-        number: signal.signal(number, stop)
-        for number in numbers
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
-    try:
-        yield
-    except LeaderLost as error:
-        if not silent:
-            raise
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        if not silent:
-            typer.echo(
-                "stopped; run the same command again to go on: finished "
-                "shards are kept",
-                err=True,
-            )
-        raise typer.Exit(
-            128 + getattr(error, "number", signal.SIGINT)
-        ) from error
-    finally:
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with stopping(bar, None if silent else _STOPPED):
+        try:
+            yield
+        except LeaderLost as error:
+            if not silent:
+                raise
+            raise typer.Exit(1) from error
 
 
 def _load(loading: _Loading, device: str | None) -> "PretrainedFocalCodec":

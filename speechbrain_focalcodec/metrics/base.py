@@ -99,11 +99,15 @@ class Metric(ABC):
     converts : bool
         Whether it makes sense of converted voices; where the output must be
         aligned with the original in all but quality, it does not.
+    fingerprint : str
+        Tells apart what gives other figures under the same name, such as a
+        metric's model: an evaluation goes on with the same one alone.
     """
 
     name: str
     columns: tuple[Column, ...]
     converts: bool = False
+    fingerprint: str = ""
 
     @abstractmethod
     def __call__(self, samples: Sequence[Sample]) -> list[Row]:

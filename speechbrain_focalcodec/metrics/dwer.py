@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from speechbrain_focalcodec.file_hash import sha256_of
 from speechbrain_focalcodec.metrics.base import (
     SAMPLE_RATE,
     Column,
@@ -100,7 +101,9 @@ class WordErrorRates(Metric):
         WordErrorRates
             The metric ``wer``.
         """
-        return cls(_batched(WhisperTranscriber(path, device)))
+        metric = cls(_batched(WhisperTranscriber(path, device)))
+        metric.fingerprint = sha256_of(path)
+        return metric
 
     @classmethod
     def of_hub(

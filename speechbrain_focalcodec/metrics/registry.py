@@ -75,7 +75,11 @@ class Entry:
         maker: Any = importlib.import_module(module)
         for part in self.attribute.split("."):
             maker = getattr(maker, part)
-        return maker(**self.arguments(options))
+        arguments = self.arguments(options)
+        metric: Metric = maker(**arguments)
+        if arguments.get("source") is not None:
+            metric.fingerprint = str(arguments["source"])
+        return metric
 
 
 def _device(options: MetricOptions) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class System(ABC):
 
     An adapter for another codec gives `encode`, `decode` and `bits`. One that
     works on batches overrides `resynthesize` instead; one that converts voices
-    has `convert_voices` too.
+    has `prepare_reference` and `convert` too.
 
     Attributes
     ----------
@@ -132,3 +132,40 @@ class System(ABC):
             decoded = torch.nn.functional.pad(decoded, (0, missing))
             outputs.append(Output(decoded, self.bits(codes), seconds))
         return outputs
+
+    @property
+    def converts(self) -> bool:
+        """Whether it converts voices."""
+        return type(self).convert is not System.convert
+
+    def prepare_reference(self, sigs: Sequence[torch.Tensor]) -> Any:
+        """Make a target speaker's reference, if it converts voices.
+
+        Arguments
+        ---------
+        sigs : sequence of torch.Tensor
+            Speech of the target speaker, each [T] at `sample_rate_input`.
+
+        Returns
+        -------
+        object
+            Whatever `convert` takes.
+        """
+        raise NotImplementedError(f"{self.name} does not convert voices")
+
+    def convert(self, sig: torch.Tensor, reference: Any) -> Output:
+        """Say what an utterance says in another speaker's voice.
+
+        Arguments
+        ---------
+        sig : torch.Tensor
+            Waveform [T] at `sample_rate_input`.
+        reference : object
+            The target speaker, from `prepare_reference`.
+
+        Returns
+        -------
+        Output
+            What came of it, as long as `sig`.
+        """
+        raise NotImplementedError(f"{self.name} does not convert voices")

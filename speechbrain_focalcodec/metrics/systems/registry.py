@@ -1,0 +1,196 @@
+"""From what a user writes to the codec that is meant."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.hub import is_repository
+from speechbrain_focalcodec.metrics.systems.base import System
+from speechbrain_focalcodec.metrics.systems.codec2 import MODES, Codec2
+from speechbrain_focalcodec.metrics.systems.focalcodec import FocalCodecSystem
+from speechbrain_focalcodec.metrics.systems.opus import Opus
+from speechbrain_focalcodec.metrics.systems.original import ORIGINAL, Original
+from speechbrain_focalcodec.metrics.systems.transformers import (
+    Dac,
+    Encodec,
+    Mimi,
+    TransformersSystem,
+)
+
+__all__ = ["FORMS", "make_system"]
+
+# What can be written, for help and errors.
+FORMS = f"""\
+  MODEL               a FocalCodec: bundled name, folder, hub repository or
+                      REPOSITORY@REVISION
+  feats:MODEL         its features, not quantized: a perfect quantizer
+  original            the speech itself
+  codec2:MODE         MODE: {", ".join(MODES)}
+  opus:KBPS           KBPS: 6 to 256
+  encodec:KBPS        KBPS: 1.5, 3, 6, 12, 24
+  dac:CODEBOOKS       CODEBOOKS: 1 to 12
+  mimi:CODEBOOKS      CODEBOOKS: 1 to 32
+  encodec:FOLDER@KBPS, dac:REPOSITORY@CODEBOOKS,
+  mimi:REPOSITORY@REVISION@CODEBOOKS, ...
+                      other weights than the published ones
+  MODULE:NAME         your own adapter (a System, or what makes one) from your
+                      Python path; this runs its code
+  LABEL=...           any of these, called LABEL in tables"""
+
+PEERS: dict[str, type[TransformersSystem]] = {
+    "encodec": Encodec,
+    "dac": Dac,
+    "mimi": Mimi,
+}
+LABEL = re.compile(r"([^\W_][\w .+-]*)=(.+)", re.DOTALL)
+ADAPTER = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
+
+
+def make_system(spec: str, device: str | torch.device | None = None) -> System:
+    """Make the codec that a spec names.
+
+    Arguments
+    ---------
+    spec : str
+        One of `FORMS`. A folder that is called like one of them is given as
+        ``./NAME``.
+    device : str or torch.device, optional
+        Where models run; the CPU by default. An adapter of the user's own
+        gets it when it has an argument of this name.
+
+    Returns
+    -------
+    System
+        Ready to be evaluated.
+
+    Raises
+    ------
+    FocalCodecError
+        If a tool that it takes is not installed, or a model cannot be loaded.
+    ImportError
+        If a library is missing, or the module of an adapter.
+    ValueError
+        If the spec is of no known form, or also the name of a folder.
+
+    Example
+    -------
+    >>> make_system("focalcodec_mini_50hz").codebook_size
+    8192
+    >>> make_system("untouched=original").name
+    'untouched'
+    >>> adapter = "speechbrain_focalcodec.metrics.systems.original:Original"
+    >>> make_system(adapter).name
+    'original'
+    """
+    if not spec.strip():
+        raise _unknown(repr(spec))
+    labelled = LABEL.fullmatch(spec)
+    if labelled and not Path(spec).exists():
+        system = make_system(labelled[2], device)
+        system.name = labelled[1]
+        return system
+    kind, colon, rest = spec.partition(":")
+    known = spec == ORIGINAL or (
+        colon and kind in ("codec2", "opus", "feats", *PEERS)
+    )
+    if known and Path(spec).exists():
+        raise ValueError(
+            f"{spec}: may be the codec or the folder of this name; write "
+            f"./{spec} for the folder"
+        )
+    if spec == ORIGINAL:
+        return Original()
+    if known and not rest:
+        raise _unknown(spec)
+    if known and kind == "codec2":
+        return Codec2(rest)
+    if known and kind == "opus":
+        return Opus(_number(spec, rest))
+    if known and kind == "feats":
+        return _make_focalcodec(rest, device, feats_only=True)
+    if known:
+        source, _, setting = rest.rpartition("@")
+        source, revision = _split_revision(source)
+        return PEERS[kind](
+            _number(spec, setting),
+            source or None,
+            revision=revision,
+            device=device,
+        )
+    adapter = ADAPTER.fullmatch(spec)
+    if adapter and not Path(spec).exists():
+        return _make_adapter(spec, adapter[1], adapter[2], device)
+    return _make_focalcodec(spec, device)
+
+
+def _make_focalcodec(
+    spec: str, device: str | torch.device | None, feats_only: bool = False
+) -> System:
+    source, revision = _split_revision(spec)
+    try:
+        return FocalCodecSystem(
+            source, revision=revision, device=device, feats_only=feats_only
+        )
+    except CheckpointError as error:
+        if Path(spec).expanduser().exists() or is_repository(source):
+            raise
+        raise _unknown(spec) from error
+
+
+def _make_adapter(
+    spec: str, module: str, name: str, device: str | torch.device | None
+) -> System:
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # What a module of the user's misses is another fault.
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ImportError(
+            f"{spec}: there is no module {module} on the Python path; set "
+            "PYTHONPATH to its folder"
+        ) from error
+    make = getattr(found, name, None)
+    if not callable(make):
+        raise ValueError(f"{spec}: {module} has no class or function {name}")
+    system = make(device=device) if _takes_device(make) else make()
+    if not isinstance(system, System):
+        raise ValueError(
+            f"{spec}: must make a {System.__module__}.System, not "
+            f"{type(system).__name__}"
+        )
+    return system
+
+
+def _takes_device(make: Callable[..., Any]) -> bool:
+    try:
+        return "device" in inspect.signature(make).parameters
+    except ValueError:  # some that are written in C have no signature
+        return False
+
+
+def _split_revision(source: str) -> tuple[str, str | None]:
+    """The revision after a repository, if there is one."""
+    repository, at, revision = source.partition("@")
+    if at and is_repository(repository) and not Path(source).exists():
+        return repository, revision
+    return source, None
+
+
+def _number(spec: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise _unknown(spec) from None
+
+
+def _unknown(spec: str) -> ValueError:
+    return ValueError(
+        f"{spec}: no codec of this name; what can be given:\n{FORMS}"
+    )
