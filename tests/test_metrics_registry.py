@@ -208,3 +208,17 @@ def test_no_more_originals_are_kept_than_the_limit():
     # A batch beyond the limit, with one utterance twice.
     ask("abcab")
     assert len(originals.kept) == 2
+
+
+def test_metrics_of_the_users_own(tmp_path, monkeypatch):
+    (tmp_path / "their_metrics.py").write_text(
+        "from speechbrain_focalcodec.metrics.mel import MelDistance as Mine\n"
+        "wrong = dict\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    mel, mine = make_metrics(["mel", "their_metrics:Mine"])
+    assert type(mel) is type(mine)
+    with pytest.raises(ValueError, match="must make a .*Metric, not dict"):
+        make_metrics(["their_metrics:wrong"])
+    with pytest.raises(ImportError, match="no module nowhere on the Python"):
+        make_metrics(["nowhere:Mine"])

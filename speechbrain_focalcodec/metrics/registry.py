@@ -8,6 +8,7 @@ from typing import Any
 
 from speechbrain_focalcodec.errors import ConfigError
 from speechbrain_focalcodec.metrics.base import Metric
+from speechbrain_focalcodec.metrics.plugins import is_plugin, make_plugin
 
 __all__ = ["GROUPS", "METRICS", "MetricOptions", "make_metrics"]
 
@@ -153,7 +154,9 @@ def make_metrics(
     Arguments
     ---------
     names : sequence of str
-        Keys of `METRICS` and of `GROUPS`; what comes twice counts once.
+        Keys of `METRICS` and of `GROUPS`, and ``package.module:Name`` for
+        metrics of the user's own, whose code this runs; what comes twice
+        counts once.
     options : MetricOptions, optional
         What with.
 
@@ -181,18 +184,20 @@ def make_metrics(
     ...
     speechbrain_focalcodec.errors.ConfigError: no metric 'sdr'; there are \
 stoi, estoi, pesq, mel, pitch, dnsmos, distillmos, speaker, wer, utmos, \
-whisper-small, wavlm-base-sv, wavlm-large-sv and the groups default, paper
+whisper-small, wavlm-base-sv, wavlm-large-sv, the groups default, paper, \
+and MODULE:NAME for your own
     """
     options = options or MetricOptions()
-    wanted: dict[str, Entry] = {}
-    for name in names:
-        for single in GROUPS.get(name, (name,)):
-            if single not in METRICS:
-                raise ConfigError(
-                    f"no metric {single!r}; there are {', '.join(METRICS)} "
-                    f"and the groups {', '.join(GROUPS)}"
-                )
-            wanted[single] = METRICS[single]
+    # In the order of the names, each once.
+    wanted = dict.fromkeys(
+        single for name in names for single in GROUPS.get(name, (name,))
+    )
+    for name in wanted:
+        if name not in METRICS and not is_plugin(name):
+            raise ConfigError(
+                f"no metric {name!r}; there are {', '.join(METRICS)}, the "
+                f"groups {', '.join(GROUPS)}, and MODULE:NAME for your own"
+            )
     with_source = [name for name, entry in METRICS.items() if entry.hub]
     for name in options.sources:
         if name not in with_source:
@@ -200,4 +205,11 @@ whisper-small, wavlm-base-sv, wavlm-large-sv and the groups default, paper
                 f"no model can be given for {name!r}, only for "
                 f"{', '.join(with_source)}"
             )
-    return [entry.make(options) for entry in wanted.values()]
+    return [_make(name, options) for name in wanted]
+
+
+def _make(name: str, options: MetricOptions) -> Metric:
+    if name in METRICS:
+        return METRICS[name].make(options)
+    # An abstract class is no type to mypy.
+    return make_plugin(name, Metric, options.device)  # type: ignore[type-abstract]

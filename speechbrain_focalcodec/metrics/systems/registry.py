@@ -1,16 +1,13 @@
 """From what a user writes to the codec that is meant."""
 
-import importlib
-import inspect
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from speechbrain_focalcodec.errors import CheckpointError
 from speechbrain_focalcodec.hub import is_repository
+from speechbrain_focalcodec.metrics.plugins import is_plugin, make_plugin
 from speechbrain_focalcodec.metrics.systems.base import System
 from speechbrain_focalcodec.metrics.systems.codec2 import MODES, Codec2
 from speechbrain_focalcodec.metrics.systems.focalcodec import FocalCodecSystem
@@ -49,7 +46,6 @@ PEERS: dict[str, type[TransformersSystem]] = {
     "mimi": Mimi,
 }
 LABEL = re.compile(r"([^\W_][\w .+-]*)=(.+)", re.DOTALL)
-ADAPTER = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
 
 
 def make_system(spec: str, device: str | torch.device | None = None) -> System:
@@ -123,9 +119,9 @@ def make_system(spec: str, device: str | torch.device | None = None) -> System:
             revision=revision,
             device=device,
         )
-    adapter = ADAPTER.fullmatch(spec)
-    if adapter and not Path(spec).exists():
-        return _make_adapter(spec, adapter[1], adapter[2], device)
+    if is_plugin(spec) and not Path(spec).exists():
+        # An abstract class is no type to mypy.
+        return make_plugin(spec, System, device)  # type: ignore[type-abstract]
     return _make_focalcodec(spec, device)
 
 
@@ -141,38 +137,6 @@ def _make_focalcodec(
         if Path(spec).expanduser().exists() or is_repository(source):
             raise
         raise _unknown(spec) from error
-
-
-def _make_adapter(
-    spec: str, module: str, name: str, device: str | torch.device | None
-) -> System:
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        # What a module of the user's misses is another fault.
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise ImportError(
-            f"{spec}: there is no module {module} on the Python path; set "
-            "PYTHONPATH to its folder"
-        ) from error
-    make = getattr(found, name, None)
-    if not callable(make):
-        raise ValueError(f"{spec}: {module} has no class or function {name}")
-    system = make(device=device) if _takes_device(make) else make()
-    if not isinstance(system, System):
-        raise ValueError(
-            f"{spec}: must make a {System.__module__}.System, not "
-            f"{type(system).__name__}"
-        )
-    return system
-
-
-def _takes_device(make: Callable[..., Any]) -> bool:
-    try:
-        return "device" in inspect.signature(make).parameters
-    except ValueError:  # some that are written in C have no signature
-        return False
 
 
 def _split_revision(source: str) -> tuple[str, str | None]:
