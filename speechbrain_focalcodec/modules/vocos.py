@@ -69,7 +69,7 @@ class ISTFTHead(nn.Module):
         # From above 0 to below 1: half a period of a raised cosine.
         self.register_buffer(
             "rise",
-            torch.hann_window(2 * fade + 1, periodic=False)[1 : fade + 1],
+            torch.hann_window(2 * fade + 2)[1 : fade + 1],
             persistent=False,
         )
 

@@ -202,7 +202,8 @@ class DecoderBrain(CodecBrain):
     def _draw_judged(self, length: int) -> slice:
         """The part of the waveforms that the discriminator gets."""
         wanted = getattr(self.hparams, "judged_samples", None)
-        if not self.adversarial or wanted is None or wanted >= length:
+        used = self.adversarial and self.modules.training
+        if not used or wanted is None or wanted >= length:
             return slice(None)
         # Drawn on the CPU: the same on every device.
         start = int(torch.randint(length - wanted + 1, ()))
@@ -236,13 +237,13 @@ class DecoderBrain(CodecBrain):
             # Not the wrapper of DDP: its weights get no gradient here.
             discriminator = self._discriminator
             discriminator.requires_grad_(False)
-            judged = predictions["judged"]
-            fake, fake_maps = discriminator(estimate[:, None, judged])
+            given, wanted = _judged(predictions)
+            fake, fake_maps = discriminator(given)
             with torch.no_grad():
-                _, real_maps = discriminator(target[:, None, judged])
+                _, real_maps = discriminator(wanted)
             discriminator.requires_grad_(True)
             terms["adversarial"], terms["feature_matching"] = self._means(
-                estimate,
+                given,
                 sum(map(self.hinge_generator, _floats(fake))),
                 self.feature_matching(fake_maps, real_maps),
             )
@@ -272,18 +273,16 @@ class DecoderBrain(CodecBrain):
         torch.Tensor
             Scalar.
         """
-        judged = predictions["judged"]
-        estimate = predictions["estimate"].detach()[:, None, judged]
-        target = predictions["target"][:, None, judged]
-        fake, _ = self.modules.discriminator(estimate)
-        real, _ = self.modules.discriminator(target)
+        given, wanted = _judged(predictions)
+        fake, _ = self.modules.discriminator(given.detach())
+        real, _ = self.modules.discriminator(wanted)
         fake, real = _floats(fake), _floats(real)
         loss = sum(
             self.hinge_discriminator(score_fake=f, score_real=r)[0]
             for f, r in zip(fake, real, strict=True)
         )
         loss, score_real, score_fake = self._means(
-            estimate,
+            given,
             loss,
             _mean_of_means(real),
             _mean_of_means(fake),
@@ -305,7 +304,7 @@ class DecoderBrain(CodecBrain):
     def _means(
         sig: torch.Tensor, *means: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """From means over waveforms [B, T] here, those of all processes."""
+        """From means over waveforms [B, 1, T] here, those of all processes."""
         return mean_over_processes(torch.stack(means), sig.numel()).unbind()
 
     def fit_batch(self, batch: Any) -> torch.Tensor:
@@ -397,6 +396,15 @@ class DecoderBrain(CodecBrain):
                 self.checkpointer.add_recoverable(
                     f"optimizer_{name}", optimizer
                 )
+
+
+def _judged(predictions: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Estimate and target as the discriminator gets them, [B, 1, T]."""
+    part = predictions.get("judged", slice(None))
+    return (
+        predictions["estimate"][:, None, part],
+        predictions["target"][:, None, part],
+    )
 
 
 def _floats(scores: Sequence[torch.Tensor]) -> list[torch.Tensor]:

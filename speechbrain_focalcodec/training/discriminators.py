@@ -20,6 +20,8 @@ __all__ = [
 ]
 
 _SLOPE = 0.1
+# Waveforms below this level (RMS) are not made any louder.
+_QUIET = 0.01
 
 
 def _conv(*args, **kwargs) -> nn.Module:
@@ -161,8 +163,8 @@ class SpectrogramDiscriminator(nn.Module):
                 return_complex=True,
             )
             power = spectrum.real.square() + spectrum.imag.square()
-            # Magnitudes to the power 0.3, of a full-scale tone about 5.
-            image = (power + 1e-7).pow(0.15)
+            # About from -2 to 2 for speech of the level that it gets.
+            image = (power + 1e-5).log10() / 2
         return self.stack(image.transpose(1, 2)[:, None])
 
 
@@ -170,7 +172,7 @@ class CompactDiscriminator(nn.Module):
     """Discriminators of periods and of spectrograms, as one.
 
     Gives what HiFi-GAN's does, for a mini decoder: lists of scores and of
-    feature maps.
+    feature maps. All waveforms are brought to one level first.
 
     Arguments
     ---------
@@ -225,5 +227,10 @@ class CompactDiscriminator(nn.Module):
         maps : list of list of torch.Tensor
             Feature maps of each.
         """
+        # Speech is quiet, and small networks learn little from small inputs.
+        with torch.autocast(sig.device.type, enabled=False):
+            sig = sig.float()
+            level = sig.detach().square().mean(-1, keepdim=True).sqrt()
+            sig = sig / level.clamp(min=_QUIET)
         results = [discriminate(sig) for discriminate in self.discriminators]
         return [score for score, _ in results], [maps for _, maps in results]

@@ -88,7 +88,8 @@ class WhisperLoss(nn.Module):
         total = estimate.new_zeros(())
         for x, y in zip(given, wanted, strict=True):
             error = mean_over_processes((x - y).square().mean(), x.numel())
-            centred = y - y.mean(dim=(0, 1), keepdim=True)
+            mean = mean_over_processes(y.mean(dim=(0, 1)), y[..., 0].numel())
+            centred = y - mean
             total = total + error / mean_over_processes(
                 centred.square().mean(), y.numel()
             ).clamp(min=1e-6)
