@@ -19,9 +19,13 @@ from test_training import make_brain
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.manifest import write_manifest
+from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.training.decoder import DecoderBrain
 from speechbrain_focalcodec.training.distillation import DistillationBrain
-from speechbrain_focalcodec.training.distributed import gather
+from speechbrain_focalcodec.training.distributed import (
+    gather,
+    run_long_on_main,
+)
 from speechbrain_focalcodec.training.joint import JointBrain
 from speechbrain_focalcodec.training.position import PositionBrain
 from speechbrain_focalcodec.training.quantizer import QuantizerBrain
@@ -45,6 +49,8 @@ RECIPE = [
     *("--num_valid=0", "--batch_size=1", "--valid_batch_size=4"),
     *("--num_samples=1", "--noprogressbar", "--device=cpu"),
     *("--distributed_backend=gloo", "--debug"),
+    f"--start_from={OFFLINE}",
+    "--evaluation={metrics: [mel]}",
 ]
 
 
@@ -201,6 +207,11 @@ def slow_disk(handle):
     time.sleep(0.005)
 
 
+def fail():
+    """What the main process stumbles over."""
+    raise DataError("torn")
+
+
 def main(out):
     """Train on several processes; leave the figures in out/lines.pt."""
     os.fsync = slow_disk
@@ -223,6 +234,10 @@ def main(out):
     for folder, option in (("whole", "test_only"), ("debug", "debug")):
         options = {"run_opts": {option: True}, "evaluate": True}
         lines[option] = train(NoisyBrain, corpus, out / folder, **options)
+    try:
+        run_long_on_main(fail)
+    except Exception as error:
+        lines["failures"] = gather(f"{type(error).__name__}: {error}")
     if if_main_process():
         torch.save(lines, out / "lines.pt")
 

@@ -27,7 +27,7 @@ from speechbrain_focalcodec.metrics.worker import MAX_FAILURES, Worker
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec
 
-__all__ = ["evaluate", "evaluate_codec"]
+__all__ = ["evaluate", "evaluate_codec", "speakers_of"]
 
 BATCH_DURATION = 20.0  # seconds
 
@@ -167,7 +167,7 @@ def evaluate(
                 update={"systems": fingerprints[0], "metrics": fingerprints[1]}
             )
         else:
-            pool = every if reference is None else _speakers_of(reference)
+            pool = every if reference is None else speakers_of(reference)
             plan = Plan.make(data, items, options, *fingerprints, loader, pool)
         plan.save(out)
         worker = Worker(
@@ -262,8 +262,24 @@ def _converting(
     return able, [metric for metric in metrics if metric.converts]
 
 
-def _speakers_of(reference: str | Path) -> list[Item]:
-    """The utterances of the target speakers."""
+def speakers_of(reference: str | Path) -> list[Item]:
+    """The utterances of the target speakers of voice conversion.
+
+    Arguments
+    ---------
+    reference : str or Path
+        Their source; without speakers, it is taken for one.
+
+    Returns
+    -------
+    list of Item
+        Each has a speaker.
+
+    Example
+    -------
+    >>> [item.speaker for item in speakers_of("speechbrain_focalcodec/assets")]
+    ['assets']
+    """
     _, items = list_items(reference)
     if any(item.speaker is not None for item in items):
         return [item for item in items if item.speaker is not None]

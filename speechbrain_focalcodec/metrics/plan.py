@@ -21,15 +21,21 @@ from speechbrain_focalcodec.errors import DataError
 __all__ = [
     "Failure",
     "Options",
+    "OtherEvaluationError",
     "Plan",
     "Utterance",
     "check_same",
+    "draw_targets",
     "list_items",
 ]
 
 PLAN_NAME = "work/plan.json"
 # Speech of a target speaker that a reference is made of (s).
 REFERENCE_DURATION = 60.0
+
+
+class OtherEvaluationError(DataError):
+    """A folder holds another evaluation than the one that is asked for."""
 
 
 class Failure(NamedTuple):
@@ -153,7 +159,7 @@ class Plan(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            raise DataError(
+            raise OtherEvaluationError(
                 f"{path}: is damaged, or of another version; give "
                 "--overwrite to begin anew"
             ) from error
@@ -200,7 +206,7 @@ class Plan(BaseModel):
         headers = loader.headers(jobs).result()
         unreadable, utterances = [], []
         converts = options.task == "voice conversion"
-        targets = _draw_targets(items, pool, options) if converts else {}
+        targets = draw_targets(items, pool, options) if converts else {}
         for item, header in zip(items, headers, strict=True):
             if isinstance(header, str):
                 reason = " ".join(header.split())
@@ -295,7 +301,7 @@ def check_same(
 
     Raises
     ------
-    DataError
+    OtherEvaluationError
         If anything else is asked for; the message names it.
     """
     problem = (
@@ -305,7 +311,7 @@ def check_same(
         or _others("metric", plan.metrics, metrics)
     )
     if problem:
-        raise DataError(
+        raise OtherEvaluationError(
             f"{out}: holds another evaluation: {problem}. Give another --out, "
             "or --overwrite to begin anew"
         )
@@ -378,10 +384,36 @@ def _plan_batches(
     return batches
 
 
-def _draw_targets(
+def draw_targets(
     items: Sequence[Item], pool: Sequence[Item], options: Options
 ) -> dict[str, str]:
-    """Draw a speaker for each utterance, whatever the others are."""
+    """Draw a speaker for each utterance, whatever the others are.
+
+    Arguments
+    ---------
+    items : sequence of Item
+        The utterances that are converted.
+    pool : sequence of Item
+        The utterances whose speakers are drawn from.
+    options : Options
+        With the seed, and whether there is a reference.
+
+    Returns
+    -------
+    dict
+        The target speaker of each utterance, by its id.
+
+    Raises
+    ------
+    DataError
+        If an utterance has no other speaker than its own, or may have none.
+
+    Example
+    -------
+    >>> items = [Item("a", "/a.wav", "anna"), Item("b", "/b.wav", "bert")]
+    >>> draw_targets(items, items, Options())
+    {'a': 'bert', 'b': 'anna'}
+    """
     speakers = sorted({it.speaker for it in pool if it.speaker is not None})
     targets = {}
     for item in items:
