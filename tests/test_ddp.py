@@ -21,7 +21,7 @@ from speechbrain_focalcodec.data.feature_reader import FeatureCache
 from speechbrain_focalcodec.errors import CheckpointError, DataError
 from speechbrain_focalcodec.training.run_log import read_metrics
 
-STAGES = ["quantizer", "decoder", *STREAMING]
+STAGES = ["quantizer", "decoder", "end_to_end", *STREAMING]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 import torch
 from speechbrain.utils.distributed import if_main_process
-from test_training import make_brain
+from test_training import CONFIG, make_brain
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.manifest import write_manifest
@@ -26,6 +26,7 @@ from speechbrain_focalcodec.training.distributed import (
     gather,
     run_long_on_main,
 )
+from speechbrain_focalcodec.training.end_to_end import EndToEndBrain
 from speechbrain_focalcodec.training.joint import JointBrain
 from speechbrain_focalcodec.training.position import PositionBrain
 from speechbrain_focalcodec.training.quantizer import QuantizerBrain
@@ -179,10 +180,23 @@ def train(
 
 def train_all(corpus, out):
     """Each stage once."""
+    start = out / "start"
+    if if_main_process():
+        torch.manual_seed(0)
+        FocalCodec(CONFIG, name="tiny").save_pretrained(start)
+    gather(None)  # wait for it
     lines = {
         "quantizer": train(QuantizerBrain, corpus, out / "quantizer"),
         "decoder": train(
             DecoderBrain, corpus, out / "decoder", adversarial=True
+        ),
+        "end_to_end": train(
+            EndToEndBrain,
+            corpus,
+            out / "end_to_end",
+            adversarial=True,
+            start_from=[start],
+            rate=0.001,
         ),
     }
     config = json.loads((CAUSAL / "config.json").read_text())
