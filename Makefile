@@ -1,5 +1,7 @@
 # Everything runs in .venv, which is made from requirements.lock on first use
-# and again when the lock or the metadata changes (some minutes, 5.5 GB: torch).
+# and again when the lock or the metadata changes (some minutes, 5.7 GB: torch).
+# The lock is whole, so that nothing else is installed. Two small libraries are
+# compiled, which takes a C compiler.
 
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	"$$p" -c "" 2>/dev/null && echo "$$p" && break; done)
@@ -45,7 +47,7 @@ $(STAMP): requirements.lock setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3 found: make PYTHON=..."; exit 1; }
 	@echo "Installing into $(VENV) (some minutes the first time) ..."
 	@"$(PYTHON)" -m venv $(VENV)
-	@$(PIP) install -r requirements.lock
+	@$(PIP) install --no-deps -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -113,12 +115,13 @@ wheel-test: $(STAMP) ## Build the wheel; run it in an empty environment
 	cd build && wheel-test/bin/focalcodec demo --out demo_output
 	@rm -rf build/wheel-test
 
+# resemblyzer asks for typing, of which no version is for a Python of today.
 lock: $(STAMP) ## Write requirements.lock anew from setup.cfg
 	@$(PIP) install uv
 	$(BIN)/uv pip compile setup.cfg --extra test --upgrade \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 		--no-header --no-annotate --no-emit-package speechbrain_focalcodec \
-		-o requirements.lock -q
+		--no-emit-package typing -o requirements.lock -q
 
 clean: ## Remove .venv and what the tools left
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

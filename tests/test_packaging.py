@@ -80,11 +80,33 @@ def test_ranges_are_loose(config, extras):
 
 
 def test_extras_refer_to_each_other(extras):
-    users = "entropy live metrics onnx ray tensorboard whisper".split()
-    more = {"all": "wandb", "test": "benchmark"}
-    for name, wanted in {x: {*users, more[x]} for x in more}.items():
+    users = {*"entropy evaluate live onnx ray tensorboard".split()}
+    parts = {*"benchmark metrics mos paper pesq speaker whisper".split()}
+    for name, wanted in {
+        "all": {*users, "wandb"},
+        "test": users,
+        "evaluate": parts,
+    }.items():
         (own,) = [item for item in extras[name] if item.name == PACKAGE.name]
         assert own.extras == wanted <= set(extras)
+    # Whoever asks for all has each of them.
+    assert users | parts | {"wandb", "all", "test"} == set(extras)
+
+
+def test_messages_name_extras_that_install_the_module(extras):
+    calls = {
+        call
+        for path in PACKAGE.rglob("*.py")
+        for call in re.findall(
+            r'import_extra\(\s*"([\w.]+)", "(\w+)"\s*\)', path.read_text()
+        )
+    }
+    assert len(calls) > 10
+    others = {"whisper": "openai-whisper", "pyworld": "pyworld-prebuilt"}
+    for module, extra in calls - {("json", "metrics")}:  # an example
+        module = module.partition(".")[0]
+        names = {item.name for item in extras[extra]}
+        assert others.get(module, module) in names, f"{module}: {extra}"
 
 
 def test_lock_has_exact_versions_alone():
