@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 import sys
 import types
@@ -229,13 +230,13 @@ def test_markdown():
     text = to_markdown(
         Summary(
             *("resynthesis", "in", 4, 1, 90.0, 7, columns, {}),
-            *([one, two, copy], {}, "a|b"),
+            *([one, two, copy], {}, "a|b", 0.5),
         )
     )
     assert text == (
         "# Resynthesis\n\n"
-        "4 utterances (1.5 min) of `in`; 1 could not be read; 95 % intervals "
-        "by bootstrap over utterances (seed 7).\n"
+        "4 utterances (1.5 min) of `in`, each of 0.5 s or more; 1 could not "
+        "be read; 95 % intervals by bootstrap over utterances (seed 7).\n"
         "With c, 1 failed in whole or in part (see failures.csv).\n"
         "n: of how many utterances a figure is, if not of all.\n\n"
         "| system | kbps | STOI ↑ | WER % ↓ | codes used % | "
@@ -410,6 +411,25 @@ def test_what_is_new_is_measured(data, tmp_path):
     assert texts_of(out) == texts_of(tmp_path / "at")
 
 
+def test_short_clips_are_left_out(data, tmp_path):
+    bad_files(data)
+    gain, out = Gain(), tmp_path / "out"
+    options = {"min_duration": 0.8, "max_failures": 0.8}
+    summary = evaluate(data, [gain], [], out, **options)
+    assert [row["id"] for row in rows_of(out)] == ["1", "2"]
+    assert summary.utterances == 2 and summary.unreadable == 5
+    assert summary.duration == pytest.approx(1.8)
+    assert "2 utterances" in (text := (out / "summary.md").read_text())
+    assert ", each of 0.8 s or more;" in text
+    # They count for no share of failures: 5 of 7, not of 8.
+    with pytest.raises(DataError, match="5 of 7 utterances failed"):
+        evaluate(data, [gain], [], out, min_duration=0.8, max_failures=0.5)
+    clips = open_source(data)
+    good = [item for item in clips if item.id in "012"]
+    with pytest.raises(DataError, match="no utterance of 9 s and more"):
+        evaluate(good, [gain], [], tmp_path / "none", min_duration=9.0)
+
+
 def test_other_evaluations_are_refused(data, tmp_path):
     out = tmp_path / "out"
     evaluate(data, [Gain()], [Level()], out)
@@ -428,6 +448,7 @@ def test_other_evaluations_are_refused(data, tmp_path):
 
     refused("seed was 0, not 1", seed=1)
     refused("limit was None, not 1", limit=1)
+    refused("min duration was 0.0, not 0.6", min_duration=0.6)
     refused("batch duration was 20.0, not 3.0", batch_duration=3.0)
     refused("task was", systems=[Converter()], voice_conversion=True)
     refused("models include gain; give it too", systems=[Gain("other")])
@@ -463,6 +484,8 @@ def test_changed_clips_fail(data, tmp_path):
     [
         ({"limit": 0}, "limit"),
         ({"max_failures": 2.0}, "max_failures"),
+        ({"min_duration": -1.0}, "min_duration"),
+        ({"min_duration": math.nan}, "min_duration"),
         ({"batch_duration": 0.0}, "batch_duration"),
         ({"save_audio": -1}, "save_audio"),
         ({"workers": -1}, "workers"),
@@ -642,6 +665,9 @@ def test_command(cli, data, tmp_path):
     ]
     assert (out / "summary.md").read_text() in result.output
     assert len(rows_of(out)) == 4
+    few = [data, "--out", tmp_path / "few", "--min-duration", 0.7]
+    assert cli(*few, "--metrics", "level").exit_code == 0
+    assert len(rows_of(tmp_path / "few")) == 2
     result = cli(*given, "--limit", 3)
     assert result.exit_code == 1
     assert "limit was 2, not 3" in result.stderr

@@ -73,6 +73,14 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Only the first N utterances, by id."),
     ] = None,
+    min_duration: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Leave out utterances of fewer seconds. STOI needs about "
+            "half a second of speech.",
+        ),
+    ] = 0.0,
     seed: Annotated[
         int, typer.Option(help="Of the targets' and the intervals' draws.")
     ] = 0,
@@ -152,6 +160,8 @@ def evaluate(
         Where codecs and metrics run.
     limit : int, optional
         How many utterances to take.
+    min_duration : float
+        Seconds of the shortest utterance to take.
     seed : int
         Seed of all draws.
     batch_duration : float, optional
@@ -186,6 +196,7 @@ def evaluate(
         "reference": reference,
         "data_root": data_root,
         "limit": limit,
+        "min_duration": min_duration,
         "seed": seed,
         "batch_duration": batch_duration,
         "workers": workers,

@@ -130,7 +130,7 @@ class Worker:
             for place, it in enumerate(plan.utterances[:save_audio])
         }
         # 0.07 * 100 is a little above 7.
-        self._allowed = math.ceil(max_failures * len(plan.items) - 1e-6)
+        self._allowed = math.ceil(max_failures * plan.total - 1e-6)
         self._failures = set(plan.unreadable)
         self._warm: set[str] = set()
         # The last target's reference, by system.
@@ -366,7 +366,7 @@ class Worker:
             ]
             reasons = "; ".join(f"{it.id}: {it.reason}" for it in of_it[:3])
             raise DataError(
-                f"{len(failed)} of {len(self.plan.items)} utterances failed "
+                f"{len(failed)} of {self.plan.total} utterances failed "
                 f"with {system.name}, more than --max-failures "
                 f"{self._share:g} allows (all are in {path}): {reasons}. Mend "
                 "the files and begin anew with --overwrite, mend the codec "
