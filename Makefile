@@ -10,10 +10,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-# What `make benchmark-mini` measures; without WHISPER (a local checkpoint of
-# openai-whisper) STOI alone.
+# What `make benchmark-mini` measures, and beside which codecs: those whose
+# tools are installed (Debian's codec2 and opus-tools). Word error rates need
+# WHISPER, a local checkpoint of openai-whisper.
 DATA ?= ../shared/data/LibriSpeech/dev-many-speakers
+PEERS ?= $(if $(shell command -v c2dec),codec2:700C codec2:1300 codec2:3200) \
+	$(if $(shell command -v opusdec),opus:6)
+MODELS ?= original focalcodec_mini_50hz focalcodec_mini_50hz_causal $(PEERS)
+METRICS ?= default
 WHISPER ?=
+EVALUATION ?= results/evaluation/$(notdir $(DATA:/=))
+
+# The model of `make demo`.
 MODEL ?=
 
 # What `make benchmark-speed` measures besides float32: bf16,int8,compile.
@@ -73,11 +81,11 @@ demo: $(STAMP) ## Resynthesise a clip: make demo [AUDIO=my.wav]
 demo-stream: $(STAMP) ## The same as live audio, chunk by chunk
 	@$(BIN)/focalcodec demo --stream $(if $(MODEL),--model "$(MODEL)") $(if $(AUDIO),"$(AUDIO)")
 
-benchmark-mini: $(STAMP) ## STOI and WER: make benchmark-mini [WHISPER=tiny.en.pt]
-	$(BIN)/python benchmarks/mini_model.py --data "$(DATA)" \
-		$(if $(MODEL),--model "$(MODEL)") \
-		$(if $(WHISPER),--whisper "$(WHISPER)") \
-		--out results/mini_model.json
+benchmark-mini: $(STAMP) ## Quality: make benchmark-mini [WHISPER=tiny.en.pt]
+	$(BIN)/focalcodec evaluate "$(DATA)" \
+		$(foreach model,$(MODELS),--model "$(model)") \
+		--metrics "$(METRICS)" $(if $(WHISPER),--whisper "$(WHISPER)") \
+		--out "$(EVALUATION)"
 
 benchmark-speed: $(STAMP) ## Speed beside other codecs: [OPTIONS=bf16,int8]
 	$(BIN)/python benchmarks/speed.py \

@@ -25,6 +25,7 @@ from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.metrics import finishing, plots
 from speechbrain_focalcodec.metrics.base import Column, Metric
 from speechbrain_focalcodec.metrics.bootstrap import bootstrap_difference
+from speechbrain_focalcodec.metrics.dwer import WordErrorRates
 from speechbrain_focalcodec.metrics.harness import evaluate, evaluate_codec
 from speechbrain_focalcodec.metrics.registry import make_metrics
 from speechbrain_focalcodec.metrics.report import to_markdown
@@ -596,6 +597,29 @@ def test_texts_of_a_corpus(tmp_path):
     assert open_source(folder.parent).kind == "folder"
 
 
+def test_words_of_a_corpus(tmp_path):
+    """LibriSpeech's texts; rates are over all words."""
+    folder = tmp_path / "corpus" / "1" / "2"
+    for number, seconds in enumerate((1.0, 0.7)):
+        clip(folder / f"1-2-000{number}.flac", seconds)
+    (folder / "1-2.trans.txt").write_text("1-2-0000 ONE\n1-2-0001 TWO WORDS\n")
+    # Original and output of each utterance, in turn.
+    heard = iter(["One.", "Two words", "Won", "to words again"])
+    metric = WordErrorRates(lambda sigs: [next(heard) for _ in sigs])
+    out = tmp_path / "out"
+    summary = evaluate(tmp_path / "corpus", [Gain()], [metric], out)
+    values = {
+        key: found.value for key, found in summary["gain"].figures.items()
+    }
+    assert values == pytest.approx(
+        {"dwer": 100.0, "wer": 100.0, "wer_original": 0.0}
+    )
+    rows = rows_of(out)
+    assert [row["text"] for row in rows] == ["ONE", "TWO WORDS"]
+    assert [row["dwer_edits"] for row in rows] == ["1", "2"]
+    assert "| **" not in (out / "summary.md").read_text()  # nothing to beat
+
+
 def test_items_of_two_rates_and_parts(tmp_path):
     high = clip(tmp_path / "high.wav", 1.0, rate=48000)
     items = [
@@ -727,15 +751,19 @@ def test_command_with_the_bundled_model(monkeypatch, tmp_path):
     out = tmp_path / "out"
     given = ["evaluate", str(demo.path), "--out", str(out), "--workers", "0"]
     given += ["--model", "original", "--model", "focalcodec_mini_50hz"]
+    given += ["--model", "feats:focalcodec_mini_50hz"]
     given += ["--metrics", "stoi", "--device", "cpu"]
     result = CliRunner().invoke(app, given)
     assert result.exit_code == 0, result.output
     assert "| original | 256.00 | 1.000 [1.000, 1.000] |" in result.output
     assert "Differences from focalcodec_mini_50hz" in result.output
-    (first, second) = rows_of(out)
+    (first, second, feats) = rows_of(out)
     assert float(first["stoi"]) == pytest.approx(1)
     assert 0.6 < float(second["stoi"]) < 1
     assert float(second["bits"]) == 301 * 13
+    # Without the quantizer nothing is coded, and little is lost.
+    assert feats["bits"] == ""
+    assert float(second["stoi"]) < float(feats["stoi"]) < 1
     codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
     at = tmp_path / "memory"
     summary = evaluate_codec(codec, demo, make_metrics(["stoi"]), at)

@@ -163,17 +163,23 @@ def test_every_folder_with_code_is_a_package():
         ("test", 'pytest -q -m "not slow"'),
         ("test-slow", "pytest -q -m slow"),
         ("demo", 'focalcodec demo  "my clip.wav"'),
-        ("benchmark-mini", "benchmarks/mini_model.py"),
+        (
+            "benchmark-mini",
+            '--model "focalcodec_mini_50hz" '
+            '--model "focalcodec_mini_50hz_causal"',
+        ),
+        ("benchmark-mini", 'focalcodec evaluate "my data"'),
     ],
 )
 def test_make_runs(target, command):
     variables = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("MAKE") and name not in ("MODEL", "AUDIO")
+        if not name.startswith("MAKE")
+        and name not in ("MODEL", "MODELS", "AUDIO")
     }
     plan = subprocess.run(
-        ["make", "--dry-run", target, "AUDIO=my clip.wav"],
+        ["make", "--dry-run", target, "AUDIO=my clip.wav", "DATA=my data"],
         cwd=ROOT,
         env=variables,
         capture_output=True,

@@ -28,7 +28,14 @@ __all__ = [
 LIBRARIES = (
     *("speechbrain_focalcodec", "torch", "torchaudio", "speechbrain", "numpy"),
     *("transformers", "openai-whisper", "jiwer", "pystoi", "pesq"),
-    *("pyworld", "pyworld-prebuilt", "speechmos", "distillmos", "resemblyzer", "onnxruntime"),
+    *(
+        "pyworld",
+        "pyworld-prebuilt",
+        "speechmos",
+        "distillmos",
+        "resemblyzer",
+        "onnxruntime",
+    ),
 )
 
 
