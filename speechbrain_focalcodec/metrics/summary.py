@@ -28,14 +28,7 @@ __all__ = [
 LIBRARIES = (
     *("speechbrain_focalcodec", "torch", "torchaudio", "speechbrain", "numpy"),
     *("transformers", "openai-whisper", "jiwer", "pystoi", "pesq"),
-    *(
-        "pyworld",
-        "pyworld-prebuilt",
-        "speechmos",
-        "distillmos",
-        "resemblyzer",
-        "onnxruntime",
-    ),
+    *("librosa", "speechmos", "distillmos", "resemblyzer", "onnxruntime"),
 )
 
 
