@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 import sys
 import types
@@ -771,3 +772,27 @@ def test_command_with_the_bundled_model(monkeypatch, tmp_path):
     assert mini.figures["stoi"].value == float(second["stoi"])
     assert 0 < mini.codes["code_usage"] <= 301 / 8192
     assert mini.fingerprint.startswith(codec.fingerprint)
+
+
+def test_the_examples_of_the_documentation(tmp_path, monkeypatch):
+    text = Path("docs/evaluation.md").read_text(encoding="utf-8")
+    codec, metric, script = re.findall(
+        r"```python\n(.*?)```", text, re.DOTALL
+    )
+    (tmp_path / "my_codecs.py").write_text(codec)
+    (tmp_path / "my_metrics.py").write_text(metric)
+    monkeypatch.syspath_prepend(tmp_path)
+    speech, rate = soundfile.read("speechbrain_focalcodec/assets/demo.flac")
+    (tmp_path / "speech").mkdir()
+    soundfile.write(tmp_path / "speech" / "a.wav", speech[: 2 * rate], rate)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(script, "docs/evaluation.md", "exec"), names)
+    mu_law, mini = names["summary"].systems
+    assert mu_law.name == "mu-law"
+    assert mu_law.bitrate == pytest.approx(64000)
+    # What is above 4 kHz is noise to it.
+    assert mu_law.figures["stoi"].value > 0.98
+    assert 5 < mu_law.figures["snr"].value < 40
+    assert mini.figures["snr"].value < mu_law.figures["snr"].value
+    assert len(rows_of(tmp_path / "results")) == 2
