@@ -5,7 +5,12 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from speechbrain_focalcodec.cli.options import Device
+from speechbrain_focalcodec.cli.options import (
+    BatchDuration,
+    DataRoot,
+    Device,
+    Workers,
+)
 from speechbrain_focalcodec.cli.stopping import stopping
 from speechbrain_focalcodec.errors import FocalCodecError
 
@@ -84,21 +89,8 @@ def evaluate(
     seed: Annotated[
         int, typer.Option(help="Of the targets' and the intervals' draws.")
     ] = 0,
-    batch_duration: Annotated[
-        float | None,
-        typer.Option(
-            help="Seconds of audio coded together; 20 on a CPU and 240 on a "
-            "GPU by default."
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Processes that read audio ahead; 1 on a CPU and up to 8 on "
-            "a GPU by default, 0 for a thread.",
-        ),
-    ] = None,
+    batch_duration: BatchDuration = None,
+    workers: Workers = None,
     max_failures: Annotated[
         float,
         typer.Option(
@@ -121,10 +113,7 @@ def evaluate(
             min=0, help="Keep the audio of the first N utterances, by id."
         ),
     ] = 0,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(help="What stands for {data_root} in a manifest."),
-    ] = None,
+    data_root: DataRoot = None,
     overwrite: Annotated[
         bool,
         typer.Option(

@@ -30,12 +30,12 @@ from speechbrain_focalcodec.metrics.results import (
     write_failures,
 )
 from speechbrain_focalcodec.metrics.systems.base import Output, System
+from speechbrain_focalcodec.metrics.systems.original import ORIGINAL
 from speechbrain_focalcodec.resampling import resample
 
 __all__ = ["MAX_FAILURES", "Worker"]
 
 MAX_FAILURES = 0.05
-ORIGINAL = "original"  # whose audio is saved beside the systems'
 # Speech of a target speaker that outputs are compared with (s).
 _VOICE_DURATION = 30.0
 _WARM_UP = 1.0  # seconds of speech that a system is tried on
@@ -341,6 +341,7 @@ class Worker:
     ) -> None:
         place = self._saved[id]
         sigs = {system.name: (output.sig.cpu(), system.sample_rate_output)}
+        # For listening side by side.
         if all(it.name != ORIGINAL for it in self.systems):
             rate = self.plan.utterances[place].sample_rate
             sigs[ORIGINAL] = (batch.sigs[id], rate)
