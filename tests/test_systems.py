@@ -137,6 +137,17 @@ def test_codec2_is_aligned_at_its_bitrate(fake_tools, mode):
     assert kbps(system, output) == pytest.approx(nominal, rel=0.03)
 
 
+def test_codec2_with_its_delay(fake_tools):
+    system = make_system("codec2:700C:raw")
+    assert system.name == "codec2:700C:raw"
+    frame, delay = MODES["700C"].frame, MODES["700C"].delay
+    steps = torch.randint(-9, 9, (20,)).repeat_interleave(frame) / 2**5
+    [output] = system.resynthesize([steps])
+    assert torch.equal(output.sig[delay:], steps[:-delay])
+    assert not output.sig[:delay].any() and output.bits == 20 * 28
+    assert system.fingerprint != make_system("codec2:700C").fingerprint
+
+
 def test_opus_keeps_signals_and_counts_packets(fake_tools):
     system = make_system("opus:6")
     outputs = check_lengths(system)
@@ -301,6 +312,8 @@ def test_labels(fake_tools):
         "opus:low",
         "codec3:1",
         "dac:",
+        "codec2:1300:rare",
+        "codec2:1300:",
         "feats:",
         "a:b:c",
     ],

@@ -191,6 +191,7 @@ def test_voices_are_converted(corpus, tmp_path, model, made):
     [
         ({"metric": "level"}, ConfigError, "metric: Extra .*known: metrics"),
         ({"limit": 0}, ConfigError, "limit: .*greater than or equal to 1"),
+        ({"min_duration": -1}, ConfigError, "min_duration: .*equal to 0"),
         ({"reference": "x"}, ConfigError, "needs voice_conversion"),
         ({"metrics": ["sdr"]}, ConfigError, "no metric 'sdr'"),
         ({"metrics": ["wer"]}, ConfigError, "path of a Whisper checkpoint"),
@@ -249,7 +250,7 @@ def test_stages_that_end_with_a_codec(tmp_path, model, stage):
 
 
 def test_a_debug_run_evaluates_a_little(corpus, tmp_path, model, made):
-    options = {"metrics": ["level"], "limit": 5}
+    options = {"metrics": ["level"], "limit": 5, "min_duration": 0.1}
     debug = {"debug": True, "debug_batches": 1, "debug_epochs": 1}
     train(corpus, tmp_path, options, debug, start_from=[str(model)])
     assert len(made[-1].judged) == 1

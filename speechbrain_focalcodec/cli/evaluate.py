@@ -5,7 +5,12 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from speechbrain_focalcodec.cli.options import Device
+from speechbrain_focalcodec.cli.options import (
+    BatchDuration,
+    DataRoot,
+    Device,
+    Workers,
+)
 from speechbrain_focalcodec.cli.stopping import stopping
 from speechbrain_focalcodec.errors import FocalCodecError
 
@@ -73,24 +78,19 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Only the first N utterances, by id."),
     ] = None,
+    min_duration: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Leave out utterances of fewer seconds. STOI needs about "
+            "half a second of speech.",
+        ),
+    ] = 0.0,
     seed: Annotated[
         int, typer.Option(help="Of the targets' and the intervals' draws.")
     ] = 0,
-    batch_duration: Annotated[
-        float | None,
-        typer.Option(
-            help="Seconds of audio coded together; 20 on a CPU and 240 on a "
-            "GPU by default."
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Processes that read audio ahead; 1 on a CPU and up to 8 on "
-            "a GPU by default, 0 for a thread.",
-        ),
-    ] = None,
+    batch_duration: BatchDuration = None,
+    workers: Workers = None,
     max_failures: Annotated[
         float,
         typer.Option(
@@ -113,10 +113,7 @@ def evaluate(
             min=0, help="Keep the audio of the first N utterances, by id."
         ),
     ] = 0,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(help="What stands for {data_root} in a manifest."),
-    ] = None,
+    data_root: DataRoot = None,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -152,6 +149,8 @@ def evaluate(
         Where codecs and metrics run.
     limit : int, optional
         How many utterances to take.
+    min_duration : float
+        Seconds of the shortest utterance to take.
     seed : int
         Seed of all draws.
     batch_duration : float, optional
@@ -186,6 +185,7 @@ def evaluate(
         "reference": reference,
         "data_root": data_root,
         "limit": limit,
+        "min_duration": min_duration,
         "seed": seed,
         "batch_duration": batch_duration,
         "workers": workers,

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from speechbrain_focalcodec.cli.options import (
+    BatchDuration,
     Context,
+    DataRoot,
     Device,
     Model,
     Precision,
     Window,
+    Workers,
 )
 from speechbrain_focalcodec.cli.stopping import stopping
 from speechbrain_focalcodec.corpus.launch import (
@@ -57,20 +60,8 @@ def tokenize(
     precision: Precision = None,
     window: Window = WINDOW,
     context: Context = CONTEXT,
-    batch_duration: Annotated[
-        float | None,
-        typer.Option(
-            help="Seconds of audio encoded together; 20 on a CPU and 240 on a "
-            "GPU by default."
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Processes that read audio ahead of the model; 1 on a CPU "
-            "and up to 8 on a GPU by default, 0 for a thread."
-        ),
-    ] = None,
+    batch_duration: BatchDuration = None,
+    workers: Workers = None,
     shard_size: Annotated[
         int | None,
         typer.Option(
@@ -111,10 +102,7 @@ def tokenize(
             "progress, the first makes what others have left undone.",
         ),
     ] = 600.0,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(help="What stands for {data_root} in a manifest."),
-    ] = None,
+    data_root: DataRoot = None,
     processes: Annotated[
         int | None,
         typer.Option(

@@ -98,6 +98,9 @@ def finish(
     seed = plan.options.seed
     columns = tuple(column for metric in metrics for column in metric.columns)
     durations = {it.id: it.duration for it in plan.utterances}
+    # Some headers promise more than the file holds.
+    unreadable = {it.id for it in failures if not it.system}
+    readable = [it for it in plan.utterances if it.id not in unreadable]
     summaries = [
         SystemSummary(
             name=system.name,
@@ -120,9 +123,9 @@ def finish(
     summary = Summary(
         task=plan.options.task,
         data=plan.data,
-        utterances=len(plan.utterances),
-        unreadable=len({it.id for it in failures if not it.system}),
-        duration=sum(it.duration for it in plan.utterances),
+        utterances=len(readable),
+        unreadable=len(unreadable),
+        duration=sum(it.duration for it in readable),
         seed=seed,
         columns=columns,
         metrics=plan.metrics,
@@ -134,6 +137,7 @@ def finish(
         ],
         versions=versions(),
         base=base,
+        min_duration=plan.options.min_duration,
     )
     if write:
         write_utterances(out, plan, rows, fields)

@@ -42,6 +42,7 @@ def evaluate(
     reference: str | Path | None = None,
     data_root: str | Path | None = None,
     limit: int | None = None,
+    min_duration: float = 0.0,
     seed: int = 0,
     batch_duration: float | None = None,
     workers: int = 0,
@@ -80,6 +81,8 @@ def evaluate(
         What stands for ``{data_root}`` in a manifest.
     limit : int, optional
         How many utterances to take, the first by id.
+    min_duration : float
+        Seconds; of those taken, shorter ones are left out.
     seed : int
         Of the target speakers' and the intervals' draws.
     batch_duration : float, optional
@@ -133,7 +136,9 @@ def evaluate(
     >>> round(summary["copy"].bitrate), summary["copy"].figures["error"].value
     (256000, 0.0)
     """
-    _check_arguments(max_failures, batch_duration, limit, save_audio, workers)
+    _check_arguments(
+        max_failures, batch_duration, limit, min_duration, save_audio, workers
+    )
     if voice_conversion:
         systems, metrics = _converting(systems, metrics)
     elif reference is not None:
@@ -153,6 +158,7 @@ def evaluate(
         reference=None if reference is None else str(reference),
         seed=seed,
         limit=limit,
+        min_duration=min_duration,
         batch_duration=batch_duration,
     )
     items = every[:limit]
@@ -229,6 +235,7 @@ def _check_arguments(
     max_failures: float,
     batch_duration: float | None,
     limit: int | None,
+    min_duration: float,
     save_audio: int,
     workers: int,
 ) -> None:
@@ -238,8 +245,12 @@ def _check_arguments(
         raise ValueError(f"batch_duration must be above 0: {batch_duration}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
-    for name, value in (("save_audio", save_audio), ("workers", workers)):
-        if value < 0:
+    for name, value in (
+        ("min_duration", min_duration),
+        ("save_audio", save_audio),
+        ("workers", workers),
+    ):
+        if not value >= 0:
             raise ValueError(f"{name} must be 0 or more, not {value}")
 
 

@@ -116,6 +116,7 @@ class Options(BaseModel):
     reference: str | None = None
     seed: int = 0
     limit: int | None = None
+    min_duration: float = 0.0
     batch_duration: float = 20.0
 
 
@@ -123,7 +124,8 @@ class Plan(BaseModel):
     """What ``work/plan.json`` holds.
 
     `items` are all that was asked for; `unreadable` are those whose header
-    says that they cannot be read, `utterances` the others.
+    says that they cannot be read, `utterances` the others that are not too
+    short.
     `batches` are places in `utterances`. `references` are the utterances of
     each target speaker. `systems` and `metrics` are fingerprints by name.
 
@@ -149,6 +151,11 @@ class Plan(BaseModel):
     def save(self, out: Path) -> None:
         """Write it into an evaluation's folder."""
         atomic_write_text(out / PLAN_NAME, self.model_dump_json() + "\n")
+
+    @property
+    def total(self) -> int:
+        """How many utterances are to be measured, readable or not."""
+        return len(self.utterances) + len(self.unreadable)
 
     @classmethod
     def load(cls, out: Path) -> "Plan | None":
@@ -200,7 +207,8 @@ class Plan(BaseModel):
         Raises
         ------
         DataError
-            If there is nobody whose voice could be taken.
+            If all are too short, or there is nobody whose voice could be
+            taken.
         """
         jobs = [AudioJob(item.path, item.start, item.stop) for item in items]
         headers = loader.headers(jobs).result()
@@ -213,7 +221,14 @@ class Plan(BaseModel):
                 unreadable.append(Failure(item.id, item.path, "", reason))
             else:
                 target = targets.get(item.id)
-                utterances.append(_utterance(item, header, target))
+                found = _utterance(item, header, target)
+                if found.duration >= options.min_duration:
+                    utterances.append(found)
+        if not utterances and not unreadable:
+            raise DataError(
+                f"{data}: has no utterance of {options.min_duration:g} s and "
+                "more; give a lower --min-duration"
+            )
         return cls(
             data=data,
             options=options,

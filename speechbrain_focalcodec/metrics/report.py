@@ -55,6 +55,8 @@ def _facts(summary: Summary) -> list[str]:
         f"{summary.utterances} utterances ({summary.duration / 60:.1f} min) "
         f"of `{summary.data}`"
     )
+    if summary.min_duration:
+        facts += f", each of {summary.min_duration:g} s or more"
     if summary.unreadable:
         facts += f"; {summary.unreadable} could not be read"
     facts += (

@@ -1,5 +1,6 @@
 """Speaker similarity: how close the voice is, by an embedding of it."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -102,7 +103,10 @@ class ResemblyzerSimilarity(SpeakerSimilarity):
 
     def __init__(self, device: str = "cpu"):
         super().__init__()
-        self.library = import_extra("resemblyzer", "speaker")
+        with warnings.catch_warnings():
+            # Its dependencies' own affair.
+            warnings.filterwarnings("ignore", message="pkg_resources is depr")
+            self.library = import_extra("resemblyzer", "speaker")
         # It leaves `weights_only` of torch.load at its default, which is true.
         self.encoder = self.library.VoiceEncoder(device, verbose=False).eval()
 

@@ -27,8 +27,8 @@ __all__ = [
 # What may decide a figure.
 LIBRARIES = (
     *("speechbrain_focalcodec", "torch", "torchaudio", "speechbrain", "numpy"),
-    *("transformers", "openai-whisper", "jiwer", "pystoi", "pesq", "pyworld"),
-    *("speechmos", "distillmos", "resemblyzer", "onnxruntime"),
+    *("transformers", "openai-whisper", "jiwer", "pystoi", "pesq"),
+    *("librosa", "speechmos", "distillmos", "resemblyzer", "onnxruntime"),
 )
 
 
@@ -128,6 +128,8 @@ class Summary:
         Of the libraries.
     base : str
         The system that others are compared with: the first that compresses.
+    min_duration : float
+        Utterances of fewer seconds were left out.
 
     Example
     -------
@@ -146,6 +148,7 @@ class Summary:
     systems: list[SystemSummary]
     versions: dict[str, str]
     base: str = ""
+    min_duration: float = 0.0
 
     def __getitem__(self, name: str) -> SystemSummary:
         """The summary of a system."""

@@ -84,18 +84,8 @@ class WhisperTranscriber:
 
     Arguments
     ---------
-    checkpoint_path : str or Path
-        A checkpoint of openai-whisper on this machine (such as
-        ``tiny.en.pt``). It is read with ``weights_only=True``.
-    device : str
-        Where the model runs.
-
-    Raises
-    ------
-    CheckpointError
-        When the file is missing or is no Whisper checkpoint.
-    ImportError
-        When openai-whisper is not installed.
+    checkpoint_path, device
+        Of the model, see :func:`load_whisper`, which may raise an error.
 
     Example
     -------

@@ -30,12 +30,12 @@ from speechbrain_focalcodec.metrics.results import (
     write_failures,
 )
 from speechbrain_focalcodec.metrics.systems.base import Output, System
+from speechbrain_focalcodec.metrics.systems.original import ORIGINAL
 from speechbrain_focalcodec.resampling import resample
 
 __all__ = ["MAX_FAILURES", "Worker"]
 
 MAX_FAILURES = 0.05
-ORIGINAL = "original"  # whose audio is saved beside the systems'
 # Speech of a target speaker that outputs are compared with (s).
 _VOICE_DURATION = 30.0
 _WARM_UP = 1.0  # seconds of speech that a system is tried on
@@ -130,7 +130,7 @@ class Worker:
             for place, it in enumerate(plan.utterances[:save_audio])
         }
         # 0.07 * 100 is a little above 7.
-        self._allowed = math.ceil(max_failures * len(plan.items) - 1e-6)
+        self._allowed = math.ceil(max_failures * plan.total - 1e-6)
         self._failures = set(plan.unreadable)
         self._warm: set[str] = set()
         # The last target's reference, by system.
@@ -341,6 +341,7 @@ class Worker:
     ) -> None:
         place = self._saved[id]
         sigs = {system.name: (output.sig.cpu(), system.sample_rate_output)}
+        # For listening side by side.
         if all(it.name != ORIGINAL for it in self.systems):
             rate = self.plan.utterances[place].sample_rate
             sigs[ORIGINAL] = (batch.sigs[id], rate)
@@ -366,7 +367,7 @@ class Worker:
             ]
             reasons = "; ".join(f"{it.id}: {it.reason}" for it in of_it[:3])
             raise DataError(
-                f"{len(failed)} of {len(self.plan.items)} utterances failed "
+                f"{len(failed)} of {self.plan.total} utterances failed "
                 f"with {system.name}, more than --max-failures "
                 f"{self._share:g} allows (all are in {path}): {reasons}. Mend "
                 "the files and begin anew with --overwrite, mend the codec "

@@ -71,6 +71,7 @@ inputs are not permitted (known: metrics, whisper, metric_models, ...
     voice_conversion: bool = False
     reference: str | Path | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
+    min_duration: Annotated[float, Field(ge=0)] = 0.0
     seed: int = 0
     batch_duration: Annotated[float, Field(gt=0)] | None = None
     workers: Annotated[int, Field(ge=0)] = 0

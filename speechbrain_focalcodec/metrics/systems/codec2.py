@@ -62,6 +62,9 @@ class Codec2(System):
     ---------
     mode : str
         One of `MODES`, mostly its bits a second.
+    raw : bool
+        Whether to leave the delay in, as comparisons that have been published
+        often do. Metrics that compare sample by sample then judge the delay.
 
     Raises
     ------
@@ -82,27 +85,28 @@ class Codec2(System):
 
     sample_rate_input = sample_rate_output = 8000
 
-    def __init__(self, mode: str):
+    def __init__(self, mode: str, raw: bool = False):
         if mode not in MODES:
             raise ValueError(
                 f"Codec2 has no mode {mode!r}; it has {', '.join(MODES)}"
             )
         self.mode = mode
-        self.name = f"codec2:{mode}"
-        self.fingerprint = f"codec2 {mode}"
+        self.name = f"codec2:{mode}" + (":raw" if raw else "")
+        self.delay = 0 if raw else MODES[mode].delay
+        self.fingerprint = f"codec2 {mode}" + (" raw" if raw else "")
         self._encoder = find_tool("c2enc", PACKAGE)
         self._decoder = find_tool("c2dec", PACKAGE)
 
     def encode(self, sig: torch.Tensor) -> bytes:
-        mode = MODES[self.mode]
+        frame = MODES[self.mode].frame
         # The encoder drops what does not fill a frame.
-        missing = mode.delay + -(len(sig) + mode.delay) % mode.frame
+        missing = self.delay + -(len(sig) + self.delay) % frame
         sig = torch.nn.functional.pad(sig, (0, missing))
         return run_tool([self._encoder, self.mode, "-", "-"], to_pcm(sig))
 
     def decode(self, codes: bytes) -> torch.Tensor:
         pcm = run_tool([self._decoder, self.mode, "-", "-"], codes)
-        return from_pcm(pcm)[MODES[self.mode].delay :]
+        return from_pcm(pcm)[self.delay :]
 
     def bits(self, codes: bytes) -> float:
         mode = MODES[self.mode]

@@ -29,6 +29,7 @@ FORMS = f"""\
   feats:MODEL         its features, not quantized: a perfect quantizer
   original            the speech itself
   codec2:MODE         MODE: {", ".join(MODES)}
+  codec2:MODE:raw     with its delay, which is taken out otherwise
   opus:KBPS           KBPS: 6 to 256
   encodec:KBPS        KBPS: 1.5, 3, 6, 12, 24
   dac:CODEBOOKS       CODEBOOKS: 1 to 12
@@ -45,6 +46,7 @@ PEERS: dict[str, type[TransformersSystem]] = {
     "dac": Dac,
     "mimi": Mimi,
 }
+RAW = "raw"
 LABEL = re.compile(r"([^\W_][\w .+-]*)=(.+)", re.DOTALL)
 
 
@@ -105,7 +107,10 @@ def make_system(spec: str, device: str | torch.device | None = None) -> System:
     if known and not rest:
         raise _unknown(spec)
     if known and kind == "codec2":
-        return Codec2(rest)
+        mode, more, raw = rest.partition(":")
+        if more and raw != RAW:
+            raise _unknown(spec)
+        return Codec2(mode, raw=bool(more))
     if known and kind == "opus":
         return Opus(_number(spec, rest))
     if known and kind == "feats":
