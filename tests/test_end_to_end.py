@@ -17,6 +17,7 @@ from speechbrain_focalcodec.training.discriminators import (
 from speechbrain_focalcodec.training.end_to_end import EndToEndBrain
 from speechbrain_focalcodec.training.export import export_runs
 from speechbrain_focalcodec.training.perceptual import WhisperLoss
+from speechbrain_focalcodec.training.sources import find_sources
 
 corpus = test_training.corpus  # a fixture
 WEIGHTS = {
@@ -206,3 +207,18 @@ def test_whisper_loss_refuses(tmp_path, checkpoint):
         WhisperLoss(checkpoint[0], sample_rate=24000)
     with pytest.raises(CheckpointError, match="nowhere"):
         WhisperLoss("nowhere.pt")
+
+
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_with_a_discriminator_the_last_is_the_best(
+    corpus, tmp_path, model, adversarial
+):
+    # A learning rate that makes each epoch worse than the one before.
+    discriminator = compact() if adversarial else None
+    run(corpus, tmp_path, model, discriminator, epochs=3, lr=0.3)
+    losses = valid_losses(tmp_path)
+    best = losses.index(min(losses)) + 1
+    assert best < 3
+    [source] = find_sources([tmp_path])
+    text = (source.folder / "CKPT.yaml").read_text()
+    assert f"epoch: {3 if adversarial else best}\n" in text

@@ -5,6 +5,7 @@ feature matching and a log-mel loss. Small models can leave the discriminator
 out and train on spectral losses alone.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -347,6 +348,28 @@ class DecoderBrain(CodecBrain):
                 self.optimizer_step -= 1
         self.on_fit_batch_end(batch, predictions, loss, should_step)
         return loss.detach().cpu()
+
+    def rank(self, loss: float, epoch: int) -> float:
+        """With a discriminator the last checkpoint is the best.
+
+        What it teaches, spectral losses do not reward: by them the first
+        epochs would be best.
+
+        Arguments
+        ---------
+        loss : float
+            Mean loss of validation.
+        epoch : int
+            The epoch.
+
+        Returns
+        -------
+        float
+            The lower the better.
+        """
+        if self.adversarial and math.isfinite(loss):
+            return -epoch
+        return loss
 
     def _backward(self, loss: torch.Tensor) -> None:
         """Scale, check and differentiate a loss, as Brain.fit_batch does."""

@@ -11,6 +11,7 @@ from speechbrain_focalcodec.data.batching import duration_loader
 from speechbrain_focalcodec.data.pipeline import make_dataset
 from speechbrain_focalcodec.data.splits import TEST_NAME, merge_manifests
 from speechbrain_focalcodec.training.caching import use_feature_cache
+from speechbrain_focalcodec.training.checkpointing import RANK
 from speechbrain_focalcodec.training.evaluation import FinalEvaluation
 
 __all__ = ["fit_and_evaluate", "prepare_manifests"]
@@ -128,7 +129,7 @@ def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
     )
     brain.evaluate(
         test_set,
-        min_key="loss",
+        min_key=RANK,
         test_loader_kwargs=hparams["valid_loader"],
     )
     if evaluation is not None:
