@@ -207,6 +207,8 @@ def test_whisper_loss_refuses(tmp_path, checkpoint):
         WhisperLoss(checkpoint[0], sample_rate=24000)
     with pytest.raises(CheckpointError, match="nowhere"):
         WhisperLoss("nowhere.pt")
+    with pytest.raises(CheckpointError, match="--whisper_checkpoint=tiny"):
+        WhisperLoss(None)
 
 
 @pytest.mark.parametrize("adversarial", [False, True])

@@ -186,10 +186,7 @@ def test_a_stage_takes_any_model(path):
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda path: path.stem)
 def test_a_stage_has_the_model_of_its_name(stage):
-    keys = ["data_folder", "start_from"]
-    if stage.stem in ("mini_words", "mini_end_to_end"):
-        keys.append("whisper_checkpoint")
-    given = "\n".join(f"{key}: given" for key in keys)
+    given = "\n".join(f"{key}: given" for key in ("data_folder", "start_from"))
     hparams = read_stage(stage.stem, given)
     name = hparams["codec"]["name"]
     kind, _, ending = stage.stem.rpartition("_")

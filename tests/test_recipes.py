@@ -120,8 +120,6 @@ def failed_performance(folder, file, variable, condition, epoch):
 def read_yaml(path):
     """Return a YAML of a row, references resolved and tags kept."""
     given = "\n".join(f"{key}: given" for key in PLACEHOLDERS)
-    if Path(path).stem in ("mini_words", "mini_end_to_end"):
-        given += "\nwhisper_checkpoint: given"
     return YAML().load(resolve_yaml(ROOT / path, given))
 
 

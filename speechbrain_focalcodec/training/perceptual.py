@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from speechbrain_focalcodec.errors import CheckpointError
 from speechbrain_focalcodec.metrics.wer import load_whisper
 from speechbrain_focalcodec.training.distributed import mean_over_processes
 
@@ -34,7 +35,8 @@ class WhisperLoss(nn.Module):
     ---------
     checkpoint_path : str or Path
         A checkpoint of openai-whisper on this machine, such as
-        ``tiny.en.pt``. It is read with ``weights_only=True``. Needs the extra
+        ``tiny.en.pt``; ``None``, as in YAMLs that wait for one, is an error
+        that says so. It is read with ``weights_only=True``. Needs the extra
         ``whisper``.
     sample_rate : int
         Of the waveforms; 16 kHz, which is Whisper's.
@@ -42,7 +44,7 @@ class WhisperLoss(nn.Module):
     Raises
     ------
     CheckpointError
-        When the file is missing or is no Whisper checkpoint.
+        When the file is missing or is no Whisper checkpoint, or none is given.
     ValueError
         When the sample rate is another.
 
@@ -55,9 +57,16 @@ class WhisperLoss(nn.Module):
     """
 
     def __init__(
-        self, checkpoint_path: str | Path, sample_rate: int = _SAMPLE_RATE
+        self,
+        checkpoint_path: str | Path | None,
+        sample_rate: int = _SAMPLE_RATE,
     ):
         super().__init__()
+        if checkpoint_path is None:
+            raise CheckpointError(
+                "whisper_checkpoint: give the path of a checkpoint of "
+                "openai-whisper, such as --whisper_checkpoint=tiny.en.pt"
+            )
         if sample_rate != _SAMPLE_RATE:
             raise ValueError(
                 f"WhisperLoss is for waveforms at 16000 Hz, not {sample_rate}"
