@@ -1,5 +1,7 @@
 # Everything runs in .venv, which is made from requirements.lock on first use
-# and again when the lock or the metadata changes (some minutes, 5.5 GB: torch).
+# and again when the lock or the metadata changes (some minutes, 5.7 GB: torch).
+# The lock is whole, so that nothing else is installed. Two small libraries are
+# compiled, which takes a C compiler.
 
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	"$$p" -c "" 2>/dev/null && echo "$$p" && break; done)
@@ -8,10 +10,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-# What `make benchmark-mini` measures; without WHISPER (a local checkpoint of
-# openai-whisper) STOI alone.
+# What `make benchmark-mini` measures, and beside which codecs: those whose
+# tools are installed (Debian's codec2 and opus-tools). Word error rates need
+# WHISPER, a local checkpoint of openai-whisper.
 DATA ?= ../shared/data/LibriSpeech/dev-many-speakers
+PEERS ?= $(if $(shell command -v c2dec),codec2:700C codec2:1300 codec2:3200) \
+	$(if $(shell command -v opusdec),opus:6)
+MODELS ?= original focalcodec_mini_50hz focalcodec_mini_50hz_causal $(PEERS)
+METRICS ?= default
 WHISPER ?=
+EVALUATION ?= results/evaluation/$(notdir $(DATA:/=))
+
+# The model of `make demo`.
 MODEL ?=
 
 # What `make benchmark-speed` measures besides float32: bf16,int8,compile.
@@ -45,7 +55,7 @@ $(STAMP): requirements.lock setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3 found: make PYTHON=..."; exit 1; }
 	@echo "Installing into $(VENV) (some minutes the first time) ..."
 	@"$(PYTHON)" -m venv $(VENV)
-	@$(PIP) install -r requirements.lock
+	@$(PIP) install --no-deps -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -71,11 +81,11 @@ demo: $(STAMP) ## Resynthesise a clip: make demo [AUDIO=my.wav]
 demo-stream: $(STAMP) ## The same as live audio, chunk by chunk
 	@$(BIN)/focalcodec demo --stream $(if $(MODEL),--model "$(MODEL)") $(if $(AUDIO),"$(AUDIO)")
 
-benchmark-mini: $(STAMP) ## STOI and WER: make benchmark-mini [WHISPER=tiny.en.pt]
-	$(BIN)/python benchmarks/mini_model.py --data "$(DATA)" \
-		$(if $(MODEL),--model "$(MODEL)") \
-		$(if $(WHISPER),--whisper "$(WHISPER)") \
-		--out results/mini_model.json
+benchmark-mini: $(STAMP) ## Quality: make benchmark-mini [WHISPER=tiny.en.pt]
+	$(BIN)/focalcodec evaluate "$(DATA)" \
+		$(foreach model,$(MODELS),--model "$(model)") \
+		--metrics "$(METRICS)" $(if $(WHISPER),--whisper "$(WHISPER)") \
+		--out "$(EVALUATION)"
 
 benchmark-speed: $(STAMP) ## Speed beside other codecs: [OPTIONS=bf16,int8]
 	$(BIN)/python benchmarks/speed.py \
@@ -113,12 +123,13 @@ wheel-test: $(STAMP) ## Build the wheel; run it in an empty environment
 	cd build && wheel-test/bin/focalcodec demo --out demo_output
 	@rm -rf build/wheel-test
 
+# resemblyzer asks for typing, of which no version is for a Python of today.
 lock: $(STAMP) ## Write requirements.lock anew from setup.cfg
 	@$(PIP) install uv
 	$(BIN)/uv pip compile setup.cfg --extra test --upgrade \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 		--no-header --no-annotate --no-emit-package speechbrain_focalcodec \
-		-o requirements.lock -q
+		--no-emit-package typing -o requirements.lock -q
 
 clean: ## Remove .venv and what the tools left
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

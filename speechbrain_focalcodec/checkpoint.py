@@ -33,6 +33,7 @@ __all__ = [
     "CONFIG_FILE",
     "DEFAULT_CAUSAL_MODEL",
     "DEFAULT_MODEL",
+    "MetaWeights",
     "WEIGHTS_FILE",
     "fingerprint_of",
     "join_qkv",
@@ -167,7 +168,7 @@ def load_codec(
     config = read_config(folder / CONFIG_FILE)
     path = folder / WEIGHTS_FILE
     # A small file may claim a huge model: compare before allocating it.
-    with _MetaWeights():
+    with MetaWeights():
         outline = cls(config)
     shapes = upgrade_names(read_weights(path, device="meta"), path)
     _check_state(outline, shapes, path)
@@ -176,11 +177,18 @@ def load_codec(
     return codec
 
 
-class _MetaWeights(TorchFunctionMode):
+class MetaWeights(TorchFunctionMode):
     """Within it, layers are made without memory for their weights.
 
     `torch.device("meta")` would do so for all tensors; but windows and
     filterbanks cannot be computed without values.
+
+    Example
+    -------
+    >>> with MetaWeights():
+    ...     layer = nn.Linear(2, 3)
+    >>> layer.weight.device.type
+    'meta'
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):

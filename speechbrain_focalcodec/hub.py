@@ -10,6 +10,9 @@ from speechbrain_focalcodec.errors import CheckpointError
 
 __all__ = ["RELEASES", "Release", "fetch", "is_repository", "offline_message"]
 
+# What a model's folder holds.
+MODEL_FILES = ("config.json", "model.safetensors")
+
 
 @dataclass(frozen=True)
 class Release:
@@ -73,7 +76,11 @@ def is_repository(source: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source))
 
 
-def fetch(repository: str, revision: str | None = None) -> Path:
+def fetch(
+    repository: str,
+    revision: str | None = None,
+    names: Sequence[str | Sequence[str]] = MODEL_FILES,
+) -> Path:
     """Download a model, or find it in the local cache.
 
     Arguments
@@ -83,11 +90,14 @@ def fetch(repository: str, revision: str | None = None) -> Path:
     revision : str, optional
         Commit, tag or branch; a release's pinned commit by default, and the
         main branch of other repositories.
+    names : sequence of str
+        Files to fetch, by default `config.json` and `model.safetensors`. Of
+        several names given for one, the first that is there is taken.
 
     Returns
     -------
     Path
-        Folder with `config.json` and `model.safetensors`.
+        Folder with the files.
 
     Raises
     ------
@@ -95,6 +105,30 @@ def fetch(repository: str, revision: str | None = None) -> Path:
         If the hub cannot be reached and the cache has no copy, if there is
         no such repository, revision or file, or if a release's weights do
         not have the known SHA-256.
+    """
+    release = RELEASES.get(repository, Release())
+    wanted = revision or release.revision
+    commit = wanted
+    paths: list[Path] = []
+    for choice in names:
+        choice = (choice,) if isinstance(choice, str) else tuple(choice)
+        paths.append(_fetch_first(repository, wanted, commit, choice))
+        # All files of one commit, when a branch moves in between.
+        commit = paths[0].parent.name
+    if release.sha256 is not None and wanted == release.revision:
+        _check_sha256(paths[-1], release.sha256)
+    return paths[0].parent
+
+
+def _fetch_first(
+    repository: str,
+    wanted: str | None,
+    commit: str | None,
+    choice: tuple[str, ...],
+) -> Path:
+    """Fetch the first of some files that a commit has.
+
+    `wanted` is what the user asked for, to be named in errors.
     """
     import huggingface_hub
     from huggingface_hub.utils import (
@@ -104,22 +138,23 @@ def fetch(repository: str, revision: str | None = None) -> Path:
         RevisionNotFoundError,
     )
 
-    release = RELEASES.get(repository, Release())
-    wanted = revision or release.revision
-    commit = wanted
-    paths: list[Path] = []
-    for name in ("config.json", "model.safetensors"):
-        at = f"{repository} (revision {wanted or 'main'}): {name}"
+    where = f"{repository} (revision {wanted or 'main'})"
+    unreachable: CheckpointError | None = None
+    for name in choice:
+        at = f"{where}: {name}"
         try:
-            path = huggingface_hub.hf_hub_download(
-                repository, name, revision=commit
+            return Path(
+                huggingface_hub.hf_hub_download(
+                    repository, name, revision=commit
+                )
             )
         except LocalEntryNotFoundError as error:
+            # Another of the files may be in the cache.
             reason = str(error.__cause__ or error).partition("\n")[0]
-            raise CheckpointError(
+            unreachable = unreachable or CheckpointError(
                 f"{at}: the hub cannot be reached ({reason}) and the local "
                 "cache has no copy; connect once, or give a local folder"
-            ) from None
+            )
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             kind = "repository"
             if isinstance(error, RevisionNotFoundError):
@@ -128,20 +163,21 @@ def fetch(repository: str, revision: str | None = None) -> Path:
                 f"{at}: the hub has no such {kind}, or it is private"
             ) from None
         except EntryNotFoundError:
-            raise CheckpointError(
-                f"{at}: not in the repository; is it a FocalCodec model, or "
-                "a WavLM with safetensors weights?"
-            ) from None
+            continue
         # Versions of the hub's client differ in the HTTP library whose errors
         # they let through.
         except Exception as error:
             raise CheckpointError(f"{at}: download failed: {error}") from error
-        paths.append(Path(path))
-        # Both files of one commit, when a branch moves in between.
-        commit = paths[0].parent.name
-    if release.sha256 is not None and wanted == release.revision:
-        _check_sha256(paths[-1], release.sha256)
-    return paths[0].parent
+    if unreachable is not None:
+        raise unreachable
+    hint = ""
+    if len(choice) == 1 and choice[0] in MODEL_FILES:
+        hint = (
+            "; is it a FocalCodec model, or a WavLM with safetensors weights?"
+        )
+    raise CheckpointError(
+        f"{where}: {' or '.join(choice)}: not in the repository{hint}"
+    )
 
 
 def _check_sha256(path: Path, expected: str) -> None:

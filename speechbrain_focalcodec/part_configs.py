@@ -275,11 +275,18 @@ class VocosConfig(ConvNeXtConfig):
     """
 
     n_fft: Annotated[int, Field(ge=2, le=1 << 16, multiple_of=2)] = 1024
+    fade: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> "VocosConfig":
         if self.hop_length > self.n_fft:
             raise ValueError("hop_length must not exceed n_fft")
+        most = min(self.hop_length, self.n_fft - self.hop_length)
+        if self.fade > (most if self.causal else 0):
+            raise ValueError(
+                "fade is for a causal Vocos, at most hop_length and n_fft - "
+                "hop_length"
+            )
         return self
 
 

@@ -6,6 +6,7 @@ from speechbrain_focalcodec.codec import FocalCodec
 
 CODECS = {
     "vocos": ({}, (1, 1, 1), "Vocos"),
+    "fading": ({}, (1, 1, 1), "Vocos"),
     "wavenext": ({}, (1, 1, 1), "WaveNeXt"),
     "down_scaled": ({}, (2, 1, 2), "WaveNeXt"),
     "all_options": (
@@ -60,6 +61,7 @@ def make_codec(name: str, window_size: int = 12) -> FocalCodec:
             "dim": 16,
             "ffn_dim": 32,
             "causal": True,
+            **({"fade": 60} if name == "fading" else {}),
         },
     }
     return FocalCodec(config, name=name).eval()

@@ -148,9 +148,9 @@ def test_windows_are_full_before_chunks_count(monkeypatch):
 
 
 def test_the_full_size_model_is_the_released_one():
-    from speechbrain_focalcodec.checkpoint import _MetaWeights
+    from speechbrain_focalcodec.checkpoint import MetaWeights
 
-    with _MetaWeights():
+    with MetaWeights():
         codec = systems.build_full_causal()
     assert round(sum(x.numel() for x in codec.parameters()) / 1e6) == 249
     assert (codec.latency, codec.codebook_size) == (80, 4096)

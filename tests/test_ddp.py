@@ -1,5 +1,6 @@
 """Training by torchrun on two processes is training on one, and it ends."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from speechbrain_focalcodec.data.feature_reader import FeatureCache
 from speechbrain_focalcodec.errors import CheckpointError, DataError
 from speechbrain_focalcodec.training.run_log import read_metrics
 
-STAGES = ["quantizer", "decoder", *STREAMING]
+STAGES = ["quantizer", "decoder", "end_to_end", *STREAMING]
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +108,24 @@ def test_fewer_processes_resume_at_the_end_of_an_epoch_alone(out):
 def test_a_recipe_ends(out):
     """The command, with a feature cache of fewer shards than processes."""
     run = out / "recipe"
-    last = (run / "train_log.txt").read_text().splitlines()[-1]
-    assert last.startswith("Epoch loaded: 2 - test loss: ")
+    *_, tested, evaluated = (run / "train_log.txt").read_text().splitlines()
+    assert tested.startswith("Epoch loaded: 2 - test loss: ")
+    assert evaluated.startswith("Epoch evaluated: 2, utterances: 2 - test mel")
     splits = [line["split"] for line in read_metrics(run)]
-    assert splits.count("valid") == 2 and splits[-1] == "test"
+    assert splits.count("valid") == 2
+    assert splits[-2:] == ["test", "evaluation"]
+    assert (run / "evaluation_debug" / "summary.md").is_file()
     assert {"config.json", "log.txt", "samples", "save"} <= {
         path.name for path in run.iterdir()
     }
     cache = FeatureCache(run / "features" / "train")
     assert len(cache) == 6
+
+
+def test_what_the_main_process_stops_at_stops_all(lines):
+    failures = ["DataError: torn", "RuntimeError: .* stopped: DataError: torn"]
+    for failure, expected in zip(lines["failures"], failures, strict=True):
+        assert re.match(expected, failure)
 
 
 def test_evaluation_alone_and_a_debug_run_end(lines):

@@ -1,7 +1,5 @@
-"""Measures of resynthesised speech, and the benchmark that uses them."""
+"""STOI, word error rates and intervals, as functions."""
 
-import importlib.util
-import json
 import pickle
 import sys
 from pathlib import Path
@@ -9,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from speechbrain_focalcodec.audio import read_audio, write_audio
+from speechbrain_focalcodec.audio import read_audio
 from speechbrain_focalcodec.cli.demo import DEMO_CLIP
-from speechbrain_focalcodec.errors import AudioError, CheckpointError, DataError
+from speechbrain_focalcodec.errors import AudioError, CheckpointError
 from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.metrics.bootstrap import bootstrap_ratio
 from speechbrain_focalcodec.metrics.stoi import stoi
@@ -23,9 +20,6 @@ from speechbrain_focalcodec.metrics.wer import (
     count_word_errors,
     word_error_rate,
 )
-
-ROOT = Path(__file__).parent.parent
-MODEL = ROOT / "tests" / "parity" / "offline_50hz"
 
 
 @pytest.fixture(scope="module")
@@ -235,104 +229,3 @@ def test_bootstrap_leaves_out_draws_without_words():
 def test_bootstrap_refuses(numerators, denominators):
     with pytest.raises(ValueError, match="denominators"):
         bootstrap_ratio(numerators, denominators)
-
-
-# The benchmark
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    path = ROOT / "benchmarks" / "mini_model.py"
-    spec = importlib.util.spec_from_file_location("mini_model", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run_benchmark(benchmark, *options):
-    import typer
-
-    app = typer.Typer()
-    app.command()(benchmark.main)
-    return CliRunner().invoke(app, [*map(str, options)], catch_exceptions=False)
-
-
-@pytest.fixture
-def corpus(tmp_path, speech):
-    folder = tmp_path / "corpus" / "1" / "2"
-    for index, part in enumerate(speech.split(len(speech) // 2)[:2]):
-        write_audio(folder / f"1-2-{index}.flac", part, 16000)
-    (folder / "1-2.trans.txt").write_text("1-2-0 ONE\n1-2-1 TWO WORDS\n")
-    return tmp_path / "corpus"
-
-
-def test_benchmark_measures_a_folder(benchmark, corpus, tmp_path, monkeypatch):
-    # Original and reconstruction of each utterance, in turn.
-    texts = iter(["One.", "Won", "Two words", "to words again"])
-    monkeypatch.setattr(
-        benchmark,
-        "WhisperTranscriber",
-        lambda path, device: lambda sig, rate: next(texts),
-    )
-    out = tmp_path / "results.json"
-    result = run_benchmark(
-        benchmark,
-        *("--data", corpus, "--model", MODEL),
-        *("--whisper", "tiny.en.pt", "--out", out),
-    )
-    assert result.exit_code == 0
-    names = ["STOI", "real-time factor", "dWER"]
-    names += ["WER, original", "WER, reconstruction"]
-    for name in names:
-        assert f"\n| {name} | " in result.stdout
-    saved = json.loads(out.read_text())
-    assert list(saved["summary"]) == names
-    values = [saved["summary"][name]["value"] for name in names[2:]]
-    assert values == [pytest.approx(rate) for rate in (3 / 3, 0, 3 / 3)]
-    assert [item["transcript"] for item in saved["utterances"]] == [
-        "ONE",
-        "TWO WORDS",
-    ]
-    assert saved["utterances"][1]["name"] == "1/2/1-2-1.flac"
-    mean = sum(item["stoi"] for item in saved["utterances"]) / 2
-    assert saved["summary"]["STOI"]["value"] == pytest.approx(mean)
-
-
-def test_benchmark_options(benchmark, corpus, tmp_path):
-    saved = {}
-    for option in ("--feats-only", "--limit=1"):
-        out = tmp_path / "results.json"
-        run_benchmark(
-            benchmark,
-            *("--data", corpus, "--model", MODEL, "--limit", 1),
-            *("--out", out, option),
-        )
-        saved[option] = json.loads(out.read_text())
-        assert list(saved[option]["summary"]) == ["STOI", "real-time factor"]
-        assert len(saved[option]["utterances"]) == 1
-    assert saved["--feats-only"]["feats_only"]
-    assert (
-        saved["--feats-only"]["summary"]["STOI"]
-        != saved["--limit=1"]["summary"]["STOI"]
-    )
-
-
-def test_benchmark_rates_are_over_the_corpus(benchmark):
-    texts = [("one", "no more than this"), ("a b c d e f g h i",) * 2]
-    summary = benchmark.summarize(
-        [
-            benchmark.Utterance("x", 1.0, 0.5, 0.9, None, original, rec)
-            for original, rec in texts
-        ]
-    )
-    assert summary["dWER"].value == pytest.approx(0.4)
-    assert summary["real-time factor"].value == 0.5
-    assert "| dWER | 40.0 % | " in benchmark.to_markdown(summary)
-
-
-def test_the_benchmark_can_leave_short_files_out(benchmark, corpus):
-    with pytest.raises(DataError, match="no audio files of 1000 s and more"):
-        run_benchmark(
-            benchmark,
-            *("--data", corpus, "--model", MODEL, "--min-seconds", 1000),
-        )

@@ -80,11 +80,33 @@ def test_ranges_are_loose(config, extras):
 
 
 def test_extras_refer_to_each_other(extras):
-    users = "entropy live metrics onnx ray tensorboard whisper".split()
-    more = {"all": "wandb", "test": "benchmark"}
-    for name, wanted in {x: {*users, more[x]} for x in more}.items():
+    users = {*"entropy evaluate live onnx ray tensorboard".split()}
+    parts = {*"benchmark metrics mos paper pesq speaker whisper".split()}
+    for name, wanted in {
+        "all": {*users, "wandb"},
+        "test": users,
+        "evaluate": parts,
+    }.items():
         (own,) = [item for item in extras[name] if item.name == PACKAGE.name]
         assert own.extras == wanted <= set(extras)
+    # Whoever asks for all has each of them.
+    assert users | parts | {"wandb", "all", "test"} == set(extras)
+
+
+def test_messages_name_extras_that_install_the_module(extras):
+    calls = {
+        call
+        for path in PACKAGE.rglob("*.py")
+        for call in re.findall(
+            r'import_extra\(\s*"([\w.]+)", "(\w+)"\s*\)', path.read_text()
+        )
+    }
+    assert len(calls) > 10
+    others = {"whisper": "openai-whisper"}
+    for module, extra in calls - {("json", "metrics")}:  # an example
+        module = module.partition(".")[0]
+        names = {item.name for item in extras[extra]}
+        assert others.get(module, module) in names, f"{module}: {extra}"
 
 
 def test_lock_has_exact_versions_alone():
@@ -141,17 +163,23 @@ def test_every_folder_with_code_is_a_package():
         ("test", 'pytest -q -m "not slow"'),
         ("test-slow", "pytest -q -m slow"),
         ("demo", 'focalcodec demo  "my clip.wav"'),
-        ("benchmark-mini", "benchmarks/mini_model.py"),
+        (
+            "benchmark-mini",
+            '--model "focalcodec_mini_50hz" '
+            '--model "focalcodec_mini_50hz_causal"',
+        ),
+        ("benchmark-mini", 'focalcodec evaluate "my data"'),
     ],
 )
 def test_make_runs(target, command):
     variables = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("MAKE") and name not in ("MODEL", "AUDIO")
+        if not name.startswith("MAKE")
+        and name not in ("MODEL", "MODELS", "AUDIO")
     }
     plan = subprocess.run(
-        ["make", "--dry-run", target, "AUDIO=my clip.wav"],
+        ["make", "--dry-run", target, "AUDIO=my clip.wav", "DATA=my data"],
         cwd=ROOT,
         env=variables,
         capture_output=True,

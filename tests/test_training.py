@@ -91,7 +91,7 @@ def make_brain(
     sb.utils.seed.seed_everything(1)
     torch.manual_seed(1)
     counter = EpochCounter(overrides.pop("epochs", 2))
-    segment = 3200 if stage is DecoderBrain else None
+    segment = 3200 if issubclass(stage, DecoderBrain) else None
     data = [
         make_dataset(corpus / "train.json", corpus, 16000, samples)
         for samples in (segment, None)
@@ -109,6 +109,7 @@ def make_brain(
             "stft": 1.0,
             "adversarial": 1.0,
             "feature_matching": 2.0,
+            "feats": 1.0,
         },
         "discriminator_opt_class": lambda x: torch.optim.AdamW(x, 1e-3),
         "encoder_source": None,

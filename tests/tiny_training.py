@@ -15,13 +15,18 @@ import numpy as np
 import soundfile
 import torch
 from speechbrain.utils.distributed import if_main_process
-from test_training import make_brain
+from test_training import CONFIG, make_brain
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.manifest import write_manifest
+from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.training.decoder import DecoderBrain
 from speechbrain_focalcodec.training.distillation import DistillationBrain
-from speechbrain_focalcodec.training.distributed import gather
+from speechbrain_focalcodec.training.distributed import (
+    gather,
+    run_long_on_main,
+)
+from speechbrain_focalcodec.training.end_to_end import EndToEndBrain
 from speechbrain_focalcodec.training.joint import JointBrain
 from speechbrain_focalcodec.training.position import PositionBrain
 from speechbrain_focalcodec.training.quantizer import QuantizerBrain
@@ -45,6 +50,8 @@ RECIPE = [
     *("--num_valid=0", "--batch_size=1", "--valid_batch_size=4"),
     *("--num_samples=1", "--noprogressbar", "--device=cpu"),
     *("--distributed_backend=gloo", "--debug"),
+    f"--start_from={OFFLINE}",
+    "--evaluation={metrics: [mel]}",
 ]
 
 
@@ -173,10 +180,23 @@ def train(
 
 def train_all(corpus, out):
     """Each stage once."""
+    start = out / "start"
+    if if_main_process():
+        torch.manual_seed(0)
+        FocalCodec(CONFIG, name="tiny").save_pretrained(start)
+    gather(None)  # wait for it
     lines = {
         "quantizer": train(QuantizerBrain, corpus, out / "quantizer"),
         "decoder": train(
             DecoderBrain, corpus, out / "decoder", adversarial=True
+        ),
+        "end_to_end": train(
+            EndToEndBrain,
+            corpus,
+            out / "end_to_end",
+            adversarial=True,
+            start_from=[start],
+            rate=0.001,
         ),
     }
     config = json.loads((CAUSAL / "config.json").read_text())
@@ -201,6 +221,11 @@ def slow_disk(handle):
     time.sleep(0.005)
 
 
+def fail():
+    """What the main process stumbles over."""
+    raise DataError("torn")
+
+
 def main(out):
     """Train on several processes; leave the figures in out/lines.pt."""
     os.fsync = slow_disk
@@ -223,6 +248,10 @@ def main(out):
     for folder, option in (("whole", "test_only"), ("debug", "debug")):
         options = {"run_opts": {option: True}, "evaluate": True}
         lines[option] = train(NoisyBrain, corpus, out / folder, **options)
+    try:
+        run_long_on_main(fail)
+    except Exception as error:
+        lines["failures"] = gather(f"{type(error).__name__}: {error}")
     if if_main_process():
         torch.save(lines, out / "lines.pt")
 

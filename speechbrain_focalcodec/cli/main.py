@@ -14,6 +14,7 @@ import typer
 
 from speechbrain_focalcodec.cli.batch import OneLineErrors, plan, run
 from speechbrain_focalcodec.cli.demo import demo
+from speechbrain_focalcodec.cli.evaluate import evaluate
 from speechbrain_focalcodec.cli.export import export
 from speechbrain_focalcodec.cli.onnx import export_onnx
 from speechbrain_focalcodec.cli.options import (
@@ -125,6 +126,7 @@ def _model_facts(model: str | None) -> dict[str, Any]:
 
 
 app.command()(demo)
+app.command()(evaluate)
 app.command()(export)
 app.command()(convert_voice)
 app.command()(stream)

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "BatchDuration",
     "BatchSize",
     "CausalModel",
     "Context",
+    "DataRoot",
     "Device",
     "Input",
     "Model",
@@ -16,6 +18,7 @@ __all__ = [
     "Overwrite",
     "Precision",
     "Window",
+    "Workers",
 ]
 
 Input = Annotated[Path, typer.Argument(help="A file or a folder.")]
@@ -62,6 +65,25 @@ Context = Annotated[
 ]
 BatchSize = Annotated[
     int, typer.Option(help="Windows at once; more pays on a GPU.")
+]
+BatchDuration = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds of audio in a batch; 20 on a CPU and 240 on a GPU by "
+        "default."
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Processes that read audio ahead; 1 on a CPU and up to 8 on a "
+        "GPU by default, 0 for a thread.",
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(help="What stands for {data_root} in a manifest."),
 ]
 Overwrite = Annotated[
     bool,

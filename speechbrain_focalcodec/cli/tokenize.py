@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,12 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from speechbrain_focalcodec.cli.options import (
+    BatchDuration,
     Context,
+    DataRoot,
     Device,
     Model,
     Precision,
     Window,
+    Workers,
 )
+from speechbrain_focalcodec.cli.stopping import stopping
 from speechbrain_focalcodec.corpus.launch import (
     default_processes,
     end_with_parent,
@@ -33,8 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["tokenize"]
 
-# Seconds that a batch has to end in, when a signal asks for it.
-_GRACE = 10.0
+_STOPPED = (
+    "stopped; run the same command again to go on: finished shards are kept"
+)
 
 
 def tokenize(
@@ -56,20 +60,8 @@ def tokenize(
     precision: Precision = None,
     window: Window = WINDOW,
     context: Context = CONTEXT,
-    batch_duration: Annotated[
-        float | None,
-        typer.Option(
-            help="Seconds of audio encoded together; 20 on a CPU and 240 on a "
-            "GPU by default."
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Processes that read audio ahead of the model; 1 on a CPU "
-            "and up to 8 on a GPU by default, 0 for a thread."
-        ),
-    ] = None,
+    batch_duration: BatchDuration = None,
+    workers: Workers = None,
     shard_size: Annotated[
         int | None,
         typer.Option(
@@ -110,10 +102,7 @@ def tokenize(
             "progress, the first makes what others have left undone.",
         ),
     ] = 600.0,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(help="What stands for {data_root} in a manifest."),
-    ] = None,
+    data_root: DataRoot = None,
     processes: Annotated[
         int | None,
         typer.Option(
@@ -378,67 +367,18 @@ def _check_there(source: Path) -> None:
         )
 
 
-class _Stopped(KeyboardInterrupt):
-    """A signal has asked for the end; SIGTERM comes from batch systems."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
 @contextmanager
 def _stopping(silent: bool, bar: "ProgressBar") -> Iterator[None]:
-    """End in one line, or none, when a signal or the leader asks for it.
-
-    Work under way ends with its batch: an exception in the midst of another
-    library's import or clean-up makes that one complain.
-    """
+    """End in one line, or none, when a signal or the leader asks for it."""
     from speechbrain_focalcodec.corpus.group import LeaderLost
 
-    asked: list[int] = []
-
-    def stop(number: int, frame: Any) -> None:
-        if asked or not bar.is_at_work:
-            raise _Stopped(asked[0] if asked else number)
-        asked.append(number)
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, _GRACE)
-
-    def check() -> None:
-        if asked:
-            raise _Stopped(asked[0])
-
-    bar.check = check
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if hasattr(signal, "SIGALRM"):
-        numbers.append(signal.SIGALRM)
-    # What is ignored, as in a shell's background, stays so.
-    before = {
-        number: signal.signal(number, stop)
-        for number in numbers
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
-    try:
-        yield
-    except LeaderLost as error:
-        if not silent:
-            raise
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        if not silent:
-            typer.echo(
-                "stopped; run the same command again to go on: finished "
-                "shards are kept",
-                err=True,
-            )
-        raise typer.Exit(
-            128 + getattr(error, "number", signal.SIGINT)
-        ) from error
-    finally:
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with stopping(bar, None if silent else _STOPPED):
+        try:
+            yield
+        except LeaderLost as error:
+            if not silent:
+                raise
+            raise typer.Exit(1) from error
 
 
 def _load(loading: _Loading, device: str | None) -> "PretrainedFocalCodec":

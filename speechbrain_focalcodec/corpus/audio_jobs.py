@@ -87,15 +87,15 @@ def read_header(job: AudioJob) -> Header | str:
         return str(error)
 
 
-def read_sig(job: AudioJob, sample_rate: int) -> np.ndarray | str:
+def read_sig(job: AudioJob, sample_rate: int | None) -> np.ndarray | str:
     """Decode and resample an item.
 
     Arguments
     ---------
     job : AudioJob
         The item.
-    sample_rate : int
-        The sample rate wanted, in Hz.
+    sample_rate : int, optional
+        The sample rate wanted, in Hz; ``None`` for the file's own.
 
     Returns
     -------
@@ -118,7 +118,9 @@ def read_sig(job: AudioJob, sample_rate: int) -> np.ndarray | str:
         sig = torch.from_numpy(
             read_slice(job.path, *_samples(job, total, rate))
         )
-        return resample(sig, rate, sample_rate).numpy()
+        if sample_rate is not None:
+            sig = resample(sig, rate, sample_rate)
+        return sig.numpy()
     except AudioError as error:
         return str(error)
 

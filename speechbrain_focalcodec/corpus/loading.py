@@ -87,8 +87,8 @@ class Loader:
 
     Arguments
     ---------
-    sample_rate : int
-        Sample rate to resample to, in Hz.
+    sample_rate : int, optional
+        Sample rate to resample to, in Hz; ``None`` for each file's own.
     workers : int
         Number of processes; 0 for a thread, which starts at once.
 
@@ -100,7 +100,7 @@ class Loader:
     [(96320,)]
     """
 
-    def __init__(self, sample_rate: int, workers: int) -> None:
+    def __init__(self, sample_rate: int | None, workers: int) -> None:
         self.workers = workers
         self._read_sig = partial(read_sig, sample_rate=sample_rate)
         self._pool: Executor = (

@@ -1,4 +1,4 @@
-"""Which utterances train and which validate."""
+"""Which utterances train, which validate and which test."""
 
 import random
 from collections import defaultdict
@@ -15,6 +15,9 @@ from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["hold_out_speakers", "join_splits", "merge_manifests"]
 
+# A split may be called test; none is called this.
+TEST_NAME = "test.joined.json"
+
 
 def merge_manifests(
     save_folder: str | Path,
@@ -23,13 +26,16 @@ def merge_manifests(
     num_valid: int = 0,
     max_utterances: int | None = None,
     seed: int = 0,
+    test_splits: Sequence[str] = (),
 ) -> dict[str, Path]:
     """Write ``train.json`` and ``valid.json`` from prepared splits.
+
+    With splits to test on, ``test.joined.json`` too.
 
     Arguments
     ---------
     save_folder : str or Path
-        The folder that holds the splits' manifests; the two are written there.
+        The folder that holds the splits' manifests; those are written there.
     train_splits : sequence of str
         Splits to train on.
     valid_splits : sequence of str
@@ -42,17 +48,20 @@ def merge_manifests(
         Train on a random choice of this many utterances at most.
     seed : int
         Seed of both choices.
+    test_splits : sequence of str
+        Splits to test on at the end; some may be those of validation.
 
     Returns
     -------
     dict
-        The paths, by "train" and "valid".
+        The paths, by "train" and "valid", and by "test" with `test_splits`.
 
     Raises
     ------
     DataError
-        When a manifest is missing, a split is in both lists, or there is
-        nothing to validate on or to train on.
+        When a manifest is missing, a split is in both lists, an utterance is
+        trained and tested on, or there is nothing to validate on or to train
+        on.
 
     Example
     -------
@@ -86,6 +95,15 @@ def merge_manifests(
         if not entries:
             raise DataError(f"no utterances for {name}.json: set {hint}")
         write_manifest(paths[name], entries)
+    if test_splits:
+        test = join_splits(save_folder, test_splits)
+        if shared := train.keys() & test.keys():
+            raise DataError(
+                f"{len(shared)} utterance(s) of test_splits are trained on "
+                f"too, for example {min(shared)}"
+            )
+        paths["test"] = save_folder / TEST_NAME
+        write_manifest(paths["test"], test)
     return paths
 
 

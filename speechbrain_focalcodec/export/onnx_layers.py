@@ -199,7 +199,9 @@ class _ISTFTHead(nn.Module):
         self.head: Any = head
         self.fourier = InverseRealFourier(head.n_fft)
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, lengths: torch.Tensor, state: None = None
+    ) -> torch.Tensor:
         head = self.head
         magnitude, phase = head.proj(x).chunk(2, dim=-1)
         magnitude = magnitude.exp().clamp(max=MAX_MAGNITUDE)

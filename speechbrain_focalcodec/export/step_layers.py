@@ -401,11 +401,13 @@ class _StepISTFTHead(nn.Module):
         self.head: Any = head
         self.fourier = InverseRealFourier(head.n_fft)
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, lengths: torch.Tensor, state: StepState
+    ) -> torch.Tensor:
         magnitude, phase = self.head.proj(x).chunk(2, dim=-1)
         magnitude = magnitude.exp().clamp(max=MAX_MAGNITUDE)
         frames = self.fourier(magnitude * phase.cos(), magnitude * phase.sin())
-        return frames[..., -self.head.hop_length :].flatten(1)
+        return self.head.join(frames, state)
 
 
 PLACES: dict[type[nn.Module], type[nn.Module]] = {

@@ -1,5 +1,6 @@
-"""Measures of resynthesised speech.
+"""Measures of resynthesised speech and of converted voices.
 
-Their libraries are extras (``metrics`` for STOI, ``whisper`` for word error
-rates), so each measure is imported from its own module.
+:mod:`~speechbrain_focalcodec.metrics.registry` makes metrics by name. Their
+libraries are extras (``metrics``, ``pesq``, ``mos``, ``speaker``, ``whisper``
+and ``paper``), so each is imported from its own module when it is asked for.
 """

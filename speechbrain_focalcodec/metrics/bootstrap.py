@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Estimate", "bootstrap_ratio"]
+__all__ = ["Estimate", "bootstrap_difference", "bootstrap_ratio"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,64 @@ def bootstrap_ratio(
     >>> bootstrap_ratio([1, 0, 2], [10, 10, 10]).value
     0.1
     """
+    above, below = _as_arrays(numerators, denominators)
+    drawn = _draw(len(above), resamples, seed)
+    return _estimate(
+        above.sum() / below.sum(), _ratios(above[drawn], below[drawn])
+    )
+
+
+def bootstrap_difference(
+    first: tuple[Sequence[float], Sequence[float] | None],
+    second: tuple[Sequence[float], Sequence[float] | None],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """How much a ratio of the same utterances differs, with its interval.
+
+    Paired: each draw takes the same utterances on both sides, so that what
+    makes an utterance hard for both does not widen the interval.
+
+    Arguments
+    ---------
+    first, second : tuple
+        Numerators and denominators, as `bootstrap_ratio` takes them, of the
+        same utterances in the same order.
+    resamples : int
+        Number of draws.
+    seed : int
+        Seed of the draws.
+
+    Returns
+    -------
+    Estimate
+        The first ratio less the second.
+
+    Raises
+    ------
+    ValueError
+        As `bootstrap_ratio` does.
+
+    Example
+    -------
+    >>> bootstrap_difference(([4, 8], None), ([2, 6], None))
+    Estimate(value=2.0, low=2.0, high=2.0)
+    """
+    above, below = _as_arrays(*first)
+    above2, below2 = _as_arrays(*second)
+    if len(above) != len(above2):
+        raise ValueError(f"{len(above)} utterances but {len(above2)}")
+    drawn = _draw(len(above), resamples, seed)
+    return _estimate(
+        above.sum() / below.sum() - above2.sum() / below2.sum(),
+        _ratios(above[drawn], below[drawn])
+        - _ratios(above2[drawn], below2[drawn]),
+    )
+
+
+def _as_arrays(
+    numerators: Sequence[float], denominators: Sequence[float] | None
+) -> tuple[np.ndarray, np.ndarray]:
     above = np.asarray(numerators, dtype=np.float64)
     below = (
         np.ones_like(above)
@@ -80,11 +138,22 @@ def bootstrap_ratio(
         )
     if below.sum() == 0:
         raise ValueError("Nothing to average: the denominators sum to 0")
-    drawn = np.random.default_rng(seed).integers(
-        len(above), size=(resamples, len(above))
+    return above, below
+
+
+def _draw(utterances: int, resamples: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(
+        utterances, size=(resamples, utterances)
     )
+
+
+def _ratios(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = above[drawn].sum(axis=1) / below[drawn].sum(axis=1)
+        ratios = above.sum(axis=1) / below.sum(axis=1)
     # A draw of utterances without a word has no ratio.
-    low, high = np.nanpercentile(ratios, [2.5, 97.5])
-    return Estimate(float(above.sum() / below.sum()), float(low), float(high))
+    return np.where(np.isfinite(ratios), ratios, np.nan)
+
+
+def _estimate(value: float, draws: np.ndarray) -> Estimate:
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return Estimate(float(value), float(low), float(high))

@@ -1,17 +1,65 @@
-"""Short-time objective intelligibility (STOI), by pystoi."""
+"""Short-time objective intelligibility (STOI, ESTOI), by pystoi."""
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 
 from speechbrain_focalcodec.errors import AudioError
 from speechbrain_focalcodec.extras import import_extra
+from speechbrain_focalcodec.metrics.base import (
+    SAMPLE_RATE,
+    Column,
+    Metric,
+    Row,
+    Sample,
+)
+from speechbrain_focalcodec.metrics.values import as_figure
 
-__all__ = ["stoi"]
+__all__ = ["Stoi", "stoi"]
+
+
+class Stoi(Metric):
+    """STOI or ESTOI of utterances.
+
+    Arguments
+    ---------
+    extended : bool
+        Whether to compute ESTOI.
+
+    Example
+    -------
+    >>> sig = torch.randn(16000, generator=torch.manual_seed(0))
+    >>> [row] = Stoi()([Sample("a", sig, sig)])
+    >>> round(row["stoi"], 3)
+    1.0
+    """
+
+    def __init__(self, extended: bool = False):
+        import_extra("pystoi", "metrics")
+        self.extended = extended
+        self.name = "estoi" if extended else "stoi"
+        self.columns = (
+            Column(self.name, self.name.upper(), "higher", self.name, digits=3),
+        )
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Row]:
+        return [{self.name: self._measure(sample)} for sample in samples]
+
+    def _measure(self, sample: Sample) -> float | None:
+        try:
+            return as_figure(
+                stoi(sample.original, sample.output, SAMPLE_RATE, self.extended)
+            )
+        except AudioError:
+            return None
 
 
 def stoi(
-    reference: torch.Tensor, estimate: torch.Tensor, sample_rate: int
+    reference: torch.Tensor,
+    estimate: torch.Tensor,
+    sample_rate: int,
+    extended: bool = False,
 ) -> float:
     """Short-time objective intelligibility of `estimate`.
 
@@ -25,6 +73,8 @@ def stoi(
         The speech to judge, aligned with the reference, shape [T].
     sample_rate : int
         Sample rate of both, in Hz. pystoi resamples to 10 kHz.
+    extended : bool
+        Whether to compute ESTOI, which sees modulated noise better.
 
     Returns
     -------
@@ -55,6 +105,9 @@ def stoi(
             raise AudioError(f"The {name} has samples that are not finite")
     if not reference.any():
         raise AudioError("The reference is silent, so it has no STOI")
+    short = "The reference has too little speech for STOI (about 0.4 s)"
+    if len(reference) < 0.3 * sample_rate:  # pystoi fails on a few samples
+        raise AudioError(short)
     with warnings.catch_warnings():
         # pystoi warns and returns 1e-5, which would spoil a mean unseen.
         warnings.filterwarnings("error", message="Not enough STFT frames")
@@ -63,9 +116,8 @@ def stoi(
                 reference.detach().cpu().numpy(),
                 estimate.detach().cpu().numpy(),
                 sample_rate,
+                extended=extended,
             )
         except RuntimeWarning as warning:
-            raise AudioError(
-                "The reference has too little speech for STOI (about 0.4 s)"
-            ) from warning
+            raise AudioError(short) from warning
     return float(value)

@@ -251,8 +251,8 @@ class ConvNeXtDecoder(nn.Module):
     Arguments
     ---------
     head : nn.Module
-        From hidden frames [B, T, dim] and lengths (int64 [B] or None) to a
-        waveform [B, T * hop_length]; with a `reach` as below.
+        From hidden frames [B, T, dim], lengths (int64 [B] or None) and a state
+        to a waveform [B, T * hop_length]; with a `reach` as below.
     hop_length : int
         Samples a frame.
     causal : bool
@@ -315,4 +315,4 @@ class ConvNeXtDecoder(nn.Module):
             Waveform [B, T * hop_length].
         """
         x = self.backbone(feats, lengths, scope(state, "backbone"))
-        return self.head(x, lengths)
+        return self.head(x, lengths, scope(state, "head"))

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from speechbrain_focalcodec.modules.causal import StreamState, extend_left
 from speechbrain_focalcodec.modules.convnext import ConvNeXtDecoder
 from speechbrain_focalcodec.modules.masking import length_mask
 
@@ -17,7 +18,8 @@ class ISTFTHead(nn.Module):
 
     Offline, windowed frames are overlap-added and divided by the envelope of
     the squared windows of the utterance's own frames. Causal, the last
-    `hop_length` samples of each inverse FFT are the output.
+    `hop_length` samples of each inverse FFT are the output; they may begin by
+    a fade from what the frame before would go on with.
 
     Arguments
     ---------
@@ -27,6 +29,14 @@ class ISTFTHead(nn.Module):
         FFT size and hop (samples).
     causal : bool
         Whether a frame must not touch the samples before it.
+    fade : int
+        Causal only: samples of that fade, which takes the seams between
+        frames away. 0, as in the published models, leaves them.
+
+    Raises
+    ------
+    ValueError
+        If there cannot be such a fade.
 
     Example
     -------
@@ -35,27 +45,47 @@ class ISTFTHead(nn.Module):
     """
 
     def __init__(
-        self, dim: int, n_fft: int, hop_length: int, causal: bool = False
+        self,
+        dim: int,
+        n_fft: int,
+        hop_length: int,
+        causal: bool = False,
+        fade: int = 0,
     ):
         super().__init__()
+        if not 0 <= fade <= (min(hop_length, n_fft - hop_length) * causal):
+            raise ValueError(
+                f"fade must be from 0 to {hop_length} samples, the hop length, "
+                f"and to n_fft - hop_length, in a causal Vocos; got {fade}"
+            )
         self.n_fft = n_fft
+        self.fade = fade
         self.hop_length = hop_length
         self.causal = causal
         self.proj = nn.Linear(dim, n_fft + 2)
         self.register_buffer(
             "window", torch.hann_window(n_fft), persistent=False
         )
+        # From above 0 to below 1: half a period of a raised cosine.
+        self.register_buffer(
+            "rise",
+            torch.hann_window(2 * fade + 2)[1 : fade + 1],
+            persistent=False,
+        )
 
     @property
     def reach(self) -> tuple[int, int]:
         """Frames to the left and to the right that overlap with a frame."""
         if self.causal:
-            return 0, 0
+            return int(self.fade > 0), 0
         side = -(-(self.n_fft - self.hop_length) // 2)
         return (-(-side // self.hop_length),) * 2
 
     def forward(
-        self, x: torch.Tensor, lengths: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
     ) -> torch.Tensor:
         """Synthesise.
 
@@ -65,6 +95,8 @@ class ISTFTHead(nn.Module):
             Hidden frames [B, T, dim].
         lengths : torch.Tensor, optional
             Frames, int64 [B].
+        state : StreamState, optional
+            Causal only: context of earlier chunks.
 
         Returns
         -------
@@ -72,11 +104,13 @@ class ISTFTHead(nn.Module):
             Waveform [B, T * hop_length].
         """
         # Phases and the FFT need more digits than mixed precision keeps.
-        magnitude, phase = self.proj(x).float().chunk(2, dim=-1)
+        with torch.autocast(x.device.type, enabled=False):
+            spectrum = self.proj(x.to(self.proj.weight.dtype))
+        magnitude, phase = spectrum.float().chunk(2, dim=-1)
         magnitude = magnitude.exp().clamp(max=MAX_MAGNITUDE)
         frames = torch.fft.irfft(torch.polar(magnitude, phase), self.n_fft)
         if self.causal:
-            return frames[..., -self.hop_length :].flatten(1)
+            return self.join(frames, state)
         frames = frames * self.window
         if lengths is None:
             valid = frames.new_ones(1, frames.shape[1], 1)
@@ -88,6 +122,34 @@ class ISTFTHead(nn.Module):
         envelope = self._overlap_add(valid * self.window.square())
         # Only beyond an utterance's end is the envelope zero.
         return sig / envelope.clamp(min=1e-11)
+
+    def join(
+        self, frames: torch.Tensor, state: StreamState | None = None
+    ) -> torch.Tensor:
+        """Join the inverse FFTs of causal frames.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            Inverse FFTs [B, T, n_fft].
+        state : StreamState, optional
+            Context of earlier chunks.
+
+        Returns
+        -------
+        torch.Tensor
+            Waveform [B, T * hop_length].
+        """
+        sig = frames[..., -self.hop_length :]
+        if self.fade:
+            # An inverse FFT is periodic: its first samples go on with its
+            # last ones.
+            next_sig = frames[..., : self.fade]
+            before = extend_left(next_sig, 1, state, replicate=False)[:, :-1]
+            start = sig[..., : self.fade]
+            start = before + self.rise * (start - before)
+            sig = torch.cat([start, sig[..., self.fade :]], dim=-1)
+        return sig.flatten(1)
 
     def _overlap_add(self, frames: torch.Tensor) -> torch.Tensor:
         """Sum frames [B, T, n_fft] at their hops, (n_fft - hop) / 2 cut off.
@@ -119,6 +181,8 @@ class Vocos(ConvNeXtDecoder):
         FFT size and samples a frame.
     causal : bool
         Whether to look to the left only.
+    fade : int
+        See :class:`ISTFTHead`.
 
     Example
     -------
@@ -138,9 +202,10 @@ class Vocos(ConvNeXtDecoder):
         n_fft: int = 1024,
         hop_length: int = 320,
         causal: bool = False,
+        fade: int = 0,
     ):
         super().__init__(
-            ISTFTHead(dim, n_fft, hop_length, causal),
+            ISTFTHead(dim, n_fft, hop_length, causal, fade),
             hop_length,
             causal,
             input_dim=input_dim,

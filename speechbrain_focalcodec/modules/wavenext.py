@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from speechbrain_focalcodec.modules.causal import StreamState
 from speechbrain_focalcodec.modules.convnext import ConvNeXtDecoder
 
 __all__ = ["WaveNeXt"]
@@ -31,7 +32,10 @@ class LinearHead(nn.Module):
         self.proj = nn.Linear(dim, hop_length, bias=True)
 
     def forward(
-        self, x: torch.Tensor, lengths: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
     ) -> torch.Tensor:
         """Synthesise.
 
@@ -41,6 +45,8 @@ class LinearHead(nn.Module):
             Hidden frames [B, T, dim].
         lengths : torch.Tensor, optional
             Not needed: frames do not overlap.
+        state : StreamState, optional
+            Not needed either.
 
         Returns
         -------

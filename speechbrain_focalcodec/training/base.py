@@ -23,6 +23,7 @@ from speechbrain_focalcodec.data.pipeline import set_epoch
 from speechbrain_focalcodec.errors import ConfigError, DataError
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.averages import Averages
+from speechbrain_focalcodec.training.checkpointing import RANK
 from speechbrain_focalcodec.training.distributed import (
     gather,
     num_processes,
@@ -521,10 +522,29 @@ class CodecBrain(sb.Brain):
         )
         run_on_main(self._write_samples, args=[f"epoch_{epoch:04d}"])
         if self.checkpointer is not None:
+            rank = self.rank(stage_loss, epoch)
             self.checkpointer.save_and_keep_only(
-                meta={"loss": stage_loss, "epoch": epoch},
-                min_keys=["loss"],
+                meta={"loss": stage_loss, "epoch": epoch, RANK: rank},
+                min_keys=[RANK],
             )
+
+    def rank(self, loss: float, epoch: int) -> float:
+        """What a checkpoint is kept and chosen by.
+
+        Arguments
+        ---------
+        loss : float
+            Mean loss of validation.
+        epoch : int
+            The epoch.
+
+        Returns
+        -------
+        float
+            The lower the better: here the loss.
+        """
+        del epoch
+        return loss
 
     def stage_stats(self) -> dict[str, float]:
         """Figures of the stage that are no averages over batches.

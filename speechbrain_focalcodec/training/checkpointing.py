@@ -28,13 +28,15 @@ from speechbrain_focalcodec.training.checkpoint_manifest import (
     write_manifest,
 )
 
-__all__ = ["AtomicCheckpointer"]
+__all__ = ["RANK", "AtomicCheckpointer"]
 
 logger = logging.getLogger(__name__)
 
 # SpeechBrain looks for folders whose names start with CKPT. These are what
 # runs leave that are killed while saving, or while deleting.
 UNFINISHED = "UNFINISHED-"
+# What is written with an epoch's checkpoint to choose by: the lowest is best.
+RANK = "rank"
 DELETED = "DELETED-"
 
 

@@ -10,6 +10,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process
 
+from speechbrain_focalcodec.metrics.codes import code_statistics
 from speechbrain_focalcodec.modules.masking import length_mask
 from speechbrain_focalcodec.training.distributed import gather
 
@@ -65,17 +66,9 @@ class CodeCounts:
             ``code_usage`` and ``code_entropy``, both in [0, 1]; empty when
             nothing was counted.
         """
-        counts = self._sum()
-        total = counts.sum()
-        if total == 0:
-            return {}
-        share = counts / total
-        entropy = torch.special.entr(share).sum()
-        size = torch.tensor(float(len(counts)))
-        return {
-            "code_usage": float((share > 0).float().mean()),
-            "code_entropy": float(entropy / size.log()),
-        }
+        statistics = code_statistics(self._sum())
+        statistics.pop("code_entropy_used", None)
+        return statistics
 
     def _sum(self) -> torch.Tensor:
         """The counts of all processes."""

@@ -157,7 +157,7 @@ def _metrics_rows(run: Path) -> list[Row]:
             {k: float(v) for k, v in line.items() if k not in KEYS},
         )
         for line in read_metrics(run)
-        if line["split"] != "test"
+        if line["split"] not in ("test", "evaluation")
     ]
 
 

@@ -5,6 +5,7 @@ feature matching and a log-mel loss. Small models can leave the discriminator
 out and train on spectral losses alone.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,14 +44,15 @@ class DecoderBrain(CodecBrain):
     random segments of so many frames, of features that were computed from the
     whole utterance), and ``discriminator_warmup`` (steps in which the
     discriminator learns alone: a new one beside a trained decoder would lead
-    it astray).
+    it astray), and ``judged_samples`` (the discriminator gets a random part of
+    so many samples of each batch, to save time).
 
     The discriminator and the decoder each take one step a batch, by
     SpeechBrain's own helpers: gradients are accumulated and clipped, and
     losses that are not finite counted, as in every other Brain.
     """
 
-    TRAINED = ("decoder",)
+    TRAINED: tuple[str, ...] = ("decoder",)
     HEARS_OUTPUT = True
 
     def __init__(self, *args, **kwargs):
@@ -135,7 +137,8 @@ class DecoderBrain(CodecBrain):
         Returns
         -------
         dict
-            ``target`` and ``estimate`` [B, T], ``lengths`` int64 [B].
+            ``target`` and ``estimate`` [B, T], ``lengths`` int64 [B],
+            ``judged``: which samples the discriminator gets.
         """
         sig, lengths = self.signals(batch)
         codec = self.codec
@@ -158,15 +161,54 @@ class DecoderBrain(CodecBrain):
                 *(feats, frames, sig, lengths),
                 *(segment_frames, codec.decoder.hop_length),
             )
+        return self.decode(feats, frames, sig, lengths)
+
+    def decode(
+        self,
+        feats: torch.Tensor,
+        frames: torch.Tensor,
+        sig: torch.Tensor,
+        lengths: torch.Tensor,
+    ) -> dict[str, Any]:
+        """Decode features, and bring waveforms to the same lengths.
+
+        Arguments
+        ---------
+        feats : torch.Tensor
+            Features [B, N, C].
+        frames : torch.Tensor
+            Frames, int64 [B].
+        sig : torch.Tensor
+            The original waveform [B, T].
+        lengths : torch.Tensor
+            Samples, int64 [B].
+
+        Returns
+        -------
+        dict
+            As of :meth:`compute_forward`.
+        """
         estimate = self.modules.decoder(feats, frames)
         # The encoder may give a frame less than the waveform has.
         length = min(estimate.shape[1], sig.shape[1])
-        lengths = torch.minimum(lengths, frames * codec.decoder.hop_length)
+        hop = self.codec.decoder.hop_length
+        lengths = torch.minimum(lengths, frames * hop)
         return {
             "target": zero_beyond(sig[:, :length], lengths),
             "estimate": zero_beyond(estimate[:, :length], lengths),
             "lengths": lengths,
+            "judged": self._draw_judged(length),
         }
+
+    def _draw_judged(self, length: int) -> slice:
+        """The part of the waveforms that the discriminator gets."""
+        wanted = getattr(self.hparams, "judged_samples", None)
+        used = self.adversarial and self.modules.training
+        if not used or wanted is None or wanted >= length:
+            return slice(None)
+        # Drawn on the CPU: the same on every device.
+        start = int(torch.randint(length - wanted + 1, ()))
+        return slice(start, start + wanted)
 
     def compute_objectives(
         self, predictions: dict[str, Any], batch: Any, stage: sb.Stage
@@ -196,12 +238,13 @@ class DecoderBrain(CodecBrain):
             # Not the wrapper of DDP: its weights get no gradient here.
             discriminator = self._discriminator
             discriminator.requires_grad_(False)
-            fake, fake_maps = discriminator(estimate[:, None])
+            given, wanted = _judged(predictions)
+            fake, fake_maps = discriminator(given)
             with torch.no_grad():
-                _, real_maps = discriminator(target[:, None])
+                _, real_maps = discriminator(wanted)
             discriminator.requires_grad_(True)
             terms["adversarial"], terms["feature_matching"] = self._means(
-                estimate,
+                given,
                 sum(map(self.hinge_generator, _floats(fake))),
                 self.feature_matching(fake_maps, real_maps),
             )
@@ -231,17 +274,16 @@ class DecoderBrain(CodecBrain):
         torch.Tensor
             Scalar.
         """
-        fake, _ = self.modules.discriminator(
-            predictions["estimate"].detach()[:, None]
-        )
-        real, _ = self.modules.discriminator(predictions["target"][:, None])
+        given, wanted = _judged(predictions)
+        fake, _ = self.modules.discriminator(given.detach())
+        real, _ = self.modules.discriminator(wanted)
         fake, real = _floats(fake), _floats(real)
         loss = sum(
             self.hinge_discriminator(score_fake=f, score_real=r)[0]
             for f, r in zip(fake, real, strict=True)
         )
         loss, score_real, score_fake = self._means(
-            predictions["estimate"],
+            given,
             loss,
             _mean_of_means(real),
             _mean_of_means(fake),
@@ -263,7 +305,7 @@ class DecoderBrain(CodecBrain):
     def _means(
         sig: torch.Tensor, *means: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """From means over waveforms [B, T] here, those of all processes."""
+        """From means over waveforms [B, 1, T] here, those of all processes."""
         return mean_over_processes(torch.stack(means), sig.numel()).unbind()
 
     def fit_batch(self, batch: Any) -> torch.Tensor:
@@ -307,6 +349,28 @@ class DecoderBrain(CodecBrain):
         self.on_fit_batch_end(batch, predictions, loss, should_step)
         return loss.detach().cpu()
 
+    def rank(self, loss: float, epoch: int) -> float:
+        """With a discriminator the last checkpoint is the best.
+
+        What it teaches, spectral losses do not reward: by them the first
+        epochs would be best.
+
+        Arguments
+        ---------
+        loss : float
+            Mean loss of validation.
+        epoch : int
+            The epoch.
+
+        Returns
+        -------
+        float
+            The lower the better.
+        """
+        if self.adversarial and math.isfinite(loss):
+            return -epoch
+        return loss
+
     def _backward(self, loss: torch.Tensor) -> None:
         """Scale, check and differentiate a loss, as Brain.fit_batch does."""
         loss = self.scaler.scale(loss / self.grad_accumulation_factor)
@@ -336,7 +400,13 @@ class DecoderBrain(CodecBrain):
     def init_optimizers(self) -> None:
         """Make one optimizer for the decoder and one for its discriminator."""
         self.optimizers_dict = {
-            "generator": self.opt_class(self.modules.decoder.parameters())
+            "generator": self.opt_class(
+                [
+                    weight
+                    for name in self.TRAINED
+                    for weight in self.modules[name].parameters()
+                ]
+            )
         }
         if self.adversarial:
             self.optimizers_dict["discriminator"] = (
@@ -349,6 +419,15 @@ class DecoderBrain(CodecBrain):
                 self.checkpointer.add_recoverable(
                     f"optimizer_{name}", optimizer
                 )
+
+
+def _judged(predictions: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Estimate and target as the discriminator gets them, [B, 1, T]."""
+    part = predictions.get("judged", slice(None))
+    return (
+        predictions["estimate"][:, None, part],
+        predictions["target"][:, None, part],
+    )
 
 
 def _floats(scores: Sequence[torch.Tensor]) -> list[torch.Tensor]:

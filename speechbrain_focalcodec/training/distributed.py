@@ -7,11 +7,15 @@ Losses that are made of the sums and means here are the same, and have the same
 gradient, on one process and on several.
 """
 
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
 from speechbrain.utils.distributed import (
+    MainProcessContext,
     ddp_prevent_block,
+    if_main_process,
     is_distributed_initialized,
 )
 from torch import distributed
@@ -21,8 +25,12 @@ __all__ = [
     "mean_over_processes",
     "norm_over_processes",
     "num_processes",
+    "run_long_on_main",
     "sum_over_processes",
 ]
+
+# What other processes wait for may take days.
+_PATIENCE = timedelta(days=60)
 
 
 def sum_over_processes(x: torch.Tensor) -> torch.Tensor:
@@ -156,6 +164,49 @@ def num_processes() -> int:
     if not is_distributed_initialized():
         return 1
     return distributed.get_world_size()
+
+
+def run_long_on_main(work: Callable[[], None]) -> None:
+    """Run something on the main process, and let the others wait for it.
+
+    However long: SpeechBrain's ``run_on_main`` gives up after two hours. All
+    processes call this.
+
+    Arguments
+    ---------
+    work : callable
+        Runs on the main process alone.
+
+    Raises
+    ------
+    Exception
+        What `work` raises; RuntimeError, with its message, on the others.
+
+    Example
+    -------
+    >>> run_long_on_main(lambda: print("hello"))
+    hello
+    """
+    if num_processes() == 1:
+        work()
+        return
+    # Not NCCL, which would keep the others' GPUs busy with waiting.
+    group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    error: Exception | None = None
+    if if_main_process():
+        try:
+            # So that nothing in it waits for the others.
+            with MainProcessContext():
+                work()
+        except Exception as caught:
+            error = caught
+    told = [None if error is None else f"{type(error).__name__}: {error}"]
+    distributed.broadcast_object_list(told, src=0, group=group)
+    distributed.destroy_process_group(group)
+    if error is not None:
+        raise error
+    if told[0] is not None:
+        raise RuntimeError(f"the main process has stopped: {told[0]}")
 
 
 def _batch_is_shared() -> bool:

@@ -1,6 +1,7 @@
 """What every recipe's train.py does around its experiment directory."""
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_focalcodec.data.batching import duration_loader
 from speechbrain_focalcodec.data.pipeline import make_dataset
-from speechbrain_focalcodec.data.splits import merge_manifests
+from speechbrain_focalcodec.data.splits import TEST_NAME, merge_manifests
 from speechbrain_focalcodec.training.caching import use_feature_cache
+from speechbrain_focalcodec.training.checkpointing import RANK
+from speechbrain_focalcodec.training.evaluation import FinalEvaluation
 
 __all__ = ["fit_and_evaluate", "prepare_manifests"]
 
@@ -26,15 +29,16 @@ def prepare_manifests(
     hparams : dict
         With ``data_folder``, ``save_folder``, ``train_splits``,
         ``valid_splits``, ``num_valid``, ``seed`` and, optionally,
-        ``prepare_options`` (more arguments of `prepare`).
+        ``test_splits`` and ``prepare_options`` (more arguments of `prepare`).
     """
     splits = {name: hparams[name] for name in ("train_splits", "valid_splits")}
+    splits["test_splits"] = hparams.get("test_splits") or []
     run_on_main(
         prepare,
         kwargs={
             "data_folder": hparams["data_folder"],
             "save_folder": hparams["save_folder"],
-            "splits": sum(splits.values(), []),
+            "splits": list(dict.fromkeys(chain(*splits.values()))),
             **(hparams.get("prepare_options") or {}),
         },
     )
@@ -52,6 +56,10 @@ def prepare_manifests(
 def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
     """Train the Brain that the YAML names, and evaluate its best checkpoint.
 
+    Losses are those of ``test_splits``, or of the validation data where there
+    are none; with ``evaluation``, the harness measures the codec on the same,
+    see :mod:`~speechbrain_focalcodec.training.evaluation`.
+
     Arguments
     ---------
     hparams : dict
@@ -59,22 +67,29 @@ def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
     run_opts : dict
         SpeechBrain's run options.
     """
-    sample_rate = hparams["sample_rate"]
     cached = hparams.get("feature_cache") is not None
-    datasets = {
-        split: make_dataset(
-            Path(hparams["save_folder"]) / f"{split}.json",
+    save_folder = Path(hparams["save_folder"])
+
+    def dataset(name: str, split: str, preload: bool) -> Any:
+        return make_dataset(
+            save_folder / name,
             hparams["data_folder"],
-            sample_rate,
+            hparams["sample_rate"],
             seed=hparams["seed"],
-            preload=hparams["preload"] and not cached,
-            **options,
+            preload=preload,
+            **hparams[f"{split}_data_options"],
         )
-        for split, options in (
-            ("train", hparams["train_data_options"]),
-            ("valid", hparams["valid_data_options"]),
+
+    datasets = {
+        split: dataset(
+            f"{split}.json", split, hparams["preload"] and not cached
         )
+        for split in ("train", "valid")
     }
+    test_set, test_name = datasets["valid"], "valid.json"
+    if hparams.get("test_splits"):
+        test_name = TEST_NAME
+        test_set = dataset(test_name, "valid", preload=False)
     brain = hparams["brain"](
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -82,6 +97,15 @@ def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    evaluation = None
+    if hparams.get("evaluation") is not None:
+        evaluation = FinalEvaluation(
+            brain,
+            hparams["evaluation"],
+            save_folder / test_name,
+            hparams["data_folder"],
+        )
+        evaluation.check()
     if cached:
         use_feature_cache(brain, datasets, hparams)
     train_set: Any = datasets["train"]
@@ -104,7 +128,9 @@ def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
         valid_loader_kwargs=hparams["valid_loader"],
     )
     brain.evaluate(
-        datasets["valid"],
-        min_key="loss",
+        test_set,
+        min_key=RANK,
         test_loader_kwargs=hparams["valid_loader"],
     )
+    if evaluation is not None:
+        evaluation.run()

@@ -96,8 +96,34 @@ class QuantizerBrain(CodecBrain):
             ``frames`` int64 [B], ``lats`` [B, N, d], ``tokens`` int64 [B]
             (their lengths).
         """
+        return self.bottleneck(*self.inputs(batch))
+
+    def bottleneck(
+        self,
+        feats: torch.Tensor,
+        frames: torch.Tensor,
+        target: torch.Tensor,
+        target_frames: torch.Tensor,
+    ) -> dict[str, Any]:
+        """Compress, quantize and decompress features.
+
+        Arguments
+        ---------
+        feats : torch.Tensor
+            Features [B, N, C].
+        frames : torch.Tensor
+            Frames, int64 [B].
+        target : torch.Tensor
+            What the decompressor shall give [B, T, C].
+        target_frames : torch.Tensor
+            Frames, int64 [B].
+
+        Returns
+        -------
+        dict
+            As of :meth:`compute_forward`.
+        """
         codec = self.codec
-        feats, frames, target, target_frames = self.inputs(batch)
         lats = to_sphere(self.modules.compressor(feats, frames))
         tokens = codec.compressor.output_lengths(frames)
         codes = codec.quantizer.straight_through(lats)
@@ -151,6 +177,30 @@ class QuantizerBrain(CodecBrain):
         torch.Tensor
             Scalar; in validation the reconstruction error alone.
         """
+        mse, entropy = self.bottleneck_losses(predictions)
+        if stage == sb.Stage.TRAIN:
+            return mse + self.hparams.entropy_weight * entropy
+        if self._samples.wanted:
+            self._keep(batch, predictions)
+        return mse
+
+    def bottleneck_losses(
+        self, predictions: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the bottleneck loses, and how it uses its codes.
+
+        Arguments
+        ---------
+        predictions : dict
+            Of :meth:`bottleneck`.
+
+        Returns
+        -------
+        mse : torch.Tensor
+            Mean squared error of the features, a scalar.
+        entropy : torch.Tensor
+            The quantizer's entropy loss, a scalar.
+        """
         hparams = self.hparams
         mse = masked_mse(
             predictions["qfeats"], predictions["feats"], predictions["frames"]
@@ -165,11 +215,7 @@ class QuantizerBrain(CodecBrain):
         )
         self.record(mse=mse, entropy=entropy)
         self.code_counts.add(self.codec.lats_to_toks(lats), tokens)
-        if stage == sb.Stage.TRAIN:
-            return mse + hparams.entropy_weight * entropy
-        if self._samples.wanted:
-            self._keep(batch, predictions)
-        return mse
+        return mse, entropy
 
     def _keep(self, batch: Any, predictions: dict[str, Any]) -> None:
         """Keep features and quantized features, decoded if they can be."""

@@ -7,7 +7,7 @@ not finite is null. The splits:
 
 - ``train``: means over the steps since the last such line;
 - ``train_epoch``: over an epoch, as in `train_log.txt`;
-- ``valid`` and ``test``.
+- ``valid``, ``test``, and ``evaluation`` at the end.
 """
 
 import json
@@ -185,7 +185,7 @@ class RunLog:
         Arguments
         ---------
         split : str
-            ``train``, ``train_epoch``, ``valid`` or ``test``.
+            ``train``, ``train_epoch``, ``valid``, ``test`` or ``evaluation``.
         step : int
             Steps of the optimizer so far.
         epoch : int

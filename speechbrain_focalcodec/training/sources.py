@@ -1,9 +1,10 @@
 """Where weights come from: runs of earlier stages, and models.
 
-A run is the output folder of a stage: its best checkpoint holds the parts that
-it trained. A model is a bundled name, a folder or a hub repository, and holds
-all parts. What is loaded must fit: options of a part that its weights do not
-show, and the features that it was trained on, are compared too.
+A run is the output folder of a stage: its best checkpoint (with a
+discriminator, its last one) holds the parts that it trained. A model is a
+bundled name, a folder or a hub repository, and holds all parts. What is loaded
+must fit: options of a part that its weights do not show, and the features that
+it was trained on, are compared too.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,10 @@ from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.config import CodecConfig, read_config
 from speechbrain_focalcodec.errors import CheckpointError
 from speechbrain_focalcodec.hub import RELEASES, is_repository
-from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
+from speechbrain_focalcodec.training.checkpointing import (
+    RANK,
+    AtomicCheckpointer,
+)
 
 __all__ = [
     "PARTS",
@@ -207,7 +211,11 @@ def _find_source(name: str | Path) -> Source:
         return Source(str(name), folder, config, is_run=False)
     save, best = folder / SAVE_FOLDER, None
     if save.is_dir():
-        best = AtomicCheckpointer(save).find_checkpoint(min_key="loss")
+        checkpointer = AtomicCheckpointer(save)
+        # Earlier versions wrote no rank.
+        best = checkpointer.find_checkpoint(
+            min_key=RANK
+        ) or checkpointer.find_checkpoint(min_key="loss")
     if best is None:
         raise CheckpointError(
             f"{save}: no checkpoint with a validation loss; give the output "

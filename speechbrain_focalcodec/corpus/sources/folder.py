@@ -9,7 +9,7 @@ from pathlib import Path
 from speechbrain_focalcodec.audio import AUDIO_SUFFIXES
 from speechbrain_focalcodec.audio_tree import audio_tree
 from speechbrain_focalcodec.corpus.sources.item import Item
-from speechbrain_focalcodec.corpus.sources.layouts import LAYOUTS, Layout
+from speechbrain_focalcodec.corpus.sources.layouts import LAYOUTS, An4, Layout
 from speechbrain_focalcodec.corpus.sources.source import Source
 
 __all__ = ["FolderSource"]
@@ -32,7 +32,8 @@ class FolderSource(Source):
     the folder may be the corpus, a split, a speaker or a chapter.) The id of
     each file that fits is then its stem, its speaker the folder's name, its
     text in the transcripts beside it; a file that does not fit keeps the id
-    of an ordinary one.
+    of an ordinary one. AN4 is recognised likewise, by ``speaker`` folders in
+    which every audio file is named ``anNNN-speaker-b`` or ``cenN-speaker-b``.
 
     Arguments
     ---------
@@ -79,10 +80,10 @@ class FolderSource(Source):
                     yield 0, Item(below + stem, prefix + name)
 
 
-def _recognize(base: str) -> Layout | None:
+def _recognize(base: str) -> Layout | An4 | None:
     """The layout of the first folder that holds audio."""
     for folder, files in groupby(audio_tree(base), _FOLDER):
-        possible = list(LAYOUTS)
+        possible: list[Layout | An4] = list(LAYOUTS)
         for _, name in files:
             stem = os.path.splitext(name)[0]
             possible = [

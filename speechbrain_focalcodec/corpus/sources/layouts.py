@@ -1,19 +1,20 @@
-"""The layouts of LibriSpeech and LibriTTS: speaker/chapter/utterance."""
+"""The layouts of LibriSpeech, LibriTTS and AN4."""
 
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from speechbrain_focalcodec.data import librispeech, libritts
 
-__all__ = ["LAYOUTS", "Chapter", "Layout"]
+__all__ = ["LAYOUTS", "An4", "Chapter", "Layout"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a corpus names its utterances.
+    """How a corpus of speaker/chapter/utterance names its utterances.
 
     Arguments
     ---------
@@ -28,9 +29,9 @@ class Layout:
 
     Example
     -------
-    >>> LAYOUTS[0].fits("/data/84/121123", "84-121123-0000")
+    >>> LAYOUTS[1].fits("/data/84/121123", "84-121123-0000")
     True
-    >>> LAYOUTS[0].fits("/data/takes", "84-121123-0000")
+    >>> LAYOUTS[1].fits("/data/takes", "84-121123-0000")
     False
     """
 
@@ -84,12 +85,12 @@ class Chapter:
 
     Example
     -------
-    >>> chapter = LAYOUTS[0].open(str(getfixture("tmp_path")))
+    >>> chapter = LAYOUTS[1].open(str(getfixture("tmp_path")))
     >>> chapter.fits("84-121123-0000")
     False
     """
 
-    layout: Layout
+    layout: "Layout | An4"
     folder: str
     speaker: str
     texts: dict[str, str]
@@ -99,7 +100,55 @@ class Chapter:
         return self.layout.fits(self.folder, stem)
 
 
-LAYOUTS = (
+class An4:
+    """AN4's layout: speaker/utterance-speaker-b, texts in ``etc``.
+
+    The texts are in ``etc/*.transcription``, in one of the folders above the
+    speaker's.
+
+    Example
+    -------
+    >>> An4().fits("/AN4/wav/an4test_clstk/fcaw", "an406-fcaw-b")
+    True
+    >>> An4().fits("/AN4/wav/an4test_clstk/fcaw", "an406-mmxg-b")
+    False
+    """
+
+    kind = "an4"
+
+    def fits(self, folder: str, stem: str) -> bool:
+        """Whether a file of this stem in this folder is an utterance."""
+        found = _AN4_STEM.fullmatch(stem)
+        return found is not None and found[1] == os.path.basename(folder)
+
+    def open(self, folder: str) -> Chapter:
+        """A folder's utterances, with their texts where they are found."""
+        for above in list(Path(folder).parents)[:_AN4_DEPTH]:
+            texts = _read_an4(above / "etc")
+            if texts:
+                break
+        return Chapter(self, folder, os.path.basename(folder), texts)
+
+
+_AN4_STEM = re.compile(r"(?:an|cen)[0-9]+-([a-z0-9]+)-b")
+_AN4_DEPTH = 3  # AN4/wav/an4test_clstk
+# "<s> ENTER NINE </s> (an417-fjlp-b)", or without the marks
+_AN4_LINE = re.compile(r"(?:<s>)?(.*?)(?:</s>)?\s*\(([^()]+)\)\s*")
+
+
+@lru_cache(maxsize=8)
+def _read_an4(folder: Path) -> dict[str, str]:
+    texts = {}
+    for path in sorted(folder.glob("an4*.transcription")):
+        lines = path.read_text(encoding="utf-8", errors="replace")
+        for found in map(_AN4_LINE.fullmatch, lines.splitlines()):
+            if found:
+                texts[found[2]] = found[1].strip()
+    return texts
+
+
+LAYOUTS: tuple[Layout | An4, ...] = (
+    An4(),
     Layout(
         "librispeech",
         "-",

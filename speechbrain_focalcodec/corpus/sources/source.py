@@ -28,8 +28,8 @@ class Source(ABC):
     Attributes
     ----------
     kind : str
-        "librispeech", "libritts", "folder", "json", "csv", "kaldi" or
-        "list".
+        "librispeech", "libritts", "an4", "folder", "json", "csv", "kaldi"
+        or "list".
     path : Path
         As the user named it.
     base : str

@@ -1,0 +1,87 @@
+"""Ending a long command in one line when a signal asks for it."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from speechbrain_focalcodec.corpus.report import ProgressBar
+
+__all__ = ["stopping"]
+
+# Seconds that a batch has to end in, when a signal asks for it.
+_GRACE = 10.0
+
+
+class _Stopped(KeyboardInterrupt):
+    """A signal has asked for the end; SIGTERM comes from batch systems."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def stopping(bar: "ProgressBar", message: str | None) -> Iterator[None]:
+    """End in one line, or none, when a signal asks for it.
+
+    Work under way ends with its batch: an exception in the midst of another
+    library's import or clean-up makes that one complain.
+
+    Arguments
+    ---------
+    bar : ProgressBar
+        Knows whether batches are being made.
+    message : str, optional
+        The line; nothing is said without one.
+
+    Raises
+    ------
+    typer.Exit
+        With 128 and the signal's number.
+
+    Example
+    -------
+    >>> from speechbrain_focalcodec.corpus.report import ProgressBar
+    >>> with stopping(ProgressBar(), "stopped"):
+    ...     pass
+    """
+    asked: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        if asked or not bar.is_at_work:
+            raise _Stopped(asked[0] if asked else number)
+        asked.append(number)
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, _GRACE)
+
+    def check() -> None:
+        if asked:
+            raise _Stopped(asked[0])
+
+    bar.check = check
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGALRM"):
+        numbers.append(signal.SIGALRM)
+    # What is ignored, as in a shell's background, stays so.
+    before = {
+        number: signal.signal(number, stop)
+        for number in numbers
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if message is not None:
+            typer.echo(message, err=True)
+        raise typer.Exit(
+            128 + getattr(error, "number", signal.SIGINT)
+        ) from error
+    finally:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)

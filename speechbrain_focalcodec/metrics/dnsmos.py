@@ -1,0 +1,72 @@
+"""DNSMOS, quality as listeners would rate it: P.835 and P.808, by speechmos."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from speechbrain_focalcodec.extras import import_extra
+from speechbrain_focalcodec.metrics.base import (
+    SAMPLE_RATE,
+    Column,
+    Metric,
+    Row,
+    Sample,
+)
+from speechbrain_focalcodec.metrics.values import as_figure, is_measurable
+
+__all__ = ["Dnsmos"]
+
+# speechmos' names of the ratings, and ours.
+RATINGS = {
+    "ovrl_mos": "dnsmos_ovrl",
+    "sig_mos": "dnsmos_sig",
+    "bak_mos": "dnsmos_bak",
+    "p808_mos": "dnsmos_p808",
+}
+
+
+class Dnsmos(Metric):
+    """DNSMOS P.835 (overall, signal, background) and P.808, of the output.
+
+    The models come with speechmos, in the extra ``mos``. Samples beyond ±1
+    are clipped, as a file would have them.
+
+    Example
+    -------
+    >>> import torch
+    >>> sig = torch.randn(16000, generator=torch.manual_seed(0))
+    >>> [row] = Dnsmos()([Sample("a", sig, 0.1 * sig)])
+    >>> sorted(row)
+    ['dnsmos_bak', 'dnsmos_ovrl', 'dnsmos_p808', 'dnsmos_sig']
+    """
+
+    name = "dnsmos"
+    converts = True
+    columns = tuple(
+        Column(f"dnsmos_{key}", f"DNSMOS {label}", "higher", f"dnsmos_{key}")
+        for key, label in (
+            ("ovrl", "OVRL"),
+            ("sig", "SIG"),
+            ("bak", "BAK"),
+            ("p808", "P.808"),
+        )
+    )
+
+    def __init__(self):
+        # speechmos does not declare what it needs.
+        for module in ("speechmos", "librosa", "onnxruntime", "requests"):
+            import_extra(module, "mos")
+        library = import_extra("speechmos.dnsmos", "mos")
+        folder = Path(library.__file__).parent / "dnsmos_models"
+        self.model = library.DNSMOS(
+            str(folder / "sig_bak_ovr.onnx"), str(folder / "model_v8.onnx")
+        )
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Row]:
+        return [self._measure(sample) for sample in samples]
+
+    def _measure(self, sample: Sample) -> Row:
+        if not is_measurable(sample.output):
+            return dict.fromkeys(RATINGS.values())
+        wav = sample.output.clamp(-1, 1).numpy()
+        ratings = self.model(wav, SAMPLE_RATE, False)
+        return {name: as_figure(ratings[key]) for key, name in RATINGS.items()}

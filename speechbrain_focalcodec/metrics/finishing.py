@@ -1,0 +1,210 @@
+"""The end of an evaluation: tables, figures and pictures of its parts."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from speechbrain_focalcodec.atomic import atomic_write_text
+from speechbrain_focalcodec.metrics.base import Column, Metric, Row
+from speechbrain_focalcodec.metrics.plan import Plan
+from speechbrain_focalcodec.metrics.plots import plot_all
+from speechbrain_focalcodec.metrics.report import to_markdown
+from speechbrain_focalcodec.metrics.results import (
+    FILES,
+    PLOTS_NAME,
+    REPORT_NAME,
+    SUMMARY_NAME,
+    Part,
+    Parts,
+    write_failures,
+    write_utterances,
+)
+from speechbrain_focalcodec.metrics.summary import (
+    Figure,
+    Summary,
+    SystemSummary,
+    difference,
+    figure,
+    versions,
+)
+from speechbrain_focalcodec.metrics.systems.base import System
+
+__all__ = ["finish", "is_finished"]
+
+
+def is_finished(out: Path, before: Plan | None, plan: Plan) -> bool:
+    """Whether the files are there that a plan comes to.
+
+    Arguments
+    ---------
+    out : Path
+        The evaluation's folder.
+    before : Plan, optional
+        The plan that was there.
+    plan : Plan
+        The plan that is followed now.
+
+    Returns
+    -------
+    bool
+        True when nothing has to be written.
+    """
+    return (
+        before is not None
+        # As text, since the order of systems and metrics counts.
+        and before.model_dump_json() == plan.model_dump_json()
+        and all((out / name).is_file() for name in FILES)
+        and (out / PLOTS_NAME).is_dir()
+    )
+
+
+def finish(
+    out: Path,
+    plan: Plan,
+    systems: Sequence[System],
+    metrics: Sequence[Metric],
+    write: bool = True,
+) -> Summary:
+    """Sum up an evaluation whose parts are all there.
+
+    Arguments
+    ---------
+    out : Path
+        The evaluation's folder.
+    plan : Plan
+        Its plan.
+    systems, metrics : sequence
+        Those of the plan.
+    write : bool
+        Whether to write the files.
+
+    Returns
+    -------
+    Summary
+        The figures.
+    """
+    parts = {
+        system.name: Parts(out).of(system.name, len(plan.batches))
+        for system in systems
+    }
+    rows, fields = _rows_of(parts, [metric.name for metric in metrics])
+    failures = set(plan.unreadable)
+    for of_system in parts.values():
+        failures.update(it for part in of_system for it in part.failures)
+    seed = plan.options.seed
+    columns = tuple(column for metric in metrics for column in metric.columns)
+    durations = {it.id: it.duration for it in plan.utterances}
+    # Some headers promise more than the file holds.
+    unreadable = {it.id for it in failures if not it.system}
+    readable = [it for it in plan.utterances if it.id not in unreadable]
+    summaries = [
+        SystemSummary(
+            name=system.name,
+            fingerprint=system.fingerprint,
+            utterances=len(rows[system.name]),
+            failures=len({f.id for f in failures if f.system == system.name}),
+            bitrate=_ratio("bits", rows[system.name], durations),
+            real_time_factor=_ratio("seconds", rows[system.name], durations),
+            figures={
+                column.key: figure(
+                    column, list(rows[system.name].values()), seed
+                )
+                for column in columns
+            },
+            codes=_codes_of(system, parts[system.name]),
+        )
+        for system in systems
+    ]
+    base = next((it for it in summaries if it.compresses), summaries[0]).name
+    summary = Summary(
+        task=plan.options.task,
+        data=plan.data,
+        utterances=len(readable),
+        unreadable=len(unreadable),
+        duration=sum(it.duration for it in readable),
+        seed=seed,
+        columns=columns,
+        metrics=plan.metrics,
+        systems=[
+            replace(
+                it, differences=_differences(it.name, base, columns, rows, seed)
+            )
+            for it in summaries
+        ],
+        versions=versions(),
+        base=base,
+        min_duration=plan.options.min_duration,
+    )
+    if write:
+        write_utterances(out, plan, rows, fields)
+        write_failures(out, failures)
+        plot_all(out / PLOTS_NAME, summary, rows)
+        atomic_write_text(out / REPORT_NAME, to_markdown(summary))
+        # The last: where it is, all is.
+        text = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
+        atomic_write_text(out / SUMMARY_NAME, text + "\n")
+    return summary
+
+
+def _rows_of(
+    parts: Mapping[str, Sequence[Part]], metrics: Sequence[str]
+) -> tuple[dict[str, dict[str, Row]], list[str]]:
+    """Fields by utterance, sorted, by system; and those of the metrics."""
+    fields: dict[str, None] = {}
+    for metric in metrics:
+        for of_system in parts.values():
+            for part in of_system:
+                for row in part.rows.get(metric, {}).values():
+                    fields |= dict.fromkeys(row)
+    rows = {}
+    for system, of_system in parts.items():
+        found: dict[str, Row] = {}
+        for part in of_system:
+            found |= part.flat(metrics)
+        rows[system] = dict(sorted(found.items()))
+    return rows, list(fields)
+
+
+def _differences(
+    system: str,
+    base: str,
+    columns: Sequence[Column],
+    rows: Mapping[str, Mapping[str, Row]],
+    seed: int,
+) -> dict[str, Figure]:
+    if system == base:
+        return {}
+    return {
+        column.key: difference(column, rows[system], rows[base], seed)
+        for column in columns
+    }
+
+
+def _ratio(
+    name: str, rows: Mapping[str, Row], durations: Mapping[str, float]
+) -> float | None:
+    """The sum of a field a second, over those that have it."""
+    having = {
+        id: float(value)
+        for id, row in rows.items()
+        if (value := row[name]) is not None
+    }
+    seconds = sum(durations[id] for id in having)
+    return sum(having.values()) / seconds if seconds else None
+
+
+def _codes_of(system: System, parts: Sequence[Part]) -> dict[str, float]:
+    counts: Counter[int] = Counter()
+    for part in parts:
+        counts.update(part.counts)
+    if system.codebook_size is None or not counts:
+        return {}
+    from speechbrain_focalcodec.metrics.codes import code_statistics
+
+    table = torch.zeros(system.codebook_size, dtype=torch.int64)
+    table[list(counts)] = torch.tensor(list(counts.values()))
+    return code_statistics(table)

@@ -1,0 +1,1 @@
+"""Codecs that an evaluation can set side by side."""

@@ -1,0 +1,140 @@
+"""Whisper in the hub's layout, as a model of openai-whisper."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from speechbrain_focalcodec.checkpoint import Weights
+from speechbrain_focalcodec.config import read_json
+from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.extras import import_extra
+from speechbrain_focalcodec.metrics.hub_models import (
+    WEIGHTS_FILES,
+    find_model,
+    load_model,
+    read_any_weights,
+)
+
+__all__ = ["WHISPER_SMALL", "load_hub_whisper", "rename_whisper"]
+
+# No commit of it is known here: append "@" and one to pin it.
+WHISPER_SMALL = "openai/whisper-small"
+
+# transformers' names of Whisper's parts (regular expressions), and OpenAI's.
+NAMES = (
+    (r"^model\.", ""),
+    (r"\.layers\.", ".blocks."),
+    (r"\.(self_attn|encoder_attn)_layer_norm\.", r".\1_ln."),
+    (r"\.q_proj\.", ".query."),
+    (r"\.k_proj\.", ".key."),
+    (r"\.v_proj\.", ".value."),
+    (r"\.out_proj\.", ".out."),
+    (r"\.self_attn", ".attn"),
+    (r"\.encoder_attn", ".cross_attn"),
+    (r"\.fc1\.", ".mlp.0."),
+    (r"\.fc2\.", ".mlp.2."),
+    (r"\.final_layer_norm\.", ".mlp_ln."),
+    (r"^encoder\.layer_norm\.", "encoder.ln_post."),
+    (r"^decoder\.layer_norm\.", "decoder.ln."),
+    (r"\.embed_tokens\.", ".token_embedding."),
+    (r"\.embed_positions\.weight$", ".positional_embedding"),
+)
+
+
+def rename_whisper(weights: Weights) -> Weights:
+    """Weights of openai-whisper from those of `transformers`' Whisper.
+
+    Arguments
+    ---------
+    weights : dict
+        State dict of a `WhisperForConditionalGeneration` or `WhisperModel`.
+
+    Returns
+    -------
+    dict
+        For openai-whisper's model.
+
+    Example
+    -------
+    >>> name = "model.decoder.layers.3.encoder_attn.k_proj.weight"
+    >>> import torch
+    >>> list(rename_whisper({name: torch.zeros(1)}))
+    ['decoder.blocks.3.cross_attn.key.weight']
+    """
+    renamed = {}
+    for name, value in weights.items():
+        if name == "proj_out.weight":  # the embedding of tokens once more
+            continue
+        for pattern, replacement in NAMES:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value.float()
+    return renamed
+
+
+def load_hub_whisper(source: str | Path, device: str = "cpu") -> Any:
+    """Load a Whisper from the hub or from a folder in its layout.
+
+    Sizes are those of the weights; of `config.json` only the numbers of
+    attention heads are taken. The tokenizer is openai-whisper's own.
+
+    Arguments
+    ---------
+    source : str or Path
+        Folder with `config.json` and `model.safetensors`, or repository
+        ``owner/name`` or ``owner/name@revision``.
+    device : str
+        Where it runs.
+
+    Returns
+    -------
+    whisper.model.Whisper
+        The model.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be had or is no Whisper.
+    """
+    import_extra("whisper", "whisper")
+    library = import_extra("whisper.model", "whisper")
+    folder = find_model(source, ["config.json", WEIGHTS_FILES])
+    config = read_json(folder / "config.json")
+    weights = rename_whisper(read_any_weights(folder))
+    try:
+        dims = _dimensions(library, config, weights)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder}: no Whisper in the layout of transformers "
+            f"({error!r:.200})"
+        ) from error
+    return load_model(lambda: library.Whisper(dims), weights, folder).to(device)
+
+
+def _dimensions(library: Any, config: Any, weights: Weights) -> Any:
+    """Sizes of the model that has these weights."""
+    n_vocab, n_text_state = weights["decoder.token_embedding.weight"].shape
+    n_audio_ctx, n_audio_state = weights["encoder.positional_embedding"].shape
+    heads = {
+        part: int(config[f"{part}_attention_heads"])
+        for part in ("encoder", "decoder")
+    }
+    for part, width in (("encoder", n_audio_state), ("decoder", n_text_state)):
+        if heads[part] < 1 or width % heads[part]:
+            raise ValueError(f"{heads[part]} heads for a width of {width}")
+    return library.ModelDimensions(
+        n_mels=weights["encoder.conv1.weight"].shape[1],
+        n_audio_ctx=n_audio_ctx,
+        n_audio_state=n_audio_state,
+        n_audio_head=heads["encoder"],
+        n_audio_layer=_count_layers(weights, "encoder"),
+        n_vocab=n_vocab,
+        n_text_ctx=weights["decoder.positional_embedding"].shape[0],
+        n_text_state=n_text_state,
+        n_text_head=heads["decoder"],
+        n_text_layer=_count_layers(weights, "decoder"),
+    )
+
+
+def _count_layers(weights: Weights, part: str) -> int:
+    pattern = re.compile(rf"{part}\.blocks\.(\d+)\.")
+    return len({match[1] for name in weights if (match := pattern.match(name))})

@@ -1,0 +1,131 @@
+"""A loss that listens for words: distances within a speech recogniser.
+
+At a few hundred bits a second not all of a spectrogram can be kept. What the
+layers of a recogniser tell apart is what words need, so a distance there says
+which of it to keep (deep feature loss: Germain et al., 2019; Whisper: Radford
+et al., 2022).
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.metrics.wer import load_whisper
+from speechbrain_focalcodec.training.distributed import mean_over_processes
+
+__all__ = ["WhisperLoss"]
+
+_SAMPLE_RATE = 16000
+_SAMPLES_A_FRAME = 320
+_FRAMES = 1500
+
+
+class WhisperLoss(nn.Module):
+    """Distance of the activations of Whisper's encoder.
+
+    For each layer, the mean squared error over the variance of the target's
+    activations. Nothing is downloaded. A word error rate measured with the
+    same checkpoint flatters a model that was trained on it: measure with
+    another recogniser.
+
+    Arguments
+    ---------
+    checkpoint_path : str or Path
+        A checkpoint of openai-whisper on this machine, such as
+        ``tiny.en.pt``; ``None``, as in YAMLs that wait for one, is an error
+        that says so. It is read with ``weights_only=True``. Needs the extra
+        ``whisper``.
+    sample_rate : int
+        Of the waveforms; 16 kHz, which is Whisper's.
+
+    Raises
+    ------
+    CheckpointError
+        When the file is missing or is no Whisper checkpoint, or none is given.
+    ValueError
+        When the sample rate is another.
+
+    Example
+    -------
+    >>> WhisperLoss("nowhere/tiny.en.pt")
+    Traceback (most recent call last):
+        ...
+    speechbrain_focalcodec.errors.CheckpointError: No Whisper checkpoint at ...
+    """
+
+    def __init__(
+        self,
+        checkpoint_path: str | Path | None,
+        sample_rate: int = _SAMPLE_RATE,
+    ):
+        super().__init__()
+        if checkpoint_path is None:
+            raise CheckpointError(
+                "whisper_checkpoint: give the path of a checkpoint of "
+                "openai-whisper, such as --whisper_checkpoint=tiny.en.pt"
+            )
+        if sample_rate != _SAMPLE_RATE:
+            raise ValueError(
+                f"WhisperLoss is for waveforms at 16000 Hz, not {sample_rate}"
+            )
+        model = load_whisper(checkpoint_path, "cpu")
+        self.n_mels = model.dims.n_mels
+        self.encoder = model.encoder.eval().requires_grad_(False)
+
+    def forward(
+        self, estimate: torch.Tensor, target: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute the loss.
+
+        Arguments
+        ---------
+        estimate, target : torch.Tensor
+            Waveforms [B, T].
+
+        Returns
+        -------
+        torch.Tensor
+            Scalar: 0 where they are the same, about 1 or more where they have
+            nothing in common.
+        """
+        with torch.no_grad():
+            wanted = self._activations(target)
+        given = self._activations(estimate)
+        total = estimate.new_zeros(())
+        for x, y in zip(given, wanted, strict=True):
+            error = mean_over_processes((x - y).square().mean(), x.numel())
+            mean = mean_over_processes(y.mean(dim=(0, 1)), y[..., 0].numel())
+            centred = y - mean
+            total = total + error / mean_over_processes(
+                centred.square().mean(), y.numel()
+            ).clamp(min=1e-6)
+        return total / len(given)
+
+    def _activations(self, sig: torch.Tensor) -> list[torch.Tensor]:
+        """What each layer gives, [B, N, C] in float32."""
+        encoder = self.encoder
+        sig = sig[:, : _FRAMES * _SAMPLES_A_FRAME]
+        # A whole number of frames, as the encoder halves them.
+        sig = F.pad(sig, (0, -sig.shape[1] % _SAMPLES_A_FRAME))
+        with torch.autocast(sig.device.type, enabled=False):
+            mel = _log_mel(sig.float(), self.n_mels)
+        x = F.gelu(encoder.conv1(mel))
+        x = F.gelu(encoder.conv2(x)).transpose(1, 2)
+        x = x + encoder.positional_embedding[: x.shape[1]].to(x)
+        maps = []
+        for block in encoder.blocks:
+            x = block(x)
+            # Whisper keeps a few channels far larger than all others.
+            maps.append(F.layer_norm(x.float(), x.shape[-1:]))
+        return maps
+
+
+def _log_mel(sig: torch.Tensor, n_mels: int) -> torch.Tensor:
+    from whisper.audio import log_mel_spectrogram
+
+    # The floor of Whisper's spectrogram depends on the loudest point of all
+    # it is given: one utterance at a time.
+    return torch.stack([log_mel_spectrogram(x, n_mels) for x in sig])

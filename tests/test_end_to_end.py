@@ -1,0 +1,226 @@
+"""The stage that trains through the bits, and what it judges by."""
+
+import pytest
+import test_training
+import torch
+from test_training import CONFIG, fit, log_lines, make_brain, valid_losses
+from whisper.audio import log_mel_spectrogram
+from whisper.model import ModelDimensions, Whisper
+
+from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.training.discriminators import (
+    CompactDiscriminator,
+    PeriodDiscriminator,
+    SpectrogramDiscriminator,
+)
+from speechbrain_focalcodec.training.end_to_end import EndToEndBrain
+from speechbrain_focalcodec.training.export import export_runs
+from speechbrain_focalcodec.training.perceptual import WhisperLoss
+from speechbrain_focalcodec.training.sources import find_sources
+
+corpus = test_training.corpus  # a fixture
+WEIGHTS = {
+    "mel": 1.0,
+    "stft": 1.0,
+    "adversarial": 0.1,
+    "feature_matching": 1.0,
+    "feats": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A codec that was never trained, as a folder."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    FocalCodec(CONFIG, name="tiny").save_pretrained(folder)
+    return folder
+
+
+def compact():
+    return CompactDiscriminator((2, 3), (4, 8), (256,), (4, 8))
+
+
+def run(corpus, output, model, discriminator=None, **options):
+    modules = {} if discriminator is None else {"discriminator": discriminator}
+    options = {"loss_weights": WEIGHTS, "start_from": [str(model)]} | options
+    options.setdefault("entropy_weight", 0.02)
+    brain, counter, data = make_brain(
+        EndToEndBrain, corpus, output, modules=modules, **options
+    )
+    fit(brain, counter, data)
+    return brain
+
+
+def test_all_three_parts_learn(corpus, tmp_path, model):
+    before = FocalCodec.from_pretrained(model).state_dict()
+    brain = run(corpus, tmp_path, model, compact(), epochs=4)
+    losses = valid_losses(tmp_path)
+    assert losses[-1] < losses[0]
+    after = brain.codec.state_dict()
+    changed = {
+        name.partition(".")[0]
+        for name in before
+        if not torch.equal(before[name], after[name])
+    }
+    assert changed == {"compressor", "decompressor", "decoder"}
+    line = log_lines(tmp_path)[-1]
+    names = {*WEIGHTS, "mse", "entropy", "discriminator", "code_usage"}
+    for name in names - {"feats"}:
+        assert f"train {name}" in line
+
+
+def test_the_gradient_passes_the_bits(corpus, tmp_path, model):
+    brain = run(corpus, tmp_path, model, epochs=1)
+    sig, lengths = torch.randn(2, 3200), torch.tensor([3200, 2000])
+    feats, frames = brain.codec.sig_to_feats(sig, lengths)
+    brain.modules.zero_grad()
+    qfeats = brain.bottleneck(feats, frames, feats, frames)["qfeats"]
+    brain.decode(qfeats, frames, sig, lengths)["estimate"].sum().backward()
+    for name in brain.TRAINED:
+        for weight in brain.modules[name].parameters():
+            assert weight.grad is not None and weight.grad.any(), name
+
+
+def test_tokens_can_stay_as_they_are(corpus, tmp_path, model):
+    brain = run(corpus, tmp_path, model, epochs=1, freeze=["compressor"])
+    sig = torch.randn(1, 16000)
+    expected, _ = FocalCodec.from_pretrained(model).encode(sig)
+    assert torch.equal(brain.codec.encode(sig)[0], expected)
+
+
+def test_what_was_trained_is_exported(corpus, tmp_path, model):
+    brain = run(corpus, tmp_path / "run", model, epochs=1)
+    export_runs(tmp_path / "model", [tmp_path / "run"])
+    sig = torch.randn(1, 16000)
+    codec = FocalCodec.from_pretrained(tmp_path / "model")
+    assert torch.equal(codec.resynthesize(sig), brain.codec.resynthesize(sig))
+
+
+def test_it_needs_all_three_parts(corpus, tmp_path):
+    with pytest.raises(CheckpointError, match="compressor"):
+        run(corpus, tmp_path, "nowhere", start_from=[])
+
+
+def test_the_discriminator_gets_a_part(corpus, tmp_path, model):
+    lengths = set()
+
+    class Listening(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = compact()
+
+        def forward(self, sig):
+            lengths.add(sig.shape[-1])
+            return self.inner(sig)
+
+    run(corpus, tmp_path, model, Listening(), epochs=1, judged_samples=1000)
+    assert lengths == {1000}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PeriodDiscriminator(3, [8, 16]),
+        lambda: SpectrogramDiscriminator(256, [8, 16]),
+    ],
+)
+def test_discriminators_learn_to_tell_apart(make):
+    torch.manual_seed(0)
+    discriminator = make()
+    optimizer = torch.optim.Adam(discriminator.parameters(), 3e-3)
+    time = torch.arange(2000) / 16000
+
+    def draw():
+        hz = 100 + 300 * torch.rand(4, 1, 1)
+        real = 0.3 * torch.sin(2 * torch.pi * hz * time)
+        return real, 0.2 * torch.randn(4, 1, 2000)
+
+    for _ in range(30):
+        real, fake = (discriminator(sig)[0] for sig in draw())
+        loss = (1 - real).relu().mean() + (1 + fake).relu().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    real, fake = (discriminator(sig)[0] for sig in draw())
+    assert fake.mean() < 0 < real.mean()
+
+
+def test_maps_keep_their_size_at_first():
+    # Or feature matching would be nothing at first.
+    torch.manual_seed(0)
+    _, maps = CompactDiscriminator()(0.1 * torch.randn(2, 1, 8000))
+    for maps_of_one in maps:
+        first, *_, last, _ = (x.detach().abs().mean() for x in maps_of_one)
+        assert 0.2 < last / first < 5
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Whisper with random weights, and its file."""
+    torch.manual_seed(0)
+    dims = ModelDimensions(80, 1500, 8, 2, 2, 51864, 448, 8, 2, 1)
+    whisper = Whisper(dims).eval()
+    path = tmp_path_factory.mktemp("whisper") / "tiny.pt"
+    state = {"dims": vars(dims), "model_state_dict": whisper.state_dict()}
+    torch.save(state, path)
+    return path, whisper
+
+
+def test_whisper_loss_listens_as_whisper_does(checkpoint):
+    path, whisper = checkpoint
+    found = []
+    for block in whisper.encoder.blocks:
+        block.register_forward_hook(lambda *call: found.append(call[-1]))
+    sig = 0.1 * torch.randn(1, 480000)
+    with torch.no_grad():
+        whisper.encoder(log_mel_spectrogram(sig[0])[None])
+        maps = WhisperLoss(path)._activations(sig)
+    assert len(maps) == len(found) == 2
+    for x, y in zip(maps, found, strict=True):
+        y = torch.nn.functional.layer_norm(y, y.shape[-1:])
+        torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
+
+
+def test_whisper_loss(checkpoint):
+    loss = WhisperLoss(checkpoint[0])
+    torch.manual_seed(0)
+    target = 0.1 * torch.randn(2, 8100)
+    assert loss(target, target) == 0
+    near, far = (target + x * torch.randn(2, 8100) for x in (0.001, 0.1))
+    near.requires_grad_()
+    value = loss(near, target)
+    assert 0 < value < loss(far, target)
+    value.backward()
+    assert near.grad.isfinite().all() and near.grad.any()
+    assert not any(x.requires_grad for x in loss.parameters())
+    # One utterance does not change what is heard of another.
+    alone = loss._activations(target[:1])
+    both = loss._activations(target * torch.tensor([[1.0], [30.0]]))
+    for x, y in zip(alone, both, strict=True):
+        torch.testing.assert_close(x, y[:1], atol=1e-5, rtol=1e-5)
+
+
+def test_whisper_loss_refuses(tmp_path, checkpoint):
+    with pytest.raises(ValueError, match="16000 Hz, not 24000"):
+        WhisperLoss(checkpoint[0], sample_rate=24000)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        WhisperLoss("nowhere.pt")
+    with pytest.raises(CheckpointError, match="--whisper_checkpoint=tiny"):
+        WhisperLoss(None)
+
+
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_with_a_discriminator_the_last_is_the_best(
+    corpus, tmp_path, model, adversarial
+):
+    # A learning rate that makes each epoch worse than the one before.
+    discriminator = compact() if adversarial else None
+    run(corpus, tmp_path, model, discriminator, epochs=3, lr=0.3)
+    losses = valid_losses(tmp_path)
+    best = losses.index(min(losses)) + 1
+    assert best < 3
+    [source] = find_sources([tmp_path])
+    text = (source.folder / "CKPT.yaml").read_text()
+    assert f"epoch: {3 if adversarial else best}\n" in text
