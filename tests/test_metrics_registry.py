@@ -65,7 +65,7 @@ def test_nothing_is_imported_that_is_not_asked_for(monkeypatch):
         ("stoi", "pystoi", "metrics"),
         ("estoi", "pystoi", "metrics"),
         ("pesq", "pesq", "pesq"),
-        ("pitch", "librosa", "metrics"),
+        ("pitch", "swift_f0", "metrics"),
         ("distillmos", "distillmos", "mos"),
         ("speaker", "resemblyzer", "speaker"),
     ],

@@ -102,7 +102,7 @@ def test_messages_name_extras_that_install_the_module(extras):
         )
     }
     assert len(calls) > 10
-    others = {"whisper": "openai-whisper"}
+    others = {"whisper": "openai-whisper", "swift_f0": "swift-f0"}
     for module, extra in calls - {("json", "metrics")}:  # an example
         module = module.partition(".")[0]
         names = {item.name for item in extras[extra]}

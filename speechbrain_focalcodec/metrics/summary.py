@@ -27,7 +27,7 @@ __all__ = [
 # What may decide a figure.
 LIBRARIES = (
     *("speechbrain_focalcodec", "torch", "torchaudio", "speechbrain", "numpy"),
-    *("transformers", "openai-whisper", "jiwer", "pystoi", "pesq"),
+    *("transformers", "openai-whisper", "jiwer", "pystoi", "pesq", "swift-f0"),
     *("librosa", "speechmos", "distillmos", "resemblyzer", "onnxruntime"),
 )
 
