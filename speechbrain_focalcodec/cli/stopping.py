@@ -50,8 +50,13 @@ def stopping(bar: "ProgressBar", message: str | None) -> Iterator[None]:
     ...     pass
     """
     asked: list[int] = []
+    late: list[int] = []
+    is_over = False
 
     def stop(number: int, frame: Any) -> None:
+        if is_over:
+            late.append(number)
+            return
         if asked or not bar.is_at_work:
             raise _Stopped(asked[0] if asked else number)
         asked.append(number)
@@ -63,16 +68,16 @@ def stopping(bar: "ProgressBar", message: str | None) -> Iterator[None]:
             raise _Stopped(asked[0])
 
     bar.check = check
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if hasattr(signal, "SIGALRM"):
-        numbers.append(signal.SIGALRM)
-    # What is ignored, as in a shell's background, stays so.
-    before = {
-        number: signal.signal(number, stop)
-        for number in numbers
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
+    alarm = getattr(signal, "SIGALRM", None)
+    before = {}
     try:
+        for number in (signal.SIGTERM, signal.SIGINT, alarm):
+            # What is ignored, as in a shell's background, stays so.
+            if number and signal.getsignal(number) not in (
+                signal.SIG_IGN,
+                None,
+            ):
+                before[number] = signal.signal(number, stop)
         yield
     except KeyboardInterrupt as error:
         if message is not None:
@@ -81,7 +86,13 @@ def stopping(bar: "ProgressBar", message: str | None) -> Iterator[None]:
             128 + getattr(error, "number", signal.SIGINT)
         ) from error
     finally:
+        # From here on nothing is stopped, and no alarm set: one that is left
+        # would kill the process when no handler takes it any more.
+        is_over = True
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+        for number in late:
+            if number != alarm:
+                signal.raise_signal(number)
