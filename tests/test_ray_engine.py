@@ -1,5 +1,6 @@
 """Runs on a Ray cluster: a real one, and one of threads for what is rare."""
 
+import faulthandler
 import os
 import queue
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from make_corpus import make_corpus
 from typer.testing import CliRunner
 
@@ -41,6 +43,18 @@ def load_and_tell(folder, device):
     """Load, and leave the process's id where a test finds it."""
     (folder / str(os.getpid())).touch()
     return load(device)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _crashes_are_told(request):
+    """Ray takes the handlers of crashes away when it ends.
+
+    What crashed this process in a later file would do so without a word.
+    """
+    yield
+    if faulthandler.is_enabled():
+        faulthandler.disable()
+        faulthandler.enable(request.config.stash[fault_handler_stderr_fd_key])
 
 
 @pytest.fixture(scope="module")
