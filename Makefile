@@ -61,7 +61,8 @@ $(STAMP): requirements.lock setup.cfg pyproject.toml
 
 test: lint ## Formatting, lint, types and the quick tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" \
-		-n $(WORKERS) --dist loadfile --no-loadscope-reorder
+		-n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		--max-worker-restart=0
 
 test-slow: $(STAMP) ## The tests that train, or take long otherwise
 	$(BIN)/python -m pytest -q -m slow
