@@ -103,20 +103,54 @@ def test_it_needs_all_three_parts(corpus, tmp_path):
         run(corpus, tmp_path, "nowhere", start_from=[])
 
 
+class Listening(torch.nn.Module):
+    """A discriminator that keeps what it gets."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = compact()
+        self.heard = []
+
+    def forward(self, sig):
+        self.heard.append(sig.detach())
+        return self.inner(sig)
+
+
 def test_the_discriminator_gets_a_part(corpus, tmp_path, model):
-    lengths = set()
+    brain = run(
+        corpus, tmp_path, model, Listening(), epochs=1, judged_samples=1000
+    )
+    heard = brain.modules.discriminator.heard
+    assert {sig.shape for sig in heard} == {(2, 1, 1000)}
 
-    class Listening(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = compact()
 
-        def forward(self, sig):
-            lengths.add(sig.shape[-1])
-            return self.inner(sig)
-
-    run(corpus, tmp_path, model, Listening(), epochs=1, judged_samples=1000)
-    assert lengths == {1000}
+def test_the_part_lies_within_the_utterance(corpus, tmp_path, model):
+    listening = Listening()
+    brain, *_ = make_brain(
+        EndToEndBrain,
+        corpus,
+        tmp_path,
+        modules={"discriminator": listening},
+        start_from=[str(model)],
+        judged_samples=1000,
+    )
+    brain.modules.train()
+    frames = torch.tensor([50, 4, 2])
+    # A ramp tells where a part begins.
+    sig = torch.arange(1.0, 16001).expand(3, -1)
+    for _ in range(5):
+        decoded = brain.decode(
+            torch.randn(3, 50, 20), frames, sig, frames * 320
+        )
+        brain.discriminator_objective(decoded)
+    # It gets the estimate, then the target.
+    parts = torch.stack(listening.heard[1::2])[:, :, 0]
+    assert (parts[:, :2] > 0).all()
+    # The last is shorter than a part: zeros stand behind it.
+    assert torch.equal(parts[:, 2, :640], sig[2:, :640].expand(5, -1))
+    assert not parts[:, 2, 640:].any()
+    # Each utterance has a draw of its own.
+    assert len(parts[:, 0, 0].unique()) == len(parts[:, 1, 0].unique()) == 5
 
 
 @pytest.mark.parametrize(

@@ -307,12 +307,23 @@ def test_a_run_killed_while_saving_resumes(corpus, tmp_path, files):
     assert not any(name.startswith("UNFINISHED") for name in left)
 
 
-@pytest.mark.parametrize("stage", [DecoderBrain, QuantizerBrain])
-def test_resuming_within_an_epoch_changes_nothing(corpus, tmp_path, stage):
+@pytest.mark.parametrize(
+    "stage,options",
+    [
+        (DecoderBrain, {}),
+        # Which parts the discriminator gets is drawn.
+        (DecoderBrain, {"adversarial": True, "judged_samples": 800}),
+        (QuantizerBrain, {}),
+    ],
+)
+def test_resuming_within_an_epoch_changes_nothing(
+    corpus, tmp_path, stage, options
+):
     run_opts = {"ckpt_interval_steps": 1, "precision": "fp32"}
-    fit(*make_brain(stage, corpus, tmp_path / "whole"))
+    fit(*make_brain(stage, corpus, tmp_path / "whole", **options))
+    options = options | {"run_opts": run_opts}
     brain, counter, data = make_brain(
-        stage, corpus, tmp_path / "parts", run_opts=run_opts
+        stage, corpus, tmp_path / "parts", **options
     )
     original = brain.fit_batch
 
@@ -324,7 +335,7 @@ def test_resuming_within_an_epoch_changes_nothing(corpus, tmp_path, stage):
     brain.fit_batch = killed
     with pytest.raises(KeyboardInterrupt):
         fit(brain, counter, data)
-    fit(*make_brain(stage, corpus, tmp_path / "parts", run_opts=run_opts))
+    fit(*make_brain(stage, corpus, tmp_path / "parts", **options))
     assert log_lines(tmp_path / "parts") == log_lines(tmp_path / "whole")
 
 

@@ -22,7 +22,11 @@ from speechbrain_focalcodec.errors import ConfigError
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
 from speechbrain_focalcodec.training.distributed import mean_over_processes
-from speechbrain_focalcodec.training.segments import crop_features
+from speechbrain_focalcodec.training.segments import (
+    crop_features,
+    random_starts,
+    take_windows,
+)
 from speechbrain_focalcodec.training.sources import load_module
 from speechbrain_focalcodec.training.teacher import is_student
 
@@ -45,7 +49,7 @@ class DecoderBrain(CodecBrain):
     whole utterance), and ``discriminator_warmup`` (steps in which the
     discriminator learns alone: a new one beside a trained decoder would lead
     it astray), and ``judged_samples`` (the discriminator gets a random part of
-    so many samples of each batch, to save time).
+    so many samples of each utterance, to save time).
 
     The discriminator and the decoder each take one step a batch, by
     SpeechBrain's own helpers: gradients are accumulated and clipped, and
@@ -138,7 +142,8 @@ class DecoderBrain(CodecBrain):
         -------
         dict
             ``target`` and ``estimate`` [B, T], ``lengths`` int64 [B],
-            ``judged``: which samples the discriminator gets.
+            ``judged``: where in each utterance the part begins that the
+            discriminator gets, int64 [B]; None where it gets all.
         """
         sig, lengths = self.signals(batch)
         codec = self.codec
@@ -197,18 +202,23 @@ class DecoderBrain(CodecBrain):
             "target": zero_beyond(sig[:, :length], lengths),
             "estimate": zero_beyond(estimate[:, :length], lengths),
             "lengths": lengths,
-            "judged": self._draw_judged(length),
+            "judged": self._draw_judged(lengths, length),
         }
 
-    def _draw_judged(self, length: int) -> slice:
-        """The part of the waveforms that the discriminator gets."""
+    def _draw_judged(
+        self, lengths: torch.Tensor, length: int
+    ) -> torch.Tensor | None:
+        """Where the parts begin that the discriminator gets."""
         wanted = getattr(self.hparams, "judged_samples", None)
         used = self.adversarial and self.modules.training
         if not used or wanted is None or wanted >= length:
-            return slice(None)
-        # Drawn on the CPU: the same on every device.
-        start = int(torch.randint(length - wanted + 1, ()))
-        return slice(start, start + wanted)
+            return None
+        # Within each utterance: of padding, which is the same in both, it
+        # could learn nothing. Drawn by torch's own generator: processes draw
+        # apart (seed_apart), a resumed run as it would have (RandomState).
+        # Losses are means weighted by samples, so that parts of different
+        # batches may be of different sizes.
+        return random_starts(lengths, wanted)
 
     def compute_objectives(
         self, predictions: dict[str, Any], batch: Any, stage: sb.Stage
@@ -238,7 +248,7 @@ class DecoderBrain(CodecBrain):
             # Not the wrapper of DDP: its weights get no gradient here.
             discriminator = self._discriminator
             discriminator.requires_grad_(False)
-            given, wanted = _judged(predictions)
+            given, wanted = self._judged(predictions)
             fake, fake_maps = discriminator(given)
             with torch.no_grad():
                 _, real_maps = discriminator(wanted)
@@ -274,7 +284,7 @@ class DecoderBrain(CodecBrain):
         torch.Tensor
             Scalar.
         """
-        given, wanted = _judged(predictions)
+        given, wanted = self._judged(predictions)
         fake, _ = self.modules.discriminator(given.detach())
         real, _ = self.modules.discriminator(wanted)
         fake, real = _floats(fake), _floats(real)
@@ -300,6 +310,18 @@ class DecoderBrain(CodecBrain):
             ),
         )
         return loss
+
+    def _judged(
+        self, predictions: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Estimate and target as the discriminator gets them, [B, 1, T]."""
+        estimate, target = predictions["estimate"], predictions["target"]
+        starts = predictions["judged"]
+        if starts is not None:
+            size = self.hparams.judged_samples
+            estimate = take_windows(estimate, starts, size)
+            target = take_windows(target, starts, size)
+        return estimate[:, None], target[:, None]
 
     @staticmethod
     def _means(
@@ -419,15 +441,6 @@ class DecoderBrain(CodecBrain):
                 self.checkpointer.add_recoverable(
                     f"optimizer_{name}", optimizer
                 )
-
-
-def _judged(predictions: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Estimate and target as the discriminator gets them, [B, 1, T]."""
-    part = predictions.get("judged", slice(None))
-    return (
-        predictions["estimate"][:, None, part],
-        predictions["target"][:, None, part],
-    )
 
 
 def _floats(scores: Sequence[torch.Tensor]) -> list[torch.Tensor]:
