@@ -22,6 +22,7 @@ from speechbrain_focalcodec.errors import ConfigError
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
 from speechbrain_focalcodec.training.distributed import mean_over_processes
+from speechbrain_focalcodec.training.losses import takes_lengths
 from speechbrain_focalcodec.training.segments import (
     crop_features,
     random_starts,
@@ -38,13 +39,14 @@ class DecoderBrain(CodecBrain):
 
     Hyperparameters beside those of
     :class:`~speechbrain_focalcodec.training.base.CodecBrain`: ``losses``
-    (spectral losses by name, each a module of estimate and target),
-    ``loss_weights`` (by the same names, and ``adversarial`` and
-    ``feature_matching``), ``discriminator_opt_class`` where the modules have a
-    ``discriminator``, and ``dequantized``: whether to train on the features
-    that the decoder will get in use, after the quantizer, whose compressor and
-    decompressor ``start_from`` then must have. A decoder and a discriminator
-    in ``start_from`` are gone on with. Optional: ``segment_frames`` (train on
+    (by name, each a module of estimate and target, and of ``lengths`` in
+    samples if its ``forward`` takes them), ``loss_weights`` (by the same
+    names, and ``adversarial`` and ``feature_matching``),
+    ``discriminator_opt_class`` where the modules have a ``discriminator``, and
+    ``dequantized``: whether to train on the features that the decoder will get
+    in use, after the quantizer, whose compressor and decompressor
+    ``start_from`` then must have. A decoder and a discriminator in
+    ``start_from`` are gone on with. Optional: ``segment_frames`` (train on
     random segments of so many frames, of features that were computed from the
     whole utterance), and ``discriminator_warmup`` (steps in which the
     discriminator learns alone: a new one beside a trained decoder would lead
@@ -240,10 +242,11 @@ class DecoderBrain(CodecBrain):
             Scalar.
         """
         target, estimate = predictions["target"], predictions["estimate"]
-        terms = {
-            name: loss(estimate, target)
-            for name, loss in self.hparams.losses.items()
-        }
+        lengths = predictions["lengths"]
+        terms = {}
+        for name, loss in self.hparams.losses.items():
+            extra = {"lengths": lengths} if takes_lengths(loss) else {}
+            terms[name] = loss(estimate, target, **extra)
         if self.adversarial and stage == sb.Stage.TRAIN:
             # Not the wrapper of DDP: its weights get no gradient here.
             discriminator = self._discriminator
@@ -260,7 +263,6 @@ class DecoderBrain(CodecBrain):
             )
         self.record(**terms)
         if stage != sb.Stage.TRAIN:
-            lengths = predictions["lengths"]
             self.keep_sample(
                 batch,
                 original=(target, lengths),
