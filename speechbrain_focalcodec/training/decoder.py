@@ -207,11 +207,16 @@ class DecoderBrain(CodecBrain):
             "judged": self._draw_judged(lengths, length),
         }
 
+    @property
+    def _judged_samples(self) -> int | None:
+        """Samples that the discriminator gets; None for all."""
+        return getattr(self.hparams, "judged_samples", None)
+
     def _draw_judged(
         self, lengths: torch.Tensor, length: int
     ) -> torch.Tensor | None:
         """Where the parts begin that the discriminator gets."""
-        wanted = getattr(self.hparams, "judged_samples", None)
+        wanted = self._judged_samples
         used = self.adversarial and self.modules.training
         if not used or wanted is None or wanted >= length:
             return None
@@ -318,9 +323,8 @@ class DecoderBrain(CodecBrain):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Estimate and target as the discriminator gets them, [B, 1, T]."""
         estimate, target = predictions["estimate"], predictions["target"]
-        starts = predictions["judged"]
-        if starts is not None:
-            size = self.hparams.judged_samples
+        starts, size = predictions["judged"], self._judged_samples
+        if starts is not None and size is not None:
             estimate = take_windows(estimate, starts, size)
             target = take_windows(target, starts, size)
         return estimate[:, None], target[:, None]
