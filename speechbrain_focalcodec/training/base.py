@@ -547,14 +547,16 @@ class CodecBrain(sb.Brain):
         )
         run_on_main(self._write_samples, args=[f"epoch_{epoch:04d}"])
         if self.checkpointer is not None:
-            rank = self.rank(stage_loss, epoch)
+            rank = self.checkpoint_rank(stage_loss, epoch)
             self.checkpointer.save_and_keep_only(
                 meta={"loss": stage_loss, "epoch": epoch, RANK: rank},
                 min_keys=[RANK],
             )
 
-    def rank(self, loss: float, epoch: int) -> float:
+    def checkpoint_rank(self, loss: float, epoch: int) -> float:
         """What a checkpoint is kept and chosen by.
+
+        (SpeechBrain's ``rank`` is a process's number.)
 
         Arguments
         ---------

@@ -323,7 +323,7 @@ class DecoderBrain(CodecBrain):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Estimate and target as the discriminator gets them, [B, 1, T]."""
         estimate, target = predictions["estimate"], predictions["target"]
-        starts, size = predictions["judged"], self._judged_samples
+        starts, size = predictions.get("judged"), self._judged_samples
         if starts is not None and size is not None:
             estimate = take_windows(estimate, starts, size)
             target = take_windows(target, starts, size)
@@ -377,7 +377,7 @@ class DecoderBrain(CodecBrain):
         self.on_fit_batch_end(batch, predictions, loss, should_step)
         return loss.detach().cpu()
 
-    def rank(self, loss: float, epoch: int) -> float:
+    def checkpoint_rank(self, loss: float, epoch: int) -> float:
         """With a discriminator the last checkpoint is the best.
 
         What it teaches, spectral losses do not reward: by them the first
