@@ -9,6 +9,7 @@ from whisper.model import ModelDimensions, Whisper
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.discriminators import (
     CompactDiscriminator,
     PeriodDiscriminator,
@@ -103,20 +104,54 @@ def test_it_needs_all_three_parts(corpus, tmp_path):
         run(corpus, tmp_path, "nowhere", start_from=[])
 
 
+class Listening(torch.nn.Module):
+    """A discriminator that keeps what it gets."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = compact()
+        self.heard = []
+
+    def forward(self, sig):
+        self.heard.append(sig.detach())
+        return self.inner(sig)
+
+
 def test_the_discriminator_gets_a_part(corpus, tmp_path, model):
-    lengths = set()
+    brain = run(
+        corpus, tmp_path, model, Listening(), epochs=1, judged_samples=1000
+    )
+    heard = brain.modules.discriminator.heard
+    assert {sig.shape for sig in heard} == {(2, 1, 1000)}
 
-    class Listening(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = compact()
 
-        def forward(self, sig):
-            lengths.add(sig.shape[-1])
-            return self.inner(sig)
-
-    run(corpus, tmp_path, model, Listening(), epochs=1, judged_samples=1000)
-    assert lengths == {1000}
+def test_the_part_lies_within_the_utterance(corpus, tmp_path, model):
+    listening = Listening()
+    brain, *_ = make_brain(
+        EndToEndBrain,
+        corpus,
+        tmp_path,
+        modules={"discriminator": listening},
+        start_from=[str(model)],
+        judged_samples=1000,
+    )
+    brain.modules.train()
+    frames = torch.tensor([50, 4, 2])
+    # A ramp tells where a part begins.
+    sig = torch.arange(1.0, 16001).expand(3, -1)
+    for _ in range(5):
+        decoded = brain.decode(
+            torch.randn(3, 50, 20), frames, sig, frames * 320
+        )
+        brain.discriminator_objective(decoded)
+    # It gets the estimate, then the target.
+    parts = torch.stack(listening.heard[1::2])[:, :, 0]
+    assert (parts[:, :2] > 0).all()
+    # The last is shorter than a part: zeros stand behind it.
+    assert torch.equal(parts[:, 2, :640], sig[2:, :640].expand(5, -1))
+    assert not parts[:, 2, 640:].any()
+    # Each utterance has a draw of its own.
+    assert len(parts[:, 0, 0].unique()) == len(parts[:, 1, 0].unique()) == 5
 
 
 @pytest.mark.parametrize(
@@ -200,6 +235,62 @@ def test_whisper_loss(checkpoint):
     both = loss._activations(target * torch.tensor([[1.0], [30.0]]))
     for x, y in zip(alone, both, strict=True):
         torch.testing.assert_close(x, y[:1], atol=1e-5, rtol=1e-5)
+
+
+def test_whisper_loss_counts_what_lies_within(checkpoint):
+    loss = WhisperLoss(checkpoint[0])
+    torch.manual_seed(0)
+    target, noise = 0.1 * torch.randn(2, 2, 8000)
+    lengths = torch.tensor([8000, 3300])
+    target, estimate = (
+        zero_beyond(sig, lengths) for sig in (target, target + 0.3 * noise)
+    )
+    # By hand: 25 frames, and 11 that begin within 3300 samples.
+    expected = 0.0
+    layers = (loss._activations(sig) for sig in (estimate, target))
+    for x, y in zip(*layers, strict=True):
+        x, y = (torch.cat([each[0], each[1, :11]]) for each in (x, y))
+        assert y.shape == (36, 8)
+        expected += (x - y).square().sum() / (y - y.mean(0)).square().sum() / 2
+    torch.testing.assert_close(loss(estimate, target, lengths), expected)
+    assert abs(loss(estimate, target) / expected - 1) > 0.02
+    whole = torch.tensor([8000, 8000])
+    assert loss(estimate, target, whole) == loss(estimate, target)
+
+
+def test_whisper_loss_does_not_look_at_padding(checkpoint):
+    loss = WhisperLoss(checkpoint[0])
+    # Attention, by which padding is heard of, taken away.
+    for block in loss.encoder.blocks:
+        block.attn.out.weight.zero_()
+    torch.manual_seed(0)
+    target = 0.1 * torch.randn(2, 8000)
+    estimate = target + 0.01 * torch.randn(2, 8000)
+    estimate.requires_grad_()
+    lengths = torch.tensor([8000, 3200])
+    loss(estimate, target, lengths).backward()
+    # Windows and convolutions reach a little further than a frame.
+    assert not estimate.grad[1, 4000:].any()
+    assert estimate.grad[1, :3200].any() and estimate.grad[0, 7000:].any()
+    other = estimate.detach().clone()
+    other[1, 4000:] = 0
+    assert loss(other, target, lengths) == loss(estimate, target, lengths)
+    assert loss(other, target) != loss(estimate, target)
+
+
+def test_losses_that_ask_for_lengths_get_them(corpus, tmp_path, model):
+    given = []
+
+    class Asking(torch.nn.Module):
+        def forward(self, estimate, target, lengths=None):
+            given.append(lengths)
+            return (estimate - target).abs().mean()
+
+    losses = {"mel": Asking(), "stft": torch.nn.L1Loss()}
+    run(corpus, tmp_path, model, epochs=1, losses=losses)
+    # The two utterances of the last batch of validation.
+    assert len(set(given[-1].tolist())) == 2
+    assert all(x.dtype == torch.int64 for x in given)
 
 
 def test_whisper_loss_refuses(tmp_path, checkpoint):

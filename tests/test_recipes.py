@@ -215,6 +215,17 @@ def test_a_yaml_names_what_exists(row):
 
 
 @each_row
+def test_a_planned_learning_rate_comes_to_its_end(row):
+    """Whatever steps the data gives an epoch."""
+    hparams = read_yaml(row["Hparam_file"])
+    if "lr_schedule" in hparams:
+        total = hparams["lr_schedule"]["total_steps"]
+        assert total == hparams["total_steps"]
+        assert total == hparams["optimizer_step_limit"]
+        assert total < hparams["number_of_epochs"]
+
+
+@each_row
 def test_a_yaml_defines_the_keys_that_are_used(row):
     """Those of the script, and of the package's classes the YAML names."""
     hparams = read_yaml(row["Hparam_file"])

@@ -1,11 +1,13 @@
 """The stages of a streaming model, and where their weights come from."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import test_training
 import torch
+from causal_codecs import make_codec
 from test_training import (
     Discriminator,
     fit,
@@ -21,6 +23,7 @@ from speechbrain_focalcodec.errors import CheckpointError, ConfigError
 from speechbrain_focalcodec.modules.mel import LogMel
 from speechbrain_focalcodec.training.decoder import DecoderBrain
 from speechbrain_focalcodec.training.distillation import DistillationBrain
+from speechbrain_focalcodec.training.end_to_end import EndToEndBrain
 from speechbrain_focalcodec.training.export import export_runs
 from speechbrain_focalcodec.training.joint import JointBrain
 from speechbrain_focalcodec.training.position import PositionBrain
@@ -281,6 +284,45 @@ def test_runs_of_another_model_are_refused(runs):
     other["compressor_config"]["downscale_factors"] = [2, 1, 1]
     other["decompressor_config"]["upscale_factors"] = [1, 1, 2]
     load_parts(FocalCodec(other), find_sources(folder / "decoder"))
+
+
+def test_a_decoder_goes_on_with_another_fade(corpus, tmp_path, caplog):
+    old, new = make_codec("vocos"), make_codec("fading")
+    old.save_pretrained(tmp_path / "old")
+    changed = new.config.to_dict()
+    for role in ("compressor", "decoder"):
+        # Of the weights before they are loaded.
+        changed[f"{role}_config"]["layerscale_init"] = 0.7
+    brain = run(
+        EndToEndBrain,
+        corpus,
+        tmp_path / "run",
+        codec=FocalCodec(changed),
+        start_from=tmp_path / "old",
+        loss_weights={"mel": 1.0, "stft": 1.0, "feats": 1.0},
+        epochs=1,
+    )
+    told = [x.getMessage() for x in caplog.records if "fade" in x.getMessage()]
+    assert len(told) == 1
+    assert re.search(r"old: its decoder with fade 0;.*model's, 60", told[0])
+    assert brain.codec.decoder.head.fade == 60
+    names = [tmp_path / "old", tmp_path / "run"]
+    exported = export_runs(tmp_path / "new", names)
+    assert exported.config.decoder_config.fade == 60
+    # Before a step was taken: the old weights, faded.
+    load_parts(new, find_sources(tmp_path / "old"))
+    sig = torch.randn(1, 13 * 320)
+    faded, plain = new.resynthesize(sig), old.resynthesize(sig)
+    assert not torch.equal(faded, plain)
+    faded, plain = (x.unflatten(1, (-1, 320))[..., 60:] for x in (faded, plain))
+    torch.testing.assert_close(faded, plain)
+
+
+def test_offline_models_do_not_differ_in_what_causal_ones_have():
+    config = config_of(OFFLINE)
+    config["decompressor_config"]["last_window_size"] = 7
+    config["compressor_config"]["window_size"] = 7
+    load_parts(FocalCodec(config), find_sources(OFFLINE))
 
 
 def test_an_encoder_can_be_pretrained(corpus, tmp_path):

@@ -1,5 +1,6 @@
 """The Brains: learning, safety nets, resuming, logs and export."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -307,12 +308,23 @@ def test_a_run_killed_while_saving_resumes(corpus, tmp_path, files):
     assert not any(name.startswith("UNFINISHED") for name in left)
 
 
-@pytest.mark.parametrize("stage", [DecoderBrain, QuantizerBrain])
-def test_resuming_within_an_epoch_changes_nothing(corpus, tmp_path, stage):
+@pytest.mark.parametrize(
+    "stage,options",
+    [
+        (DecoderBrain, {}),
+        # Which parts the discriminator gets is drawn.
+        (DecoderBrain, {"adversarial": True, "judged_samples": 800}),
+        (QuantizerBrain, {}),
+    ],
+)
+def test_resuming_within_an_epoch_changes_nothing(
+    corpus, tmp_path, stage, options
+):
     run_opts = {"ckpt_interval_steps": 1, "precision": "fp32"}
-    fit(*make_brain(stage, corpus, tmp_path / "whole"))
+    fit(*make_brain(stage, corpus, tmp_path / "whole", **options))
+    options = options | {"run_opts": run_opts}
     brain, counter, data = make_brain(
-        stage, corpus, tmp_path / "parts", run_opts=run_opts
+        stage, corpus, tmp_path / "parts", **options
     )
     original = brain.fit_batch
 
@@ -324,20 +336,24 @@ def test_resuming_within_an_epoch_changes_nothing(corpus, tmp_path, stage):
     brain.fit_batch = killed
     with pytest.raises(KeyboardInterrupt):
         fit(brain, counter, data)
-    fit(*make_brain(stage, corpus, tmp_path / "parts", run_opts=run_opts))
+    fit(*make_brain(stage, corpus, tmp_path / "parts", **options))
     assert log_lines(tmp_path / "parts") == log_lines(tmp_path / "whole")
+
+
+def schedule(total_steps):
+    return WarmCoolDecayLRSchedule(
+        lr=1e-2,
+        warmup=1,
+        cooldown=total_steps // 2,
+        total_steps=total_steps,
+        decay_factor=1.0,
+    )
 
 
 def test_the_learning_rate_ends_at_zero(corpus, tmp_path):
     """Also when a run has more steps than its schedule."""
     brain, counter, data = make_brain(
-        DecoderBrain,
-        corpus,
-        tmp_path,
-        epochs=3,
-        lr_schedule=WarmCoolDecayLRSchedule(
-            lr=1e-2, warmup=1, cooldown=2, total_steps=4, decay_factor=1.0
-        ),
+        DecoderBrain, corpus, tmp_path, epochs=3, lr_schedule=schedule(4)
     )
     rates = []
     original = brain.optimizers_step
@@ -351,6 +367,79 @@ def test_the_learning_rate_ends_at_zero(corpus, tmp_path):
     assert len(rates) == 9
     assert rates[:4] == pytest.approx([1e-2, 1e-2, 5e-3, 0.0])
     assert rates[4:] == pytest.approx([0.0] * 5)
+
+
+@pytest.mark.parametrize("limit", [4, 6])
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_a_run_ends_after_its_steps(corpus, tmp_path, limit, adversarial):
+    """Within an epoch or at its end; and has no more when it is resumed."""
+    options = {
+        "adversarial": adversarial,
+        "epochs": 99,
+        "lr_schedule": schedule(limit),
+        "optimizer_step_limit": limit,
+    }
+    for _ in range(2):
+        brain, counter, data = make_brain(
+            DecoderBrain, corpus, tmp_path, **options
+        )
+        fit(brain, counter, data)
+        assert (brain.optimizer_step, counter.current) == (limit, 2)
+        first, second = log_lines(tmp_path)
+        assert f"epoch: 2, steps: {limit}, lr: 0.00e+00" in second
+    # With more steps it goes on.
+    options["optimizer_step_limit"] = limit + 1
+    fit(*make_brain(DecoderBrain, corpus, tmp_path, **options))
+    assert f"epoch: 3, steps: {limit + 1}," in log_lines(tmp_path)[2]
+
+
+def test_a_run_killed_after_its_last_step_still_validates(corpus, tmp_path):
+    options = {
+        "epochs": 99,
+        "optimizer_step_limit": 5,
+        "run_opts": {"ckpt_interval_steps": 1, "precision": "fp32"},
+    }
+    fit(*make_brain(DecoderBrain, corpus, tmp_path / "whole", **options))
+    run = make_brain(DecoderBrain, corpus, tmp_path / "parts", **options)
+    evaluate_batch = run[0].evaluate_batch
+
+    def killed(*args, **kwargs):
+        if run[0].optimizer_step == 5:
+            raise KeyboardInterrupt
+        return evaluate_batch(*args, **kwargs)
+
+    run[0].evaluate_batch = killed
+    with pytest.raises(KeyboardInterrupt):
+        fit(*run)
+    fit(*make_brain(DecoderBrain, corpus, tmp_path / "parts", **options))
+    assert len(log_lines(tmp_path / "parts")) == 2
+    assert log_lines(tmp_path / "parts") == log_lines(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "total,options,message",
+    [
+        (6, {}, None),
+        (
+            60,
+            {},
+            "take 6 steps, but total_steps is 60: the learning rate will not",
+        ),
+        (4, {}, "take 6 steps, but total_steps is 4: .* zero"),
+        (4, {"optimizer_step_limit": 4}, None),
+        (6, {"run_opts": {"grad_accumulation_factor": 3}}, "take 2 steps"),
+        (60, {"run_opts": {"debug": True, "debug_batches": 1}}, None),
+    ],
+)
+def test_a_schedule_for_other_steps_is_warned_of(
+    corpus, tmp_path, caplog, total, options, message
+):
+    options = options | {"lr_schedule": schedule(total)}
+    fit(*make_brain(QuantizerBrain, corpus, tmp_path, **options))
+    told = [x.getMessage() for x in caplog.records if x.levelname == "WARNING"]
+    told = [text for text in told if "total_steps" in text]
+    assert len(told) == (message is not None)
+    assert message is None or re.search(message, told[0])
 
 
 def test_a_diverged_model_is_still_looked_at(corpus, tmp_path):

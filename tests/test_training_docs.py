@@ -50,7 +50,8 @@ def stages():
             continue
         assert (ROOT / words[1]).is_file()
         path, hparams = read_stage(words)
-        assert hparams["output_folder"] == f"results/{Path(path).stem}"
+        if not any(word.startswith("--output_folder=") for word in words):
+            assert hparams["output_folder"] == f"results/{Path(path).stem}"
         sources = hparams["start_from"]
         sources = [sources] if isinstance(sources, str) else sources
         # Trained above.
@@ -87,6 +88,23 @@ def test_the_further_stages_see_the_audio_that_they_decode(stages):
     for key in ("sample_rate", "train_data_options", "batch_size"):
         assert hparams[key] == first[key]
     assert hparams["codec"]["config"] == first["codec"]["config"]
+
+
+@pytest.mark.parametrize("name", ["50hz", "50hz_causal"])
+def test_all_stages_of_the_mini_models_are_shown(stages, name):
+    found = [
+        hparams
+        for folder, hparams in stages.items()
+        if folder.startswith(f"results/mini_{name}/")
+    ]
+    assert len(found) == 5
+    for hparams in found:
+        assert hparams["codec"]["name"] == f"focalcodec_mini_{name}"
+    *_, words, last = found
+    assert trains(last) == {"compressor", "decompressor", "decoder"}
+    assert last["start_from"] == words["output_folder"]
+    assert "discriminator" in last["modules"] and not words["modules"]
+    assert words["whisper_checkpoint"] == last["whisper_checkpoint"]
 
 
 def test_each_yaml_has_its_place():

@@ -6,7 +6,7 @@ at, checkpoints. A stage adds its forward pass and its losses.
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from speechbrain_focalcodec.training.distributed import (
     gather,
     num_processes,
 )
+from speechbrain_focalcodec.training.plan import check_plan, planned_steps
 from speechbrain_focalcodec.training.random_state import (
     RandomState,
     mixed_seed,
@@ -57,7 +58,8 @@ class CodecBrain(sb.Brain):
     :class:`~speechbrain_focalcodec.codec.FocalCodec`), ``output_folder``,
     ``train_logger``, ``num_samples`` (utterances to write in validation), one
     of ``lr_annealing`` (called once an epoch) and
-    ``lr_schedule`` (called once a step), and
+    ``lr_schedule`` (called once a step; it has ``total_steps``, and a run that
+    would take others is warned of), and
 
     - ``encoder_source``: where the encoder's weights come from, see
       :func:`~speechbrain_focalcodec.wavlm_import.load_encoder`. To a causal
@@ -366,12 +368,33 @@ class CodecBrain(sb.Brain):
         """
         self._train_set = train_set
         seed_apart()
-        super().fit(epoch_counter, train_set, *args, **kwargs)
+        super().fit(self._epochs(epoch_counter), train_set, *args, **kwargs)
         if not self.test_only:
             # The last steps are fewer than a line's.
             self.run_log.write_window(
                 self.optimizer_step, self._epoch, self._lr
             )
+
+    def _epochs(self, counter: Iterable[int]) -> Iterator[int]:
+        """The epochs that are left, once all is made ready."""
+        schedule = getattr(self.hparams, "lr_schedule", None)
+        if schedule is not None and not self.debug:
+            steps = planned_steps(
+                self.hparams.epoch_counter.limit,
+                len(self._train_set),
+                self.grad_accumulation_factor,
+                self.optimizer_step_limit,
+            )
+            check_plan(schedule, steps)
+        epochs = iter(counter)
+        # SpeechBrain looks at its limit after an epoch has begun: a run that
+        # is resumed at its end would have one more of no steps. Within an
+        # epoch (its step is not 0) validation is still to come.
+        while not self._optimizer_step_limit_exceeded or self.step:
+            epoch = next(epochs, None)
+            if epoch is None:
+                return
+            yield epoch
 
     def on_fit_start(self):
         """Resume from the last checkpoint, the log too."""
@@ -414,6 +437,8 @@ class CodecBrain(sb.Brain):
                 "drop_last leaves the rest out: lower batch_size, take fewer "
                 "processes or more data"
             )
+        if stage == sb.Stage.TRAIN:
+            self._train_set = loader
         return loader
 
     def on_stage_start(self, stage, epoch=None):
@@ -522,14 +547,16 @@ class CodecBrain(sb.Brain):
         )
         run_on_main(self._write_samples, args=[f"epoch_{epoch:04d}"])
         if self.checkpointer is not None:
-            rank = self.rank(stage_loss, epoch)
+            rank = self.checkpoint_rank(stage_loss, epoch)
             self.checkpointer.save_and_keep_only(
                 meta={"loss": stage_loss, "epoch": epoch, RANK: rank},
                 min_keys=[RANK],
             )
 
-    def rank(self, loss: float, epoch: int) -> float:
+    def checkpoint_rank(self, loss: float, epoch: int) -> float:
         """What a checkpoint is kept and chosen by.
+
+        (SpeechBrain's ``rank`` is a process's number.)
 
         Arguments
         ---------

@@ -22,7 +22,12 @@ from speechbrain_focalcodec.errors import ConfigError
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
 from speechbrain_focalcodec.training.distributed import mean_over_processes
-from speechbrain_focalcodec.training.segments import crop_features
+from speechbrain_focalcodec.training.losses import takes_lengths
+from speechbrain_focalcodec.training.segments import (
+    crop_features,
+    random_starts,
+    take_windows,
+)
 from speechbrain_focalcodec.training.sources import load_module
 from speechbrain_focalcodec.training.teacher import is_student
 
@@ -34,18 +39,19 @@ class DecoderBrain(CodecBrain):
 
     Hyperparameters beside those of
     :class:`~speechbrain_focalcodec.training.base.CodecBrain`: ``losses``
-    (spectral losses by name, each a module of estimate and target),
-    ``loss_weights`` (by the same names, and ``adversarial`` and
-    ``feature_matching``), ``discriminator_opt_class`` where the modules have a
-    ``discriminator``, and ``dequantized``: whether to train on the features
-    that the decoder will get in use, after the quantizer, whose compressor and
-    decompressor ``start_from`` then must have. A decoder and a discriminator
-    in ``start_from`` are gone on with. Optional: ``segment_frames`` (train on
+    (by name, each a module of estimate and target, and of ``lengths`` in
+    samples if its ``forward`` takes them), ``loss_weights`` (by the same
+    names, and ``adversarial`` and ``feature_matching``),
+    ``discriminator_opt_class`` where the modules have a ``discriminator``, and
+    ``dequantized``: whether to train on the features that the decoder will get
+    in use, after the quantizer, whose compressor and decompressor
+    ``start_from`` then must have. A decoder and a discriminator in
+    ``start_from`` are gone on with. Optional: ``segment_frames`` (train on
     random segments of so many frames, of features that were computed from the
     whole utterance), and ``discriminator_warmup`` (steps in which the
     discriminator learns alone: a new one beside a trained decoder would lead
     it astray), and ``judged_samples`` (the discriminator gets a random part of
-    so many samples of each batch, to save time).
+    so many samples of each utterance, to save time).
 
     The discriminator and the decoder each take one step a batch, by
     SpeechBrain's own helpers: gradients are accumulated and clipped, and
@@ -138,7 +144,8 @@ class DecoderBrain(CodecBrain):
         -------
         dict
             ``target`` and ``estimate`` [B, T], ``lengths`` int64 [B],
-            ``judged``: which samples the discriminator gets.
+            ``judged``: where in each utterance the part begins that the
+            discriminator gets, int64 [B]; None where it gets all.
         """
         sig, lengths = self.signals(batch)
         codec = self.codec
@@ -197,18 +204,28 @@ class DecoderBrain(CodecBrain):
             "target": zero_beyond(sig[:, :length], lengths),
             "estimate": zero_beyond(estimate[:, :length], lengths),
             "lengths": lengths,
-            "judged": self._draw_judged(length),
+            "judged": self._draw_judged(lengths, length),
         }
 
-    def _draw_judged(self, length: int) -> slice:
-        """The part of the waveforms that the discriminator gets."""
-        wanted = getattr(self.hparams, "judged_samples", None)
+    @property
+    def _judged_samples(self) -> int | None:
+        """Samples that the discriminator gets; None for all."""
+        return getattr(self.hparams, "judged_samples", None)
+
+    def _draw_judged(
+        self, lengths: torch.Tensor, length: int
+    ) -> torch.Tensor | None:
+        """Where the parts begin that the discriminator gets."""
+        wanted = self._judged_samples
         used = self.adversarial and self.modules.training
         if not used or wanted is None or wanted >= length:
-            return slice(None)
-        # Drawn on the CPU: the same on every device.
-        start = int(torch.randint(length - wanted + 1, ()))
-        return slice(start, start + wanted)
+            return None
+        # Within each utterance: of padding, which is the same in both, it
+        # could learn nothing. Drawn by torch's own generator: processes draw
+        # apart (seed_apart), a resumed run as it would have (RandomState).
+        # Losses are means weighted by samples, so that parts of different
+        # batches may be of different sizes.
+        return random_starts(lengths, wanted)
 
     def compute_objectives(
         self, predictions: dict[str, Any], batch: Any, stage: sb.Stage
@@ -230,15 +247,16 @@ class DecoderBrain(CodecBrain):
             Scalar.
         """
         target, estimate = predictions["target"], predictions["estimate"]
-        terms = {
-            name: loss(estimate, target)
-            for name, loss in self.hparams.losses.items()
-        }
+        lengths = predictions["lengths"]
+        terms = {}
+        for name, loss in self.hparams.losses.items():
+            extra = {"lengths": lengths} if takes_lengths(loss) else {}
+            terms[name] = loss(estimate, target, **extra)
         if self.adversarial and stage == sb.Stage.TRAIN:
             # Not the wrapper of DDP: its weights get no gradient here.
             discriminator = self._discriminator
             discriminator.requires_grad_(False)
-            given, wanted = _judged(predictions)
+            given, wanted = self._judged(predictions)
             fake, fake_maps = discriminator(given)
             with torch.no_grad():
                 _, real_maps = discriminator(wanted)
@@ -250,7 +268,6 @@ class DecoderBrain(CodecBrain):
             )
         self.record(**terms)
         if stage != sb.Stage.TRAIN:
-            lengths = predictions["lengths"]
             self.keep_sample(
                 batch,
                 original=(target, lengths),
@@ -274,7 +291,7 @@ class DecoderBrain(CodecBrain):
         torch.Tensor
             Scalar.
         """
-        given, wanted = _judged(predictions)
+        given, wanted = self._judged(predictions)
         fake, _ = self.modules.discriminator(given.detach())
         real, _ = self.modules.discriminator(wanted)
         fake, real = _floats(fake), _floats(real)
@@ -300,6 +317,17 @@ class DecoderBrain(CodecBrain):
             ),
         )
         return loss
+
+    def _judged(
+        self, predictions: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Estimate and target as the discriminator gets them, [B, 1, T]."""
+        estimate, target = predictions["estimate"], predictions["target"]
+        starts, size = predictions.get("judged"), self._judged_samples
+        if starts is not None and size is not None:
+            estimate = take_windows(estimate, starts, size)
+            target = take_windows(target, starts, size)
+        return estimate[:, None], target[:, None]
 
     @staticmethod
     def _means(
@@ -349,7 +377,7 @@ class DecoderBrain(CodecBrain):
         self.on_fit_batch_end(batch, predictions, loss, should_step)
         return loss.detach().cpu()
 
-    def rank(self, loss: float, epoch: int) -> float:
+    def checkpoint_rank(self, loss: float, epoch: int) -> float:
         """With a discriminator the last checkpoint is the best.
 
         What it teaches, spectral losses do not reward: by them the first
@@ -419,15 +447,6 @@ class DecoderBrain(CodecBrain):
                 self.checkpointer.add_recoverable(
                     f"optimizer_{name}", optimizer
                 )
-
-
-def _judged(predictions: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Estimate and target as the discriminator gets them, [B, 1, T]."""
-    part = predictions.get("judged", slice(None))
-    return (
-        predictions["estimate"][:, None, part],
-        predictions["target"][:, None, part],
-    )
 
 
 def _floats(scores: Sequence[torch.Tensor]) -> list[torch.Tensor]:

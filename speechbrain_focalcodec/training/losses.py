@@ -1,9 +1,11 @@
 """Losses between a reconstruction and its original.
 
 In distributed training they are over the whole batch, as
-:mod:`~speechbrain_focalcodec.training.distributed` has it.
+:mod:`~speechbrain_focalcodec.training.distributed` has it. Spectral losses
+take waveforms that are zero beyond their lengths: no error comes from there.
 """
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +18,12 @@ from speechbrain_focalcodec.training.distributed import (
     norm_over_processes,
 )
 
-__all__ = ["LogMelLoss", "MultiResolutionSTFTLoss", "masked_mse"]
+__all__ = [
+    "LogMelLoss",
+    "MultiResolutionSTFTLoss",
+    "masked_mse",
+    "takes_lengths",
+]
 
 
 class LogMelLoss(nn.Module):
@@ -172,3 +179,24 @@ def masked_mse(
     error = (estimate.float() - target.float()).square().sum()
     frames = lengths.sum()
     return mean_over_processes(error / (frames * target.shape[-1]), frames)
+
+
+def takes_lengths(loss: nn.Module) -> bool:
+    """Whether a loss of waveforms asks for their lengths.
+
+    Arguments
+    ---------
+    loss : nn.Module
+        Takes estimate and target [B, T].
+
+    Returns
+    -------
+    bool
+        Whether its ``forward`` has an argument ``lengths``.
+
+    Example
+    -------
+    >>> takes_lengths(nn.L1Loss())
+    False
+    """
+    return "lengths" in inspect.signature(loss.forward).parameters

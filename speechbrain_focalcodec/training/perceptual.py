@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from speechbrain_focalcodec.errors import CheckpointError
 from speechbrain_focalcodec.metrics.wer import load_whisper
+from speechbrain_focalcodec.modules.masking import length_mask
 from speechbrain_focalcodec.training.distributed import mean_over_processes
 
 __all__ = ["WhisperLoss"]
@@ -76,7 +77,10 @@ class WhisperLoss(nn.Module):
         self.encoder = model.encoder.eval().requires_grad_(False)
 
     def forward(
-        self, estimate: torch.Tensor, target: torch.Tensor
+        self,
+        estimate: torch.Tensor,
+        target: torch.Tensor,
+        lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Compute the loss.
 
@@ -84,6 +88,10 @@ class WhisperLoss(nn.Module):
         ---------
         estimate, target : torch.Tensor
             Waveforms [B, T].
+        lengths : torch.Tensor, optional
+            Samples, int64 [B]. Frames beyond an utterance do not count; they
+            are attended to, as Whisper attends to the silence that fills up
+            its 30 seconds.
 
         Returns
         -------
@@ -94,10 +102,12 @@ class WhisperLoss(nn.Module):
         with torch.no_grad():
             wanted = self._activations(target)
         given = self._activations(estimate)
+        valid = _valid_frames(wanted[0], lengths)
         total = estimate.new_zeros(())
-        for x, y in zip(given, wanted, strict=True):
+        for given_layer, wanted_layer in zip(given, wanted, strict=True):
+            x, y = given_layer[valid], wanted_layer[valid]  # [frames, C]
             error = mean_over_processes((x - y).square().mean(), x.numel())
-            mean = mean_over_processes(y.mean(dim=(0, 1)), y[..., 0].numel())
+            mean = mean_over_processes(y.mean(dim=0), len(y))
             centred = y - mean
             total = total + error / mean_over_processes(
                 centred.square().mean(), y.numel()
@@ -121,6 +131,15 @@ class WhisperLoss(nn.Module):
             # Whisper keeps a few channels far larger than all others.
             maps.append(F.layer_norm(x.float(), x.shape[-1:]))
         return maps
+
+
+def _valid_frames(
+    x: torch.Tensor, lengths: torch.Tensor | None
+) -> torch.Tensor:
+    """Which frames of x [B, N, C] lie within their utterances, bool [B, N]."""
+    if lengths is None:
+        return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    return length_mask(-(-lengths // _SAMPLES_A_FRAME), x.shape[1])
 
 
 def _log_mel(sig: torch.Tensor, n_mels: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from speechbrain_focalcodec.modules.masking import zero_beyond
 
-__all__ = ["crop_features"]
+__all__ = ["crop_features", "random_starts", "take_windows"]
 
 
 def crop_features(
@@ -77,13 +77,11 @@ def crop_features(
             f"segment_frames ({segment_frames}) and hop ({hop}) must be "
             "positive"
         )
-    choices = (frames - segment_frames + 1).clamp(min=1)
-    chance = torch.rand(len(frames), dtype=torch.float64, generator=generator)
-    start = (chance.to(frames.device) * choices).long()
+    start = random_starts(frames, segment_frames, generator)
     frames = (frames - start).clamp(max=segment_frames)
     lengths = torch.minimum((lengths - start * hop).clamp(min=0), frames * hop)
-    feats = _windows(feats, start, segment_frames)
-    sig = _windows(sig, start * hop, segment_frames * hop)
+    feats = take_windows(feats, start, segment_frames)
+    sig = take_windows(sig, start * hop, segment_frames * hop)
     return (
         zero_beyond(feats, frames),
         frames,
@@ -92,8 +90,65 @@ def crop_features(
     )
 
 
-def _windows(x: torch.Tensor, start: torch.Tensor, size: int) -> torch.Tensor:
-    """`size` steps of each row of x [B, T, ...], from its start on."""
+def random_starts(
+    lengths: torch.Tensor,
+    size: int,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Draw where parts of utterances begin that lie within them.
+
+    Arguments
+    ---------
+    lengths : torch.Tensor
+        Steps of each utterance, int64 [B].
+    size : int
+        Steps of a part.
+    generator : torch.Generator, optional
+        Of the CPU; by default torch's own, which differs between processes
+        and is kept in checkpoints.
+
+    Returns
+    -------
+    torch.Tensor
+        First steps, int64 [B]; 0 where an utterance is no longer than a part.
+
+    Example
+    -------
+    >>> starts = random_starts(torch.tensor([9, 3]), 4)
+    >>> 0 <= starts[0] <= 5, starts[1].item()
+    (tensor(True), 0)
+    """
+    choices = (lengths - size + 1).clamp(min=1)
+    chance = torch.rand(len(lengths), dtype=torch.float64, generator=generator)
+    return (chance.to(lengths.device) * choices).long()
+
+
+def take_windows(
+    x: torch.Tensor, start: torch.Tensor, size: int
+) -> torch.Tensor:
+    """Take as many steps of each row, from its own start on.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Rows [B, T, ...].
+    start : torch.Tensor
+        First steps, int64 [B].
+    size : int
+        Steps to take; zeros stand beyond the end.
+
+    Returns
+    -------
+    torch.Tensor
+        Windows [B, size, ...].
+
+    Example
+    -------
+    >>> x = torch.arange(1, 7).reshape(2, 3)
+    >>> take_windows(x, torch.tensor([0, 2]), 2)
+    tensor([[1, 2],
+            [6, 0]])
+    """
     missing = int(start.max()) + size - x.shape[1]
     if missing > 0:
         x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, missing))

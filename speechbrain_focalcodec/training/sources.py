@@ -4,7 +4,8 @@ A run is the output folder of a stage: its best checkpoint (with a
 discriminator, its last one) holds the parts that it trained. A model is a
 bundled name, a folder or a hub repository, and holds all parts. What is loaded
 must fit: options of a part that its weights do not show, and the features that
-it was trained on, are compared too.
+it was trained on, are compared too. An option that a part can learn to live
+with, such as a causal Vocos's `fade`, is the model YAML's.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from speechbrain.utils.logger import get_logger
 from torch import nn
 
 from speechbrain_focalcodec import checkpoint
@@ -34,6 +36,8 @@ __all__ = [
     "load_parts",
 ]
 
+logger = get_logger(__name__)
+
 # What a stage's output folder calls the folder of its checkpoints.
 SAVE_FOLDER = "save"
 # What can be loaded by itself, and where a codec has it.
@@ -49,7 +53,12 @@ DISCRIMINATOR = "discriminator"
 DISCRIMINATOR_FILE = "discriminator.safetensors"
 
 # Options that change no output for the same weights.
-UNUSED = {"max_cached_steps", "dropout"}
+UNUSED = {"max_cached_steps", "dropout", "layerscale_init"}
+# Options without weights that change a part's output, but not what its weights
+# mean: the model's own are taken, and training fits the weights to them.
+CHOSEN = {"fade"}
+# Options of causal parts alone.
+CAUSAL = {"causal", "window_size", "last_window_size", "lookahead_size"}
 # In these a full-context encoder and its causal student differ; both give the
 # same features as far as the student has learnt them.
 DIRECTION = {"causal", "window_size", "lookahead_size"}
@@ -317,6 +326,8 @@ def load_module(
 def check_fit(source: Source, config: CodecConfig, part: str) -> None:
     """Raise if a part, or the features it was trained on, are others.
 
+    What differs in an option of :data:`CHOSEN` is told in the log.
+
     Arguments
     ---------
     source : Source
@@ -347,9 +358,15 @@ def _compare(
 ) -> None:
     theirs, ours = _options(source.config, role), _options(config, role)
     if not theirs.get("causal") and not ours.get("causal"):
-        ignored = ignored | DIRECTION
+        ignored = ignored | CAUSAL
     for key in sorted(theirs.keys() | ours.keys()):
         if key in ignored or theirs.get(key) == ours.get(key):
+            continue
+        if key in CHOSEN:
+            logger.warning(
+                "%s: %s %s %r; here it goes on with the model's, %r",
+                *(source.name, what, key, theirs.get(key), ours.get(key)),
+            )
             continue
         raise CheckpointError(
             f"{source.name}: {what} {key} {theirs.get(key)!r:.80}, "
