@@ -99,6 +99,25 @@ def test_what_was_trained_is_exported(corpus, tmp_path, model):
     assert torch.equal(codec.resynthesize(sig), brain.codec.resynthesize(sig))
 
 
+def test_the_last_two_decoders_are_averaged(corpus, tmp_path, model):
+    brain = run(corpus, tmp_path / "run", model, epochs=1)
+    codec = export_runs(
+        tmp_path / "model", [model, tmp_path / "run"], decoder_share=0.25
+    )
+    before = FocalCodec.from_pretrained(model).state_dict()
+    trained, averaged = brain.codec.state_dict(), codec.state_dict()
+    for name in averaged:
+        wanted = trained[name]
+        if name.startswith("decoder."):
+            wanted = 0.75 * before[name] + 0.25 * wanted
+        torch.testing.assert_close(averaged[name], wanted)
+    with pytest.raises(CheckpointError, match="run or model before it"):
+        export_runs(tmp_path / "x", tmp_path / "run", decoder_share=0.5)
+    with pytest.raises(ValueError, match="decoder_share must be within"):
+        export_runs(tmp_path / "x", [model, model], decoder_share=2.0)
+    assert not (tmp_path / "x").exists()
+
+
 def test_it_needs_all_three_parts(corpus, tmp_path):
     with pytest.raises(CheckpointError, match="compressor"):
         run(corpus, tmp_path, "nowhere", start_from=[])

@@ -38,6 +38,16 @@ def export(
             help="Write discriminator.safetensors too, for fine-tuning.",
         ),
     ] = False,
+    decoder_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Average the weights of the last two decoders: the share "
+            "of the last. Between a decoder and the one that a discriminator "
+            "made of it, it trades words for sound.",
+        ),
+    ] = None,
 ) -> None:
     """Join the best checkpoints of the stages into a model folder.
 
@@ -60,6 +70,7 @@ def export(
         encoder,
         torch.float16 if half else torch.float32,
         discriminator,
+        decoder_share,
     )
     parameters = sum(p.numel() for p in codec.parameters())
     typer.echo(

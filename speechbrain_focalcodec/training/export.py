@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from speechbrain_focalcodec.atomic import atomic_path
-from speechbrain_focalcodec.checkpoint import Weights
+from speechbrain_focalcodec.checkpoint import Weights, load_state
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.config import CodecConfig
 from speechbrain_focalcodec.errors import CheckpointError
@@ -16,6 +16,7 @@ from speechbrain_focalcodec.training.sources import (
     DISCRIMINATOR,
     DISCRIMINATOR_FILE,
     Source,
+    check_fit,
     find_sources,
     load_parts,
 )
@@ -30,6 +31,7 @@ def export_runs(
     encoder: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
     discriminator: bool = False,
+    decoder_share: float | None = None,
 ) -> FocalCodec:
     """Join the best checkpoints of stages into a model folder.
 
@@ -51,6 +53,10 @@ def export_runs(
     discriminator : bool
         Whether to write the decoder's discriminator too, as
         `discriminator.safetensors`: for those who go on training the model.
+    decoder_share : float, optional
+        Average the weights of the last two decoders: this share of the last
+        one, the rest of the one before, from which it must have been trained
+        on (Wortsman et al., 2022, Robust fine-tuning of zero-shot models).
 
     Returns
     -------
@@ -62,7 +68,13 @@ def export_runs(
     CheckpointError, ConfigError
         If a run has no checkpoint, a part is nowhere, or parts do not fit
         each other.
+    ValueError
+        If the share is not within 0 and 1.
     """
+    if decoder_share is not None and not 0 <= decoder_share <= 1:
+        raise ValueError(
+            f"decoder_share must be within 0 and 1, not {decoder_share}"
+        )
     sources = find_sources(runs)
     codec = FocalCodec(_joint_config(sources), name=Path(out).name)
     has_encoder = any(source.has("encoder") for source in sources)
@@ -76,6 +88,8 @@ def export_runs(
         load_frozen_encoder(codec, encoder)
     required = ["compressor", "decompressor", "decoder"]
     load_parts(codec, sources, required)
+    if decoder_share is not None:
+        _average_decoders(codec, sources, decoder_share)
     extra = _discriminator(sources) if discriminator else None
     codec.to(dtype).save_pretrained(out)
     write_hyperparams(out, codec)
@@ -119,6 +133,30 @@ def _joint_config(sources: Sequence[Source]) -> CodecConfig:
         for key in (f"{role}_name", f"{role}_config"):
             config[key] = published[key]
     return CodecConfig.parse(config)
+
+
+def _average_decoders(
+    codec: FocalCodec, sources: Sequence[Source], share: float
+) -> None:
+    """Move the codec's decoder back towards the one before it."""
+    having = [source for source in sources if source.has("decoder")]
+    if len(having) < 2:
+        raise CheckpointError(
+            f"{having[0].name}: an average takes two decoders: give the run "
+            "or model before it too, in front of it"
+        )
+    before = having[-2]
+    check_fit(before, codec.config, "decoder")
+    last = {k: v.clone() for k, v in codec.decoder.state_dict().items()}
+    load_state(codec.decoder, before.weights("decoder"), before.name)
+    codec.decoder.load_state_dict(
+        {
+            name: torch.lerp(value, last[name], share)
+            if value.is_floating_point()
+            else last[name]
+            for name, value in codec.decoder.state_dict().items()
+        }
+    )
 
 
 def _discriminator(sources: Sequence[Source]) -> Weights:
