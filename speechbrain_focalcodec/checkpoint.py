@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -58,7 +58,9 @@ C = TypeVar("C", bound="FocalCodec")
 
 
 def resolve_source(
-    source: str | Path, revision: str | None = None
+    source: str | Path,
+    revision: str | None = None,
+    names: Sequence[str | Sequence[str]] = hub.MODEL_FILES,
 ) -> tuple[str, Path]:
     """Find a model's folder, fetching it from the hub when needed.
 
@@ -68,6 +70,9 @@ def resolve_source(
         Name of a bundled model, local folder or hub repository.
     revision : str, optional
         Hub only: commit, tag or branch.
+    names : sequence of str
+        Hub only: the files to fetch, see
+        :func:`speechbrain_focalcodec.hub.fetch`.
 
     Returns
     -------
@@ -94,7 +99,7 @@ def resolve_source(
     if text in bundled:
         return text, BUNDLED_MODELS / text
     if isinstance(source, str) and hub.is_repository(text):
-        return text, hub.fetch(text, revision)
+        return text, hub.fetch(text, revision, names)
     raise CheckpointError(
         f"model {text!r}: neither a folder, nor a hub repository "
         f"(owner/name), nor one of the bundled models {bundled}"
@@ -171,7 +176,7 @@ def load_codec(
     with MetaWeights():
         outline = cls(config)
     shapes = upgrade_names(read_weights(path, device="meta"), path)
-    _check_state(outline, shapes, path)
+    check_state(outline, shapes, path)
     codec = cls(config, name=name)
     load_weights(codec, path)
     return codec
@@ -349,7 +354,7 @@ def load_state(module: nn.Module, weights: Weights, source: str | Path) -> None:
     speechbrain_focalcodec.errors.CheckpointError: a file: missing weight: \
 weight
     """
-    _check_state(module, weights, source)
+    check_state(module, weights, source)
     expected = module.state_dict()
     # As the module will hold them: a cast may overflow.
     weights = {
@@ -367,10 +372,25 @@ weight
     module.load_state_dict(weights)
 
 
-def _check_state(
+def check_state(
     module: nn.Module, weights: Weights, source: str | Path
 ) -> None:
-    """Raise unless names, shapes and kinds of numbers are the module's."""
+    """Raise unless names, shapes and kinds of numbers are the module's.
+
+    Arguments
+    ---------
+    module : nn.Module
+        What shall hold the weights.
+    weights : dict
+        Tensors by name, on any device.
+    source : str or Path
+        Where they come from, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        If a weight is missing, unexpected, of another shape or kind.
+    """
     expected = module.state_dict()
     problems = []
     for label, names in (

@@ -11,7 +11,7 @@ import json
 import math
 import reprlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -36,7 +36,9 @@ from speechbrain_focalcodec.part_configs import (
     WavLMConfig,
 )
 
-__all__ = ["CodecConfig", "read_config", "read_json"]
+__all__ = ["CodecConfig", "parse_model", "read_config", "read_json"]
+
+M = TypeVar("M", bound=BaseModel)
 
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -163,17 +165,7 @@ class CodecConfig(BaseModel):
         speechbrain_focalcodec.errors.ConfigError: the configuration: \
 decoder_config.dimm: unknown key
         """
-        if isinstance(data, cls):
-            return data
-        if not isinstance(data, dict):
-            raise ConfigError(
-                f"{source}: expected a JSON object, got {type(data).__name__}"
-            )
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            problems = list(map(_describe, error.errors()))
-            raise ConfigError(f"{source}: {abridge(problems, '; ')}") from None
+        return parse_model(cls, data, source)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as `config.json` holds it.
@@ -194,6 +186,41 @@ decoder_config.dimm: unknown key
                 mode="json", exclude_unset=True
             )
         return data
+
+
+def parse_model(cls: type[M], data: Any, source: str | Path) -> M:
+    """Validate untrusted data by a closed schema.
+
+    Arguments
+    ---------
+    cls : type
+        The schema.
+    data : dict
+        What JSON has given; an instance of the schema is returned as it is.
+    source : str or Path
+        Where it comes from, for the message.
+
+    Returns
+    -------
+    BaseModel
+        Of the schema.
+
+    Raises
+    ------
+    ConfigError
+        If it does not fit; the message names the keys.
+    """
+    if isinstance(data, cls):
+        return data
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{source}: expected a JSON object, got {type(data).__name__}"
+        )
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        problems = list(map(_describe, error.errors()))
+        raise ConfigError(f"{source}: {abridge(problems, '; ')}") from None
 
 
 def _describe(error: Any) -> str:

@@ -16,6 +16,7 @@ from speechbrain_focalcodec.audio_gate import check_sig
 from speechbrain_focalcodec.audio_stream import AudioReader, AudioWriter
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import AudioError, TokenError, VoiceError
+from speechbrain_focalcodec.lengths import absolute_lengths
 from speechbrain_focalcodec.resampling import resample, resampled_length
 from speechbrain_focalcodec.schedule import Convert
 from speechbrain_focalcodec.token_data import TokenFile
@@ -192,7 +193,7 @@ class PretrainedFocalCodec(Pretrained):
         """
         check_sig(wavs, name="wavs")
         wavs = wavs.to(self.device, torch.float32)
-        lengths = self._to_absolute("wav_lens", wav_lens, wavs)
+        lengths = absolute_lengths("wav_lens", wav_lens, wavs)
         to_rate = self.codec.sample_rate_input
         if sample_rate not in (None, to_rate):
             # Each alone: the padding must not leak into the last samples,
@@ -254,7 +255,7 @@ class PretrainedFocalCodec(Pretrained):
         if tokens.numel() == 0:
             raise TokenError("tokens: is empty; give at least one token")
         tokens = tokens.to(self.device)
-        lengths = self._to_absolute("token_lens", token_lens, tokens)
+        lengths = absolute_lengths("token_lens", token_lens, tokens)
         with torch.no_grad(), self.inference_ctx:
             sig, sig_lengths = self.codec.decode(
                 tokens, lengths, window=self.window
@@ -355,7 +356,7 @@ class PretrainedFocalCodec(Pretrained):
         """Check a batch and run a method of the codec on it."""
         check_sig(wavs, name="wavs")
         wavs = wavs.to(self.device, torch.float32)
-        lengths = self._to_absolute("wav_lens", wav_lens, wavs)
+        lengths = absolute_lengths("wav_lens", wav_lens, wavs)
         with torch.no_grad(), self.inference_ctx:
             sig, _ = method(
                 wavs,
@@ -652,28 +653,6 @@ class PretrainedFocalCodec(Pretrained):
         file = self.tokenize_file(source)
         length = file.num_samples_at(self.codec.sample_rate_output)
         self.decode_to_file(file.toks, target, length, convert)
-
-    def _to_absolute(
-        self, name: str, relative: torch.Tensor | None, batch: torch.Tensor
-    ) -> torch.Tensor:
-        """Turn relative lengths of `batch` [B, T] into absolute ones."""
-        size, longest = batch.shape
-        if relative is None:
-            return torch.full((size,), longest, device=batch.device)
-        relative = torch.as_tensor(relative, device=batch.device)
-        if relative.shape != (size,):
-            raise ValueError(
-                f"{name}: must have one value for each of the {size} items, "
-                f"but its shape is {list(relative.shape)}"
-            )
-        lengths = (relative.double() * longest).round()
-        # Float lengths may exceed 1 by their last bit, so rounding goes first.
-        if not bool(((lengths >= 1) & (lengths <= longest)).all()):
-            raise ValueError(
-                f"{name}: must be relative lengths in (0, 1] that leave each "
-                f"item at least one of {longest}, not {relative.tolist()}"
-            )
-        return lengths.long()
 
 
 def _fit_length(

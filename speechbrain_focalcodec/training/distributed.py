@@ -166,7 +166,7 @@ def num_processes() -> int:
     return distributed.get_world_size()
 
 
-def run_long_on_main(work: Callable[[], None]) -> None:
+def run_long_on_main(work: Callable[[], object]) -> None:
     """Run something on the main process, and let the others wait for it.
 
     However long: SpeechBrain's ``run_on_main`` gives up after two hours. All

@@ -10,11 +10,13 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain_focalcodec.data.batching import duration_loader
 from speechbrain_focalcodec.data.pipeline import make_dataset
 from speechbrain_focalcodec.data.splits import TEST_NAME, merge_manifests
+from speechbrain_focalcodec.data.token_loader import TokenLoader
+from speechbrain_focalcodec.data.tokens import TokenDataset
 from speechbrain_focalcodec.training.caching import use_feature_cache
 from speechbrain_focalcodec.training.checkpointing import RANK
 from speechbrain_focalcodec.training.evaluation import FinalEvaluation
 
-__all__ = ["fit_and_evaluate", "prepare_manifests"]
+__all__ = ["fit_and_evaluate", "prepare_manifests", "train_batches"]
 
 
 def prepare_manifests(
@@ -108,21 +110,9 @@ def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
         evaluation.check()
     if cached:
         use_feature_cache(brain, datasets, hparams)
-    train_set: Any = datasets["train"]
-    max_batch_seconds = hparams.get("max_batch_seconds")
-    if max_batch_seconds is not None:
-        train_set = duration_loader(
-            train_set,
-            max_batch_seconds,
-            hparams["seed"],
-            generator=brain.loader_generator,
-            **hparams["train_loader"],
-        )
-        if brain.checkpointer is not None:
-            brain.checkpointer.add_recoverable("dataloader-TRAIN", train_set)
     brain.fit(
         hparams["epoch_counter"],
-        train_set,
+        train_batches(brain, datasets["train"], hparams),
         datasets["valid"],
         train_loader_kwargs=hparams["train_loader"],
         valid_loader_kwargs=hparams["valid_loader"],
@@ -134,3 +124,41 @@ def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
     )
     if evaluation is not None:
         evaluation.run()
+
+
+def train_batches(brain: Any, dataset: Any, hparams: dict[str, Any]) -> Any:
+    """What ``Brain.fit`` takes: the dataset, or batches of it by duration.
+
+    Arguments
+    ---------
+    brain : RecipeBrain
+        Keeps the loader's position in its checkpoints.
+    dataset : DynamicItemDataset or TokenDataset
+        The training data.
+    hparams : dict
+        With ``seed``, ``train_loader`` and, for batches by duration,
+        ``max_batch_seconds``.
+
+    Returns
+    -------
+    DynamicItemDataset, TokenDataset or ResumableLoader
+        Without ``max_batch_seconds``, the dataset itself.
+    """
+    seconds = hparams.get("max_batch_seconds")
+    if seconds is None:
+        return dataset
+    options = {
+        **hparams["train_loader"],
+        "seed": hparams["seed"],
+        "generator": brain.loader_generator,
+    }
+    if isinstance(dataset, TokenDataset):
+        # The number of items is free, as it is for waveforms.
+        options["batch_size"] = None
+        options["max_batch_tokens"] = int(seconds * dataset.token_rate)
+        loader = TokenLoader(dataset, **options)
+    else:
+        loader = duration_loader(dataset, seconds, **options)
+    if brain.checkpointer is not None:
+        brain.checkpointer.add_recoverable("dataloader-TRAIN", loader)
+    return loader

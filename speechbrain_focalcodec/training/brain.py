@@ -1,0 +1,428 @@
+"""What the Brains of all recipes share: logs, learning rates, checkpoints.
+
+A run that was interrupted resumes exactly, within an epoch too. A recipe's
+Brain adds its forward pass and its losses.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import speechbrain as sb
+import torch
+from speechbrain.nnet.schedulers import NewBobScheduler, update_learning_rate
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_focalcodec.data.pipeline import set_epoch
+from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.training.averages import Averages
+from speechbrain_focalcodec.training.checkpointing import RANK
+from speechbrain_focalcodec.training.distributed import (
+    gather,
+    num_processes,
+)
+from speechbrain_focalcodec.training.plan import check_plan, planned_steps
+from speechbrain_focalcodec.training.random_state import (
+    RandomState,
+    mixed_seed,
+    seed_apart,
+)
+from speechbrain_focalcodec.training.run_log import RunLog, gradient_norm
+
+__all__ = ["RecipeBrain"]
+
+
+class RecipeBrain(sb.Brain):
+    """A Brain that logs, sets learning rates and keeps its best checkpoints.
+
+    Beside SpeechBrain's own, these hyperparameters are used:
+    ``output_folder``, ``train_logger``, ``epoch_counter``, one of
+    ``lr_annealing`` (called once an epoch) and ``lr_schedule`` (called once a
+    step; it has ``total_steps``, and a run that would take others is warned
+    of), and, all optional, ``log_interval`` and ``loggers`` (see
+    :class:`~speechbrain_focalcodec.training.run_log.RunLog`) and
+    ``augmentation`` of training waveforms: it takes and gives waveforms
+    [B, T] and relative lengths, as SpeechBrain's ``Augmenter``.
+
+    Arguments
+    ---------
+    modules : dict, optional
+        Modules to train.
+    opt_class : callable, optional
+        Makes their optimizer.
+    hparams : dict
+        Hyperparameters.
+    run_opts : dict, optional
+        SpeechBrain's run options.
+    checkpointer : Checkpointer, optional
+        Keeps what a resumed run needs. Modules are the subclass's to add.
+    """
+
+    def __init__(
+        self,
+        modules=None,
+        opt_class=None,
+        hparams=None,
+        run_opts=None,
+        checkpointer=None,
+    ):
+        self.run_log = RunLog(
+            hparams["output_folder"],
+            hparams.get("log_interval", 50),
+            hparams.get("loggers"),
+            hparams,
+        )
+        super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
+        self._averages = Averages()
+        self._train_stats: dict[str, float] = {}
+        self.loader_generator = torch.Generator()
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("averages", self._averages)
+            # Checkpoints of earlier versions have none.
+            self.checkpointer.add_recoverable(
+                "random_state", RandomState(), optional_load=True
+            )
+            self.checkpointer.add_recoverable(
+                "run_log", self.run_log.window, optional_load=True
+            )
+
+    def record(self, **terms: torch.Tensor | float) -> None:
+        """Add values to the epoch's averages.
+
+        Arguments
+        ---------
+        **terms : torch.Tensor or float
+            Scalars by name, as they shall stand in the log.
+        """
+        for name, value in terms.items():
+            number = float(torch.as_tensor(value).detach())
+            self._averages.add(name, number)
+            if self.modules.training:
+                self.run_log.window.add(name, number)
+
+    def write_samples(self, name: str) -> None:
+        """Write what a stage has kept to be listened to and looked at.
+
+        Called on the main process at the end of validation and of the test.
+
+        Arguments
+        ---------
+        name : str
+            Of the stage's folder.
+        """
+
+    def signals(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Waveforms of a batch, augmented in training; absolute lengths.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            With a key ``sig``.
+
+        Returns
+        -------
+        sig : torch.Tensor
+            Waveform [B, T].
+        lengths : torch.Tensor
+            Samples, int64 [B].
+        """
+        sig, wav_lens = batch.to(self.device).sig
+        augmentation = getattr(self.hparams, "augmentation", None)
+        if augmentation is not None and self.modules.training:
+            sig, wav_lens = augmentation(sig, wav_lens)
+        lengths = (wav_lens * sig.shape[1]).round().long()
+        rate = getattr(self.hparams, "sample_rate", None)
+        if self.modules.training and rate is not None:
+            self.run_log.heard(float(lengths.sum()) / rate)
+        return sig, lengths
+
+    # SpeechBrain's hooks
+
+    def fit(self, epoch_counter, train_set, *args, **kwargs):
+        """Train, as SpeechBrain's Brain does.
+
+        Arguments
+        ---------
+        epoch_counter : iterable
+            Gives the epochs.
+        train_set : Dataset or DataLoader
+            Its random segments move on with the epochs.
+        *args : tuple
+            As for `Brain.fit`.
+        **kwargs : dict
+            As for `Brain.fit`.
+        """
+        self._train_set = train_set
+        seed_apart()
+        super().fit(self._epochs(epoch_counter), train_set, *args, **kwargs)
+        if not self.test_only:
+            # The last steps are fewer than a line's.
+            self.run_log.write_window(
+                self.optimizer_step, self._epoch, self._lr
+            )
+
+    def _epochs(self, counter: Iterable[int]) -> Iterator[int]:
+        """The epochs that are left, once all is made ready."""
+        schedule = getattr(self.hparams, "lr_schedule", None)
+        if schedule is not None and not self.debug:
+            steps = planned_steps(
+                self.hparams.epoch_counter.limit,
+                len(self._train_set),
+                self.grad_accumulation_factor,
+                self.optimizer_step_limit,
+            )
+            check_plan(schedule, steps)
+        epochs = iter(counter)
+        # SpeechBrain looks at its limit after an epoch has begun: a run that
+        # is resumed at its end would have one more of no steps. Within an
+        # epoch (its step is not 0) validation is still to come.
+        while not self._optimizer_step_limit_exceeded or self.step:
+            epoch = next(epochs, None)
+            if epoch is None:
+                return
+            yield epoch
+
+    def on_fit_start(self):
+        """Resume from the last checkpoint, the log too."""
+        super().on_fit_start()
+        self.run_log.resume(self.optimizer_step)
+
+    def make_dataloader(self, dataset, stage, *args, **loader_kwargs):
+        """Make a loader that draws no global random numbers.
+
+        Making its iterator does otherwise, once more in a run that resumes
+        within an epoch. Here the seed of its workers follows from the epoch.
+
+        Arguments
+        ---------
+        dataset : Dataset
+            The data.
+        stage : sb.Stage
+            Training, validation or test.
+        *args : tuple
+            As for `Brain.make_dataloader`.
+        **loader_kwargs : dict
+            As for `Brain.make_dataloader`.
+
+        Returns
+        -------
+        DataLoader
+            The loader.
+
+        Raises
+        ------
+        DataError
+            If it would train on nothing.
+        """
+        loader_kwargs.setdefault("generator", self.loader_generator)
+        loader = super().make_dataloader(dataset, stage, *args, **loader_kwargs)
+        if stage == sb.Stage.TRAIN and len(loader) == 0:
+            raise DataError(
+                f"{len(dataset)} utterance(s) on {num_processes()} process(es) "
+                f"fill no batch of {loader_kwargs.get('batch_size', 1)}, and "
+                "drop_last leaves the rest out: lower batch_size, take fewer "
+                "processes or more data"
+            )
+        if stage == sb.Stage.TRAIN:
+            self._train_set = loader
+        return loader
+
+    def on_stage_start(self, stage, epoch=None):
+        """Start the epoch's averages and move random segments on.
+
+        Arguments
+        ---------
+        stage : sb.Stage
+            Training, validation or test.
+        epoch : int, optional
+            The epoch.
+        """
+        # A run that resumes within an epoch goes on with its averages.
+        if stage != sb.Stage.TRAIN or self.step == 0:
+            self._averages.clear()
+        self.loader_generator.manual_seed(mixed_seed(epoch))
+        if stage == sb.Stage.TRAIN:
+            set_epoch(self._train_set, epoch)
+            self.run_log.start_clock()
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Set the step's learning rate.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            The batch.
+        should_step : bool
+            Whether the optimizers will step.
+        """
+        schedule = getattr(self.hparams, "lr_schedule", None)
+        if schedule is not None and should_step:
+            # Beyond its last step SpeechBrain's schedule turns negative.
+            step = min(self.optimizer_step + 1, schedule.total_steps)
+            for optimizer in self.optimizers_dict.values():
+                schedule(optimizer, step)
+                rate = optimizer.param_groups[0]["lr"]
+                update_learning_rate(optimizer, rate * self._ratio(optimizer))
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """Log every so many steps.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            The batch.
+        outputs : Any
+            Of the forward pass.
+        loss : torch.Tensor
+            Scalar.
+        should_step : bool
+            Whether the optimizers have stepped.
+        """
+        self.run_log.window.add("loss", float(loss.detach()))
+        if should_step:
+            self.run_log.step_done(self.optimizer_step, self._epoch, self._lr)
+
+    def optimizers_step(self):
+        """Step, recording the norms of the gradients before clipping."""
+        stepping = self.freeze_optimizers(self.optimizers_dict)
+        for name, optimizer in stepping.items():
+            norm = gradient_norm(optimizer, self.scaler.get_scale())
+            alone = len(self.optimizers_dict) == 1
+            # SpeechBrain warns of others, and may skip the step.
+            if math.isfinite(norm):
+                self.record(
+                    **{"grad_norm" if alone else f"grad_norm_{name}": norm}
+                )
+        super().optimizers_step()
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log, anneal, write samples and a checkpoint.
+
+        Arguments
+        ---------
+        stage : sb.Stage
+            Training, validation or test.
+        stage_loss : float
+            Mean loss of the stage.
+        epoch : int, optional
+            The epoch.
+        """
+        losses = gather(float(stage_loss))
+        stage_loss = sum(losses) / len(losses)
+        stats = {"loss": stage_loss}
+        stats |= self._averages.means()
+        stats |= self.stage_stats()
+        if stage == sb.Stage.TRAIN:
+            self._train_stats = stats
+            self._log("train_epoch", {"lr": self._lr, **stats})
+            return
+        self._log("valid" if stage == sb.Stage.VALID else "test", stats)
+        if stage == sb.Stage.TEST:
+            self.hparams.train_logger.log_stats(
+                {"Epoch loaded": self.hparams.epoch_counter.current},
+                test_stats=stats,
+            )
+            run_on_main(self.write_samples, args=["test"])
+            return
+        lr = self._anneal(epoch, stage_loss)
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch, "steps": self.optimizer_step, "lr": lr},
+            train_stats=self._train_stats,
+            valid_stats=stats,
+        )
+        run_on_main(self.write_samples, args=[f"epoch_{epoch:04d}"])
+        if self.checkpointer is not None:
+            rank = self.checkpoint_rank(stage_loss, epoch)
+            self.checkpointer.save_and_keep_only(
+                meta={"loss": stage_loss, "epoch": epoch, RANK: rank},
+                min_keys=[RANK],
+            )
+
+    def checkpoint_rank(self, loss: float, epoch: int) -> float:
+        """What a checkpoint is kept and chosen by.
+
+        (SpeechBrain's ``rank`` is a process's number.)
+
+        Arguments
+        ---------
+        loss : float
+            Mean loss of validation.
+        epoch : int
+            The epoch.
+
+        Returns
+        -------
+        float
+            The lower the better: here the loss.
+        """
+        del epoch
+        return loss
+
+    def stage_stats(self) -> dict[str, float]:
+        """Figures of the stage that are no averages over batches.
+
+        Returns
+        -------
+        dict
+            Scalars by name; none by default.
+        """
+        return {}
+
+    def update_average(self, loss, avg_loss):
+        """Mean loss of the stage's batches so far.
+
+        SpeechBrain leaves out what is not finite: a model that gives nothing
+        else would validate with a loss of zero and be kept as the best.
+
+        Arguments
+        ---------
+        loss : torch.Tensor
+            Loss of a batch.
+        avg_loss : float
+            The mean before it.
+
+        Returns
+        -------
+        float
+            The mean; infinite in validation once a loss is not finite.
+        """
+        if self.modules.training:
+            return super().update_average(loss, avg_loss)
+        if not torch.isfinite(loss) or math.isinf(avg_loss):
+            return math.inf
+        return super().update_average(loss, avg_loss)
+
+    def _should_save_intra_epoch_ckpt(self, *args):
+        # Accumulated gradients are not kept: wait for the optimizers' step.
+        if self.step % self.grad_accumulation_factor:
+            return False
+        return super()._should_save_intra_epoch_ckpt(*args)
+
+    def _log(self, split: str, stats: dict[str, float]) -> None:
+        self.run_log.write(split, self.optimizer_step, self._epoch, stats)
+
+    @property
+    def _epoch(self) -> int:
+        return self.hparams.epoch_counter.current
+
+    @property
+    def _lr(self) -> float:
+        optimizers = list(self.optimizers_dict.values())
+        return optimizers[0].param_groups[0]["lr"]
+
+    def _ratio(self, optimizer: torch.optim.Optimizer) -> float:
+        """Its learning rate by that of the first, as they were made."""
+        first = next(iter(self.optimizers_dict.values()))
+        return optimizer.defaults["lr"] / first.defaults["lr"]
+
+    def _anneal(self, epoch: int, loss: float) -> float:
+        """Anneal once an epoch; the rate that the epoch had."""
+        optimizers = list(self.optimizers_dict.values())
+        current = self._lr
+        annealing = getattr(self.hparams, "lr_annealing", None)
+        if annealing is not None:
+            by_loss = isinstance(annealing, NewBobScheduler)
+            _, new = annealing(loss if by_loss else epoch)
+            for optimizer in optimizers:
+                update_learning_rate(optimizer, new * self._ratio(optimizer))
+        return current
