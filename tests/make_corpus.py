@@ -18,8 +18,11 @@ SAMPLE_RATES = {
     "LibriSpeech": 16000,
     "LibriTTS": 24000,
     "LibriLight": 16000,
+    "AN4": 16000,
     "Folder": 22050,
 }
+# Where the splits are.
+BELOW = {"AN4": "wav"}
 
 
 def make_corpus(
@@ -36,8 +39,8 @@ def make_corpus(
     Arguments
     ---------
     name : str
-        "LibriSpeech", "LibriTTS", "LibriLight" or "Folder" (folders of
-        speakers with WAV, FLAC and Ogg files, some deeper than others).
+        "LibriSpeech", "LibriTTS", "LibriLight", "AN4" or "Folder" (folders
+        of speakers with WAV, FLAC and Ogg files, some deeper than others).
     folder : str or Path
         The folder that the splits go into.
     splits : sequence of str
@@ -75,7 +78,8 @@ def make_corpus(
                 time = np.arange(num_samples) / sample_rate
                 sig = 0.3 * np.sin(2 * np.pi * (speaker + 20) * time)
                 sig += 0.05 * generator.standard_normal(num_samples)
-                path = folder / split / PATHS[name](speaker, utterance)
+                path = folder / BELOW.get(name, "") / split
+                path /= PATHS[name](speaker, utterance)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 subtype = "VORBIS" if path.suffix == ".ogg" else "PCM_16"
                 soundfile.write(path, sig, sample_rate, subtype=subtype)
@@ -94,6 +98,7 @@ PATHS: dict[str, Callable[[int, int], str]] = {
     "LibriTTS": "{0}/7/{0}_7_{1:06d}_000000.wav".format,
     # Books of different speakers have files of the same name.
     "LibriLight": "{0}/book_{0}_64kb_mp3/{1:02d}_chapter_64kb.flac".format,
+    "AN4": "{0}/an{1}-{0}-b.wav".format,
     "Folder": _folder_path,
 }
 
@@ -110,6 +115,14 @@ def _write_transcript(path: Path, count: int) -> None:
     )
 
 
+def _add_to_transcription(path: Path, count: int) -> None:
+    wav, split = path.parents[2:0:-1]
+    etc = wav.with_name("etc")
+    etc.mkdir(exist_ok=True)
+    with open(etc / f"{split.name}.transcription", "a") as stream:
+        stream.write(f"<s> UTTERANCE {count} </s> ({path.stem})\n")
+
+
 def _write_sidecar(path: Path, count: int) -> None:
     speech = [[0.125, 0.5], [0.75, 1.0]]
     about = {"snr": count + 0.5, "voice_activity": speech}
@@ -120,6 +133,7 @@ SIDECARS: dict[str, Callable[[Path, int], None]] = {
     "LibriSpeech": _add_transcript,
     "LibriTTS": _write_transcript,
     "LibriLight": _write_sidecar,
+    "AN4": _add_to_transcription,
 }
 
 

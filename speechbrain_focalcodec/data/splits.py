@@ -13,7 +13,12 @@ from speechbrain_focalcodec.data.manifest import (
 )
 from speechbrain_focalcodec.errors import DataError
 
-__all__ = ["hold_out_speakers", "join_splits", "merge_manifests"]
+__all__ = [
+    "hold_out_speakers",
+    "join_splits",
+    "merge_manifests",
+    "split_within",
+]
 
 # A split may be called test; none is called this.
 TEST_NAME = "test.joined.json"
@@ -222,3 +227,87 @@ def hold_out_speakers(
         {utt_id: entries[utt_id] for utt_id in entries if utt_id in kept},
         {utt_id: entries[utt_id] for utt_id in sorted(held_out)},
     )
+
+
+def split_within(
+    save_folder: str | Path,
+    splits: Sequence[str],
+    column: str,
+    valid_share: float,
+    test_share: float,
+    seed: int = 0,
+) -> dict[str, Path]:
+    """Write manifests in which all three parts have the same classes.
+
+    Of each class, the shares of its utterances, rounded, and one at least, are
+    drawn to validate and to test on. Classes of fewer than three utterances,
+    and utterances without a class, are left out.
+
+    Arguments
+    ---------
+    save_folder : str or Path
+        The folder that holds the splits' manifests; ``train.json``,
+        ``valid.json`` and ``test.joined.json`` are written there.
+    splits : sequence of str
+        Splits to divide.
+    column : str
+        The key that names the class, such as ``spk_id``.
+    valid_share, test_share : float
+        Shares of each class.
+    seed : int
+        Seed of the choice.
+
+    Returns
+    -------
+    dict
+        The paths, by "train", "valid" and "test".
+
+    Raises
+    ------
+    DataError
+        When no class is left, or the shares leave nothing to train on.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> entries = {f"{s}{i}": {"spk_id": s} for s in "ab" for i in range(10)}
+    >>> write_manifest(folder / "c.json", entries)
+    >>> paths = split_within(folder, ["c"], "spk_id", 0.1, 0.2)
+    >>> [len(read_manifest(path)) for path in paths.values()]
+    [14, 2, 4]
+    """
+    if valid_share <= 0 or test_share <= 0 or valid_share + test_share >= 1:
+        raise DataError(
+            "valid_share and test_share must be positive and less than 1 in "
+            f"all, not {valid_share} and {test_share}"
+        )
+    by_class = defaultdict(list)
+    entries = join_splits(save_folder, splits)
+    for utt_id in sorted(entries):
+        name = entries[utt_id].get(column)
+        if name is not None:
+            by_class[name].append(utt_id)
+    parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
+    drawing = random.Random(seed)
+    for name in sorted(by_class, key=str):
+        utt_ids = by_class[name]
+        if len(utt_ids) < 3:
+            continue
+        drawing.shuffle(utt_ids)
+        most = len(utt_ids) - 2
+        num_test = min(max(1, round(test_share * len(utt_ids))), most)
+        num_valid = max(1, round(valid_share * len(utt_ids)))
+        num_valid = min(num_valid, most + 1 - num_test)
+        parts["valid"] += utt_ids[:num_valid]
+        parts["test"] += utt_ids[num_valid : num_valid + num_test]
+        parts["train"] += utt_ids[num_valid + num_test :]
+    if not parts["train"]:
+        raise DataError(
+            f"{', '.join(splits)}: no value of {column} has three utterances"
+        )
+    paths = {}
+    for part, utt_ids in parts.items():
+        name = TEST_NAME if part == "test" else f"{part}.json"
+        paths[part] = Path(save_folder) / name
+        write_manifest(paths[part], {u: entries[u] for u in sorted(utt_ids)})
+    return paths
