@@ -26,6 +26,8 @@ LONG = [
     *("test_onnx_steps", "test_onnx", "test_recipes", "test_training"),
     *("test_masking", "test_windows", "test_ray_engine", "test_causal"),
     *("test_streaming", "test_ddp", "test_token_dataset", "test_checkpointing"),
+    *("test_downstream_interfaces", "test_downstream_rates"),
+    *("test_train_batches", "test_downstream_tts", "test_downstream_speakers"),
 ]
 
 

@@ -80,12 +80,13 @@ def test_ranges_are_loose(config, extras):
 
 
 def test_extras_refer_to_each_other(extras):
-    users = {*"entropy evaluate live onnx ray tensorboard".split()}
+    users = {*"entropy evaluate live onnx ray tensorboard tts".split()}
     parts = {*"benchmark metrics mos paper pesq speaker whisper".split()}
     for name, wanted in {
         "all": {*users, "wandb"},
         "test": users,
         "evaluate": parts,
+        "tts": {"speaker"},
     }.items():
         (own,) = [item for item in extras[name] if item.name == PACKAGE.name]
         assert own.extras == wanted <= set(extras)

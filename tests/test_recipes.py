@@ -1,10 +1,12 @@
 """The recipes: their table, their YAMLs, and short runs of the small ones.
 
-One row of tests/recipes/*.csv is one training YAML of one recipe. The flags
-and checks of a row are those of SpeechBrain's recipe tests; ``data_folder``
-and ``output_folder`` are added here. The data is a corpus of tones with the
-splits train-tiny and dev-tiny. For speed, flags give most rows short segments,
-a discriminator of tests/small_discriminator.py and no samples to write;
+One row of tests/recipes/*.csv is one training YAML of one recipe: of the codec
+(each YAML of hparams/train in each recipe that trains it), or of a task on
+tokens (each YAML of hparams/downstream once). The flags and checks of a row are
+those of SpeechBrain's recipe tests; ``data_folder`` and ``output_folder`` are
+added here. The data is a corpus of tones with the splits train-tiny and
+dev-tiny. For speed, flags give most rows short segments, a discriminator of
+tests/small_discriminator.py, tiny networks and few samples or none to write;
 test_training.py trains with HiFi-GAN's.
 """
 
@@ -55,12 +57,14 @@ def read_rows(path):
 
 TABLES = sorted((ROOT / "tests" / "recipes").glob("*.csv"))
 ROWS = [row for table in TABLES for row in read_rows(table)]
-# Each YAML once, and one of them on each corpus (they are the same for all).
-TRAINED = read_rows(TABLES[0]) + [
+# Each YAML once, and one of the codec's on each corpus (they are the same for
+# all).
+TRAINED = [
     row
-    for table in TABLES[1:]
-    for row in read_rows(table)
-    if row["Hparam_file"].endswith("/mini_quantizer.yaml")
+    for row in ROWS
+    if row["Task"] != "Codec"
+    or row["Dataset"] == "Folder"
+    or row["Hparam_file"].endswith("/mini_quantizer.yaml")
 ]
 
 
@@ -119,7 +123,9 @@ def failed_performance(folder, file, variable, condition, epoch):
 @functools.cache
 def read_yaml(path):
     """Return a YAML of a row, references resolved and tags kept."""
-    given = "\n".join(f"{key}: given" for key in PLACEHOLDERS)
+    codec = Path(path).parent.name == "train"
+    names = PLACEHOLDERS if codec else PLACEHOLDERS[:1]
+    given = "\n".join(f"{key}: given" for key in names)
     return YAML().load(resolve_yaml(ROOT / path, given))
 
 
@@ -136,8 +142,11 @@ def tagged_nodes(node):
 
 
 @functools.cache
-def keys_used(source):
-    """Return the keys K of ``hparams["K"]`` and ``hparams.K`` in a source."""
+def keys_used(source, context=ast.Load):
+    """Return the keys K of ``hparams["K"]`` and ``hparams.K`` in a source.
+
+    With ast.Store those that are set.
+    """
 
     def is_hparams(node):
         name = getattr(node, "id", getattr(node, "attr", None))
@@ -145,8 +154,8 @@ def keys_used(source):
 
     keys = set()
     for node in ast.walk(ast.parse(textwrap.dedent(source))):
-        read = isinstance(getattr(node, "ctx", None), ast.Load)
-        if not read or not is_hparams(getattr(node, "value", None)):
+        wanted = isinstance(getattr(node, "ctx", None), context)
+        if not wanted or not is_hparams(getattr(node, "value", None)):
             continue
         if isinstance(node, ast.Attribute):
             keys.add(node.attr)
@@ -155,19 +164,33 @@ def keys_used(source):
     return keys - {"get", "items", "keys", "values", "pop", "update"}
 
 
+def yamls_in(folder):
+    return sorted(
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "hparams" / folder).glob("*.yaml")
+    )
+
+
 def test_each_recipe_has_a_table_and_each_yaml_a_row():
     recipes = {path.name for path in (ROOT / "recipes").iterdir()}
     assert {table.stem for table in TABLES} == recipes
-    yamls = {
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "hparams" / "train").glob("*.yaml")
-    }
+    tasks = []
     for table in TABLES:
         rows = read_rows(table)
         assert list(rows[0]) == COLUMNS
         assert {row["Dataset"] for row in rows} == {table.stem}
-        assert {row["Hparam_file"] for row in rows} == yamls
-        assert len(rows) == len(yamls)
+        codec = [r["Hparam_file"] for r in rows if r["Task"] == "Codec"]
+        trains = (ROOT / "recipes" / table.stem / "train.py").exists()
+        assert sorted(codec) == (yamls_in("train") if trains else [])
+        tasks += [r for r in rows if r["Task"] != "Codec"]
+    assert sorted(r["Hparam_file"] for r in tasks) == yamls_in("downstream")
+    scripts = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "recipes").glob("*/*/train.py")
+    }
+    assert {row["Script_file"] for row in tasks} == scripts
+    for row in tasks:
+        assert row["Script_file"].split("/")[2] == row["Task"]
 
 
 @each_row
@@ -231,26 +254,32 @@ def test_a_yaml_defines_the_keys_that_are_used(row):
     hparams = read_yaml(row["Hparam_file"])
     script = (ROOT / row["Script_file"]).read_text(encoding="utf-8")
     missing = {row["Script_file"]: keys_used(script) - hparams.keys()}
-    package = "speechbrain_focalcodec.training"
+    package = "speechbrain_focalcodec."
+    packages = (f"{package}training", f"{package}downstream")
     for _, target, _ in tagged_nodes(hparams):
-        if not target.startswith(package):
+        found = pydoc.locate(target)
+        if not target.startswith(packages) or not inspect.isclass(found):
             continue
-        for parent in inspect.getmro(pydoc.locate(target)):
-            if parent.__module__.startswith(package):
-                used = keys_used(inspect.getsource(parent))
-                missing[parent.__qualname__] = used - hparams.keys()
+        for parent in inspect.getmro(found):
+            if parent.__module__.startswith(packages):
+                source = inspect.getsource(parent)
+                # What a task learns of its data it adds itself.
+                known = hparams.keys() | keys_used(source, ast.Store)
+                used = keys_used(source) - known
+                missing[parent.__qualname__] = used
     assert not any(missing.values()), missing
 
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpora")
-    return {
-        table.stem: make_corpus(
-            table.stem, folder / table.stem, ["train-tiny", "dev-tiny"]
-        )
-        for table in TABLES
-    }
+    splits = ["train-tiny", "dev-tiny"]
+    made = {}
+    for name in (table.stem for table in TABLES):
+        # Three of a speaker: to train, to validate and to test on.
+        made[name] = make_corpus(name, folder / name, splits, num_utterances=3)
+    # Its synthesiser takes LibriSpeech from beside it.
+    return made | {"AN4": folder}
 
 
 @pytest.fixture(scope="module")
@@ -352,3 +381,4 @@ def test_keys_used_are_found():
         return hparams.get("optional"), getattr(self.hparams, "optional", 1)
     """
     assert keys_used(source) == {"read", "attribute"}
+    assert keys_used(source, ast.Store) == {"set"}

@@ -1,0 +1,16 @@
+#!/usr/bin/env python
+"""Train a recogniser on LibriSpeech, from tokens.
+
+    python recipes/LibriSpeech/ASR/train.py hparams/downstream/asr_bilstm.yaml \
+        --data_folder=LibriSpeech
+
+See ../README.md.
+"""
+
+import sys
+
+from speechbrain_focalcodec.data.librispeech import prepare_librispeech
+from speechbrain_focalcodec.downstream.entry import main
+
+if __name__ == "__main__":
+    main(prepare_librispeech, sys.argv[1:])

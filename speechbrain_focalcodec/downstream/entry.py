@@ -1,0 +1,268 @@
+"""What every task's train.py does around its experiment directory."""
+
+import inspect
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_focalcodec.data.splits import split_within
+from speechbrain_focalcodec.downstream.data import (
+    prepare_inputs,
+    split_file,
+    task_dataset,
+)
+from speechbrain_focalcodec.downstream.task import front_end_config, save_task
+from speechbrain_focalcodec.downstream.task_config import (
+    TaskConfig,
+    parse_task_config,
+)
+from speechbrain_focalcodec.errors import ConfigError
+from speechbrain_focalcodec.training.checkpointing import RANK
+from speechbrain_focalcodec.training.entry import (
+    prepare_manifests,
+    train_batches,
+)
+from speechbrain_focalcodec.training.yamls import resolved_file
+
+logger = logging.getLogger(__name__)
+
+__all__ = [
+    "MODEL_FOLDER",
+    "check_inputs",
+    "describe_task",
+    "fit_and_test",
+    "main",
+]
+
+SPLITS = ("train", "valid", "test")
+
+#: Where a run leaves its trained task, within its output folder.
+MODEL_FOLDER = "model"
+
+
+def main(prepare: Callable[..., Any], arguments: Sequence[str]) -> None:
+    """Run a task's recipe.
+
+    Arguments
+    ---------
+    prepare : callable
+        Data preparation of the recipe's corpus.
+    arguments : sequence of str
+        The command line: a YAML and SpeechBrain's options.
+    """
+    hparams_file, run_opts, overrides = sb.parse_arguments(list(arguments))
+    with resolved_file(hparams_file, overrides) as resolved:
+        with open(resolved, encoding="utf-8") as stream:
+            hparams = load_hyperpyyaml(stream)
+        sb.utils.distributed.ddp_init_group(run_opts)
+        sb.create_experiment_directory(
+            experiment_directory=hparams["output_folder"],
+            hyperparams_to_save=resolved,
+        )
+    # SpeechBrain keeps the script that calls it, which is not the recipe's.
+    script = inspect.stack()[1].filename
+    run_on_main(shutil.copy, args=[script, hparams["output_folder"]])
+    if not _has_all_tokens(hparams):
+        prepare_data(prepare, hparams)
+    fit_and_test(hparams, run_opts)
+
+
+def prepare_data(prepare: Callable[..., Any], hparams: dict[str, Any]) -> None:
+    """Prepare the splits, by whole speakers or within each class.
+
+    Arguments
+    ---------
+    prepare : callable
+        Data preparation of the recipe's corpus.
+    hparams : dict
+        As for :func:`~speechbrain_focalcodec.training.entry.prepare_manifests`;
+        with ``within``, a column, each of its values has the ``valid_share``
+        and the ``test_share`` of its utterances held out of ``train_splits``.
+    """
+    if hparams.get("within") is None:
+        prepare_manifests(prepare, hparams)
+        return
+    run_on_main(
+        prepare,
+        kwargs={
+            "data_folder": hparams["data_folder"],
+            "save_folder": hparams["save_folder"],
+            "splits": hparams["train_splits"],
+            **(hparams["prepare_options"] or {}),
+        },
+    )
+    run_on_main(
+        split_within,
+        kwargs={
+            "save_folder": hparams["save_folder"],
+            "splits": hparams["train_splits"],
+            "column": hparams["within"],
+            "valid_share": hparams["valid_share"],
+            "test_share": hparams["test_share"],
+            "seed": hparams["seed"],
+        },
+    )
+
+
+def _has_all_tokens(hparams: dict[str, Any]) -> bool:
+    return set(hparams["tokens"] or {}) >= set(SPLITS)
+
+
+def check_inputs(hparams: dict[str, Any]) -> None:
+    """Refuse what would be passed over in silence.
+
+    Arguments
+    ---------
+    hparams : dict
+        With ``prepare_once`` and, all optional, ``tokens``, ``augmentation``,
+        ``within``, ``valid_splits``, ``test_splits`` and ``num_valid``.
+
+    Raises
+    ------
+    ConfigError
+        If ``tokens`` names what is no split, ``augmentation`` would see no
+        waveforms, or ``within`` would leave other splits unused.
+
+    Example
+    -------
+    >>> check_inputs({"prepare_once": True, "tokens": {"dev": "tokens/dev"}})
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.ConfigError: tokens: dev is none of train...
+    """
+    tokens = hparams.get("tokens") or {}
+    unknown = sorted(set(tokens) - set(SPLITS))
+    if unknown:
+        raise ConfigError(
+            f"tokens: {', '.join(unknown)} is none of {', '.join(SPLITS)}"
+        )
+    for name in ("valid_splits", "test_splits", "num_valid"):
+        if hparams.get("within") is not None and hparams.get(name):
+            raise ConfigError(
+                f"{name} is not used with within, which holds shares of "
+                "train_splits out: leave it empty, or set within: null"
+            )
+    if hparams.get("augmentation") is None:
+        return
+    if "train" in tokens:
+        raise ConfigError(
+            "augmentation changes waveforms, and tokens.train holds none: "
+            "train on audio, with prepare_once: False"
+        )
+    if hparams["prepare_once"]:
+        raise ConfigError(
+            "augmentation changes waveforms, and with prepare_once they are "
+            "taken once: set prepare_once: False"
+        )
+
+
+def fit_and_test(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
+    """Train the Brain that the YAML names, and test its best checkpoint.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded YAML, see `hparams/downstream/`.
+    run_opts : dict
+        SpeechBrain's run options.
+
+    Raises
+    ------
+    ConfigError
+        If keys contradict each other.
+    """
+    check_inputs(hparams)
+    save_folder = Path(hparams["save_folder"])
+    kind = hparams["brain"]
+    modules = {"front_end": hparams["front_end"], **kind.build(hparams)}
+    brain = kind(
+        modules=modules | hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    tokens = hparams.get("tokens") or {}
+    datasets = {}
+    for split in SPLITS:
+        source = tokens.get(split, save_folder / split_file(split))
+        dataset = task_dataset(
+            source,
+            hparams["data_folder"],
+            brain.front_end,
+            brain.items(),
+            **hparams[f"{split}_data_options"],
+        )
+        if hparams["prepare_once"] and split not in tokens:
+            prepare_inputs(dataset, brain.front_end, brain.device)
+        datasets[split] = dataset
+    brain.check_data(datasets["train"])
+    described = describe_task(brain, hparams)
+    brain.fit(
+        hparams["epoch_counter"],
+        train_batches(brain, datasets["train"], hparams),
+        datasets["valid"],
+        train_loader_kwargs=hparams["train_loader"],
+        valid_loader_kwargs=hparams["valid_loader"],
+    )
+    brain.evaluate(
+        datasets["test"],
+        min_key=RANK,
+        test_loader_kwargs=hparams["valid_loader"],
+    )
+    # SpeechBrain keeps no checkpoint of what is only tried; the folder may hold
+    # what another run has trained.
+    tried = brain.debug and not brain.debug_persistently
+    if described is not None and not tried:
+        run_on_main(_save, args=[brain, described])
+
+
+def describe_task(brain: Any, hparams: dict[str, Any]) -> TaskConfig | None:
+    """What a trained task is made of, if an interface can make it.
+
+    Arguments
+    ---------
+    brain : TaskBrain
+        The Brain.
+    hparams : dict
+        With ``input``, ``codec_source`` and ``embedding``.
+
+    Returns
+    -------
+    TaskConfig or None
+        `None` for a task without an interface, or with a network that
+        ``from_pretrained`` does not know, which is then said.
+    """
+    try:
+        described = brain.config()
+    except ConfigError as error:
+        logger.warning(
+            "This run leaves checkpoints, but no %s/ for from_pretrained: %s",
+            MODEL_FOLDER,
+            error,
+        )
+        return None
+    if described is None:
+        return None
+    front_end = front_end_config(brain.front_end, hparams)
+    return parse_task_config({**described, "front_end": front_end})
+
+
+def _save(brain: Any, described: TaskConfig) -> None:
+    """Leave what the interfaces load, beside the checkpoints."""
+    modules = {
+        name: getattr(module, "module", module)
+        for name, module in brain.modules.items()
+    }
+    save_task(
+        Path(brain.hparams.output_folder) / MODEL_FOLDER,
+        described,
+        modules,
+        getattr(brain.hparams, "tokenizer", None),
+    )

@@ -1,0 +1,456 @@
+"""A trained synthesiser, ready to use."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speechbrain_focalcodec.audio import write_audio
+from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.downstream.generation import (
+    Generation,
+    Sampling,
+    generate,
+    generate_stream,
+)
+from speechbrain_focalcodec.downstream.interfaces import (
+    TaskInterface,
+    read_whole,
+)
+from speechbrain_focalcodec.downstream.selection import best_of
+from speechbrain_focalcodec.downstream.speakers import (
+    SAMPLE_RATE,
+    VoiceEmbedder,
+)
+from speechbrain_focalcodec.downstream.text import UNKNOWN, normalise
+from speechbrain_focalcodec.errors import ConfigError, VoiceError
+from speechbrain_focalcodec.streaming import StreamingDecoder
+
+__all__ = ["Speech", "TokenTTS"]
+
+#: A recording, or the embedding of a voice.
+Reference = str | Path | torch.Tensor
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What was said.
+
+    Arguments
+    ---------
+    sig : torch.Tensor
+        Waveform, float32 [T].
+    sample_rate : int
+        Its sample rate in Hz.
+    toks : torch.Tensor
+        Its tokens, int64 [N].
+    ended : bool
+        Whether the model came to an end; otherwise it was cut at the longest
+        that was allowed.
+    transcript : str, optional
+        What a recogniser heard, where the best of several was chosen.
+    """
+
+    sig: torch.Tensor
+    sample_rate: int
+    toks: torch.Tensor
+    ended: bool
+    transcript: str | None = None
+
+
+class TokenTTS(TaskInterface):
+    """A trained synthesiser: text and a voice to tokens and a waveform.
+
+    Example
+    -------
+    >>> from trained_tasks import trained_tts  # in tests/
+    >>> tts = TokenTTS.from_pretrained(trained_tts(getfixture("tmp_path")))
+    >>> speech = tts.generate("GO ON", max_seconds=0.2)
+    >>> len(speech.sig) <= 0.2 * speech.sample_rate
+    True
+    >>> path = getfixture("tmp_path") / "speech.wav"
+    >>> _ = tts.generate_to_file("NO", path, max_seconds=0.2)
+    """
+
+    TASK = "tts"
+
+    @property
+    def codec(self) -> FocalCodec:
+        """The codec that makes waveforms of tokens.
+
+        Raises
+        ------
+        ConfigError
+            If the model was loaded without one.
+        """
+        codec = self.task.front_end.codec
+        if codec is None:
+            raise ConfigError(
+                "this model names no codec: give one as codec=... when it is "
+                "loaded"
+            )
+        return codec.to(self.device)
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        """How tokens are drawn where a call does not say: as in training."""
+        return Sampling(**self.task.config.sampling.model_dump())
+
+    @cached_property
+    def _embedder(self) -> VoiceEmbedder:
+        return VoiceEmbedder(str(self.device))
+
+    def embed_voice(self, reference: Reference) -> torch.Tensor:
+        """How a voice sounds, to be given as `reference` again and again.
+
+        Arguments
+        ---------
+        reference : str, Path or torch.Tensor
+            A recording, of any sample rate and channel count; or what this
+            method has given, which it gives back.
+
+        Returns
+        -------
+        torch.Tensor
+            Embedding [D].
+
+        Raises
+        ------
+        VoiceError
+            If the recording has too little speech, or the embedding another
+            size.
+        AudioError
+            If the file cannot be read, is damaged or absurd.
+        """
+        dim = self.task.config.speaker_dim
+        if isinstance(reference, torch.Tensor):
+            found: torch.Tensor | None = reference
+        else:
+            found = self._embedder(read_whole(reference, SAMPLE_RATE)[0])
+        if found is None:
+            raise VoiceError(
+                f"{reference}: has too little speech to learn a voice from; "
+                "give some seconds"
+            )
+        if found.shape != (dim,):
+            raise VoiceError(
+                f"reference: an embedding of this model has the shape [{dim}], "
+                f"not {list(found.shape)}; give a recording's path, or what "
+                "embed_voice gave"
+            )
+        return found.to(self.device, torch.float32)
+
+    def generate(
+        self,
+        text: str,
+        reference: Reference | None = None,
+        *,
+        seed: int = 0,
+        max_seconds: float | None = None,
+        tries: int = 1,
+        recognize: Callable[[Speech], str] | None = None,
+        normalize: Callable[[str], str] = normalise,
+        **sampling: Any,
+    ) -> Speech:
+        """Say a text.
+
+        Arguments
+        ---------
+        text : str
+            What to say. Letters that the training has not seen are left out:
+            write digits as words where it had none.
+        reference : str, Path or torch.Tensor, optional
+            The voice: a recording, or what :meth:`embed_voice` gave. Models
+            with voices need one, others take none.
+        seed : int
+            The same seed says the same.
+        max_seconds : float, optional
+            Where it is cut; by default as in training.
+        tries : int
+            How many to choose from, each with a seed of its own: the one that
+            `recognize` hears best.
+        recognize : callable, optional
+            Gives the text of a :class:`Speech`; for example
+            ``lambda speech: asr.transcribe_tokens(speech.toks)[0]`` with a
+            :class:`~speechbrain_focalcodec.downstream.interfaces.TokenASR`.
+        normalize : callable
+            Brings what was heard and `text` to one spelling.
+        **sampling : dict
+            Of :class:`~speechbrain_focalcodec.downstream.generation.Sampling`,
+            in place of the model's own: temperature, top_p, max_repeats, ...
+
+        Returns
+        -------
+        Speech
+            Waveform and tokens.
+
+        Raises
+        ------
+        ValueError
+            If the text is empty or an argument out of range.
+        VoiceError
+            If the reference is missing, not wanted or unfit.
+        """
+        if tries < 1:
+            raise ValueError(f"tries must be 1 or more, got {tries}")
+        if tries > 1 and recognize is None:
+            raise ValueError(
+                f"tries={tries} needs recognize, which chooses among them"
+            )
+        if recognize is None:
+            return self.generate_batch(
+                [text],
+                reference,
+                seed=seed,
+                max_seconds=max_seconds,
+                **sampling,
+            )[0]
+        candidates = self.generate_batch(
+            [text] * tries,
+            reference,
+            seed=[seed + number for number in range(tries)],
+            max_seconds=max_seconds,
+            **sampling,
+        )
+        best = best_of(candidates, recognize, text, normalize)
+        return replace(best.candidate, transcript=best.transcript)
+
+    def generate_batch(
+        self,
+        texts: Sequence[str],
+        reference: Reference | Sequence[Reference] | None = None,
+        *,
+        seed: int | Sequence[int] = 0,
+        max_seconds: float | None = None,
+        **sampling: Any,
+    ) -> list[Speech]:
+        """Say several texts at once.
+
+        What is said of a text does not depend on the others.
+
+        Arguments
+        ---------
+        texts : sequence of str
+            What to say.
+        reference : str, Path or torch.Tensor, or a sequence of them, optional
+            The voice of all, or of each.
+        seed : int or sequence of int
+            Of all, or of each.
+        max_seconds : float, optional
+            Where each is cut; by default as in training.
+        **sampling : dict
+            As for :meth:`generate`.
+
+        Returns
+        -------
+        list of Speech
+            One a text.
+
+        Raises
+        ------
+        ValueError
+            If a text is empty, or an argument out of range.
+        VoiceError
+            If the reference is missing, not wanted or unfit.
+        """
+        if isinstance(texts, str):
+            raise ValueError("texts: must be a list of texts; see generate")
+        pieces = [self._pieces(text) for text in texts]
+        if not pieces:
+            return []
+        voices = self._voices(reference, len(pieces))
+        with self.inference_ctx:
+            found = generate(
+                self._model,
+                torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True),
+                torch.tensor([len(row) for row in pieces], device=self.device),
+                voices,
+                max_tokens=self._max_tokens(max_seconds),
+                sampling=replace(self.sampling, **sampling),
+                seed=seed,
+            )
+        return [self._speech(generation) for generation in found]
+
+    def generate_to_file(
+        self,
+        text: str,
+        path: str | Path,
+        reference: Reference | None = None,
+        **options: Any,
+    ) -> Speech:
+        """Say a text into an audio file.
+
+        Arguments
+        ---------
+        text : str
+            What to say.
+        path : str or Path
+            The file to write: ``.wav``, ``.flac`` or ``.ogg``.
+        reference : str, Path or torch.Tensor, optional
+            The voice.
+        **options : dict
+            As for :meth:`generate`.
+
+        Returns
+        -------
+        Speech
+            What was written.
+
+        Raises
+        ------
+        AudioError
+            If the file cannot be written.
+        ValueError, VoiceError
+            As for :meth:`generate`.
+        """
+        speech = self.generate(text, reference, **options)
+        write_audio(path, speech.sig, speech.sample_rate)
+        return speech
+
+    def generate_stream(
+        self,
+        text: str,
+        reference: Reference | None = None,
+        *,
+        seed: int = 0,
+        max_seconds: float | None = None,
+        chunk_seconds: float = 0.16,
+        **sampling: Any,
+    ) -> Iterator[torch.Tensor]:
+        """Say a text, to be heard while it is being made.
+
+        The codec must be causal. Together the chunks are what
+        :meth:`generate` gives.
+
+        Arguments
+        ---------
+        text : str
+            What to say.
+        reference : str, Path or torch.Tensor, optional
+            The voice.
+        seed : int
+            The same seed says the same.
+        max_seconds : float, optional
+            Where it is cut; by default as in training.
+        chunk_seconds : float
+            About how long a chunk is.
+        **sampling : dict
+            As for :meth:`generate`.
+
+        Returns
+        -------
+        iterator of torch.Tensor
+            Waveforms, float32 [T] on the CPU, at the codec's output rate.
+
+        Raises
+        ------
+        StreamError
+            If the codec is not causal.
+        ValueError, VoiceError
+            As for :meth:`generate`.
+        """
+        decoder = StreamingDecoder(self.codec)
+        voices = self._voices(reference, 1)
+        if chunk_seconds <= 0:
+            raise ValueError(
+                f"chunk_seconds must be positive, got {chunk_seconds}"
+            )
+        stream = generate_stream(
+            self._model,
+            self._pieces(text),
+            None if voices is None else voices[0],
+            max_tokens=self._max_tokens(max_seconds),
+            chunk_tokens=max(1, round(chunk_seconds * self._rate)),
+            sampling=replace(self.sampling, **sampling),
+            seed=seed,
+        )
+
+        def chunks() -> Iterator[torch.Tensor]:
+            for toks in stream:
+                yield torch.as_tensor(decoder.push(toks)).float().cpu()
+            rest = torch.as_tensor(decoder.flush()).float().cpu()
+            if len(rest):
+                yield rest
+
+        return chunks()
+
+    def forward(self, text: str, reference: Reference | None = None) -> Speech:
+        """As :meth:`generate`.
+
+        Arguments
+        ---------
+        text : str
+            What to say.
+        reference : str, Path or torch.Tensor, optional
+            The voice.
+
+        Returns
+        -------
+        Speech
+            Waveform and tokens.
+        """
+        return self.generate(text, reference)
+
+    @property
+    def _model(self) -> Any:
+        return self.task.model
+
+    @property
+    def _rate(self) -> float:
+        return self.task.front_end.rate
+
+    def _max_tokens(self, seconds: float | None) -> int:
+        seconds = self.task.config.max_seconds if seconds is None else seconds
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"max_seconds must be positive, got {seconds}")
+        return max(1, math.floor(seconds * self._rate))
+
+    def _pieces(self, text: str) -> torch.Tensor:
+        if self.task.tokenizer is None:
+            raise ConfigError("task: has no tokenizer; load_tokenizer sets it")
+        # No training has taught what the unknown sounds like.
+        tokenizer = self.task.tokenizer
+        pieces = [p for p in tokenizer.encode(text) if p != UNKNOWN]
+        if not tokenizer.decode(pieces):
+            raise ValueError(
+                f"text: {text!r} has nothing to say that the model was "
+                "trained to say"
+            )
+        return torch.tensor(pieces, dtype=torch.int64, device=self.device)
+
+    def _voices(self, reference: Any, count: int) -> torch.Tensor | None:
+        """Embeddings [count, D] of one voice or of each."""
+        if self.task.config.speaker_dim is None:
+            if reference is not None:
+                raise VoiceError(
+                    "reference: this model was trained without voices, and "
+                    "speaks with its own; leave it out"
+                )
+            return None
+        if reference is None:
+            raise VoiceError(
+                "reference: is missing; give a recording of the voice that "
+                "shall speak"
+            )
+        if isinstance(reference, str | Path | torch.Tensor):
+            return self.embed_voice(reference).expand(count, -1)
+        if len(reference) != count:
+            raise ValueError(
+                f"reference: has {len(reference)} voices for {count} texts"
+            )
+        return torch.stack([self.embed_voice(each) for each in reference])
+
+    def _speech(self, generation: Generation) -> Speech:
+        codec = self.codec
+        toks = generation.toks
+        sig = torch.zeros(0)
+        if len(toks):
+            with torch.no_grad(), self.inference_ctx:
+                sig = codec.decode(toks[None])[0][0].float().cpu()
+        return Speech(
+            sig, codec.sample_rate_output, toks.cpu(), generation.ended
+        )

@@ -1,0 +1,369 @@
+"""A trained task: its parts, and the folder that holds them.
+
+config.json         what it is made of, in a closed schema
+model.safetensors   weights of all parts but the codec, which it names
+tokenizer.model     pieces of text, where there are any
+hyperparams.yaml    for SpeechBrain's from_hparams, which executes it
+"""
+
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hyperpyyaml import dump_hyperpyyaml
+from safetensors.torch import save_file
+from torch import nn
+
+from speechbrain_focalcodec.atomic import atomic_path, atomic_write_text
+from speechbrain_focalcodec.checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    MetaWeights,
+    check_state,
+    load_state,
+    read_weights,
+    resolve_source,
+)
+from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.config import read_json
+from speechbrain_focalcodec.downstream.front_ends import (
+    FrontEnd,
+    LogMelFrontEnd,
+    TokenFrontEnd,
+    make_front_end,
+)
+from speechbrain_focalcodec.downstream.learnt import TOKENIZER_FILE
+from speechbrain_focalcodec.downstream.task_config import (
+    FrontEndConfig,
+    TaskConfig,
+    TTSConfig,
+    parse_task_config,
+)
+from speechbrain_focalcodec.downstream.text import TextTokenizer
+from speechbrain_focalcodec.errors import CheckpointError, ConfigError
+
+__all__ = [
+    "Task",
+    "front_end_config",
+    "load_task",
+    "load_tokenizer",
+    "load_weights",
+    "save_task",
+]
+
+# Of a hub repository; a task without text has no tokenizer.
+TASK_FILES = (CONFIG_FILE, (TOKENIZER_FILE, CONFIG_FILE), WEIGHTS_FILE)
+
+#: Attributes of a task that have weights.
+PARTS = ("front_end", "network", "output", "model")
+
+_HYPERPARAMS = """\
+# For from_hparams of speechbrain_focalcodec.downstream's interfaces, which
+# executes this file. Their from_pretrained does not read it.
+task: !new:speechbrain_focalcodec.downstream.task.Task
+    config:
+{config}
+modules:
+    task: !ref <task>
+
+pretrainer: !new:speechbrain_focalcodec.hyperparams.WeightsPretrainer
+    loadables:
+{loadables}
+    paths:
+{paths}
+    custom_hooks:
+{hooks}
+"""
+
+
+class Task(nn.Module):
+    """The parts of a task.
+
+    Arguments
+    ---------
+    config : TaskConfig or dict
+        What it is made of.
+    codec : FocalCodec, str or Path, optional
+        The codec, or where it is, in place of the one that the configuration
+        names.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration is wrong, or the codec is another one than the
+        task was trained with.
+    CheckpointError
+        If the codec cannot be loaded.
+
+    Example
+    -------
+    >>> import torch
+    >>> task = Task(
+    ...     {
+    ...         "task": "classification",
+    ...         "front_end": {"input": "log_mel"},
+    ...         "classes": ["no", "yes"],
+    ...     }
+    ... )
+    >>> sig, lengths = torch.randn(1, 16000), torch.tensor([16000])
+    >>> x = task.front_end(*task.front_end.prepare(sig, lengths))
+    >>> task.output(task.network(x, torch.tensor([50]))).shape
+    torch.Size([1, 2])
+    """
+
+    def __init__(
+        self,
+        config: TaskConfig | dict[str, Any],
+        codec: FocalCodec | str | Path | None = None,
+    ):
+        super().__init__()
+        # Any: each task has keys of its own.
+        described: Any = parse_task_config(config)
+        self.config: Any = described
+        #: Pieces of text; set by :func:`load_tokenizer`.
+        self.tokenizer: TextTokenizer | None = None
+        codec = _find_codec(described.front_end, codec)
+        self.front_end = _front_end(described.front_end, codec)
+        if isinstance(described, TTSConfig):
+            options = described.language_model.model_dump()
+            kind = described.PARTS[options.pop("name")]
+            self.model = kind(
+                num_pieces=described.num_pieces,
+                codebook_size=described.front_end.codebook_size,
+                speaker_dim=described.speaker_dim,
+                **options,
+            )
+            return
+        options = described.network.model_dump()
+        kind = described.PARTS[options.pop("name")]
+        network: Any = kind(input_dim=self.front_end.dim, **options)
+        self.network = network
+        self.output = nn.Linear(network.output_dim, described.num_outputs)
+
+
+def _find_codec(
+    config: FrontEndConfig, codec: FocalCodec | str | Path | None
+) -> FocalCodec | None:
+    """The codec that a front end asks, which must be the one it was trained
+    with."""
+    if config.input == "log_mel":
+        return None
+    codec = config.codec if codec is None else codec
+    if codec is not None and not isinstance(codec, FocalCodec):
+        try:
+            codec = FocalCodec.from_pretrained(codec)
+        except (CheckpointError, ConfigError) as error:
+            raise type(error)(
+                "the codec of this task cannot be loaded; give its place as "
+                f"codec=...: {error}"
+            ) from error
+    known = config.codec_fingerprint
+    if codec is not None and known not in (None, codec.fingerprint):
+        raise ConfigError(
+            f"codec: {codec.name} is not the one that this task was trained "
+            f"with ({config.codec}): its fingerprint differs"
+        )
+    return codec
+
+
+def _front_end(config: FrontEndConfig, codec: FocalCodec | None) -> FrontEnd:
+    if config.input == "log_mel":
+        return LogMelFrontEnd(config.sample_rate)
+    options: dict[str, Any] = {}
+    if config.input == "tokens":
+        options = config.model_dump(
+            exclude={"input", "codec", "codec_fingerprint"}
+        )
+    return make_front_end(config.input, codec, options)
+
+
+def front_end_config(
+    front_end: FrontEnd, hparams: dict[str, Any]
+) -> dict[str, Any]:
+    """What a configuration says of a recipe's front end.
+
+    Arguments
+    ---------
+    front_end : FrontEnd
+        The front end.
+    hparams : dict
+        With ``input``, ``codec_source`` and ``embedding``.
+
+    Returns
+    -------
+    dict
+        For :class:`~speechbrain_focalcodec.downstream.task_config.TaskConfig`.
+
+    Example
+    -------
+    >>> front_end_config(LogMelFrontEnd(), {"input": "log_mel"})
+    {'input': 'log_mel', 'sample_rate': 16000}
+    """
+    described: dict[str, Any] = {
+        "input": hparams["input"],
+        "sample_rate": front_end.sample_rate,
+    }
+    if front_end.codec is not None:
+        source = str(hparams["codec_source"])
+        if Path(source).is_dir():
+            source = str(Path(source).resolve())
+        described["codec"] = source
+        described["codec_fingerprint"] = front_end.codec.fingerprint
+    if isinstance(front_end, TokenFrontEnd):
+        described["codebook_size"] = front_end.codebook_size
+        described["token_rate"] = front_end.rate
+        described.update(hparams.get("embedding") or {})
+    return described
+
+
+def save_task(
+    folder: str | Path,
+    config: TaskConfig,
+    modules: dict[str, nn.Module],
+    tokenizer: TextTokenizer | None = None,
+) -> None:
+    """Write a trained task as a folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Made when missing. An interrupted call leaves what was there, or a
+        folder without `config.json`.
+    config : TaskConfig
+        What the task is made of.
+    modules : dict
+        Its parts, by their names in :class:`Task`; others are left out.
+    tokenizer : TextTokenizer, optional
+        Pieces of text.
+    """
+    folder = Path(folder)
+    weights = {
+        f"{part}.{name}": value.detach().cpu().contiguous()
+        for part, module in modules.items()
+        if part in PARTS
+        for name, value in module.state_dict().items()
+    }
+    data = config.to_dict()
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    # config.json is moved in last: it marks a whole task.
+    with atomic_path(folder / CONFIG_FILE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        with atomic_path(folder / WEIGHTS_FILE) as temporary:
+            save_file(weights, temporary, metadata={"format": "pt"})
+            (folder / CONFIG_FILE).unlink(missing_ok=True)
+        if tokenizer is not None:
+            tokenizer.save(folder / TOKENIZER_FILE)
+        atomic_write_text(
+            folder / "hyperparams.yaml", _hyperparams(data, tokenizer)
+        )
+
+
+def _hyperparams(data: dict[str, Any], tokenizer: TextTokenizer | None) -> str:
+    arguments = io.StringIO()
+    dump_hyperpyyaml(data, arguments)
+    lines = arguments.getvalue().splitlines()
+    files = {"weights": WEIGHTS_FILE}
+    if tokenizer is not None:
+        files["tokenizer"] = TOKENIZER_FILE
+    hook = "!name:speechbrain_focalcodec.downstream.task.load_"
+    return _HYPERPARAMS.format(
+        config=_lines(8, lines),
+        loadables=_lines(8, (f"{key}: !ref <task>" for key in files)),
+        paths=_lines(8, (f"{key}: {name}" for key, name in files.items())),
+        hooks=_lines(8, (f"{key}: {hook}{key}" for key in files)),
+    )
+
+
+def _lines(indent: int, lines: Iterable[str]) -> str:
+    return "\n".join(" " * indent + line for line in lines if line)
+
+
+def load_weights(task: Task, path: str | Path) -> None:
+    """Load a task's weights, strictly.
+
+    Arguments
+    ---------
+    task : Task
+        Receives them.
+    path : str or Path
+        `model.safetensors`.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, or a weight is missing, unexpected, of another
+        shape or not finite.
+    """
+    load_state(task, read_weights(path), path)
+
+
+def load_tokenizer(task: Task, path: str | Path) -> None:
+    """Load a task's pieces of text.
+
+    Arguments
+    ---------
+    task : Task
+        Receives them.
+    path : str or Path
+        `tokenizer.model`.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, or has not as many pieces as the task.
+    """
+    tokenizer = TextTokenizer.load(path)
+    if tokenizer.size != task.config.num_pieces:
+        raise CheckpointError(
+            f"{path}: has {tokenizer.size} pieces, the task's config.json "
+            f"{task.config.num_pieces}"
+        )
+    task.tokenizer = tokenizer
+
+
+def load_task(
+    source: str | Path,
+    revision: str | None = None,
+    codec: FocalCodec | str | Path | None = None,
+) -> Task:
+    """Load a task from JSON and safetensors; no code is executed.
+
+    Arguments
+    ---------
+    source : str or Path
+        A folder that training has left (``OUTPUT_FOLDER/model``), or a hub
+        repository.
+    revision : str, optional
+        The hub revision.
+    codec : FocalCodec, str or Path, optional
+        The codec, or where it is, in place of the one that it names.
+
+    Returns
+    -------
+    Task
+        In eval mode.
+
+    Raises
+    ------
+    ConfigError
+        If its configuration is damaged or unknown, or the codec another one.
+    CheckpointError
+        If files are missing, damaged or do not fit.
+    """
+    _, folder = resolve_source(source, revision, TASK_FILES)
+    config = parse_task_config(
+        read_json(folder / CONFIG_FILE), folder / CONFIG_FILE
+    )
+    codec = _find_codec(config.front_end, codec)
+    path = folder / WEIGHTS_FILE
+    # A small file may claim huge parts: compare before allocating them.
+    with MetaWeights():
+        outline = Task(config, codec)
+    check_state(outline, read_weights(path, device="meta"), path)
+    task = Task(config, codec)
+    load_weights(task, path)
+    if hasattr(config, "num_pieces"):
+        load_tokenizer(task, folder / TOKENIZER_FILE)
+    return task.eval()

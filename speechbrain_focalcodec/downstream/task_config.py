@@ -1,0 +1,371 @@
+"""The closed schema of a task's `config.json`.
+
+As a codec's: what is not here is an error that names it, and what is here
+selects nothing but the parts of this package.
+"""
+
+import functools
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from speechbrain_focalcodec.config import parse_model
+from speechbrain_focalcodec.downstream.language_model import TokenLanguageModel
+from speechbrain_focalcodec.downstream.networks import (
+    BiLSTM,
+    Conformer,
+    PooledBiLSTM,
+)
+from speechbrain_focalcodec.errors import ConfigError
+from speechbrain_focalcodec.part_configs import (
+    Count,
+    Dropout,
+    Heads,
+    Layers,
+    PartConfig,
+    SampleRate,
+    Size,
+)
+
+__all__ = [
+    "ASRConfig",
+    "ClassificationConfig",
+    "TTSConfig",
+    "TaskConfig",
+    "options_of",
+    "parse_task_config",
+]
+
+Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class BiLSTMConfig(PartConfig):
+    """Options of :class:`~speechbrain_focalcodec.downstream.networks.BiLSTM`.
+
+    Example
+    -------
+    >>> BiLSTMConfig().hidden_dim
+    512
+    """
+
+    name: Literal["BiLSTM"] = "BiLSTM"
+    hidden_dim: Size = 512
+    num_layers: Layers = 2
+    dropout: Dropout = 0.0
+
+
+class PooledBiLSTMConfig(PartConfig):
+    """Options of
+    :class:`~speechbrain_focalcodec.downstream.networks.PooledBiLSTM`.
+
+    Example
+    -------
+    >>> PooledBiLSTMConfig().hidden_dim
+    256
+    """
+
+    name: Literal["PooledBiLSTM"] = "PooledBiLSTM"
+    hidden_dim: Size = 256
+    num_layers: Annotated[int, Field(ge=0, le=256)] = 1
+    dropout: Dropout = 0.0
+
+
+class ConformerConfig(PartConfig):
+    """Options of
+    :class:`~speechbrain_focalcodec.downstream.networks.Conformer`.
+
+    Example
+    -------
+    >>> ConformerConfig().kernel_size
+    31
+    """
+
+    name: Literal["Conformer"] = "Conformer"
+    dim: Size = 256
+    num_layers: Layers = 6
+    num_heads: Heads = 4
+    ffn_dim: Size = 1024
+    kernel_size: Size = 31
+    dropout: Dropout = 0.1
+
+
+class LanguageModelConfig(PartConfig):
+    """Options of
+    :class:`~speechbrain_focalcodec.downstream.language_model.TokenLanguageModel`.
+
+    Example
+    -------
+    >>> LanguageModelConfig().num_kv_heads
+    1
+    """
+
+    name: Literal["TokenLanguageModel"] = "TokenLanguageModel"
+    dim: Size = 512
+    num_layers: Layers = 12
+    num_heads: Heads = 4
+    num_kv_heads: Heads = 1
+    ffn_dim: Size = 2048
+    dropout: Dropout = 0.0
+    token_dropout: Dropout = 0.0
+    aligned: bool = False
+    freeze: bool = False
+    tied_to_codes: bool = False
+    tied_output: bool = False
+
+
+class SamplingConfig(PartConfig):
+    """Options of
+    :class:`~speechbrain_focalcodec.downstream.generation.Sampling`.
+
+    Example
+    -------
+    >>> SamplingConfig().top_p
+    1.0
+    """
+
+    temperature: Annotated[float, Field(ge=0, le=1e3)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_repeats: Size | None = None
+    penalty: Positive = 1.0
+    window: Size = 16
+    min_tokens: Count = 1
+
+
+class FrontEndConfig(PartConfig):
+    """What a task hears with: a front end, and the codec that it asks.
+
+    Example
+    -------
+    >>> FrontEndConfig(input="log_mel").codec is None
+    True
+    """
+
+    input: Literal["tokens", "features", "log_mel"] = "tokens"
+    #: Name, hub repository or path of the codec.
+    codec: Text | None = None
+    #: Its identity, so that no other one is taken for it.
+    codec_fingerprint: Text | None = None
+    sample_rate: SampleRate = 16000
+    codebook_size: Annotated[int, Field(ge=2, le=1 << 24)] | None = None
+    token_rate: Positive | None = None
+    dim: Size | None = None
+    freeze: bool = False
+    tied_to_codes: bool = False
+
+
+class TaskConfig(PartConfig):
+    """What the configurations of all tasks have.
+
+    Example
+    -------
+    >>> TaskConfig().front_end.input
+    'tokens'
+    """
+
+    #: Parts by name.
+    PARTS: ClassVar[dict[str, type[nn.Module]]] = {
+        "BiLSTM": BiLSTM,
+        "Conformer": Conformer,
+        "PooledBiLSTM": PooledBiLSTM,
+        "TokenLanguageModel": TokenLanguageModel,
+    }
+
+    front_end: FrontEndConfig = FrontEndConfig()
+
+    @classmethod
+    def parse(
+        cls, data: Any, source: str | Path = "the configuration"
+    ) -> "TaskConfig":
+        """Validate a configuration.
+
+        Arguments
+        ---------
+        data : dict
+            Content of `config.json`.
+        source : str or Path
+            Where it comes from, for the message.
+
+        Returns
+        -------
+        TaskConfig
+            Of the task that it names.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown or a value out of range; the message names
+            the key.
+        """
+        return parse_model(cls, data, source)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as `config.json` holds it.
+
+        Returns
+        -------
+        dict
+            JSON-able.
+        """
+        return self.model_dump(mode="json")
+
+
+class ASRConfig(TaskConfig):
+    """A recogniser.
+
+    Example
+    -------
+    >>> ASRConfig(num_pieces=30).beam_size
+    1
+    """
+
+    task: Literal["asr"] = "asr"
+    network: BiLSTMConfig | ConformerConfig = Field(
+        default=BiLSTMConfig(), discriminator="name"
+    )
+    num_pieces: Size
+    beam_size: Size = 1
+
+    @property
+    def num_outputs(self) -> int:
+        """The pieces and CTC's blank."""
+        return self.num_pieces + 1
+
+
+class ClassificationConfig(TaskConfig):
+    """A classification of utterances.
+
+    Example
+    -------
+    >>> ClassificationConfig(classes=["no", "yes"]).label
+    'label'
+    """
+
+    task: Literal["classification"] = "classification"
+    network: PooledBiLSTMConfig = PooledBiLSTMConfig()
+    label: Text = "label"
+    classes: list[Text] = Field(min_length=2, max_length=1 << 20)
+
+    @property
+    def num_outputs(self) -> int:
+        """One a class."""
+        return len(self.classes)
+
+
+class TTSConfig(TaskConfig):
+    """A synthesiser.
+
+    Example
+    -------
+    >>> TTSConfig(num_pieces=30).language_model.dim
+    512
+    """
+
+    task: Literal["tts"] = "tts"
+    language_model: LanguageModelConfig = LanguageModelConfig()
+    num_pieces: Size
+    speaker_dim: Size | None = None
+    sampling: SamplingConfig = SamplingConfig()
+    max_seconds: Positive = 30.0
+
+    @model_validator(mode="after")
+    def _tokens_only(self) -> "TTSConfig":
+        if self.front_end.input != "tokens":
+            raise ValueError("front_end.input must be tokens for synthesis")
+        return self
+
+
+_TASKS: dict[str, type[TaskConfig]] = {
+    "asr": ASRConfig,
+    "classification": ClassificationConfig,
+    "tts": TTSConfig,
+}
+
+
+def parse_task_config(
+    data: Any, source: str | Path = "the configuration"
+) -> TaskConfig:
+    """Validate the configuration of any task.
+
+    Arguments
+    ---------
+    data : dict
+        Content of `config.json`.
+    source : str or Path
+        Where it comes from, for the message.
+
+    Returns
+    -------
+    TaskConfig
+        Of the task that it names.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such task, a key is unknown or a value out of range.
+
+    Example
+    -------
+    >>> parse_task_config({"task": "asr", "num_pieces": 30}).network.name
+    'BiLSTM'
+    >>> parse_task_config({"task": "chess"})
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.ConfigError: the configuration: task: ...
+    """
+    if isinstance(data, TaskConfig):
+        return data
+    if isinstance(data, dict) and "encoder_name" in data:
+        raise ConfigError(
+            f"{source}: is a codec's, not a task's; load it with FocalCodec "
+            "or PretrainedFocalCodec"
+        )
+    name = data.get("task") if isinstance(data, dict) else None
+    kind = _TASKS.get(name) if isinstance(name, str) else None
+    if isinstance(data, dict) and kind is None:
+        raise ConfigError(f"{source}: task: must be one of {', '.join(_TASKS)}")
+    return (kind or TaskConfig).parse(data, source)
+
+
+def options_of(made_by: Any) -> dict[str, Any]:
+    """Name and options of what a YAML's ``!name:`` makes.
+
+    Arguments
+    ---------
+    made_by : callable
+        A class of
+        :attr:`~speechbrain_focalcodec.downstream.task_config.TaskConfig.PARTS`,
+        with arguments.
+
+    Returns
+    -------
+    dict
+        ``name`` and the arguments.
+
+    Raises
+    ------
+    ConfigError
+        If the class is another one: from_pretrained would have to execute
+        code that came with a model.
+
+    Example
+    -------
+    >>> import functools
+    >>> from speechbrain_focalcodec.downstream.networks import BiLSTM
+    >>> options_of(functools.partial(BiLSTM, hidden_dim=8))
+    {'name': 'BiLSTM', 'hidden_dim': 8}
+    """
+    options: dict[str, Any] = {}
+    kind = made_by
+    while isinstance(kind, functools.partial):
+        options = {**kind.keywords, **options}
+        kind = kind.func
+    name = getattr(kind, "__name__", repr(kind))
+    if TaskConfig.PARTS.get(name) is not kind:
+        raise ConfigError(
+            f"{name} is none of {', '.join(TaskConfig.PARTS)}: from_pretrained "
+            "executes no code, so it could not make it"
+        )
+    return {"name": name, **options}

@@ -1,0 +1,414 @@
+"""Speech synthesis: a language model of tokens, trained on text and voices."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.distributed import if_main_process
+from torch.nn import functional as F
+
+from speechbrain_focalcodec.downstream.asr import asr_items
+from speechbrain_focalcodec.downstream.brain import TaskBrain
+from speechbrain_focalcodec.downstream.data import split_file
+from speechbrain_focalcodec.downstream.front_ends import TokenFrontEnd
+from speechbrain_focalcodec.downstream.generation import Generation, generate
+from speechbrain_focalcodec.downstream.learnt import column_of, learn_pieces
+from speechbrain_focalcodec.downstream.speakers import (
+    SpeakerEmbeddings,
+    Utterance,
+    manifest_utterances,
+    token_utterances,
+)
+from speechbrain_focalcodec.downstream.task_config import options_of
+from speechbrain_focalcodec.errors import ConfigError
+from speechbrain_focalcodec.training.distributed import run_long_on_main
+from speechbrain_focalcodec.training.samples import Samples
+
+__all__ = ["TTSBrain", "embed_voices", "fit_pace"]
+
+
+class TTSBrain(TaskBrain):
+    """Trains a language model of tokens with cross-entropy.
+
+    Modules: ``front_end`` (a
+    :class:`~speechbrain_focalcodec.downstream.front_ends.TokenFrontEnd`,
+    which makes tokens of waveforms and trains nothing here) and ``model`` (a
+    :class:`~speechbrain_focalcodec.downstream.language_model.TokenLanguageModel`).
+    Hyperparameters: what :meth:`build` takes and adds, ``sampling`` (a
+    :class:`~speechbrain_focalcodec.downstream.generation.Sampling`) and
+    ``max_seconds``, where a generated utterance is cut, and, both optional,
+
+    - ``best_by``: ``loss`` (the default) keeps the checkpoint with the lowest
+      loss of validation as the best, ``last`` the last one. Each sound can be
+      said by many tokens, so that the loss may rise while the text is still
+      learnt better;
+    - ``row_length``: places of a packed row, at least the longest sequence's;
+    - ``num_samples``: utterances that validation says, to be listened to;
+      these need a codec.
+
+    """
+
+    def __init__(
+        self,
+        modules=None,
+        opt_class=None,
+        hparams=None,
+        run_opts=None,
+        checkpointer=None,
+    ):
+        super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
+        self._samples = Samples(hparams.get("num_samples", 0))
+
+    @classmethod
+    def build(cls, hparams: dict[str, Any]) -> dict[str, torch.nn.Module]:
+        """Learn the pieces, embed the voices and make the model.
+
+        Arguments
+        ---------
+        hparams : dict
+            With ``front_end``, ``language_model`` (called with
+            ``num_pieces``, ``codebook_size`` and ``speaker_dim``), what
+            :func:`~speechbrain_focalcodec.downstream.learnt.learn_pieces`
+            takes, and, for a model with voices, ``voices`` and
+            ``voices_file``. Receives ``tokenizer`` and ``speakers`` (a
+            :class:`~speechbrain_focalcodec.downstream.speakers.SpeakerEmbeddings`
+            or `None`).
+
+        Returns
+        -------
+        dict
+            ``model``.
+
+        Raises
+        ------
+        ConfigError
+            If the front end makes no tokens.
+        """
+        front_end = hparams["front_end"]
+        if not isinstance(front_end, TokenFrontEnd):
+            raise ConfigError(
+                "input: synthesis makes tokens, not "
+                f"{hparams.get('input', type(front_end).__name__)}: set "
+                "input: tokens"
+            )
+        hparams["tokenizer"] = tokenizer = learn_pieces(hparams)
+        speakers = embed_voices(hparams) if hparams.get("voices") else None
+        hparams["speakers"] = speakers
+        model = hparams["language_model"](
+            num_pieces=tokenizer.size,
+            codebook_size=front_end.codebook_size,
+            speaker_dim=None if speakers is None else speakers.dim,
+        )
+        if model.aligned:
+            model.pace.copy_(fit_pace(hparams, front_end.rate))
+        return {"model": model}
+
+    def config(self) -> dict[str, Any]:
+        """What the synthesiser is made of.
+
+        Returns
+        -------
+        dict
+            As `TTSConfig` has it.
+        """
+        speakers = self.hparams.speakers
+        return {
+            "task": "tts",
+            "language_model": options_of(self.hparams.language_model),
+            "num_pieces": self.hparams.tokenizer.size,
+            "speaker_dim": None if speakers is None else speakers.dim,
+            "sampling": dataclasses.asdict(self.hparams.sampling),
+            "max_seconds": float(self.hparams.max_seconds),
+        }
+
+    @property
+    def model(self) -> Any:
+        """The language model, without the wrapper of several processes."""
+        module = self.modules.model
+        return getattr(module, "module", module)
+
+    def items(self) -> dict[str, tuple[str, Any]]:
+        """Pieces and text.
+
+        Returns
+        -------
+        dict
+            As :func:`~speechbrain_focalcodec.downstream.data.task_dataset`
+            takes it.
+        """
+        return asr_items(self.hparams.tokenizer)
+
+    def voices(self, batch: Any, stage: sb.Stage) -> torch.Tensor | None:
+        """Embeddings of the voices: each of another utterance.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            With ``id``.
+        stage : sb.Stage
+            In training each epoch chooses anew.
+
+        Returns
+        -------
+        torch.Tensor or None
+            [B, D]; `None` without ``speakers``.
+        """
+        speakers = getattr(self.hparams, "speakers", None)
+        if speakers is None:
+            return None
+        training = stage == sb.Stage.TRAIN
+        epoch = self.hparams.epoch_counter.current if training else 0
+        return speakers(batch.id, epoch).to(self.device)
+
+    def compute_forward(
+        self, batch: Any, stage: sb.Stage
+    ) -> dict[str, torch.Tensor]:
+        """Scores of all tokens and ends.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            The batch, with ``labels``.
+        stage : sb.Stage
+            Training, validation or test.
+
+        Returns
+        -------
+        dict
+            ``logits`` [M, codebook_size + 1] and ``targets`` [M].
+        """
+        toks, tok_lengths = self.prepared(batch)
+        text, text_lengths = _absolute(batch.to(self.device).labels)
+        voices = self.voices(batch, stage)
+        if stage != sb.Stage.TRAIN and self._samples.wanted:
+            self._say(batch.id, (text, text_lengths, voices), toks, tok_lengths)
+        logits, targets = self.modules.model(
+            text,
+            text_lengths,
+            toks,
+            tok_lengths,
+            voices,
+            getattr(self.hparams, "row_length", None),
+        )
+        return {"logits": logits, "targets": targets}
+
+    def compute_objectives(
+        self, predictions: dict[str, torch.Tensor], batch: Any, stage: sb.Stage
+    ) -> torch.Tensor:
+        """Cross-entropy, and how many tokens are the likeliest.
+
+        Arguments
+        ---------
+        predictions : dict
+            Of :meth:`compute_forward`.
+        batch : PaddedBatch
+            The batch.
+        stage : sb.Stage
+            Training, validation or test.
+
+        Returns
+        -------
+        torch.Tensor
+            Scalar: the mean over tokens.
+        """
+        logits, targets = predictions["logits"].float(), predictions["targets"]
+        right = logits.argmax(-1) == targets
+        self.record(token_accuracy=100.0 * right.float().mean())
+        return F.cross_entropy(logits, targets)
+
+    def checkpoint_rank(self, loss: float, epoch: int) -> float:
+        """The loss, or how late it is.
+
+        Arguments
+        ---------
+        loss : float
+            Mean loss of validation.
+        epoch : int
+            The epoch.
+
+        Returns
+        -------
+        float
+            The lower the better.
+
+        Raises
+        ------
+        ConfigError
+            If ``best_by`` is neither.
+        """
+        best_by = getattr(self.hparams, "best_by", "loss")
+        if best_by not in ("loss", "last"):
+            raise ConfigError(f"best_by: {best_by!r} is neither loss nor last")
+        return loss if best_by == "loss" else -float(epoch)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Start the stage's samples.
+
+        Arguments
+        ---------
+        stage : sb.Stage
+            Training, validation or test.
+        epoch : int, optional
+            The epoch.
+        """
+        super().on_stage_start(stage, epoch)
+        self._samples.clear()
+
+    def write_samples(self, name: str) -> None:
+        """Write what validation has said, and the same from real tokens.
+
+        Arguments
+        ---------
+        name : str
+            Folder within `samples`.
+        """
+        if self.front_end.codec is None:
+            return
+        folder = self.run_log.folder / "samples" / name
+        self._samples.write(
+            folder, self.front_end.codec, self.run_log, self.optimizer_step
+        )
+
+    def say(
+        self,
+        text: torch.Tensor,
+        text_lengths: torch.Tensor,
+        voices: torch.Tensor | None = None,
+    ) -> list[Generation]:
+        """Generate tokens as the hyperparameters have it.
+
+        Arguments
+        ---------
+        text : torch.Tensor
+            Pieces, int64 [B, T].
+        text_lengths : torch.Tensor
+            int64 [B].
+        voices : torch.Tensor, optional
+            Embeddings [B, D].
+
+        Returns
+        -------
+        list of Generation
+            One an utterance.
+        """
+        return generate(
+            self.model,
+            text,
+            text_lengths,
+            voices,
+            max_tokens=math.ceil(
+                self.hparams.max_seconds * self.front_end.rate
+            ),
+            sampling=self.hparams.sampling,
+        )
+
+    def _say(
+        self,
+        names: list[str],
+        prompts: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
+        toks: torch.Tensor,
+        tok_lengths: torch.Tensor,
+    ) -> None:
+        """Keep what the model says of a batch's first utterances."""
+        codec = self.front_end.codec
+        if codec is None or not if_main_process():
+            return
+        codec.to(self.device)
+        count = self._samples.limit
+        names = names[:count]
+        text, text_lengths, voices = prompts
+        if voices is not None:
+            voices = voices[:count]
+        said_all = self.say(text[:count], text_lengths[:count], voices)
+        for i, found in enumerate(said_all):
+            if not len(found.toks):
+                # With min_tokens=0 a model may have nothing to say.
+                continue
+            said = found.toks[None]
+            real = toks[i : i + 1, : int(tok_lengths[i])]
+            with torch.no_grad():
+                outputs = {
+                    "generated": codec.decode(said),
+                    "resynthesis": codec.decode(real),
+                }
+            self._samples.keep(SimpleNamespace(id=names[i : i + 1]), outputs)
+
+
+def fit_pace(hparams: dict[str, Any], rate: float) -> torch.Tensor:
+    """How many tokens utterances of the training data have, by their text.
+
+    Arguments
+    ---------
+    hparams : dict
+        With ``tokenizer``, and ``save_folder`` or ``tokens``.
+    rate : float
+        Tokens a second.
+
+    Returns
+    -------
+    torch.Tensor
+        Tokens of an utterance, and those for each of its pieces, [2].
+    """
+    counts = [
+        (len(hparams["tokenizer"].encode(text)), seconds * rate)
+        for seconds, text in column_of(hparams, "text")
+        if text
+    ]
+    pieces, toks = torch.tensor(counts, dtype=torch.float64).T
+    ones = torch.ones_like(pieces)
+    found = torch.linalg.lstsq(torch.stack([ones, pieces], 1), toks[:, None])
+    return found.solution[:, 0].float()
+
+
+def embed_voices(hparams: dict[str, Any]) -> SpeakerEmbeddings:
+    """Embed the voices of all splits, on the main process.
+
+    Arguments
+    ---------
+    hparams : dict
+        With ``voices_file``, where they are kept, ``seed``, ``save_folder``
+        and ``data_folder`` or ``tokens``.
+
+    Returns
+    -------
+    SpeakerEmbeddings
+        The embeddings.
+    """
+    tokens = hparams.get("tokens") or {}
+
+    def utterances_of(split: str) -> Iterator[Utterance]:
+        if split in tokens:
+            return token_utterances(tokens[split], hparams["codec"])
+        manifest = Path(hparams["save_folder"]) / split_file(split)
+        return manifest_utterances(manifest, hparams["data_folder"])
+
+    def utterances() -> Iterator[Utterance]:
+        # Splits to validate and to test on may be the same.
+        given = set()
+        for split in ("train", "valid", "test"):
+            for utterance in utterances_of(split):
+                known = (utterance.id, utterance.speaker)
+                if known not in given:
+                    given.add(known)
+                    yield utterance
+
+    def compute() -> SpeakerEmbeddings:
+        return SpeakerEmbeddings.compute(
+            utterances(), path=hparams["voices_file"], seed=hparams["seed"]
+        )
+
+    # Hours of speech take longer than others would wait otherwise.
+    run_long_on_main(compute)
+    # Now all are in the file.
+    return compute()
+
+
+def _absolute(padded: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Data [B, N] and lengths int64 [B] of what SpeechBrain has padded."""
+    data, lens = padded
+    return data, (lens * data.shape[1]).round().long()
