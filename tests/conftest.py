@@ -49,6 +49,13 @@ def _wide_terminal():
         yield
 
 
+@pytest.fixture
+def even_if_emulated(monkeypatch):
+    """Brains train in bf16 on processors that have none, too."""
+    name = "speechbrain_focalcodec.training.precision.emulates_bf16"
+    monkeypatch.setattr(name, lambda: False)
+
+
 @pytest.fixture(scope="session")
 def parity() -> Path:
     """Folder of the models recorded from the published implementation."""

@@ -438,7 +438,9 @@ def test_a_compiled_discriminator_keeps_its_names(
     assert source.weights("discriminator").keys() == names
 
 
-def test_scores_of_low_precision_are_summed_in_full(corpus, tmp_path):
+def test_scores_of_low_precision_are_summed_in_full(
+    corpus, tmp_path, even_if_emulated
+):
     """In fp16 the scaled gradient of such a loss would be infinite."""
     brain, *_ = make_brain(
         DecoderBrain,

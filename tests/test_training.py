@@ -165,7 +165,9 @@ def valid_losses(output: Path) -> list[float]:
     "stage,adversarial",
     [(DecoderBrain, False), (DecoderBrain, True), (QuantizerBrain, False)],
 )
-def test_learns_logs_and_saves(corpus, tmp_path, stage, adversarial, precision):
+def test_learns_logs_and_saves(
+    corpus, tmp_path, stage, adversarial, precision, even_if_emulated
+):
     run = make_brain(
         stage,
         corpus,

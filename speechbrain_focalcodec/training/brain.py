@@ -15,6 +15,7 @@ from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_focalcodec.data.pipeline import set_epoch
 from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.lengths import data_and_lengths
 from speechbrain_focalcodec.training.averages import Averages
 from speechbrain_focalcodec.training.checkpointing import RANK
 from speechbrain_focalcodec.training.distributed import (
@@ -22,6 +23,7 @@ from speechbrain_focalcodec.training.distributed import (
     num_processes,
 )
 from speechbrain_focalcodec.training.plan import check_plan, planned_steps
+from speechbrain_focalcodec.training.precision import avoid_emulation
 from speechbrain_focalcodec.training.random_state import (
     RandomState,
     mixed_seed,
@@ -73,6 +75,7 @@ class RecipeBrain(sb.Brain):
             hparams,
         )
         super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
+        avoid_emulation(self)
         self._averages = Averages()
         self._train_stats: dict[str, float] = {}
         self.loader_generator = torch.Generator()
@@ -126,11 +129,11 @@ class RecipeBrain(sb.Brain):
         lengths : torch.Tensor
             Samples, int64 [B].
         """
-        sig, wav_lens = batch.to(self.device).sig
+        padded = batch.to(self.device).sig
         augmentation = getattr(self.hparams, "augmentation", None)
         if augmentation is not None and self.modules.training:
-            sig, wav_lens = augmentation(sig, wav_lens)
-        lengths = (wav_lens * sig.shape[1]).round().long()
+            padded = augmentation(*padded)
+        sig, lengths = data_and_lengths(padded)
         rate = getattr(self.hparams, "sample_rate", None)
         if self.modules.training and rate is not None:
             self.run_log.heard(float(lengths.sum()) / rate)
