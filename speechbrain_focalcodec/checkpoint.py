@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,6 +45,7 @@ __all__ = [
     "resolve_source",
     "save_codec",
     "upgrade_names",
+    "writing_model",
 ]
 
 CONFIG_FILE = "config.json"
@@ -214,18 +216,53 @@ def save_codec(codec: "FocalCodec", folder: str | Path) -> None:
         Made when missing. An interrupted call leaves what was there, or a
         folder without `config.json`; never a mixture of two models.
     """
-    folder = Path(folder)
+    config = codec.config.to_dict()
+    with writing_model(Path(folder), config, codec.state_dict()):
+        pass
+
+
+@contextmanager
+def writing_model(
+    folder: Path, config: dict[str, Any], weights: Weights
+) -> Iterator[None]:
+    """Write `config.json` and `model.safetensors`, and more within the context.
+
+    Arguments
+    ---------
+    folder : Path
+        Made when missing. Interrupted, it has what was there before, or no
+        `config.json`; never a mixture of two models.
+    config : dict
+        The configuration.
+    weights : dict
+        Tensors by name.
+
+    Yields
+    ------
+    None
+        What is written now is there before `config.json` is.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> with writing_model(folder, {"rate": 50}, {"w": torch.zeros(2)}):
+    ...     sorted(path.name for path in folder.glob("[!.]*"))
+    ['model.safetensors']
+    >>> (folder / "config.json").read_text()
+    '{\\n  "rate": 50\\n}\\n'
+    """
     weights = {
         name: value.detach().cpu().contiguous()
-        for name, value in codec.state_dict().items()
+        for name, value in weights.items()
     }
-    text = json.dumps(codec.config.to_dict(), indent=2) + "\n"
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     # config.json is moved in last: it marks a whole model.
     with atomic_path(folder / CONFIG_FILE) as temporary:
         temporary.write_text(text, encoding="utf-8")
         with atomic_path(folder / WEIGHTS_FILE) as temporary:
             save_file(weights, temporary, metadata={"format": "pt"})
             (folder / CONFIG_FILE).unlink(missing_ok=True)
+        yield
 
 
 def read_weights(path: str | Path, device: str = "cpu") -> Weights:

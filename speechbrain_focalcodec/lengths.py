@@ -2,7 +2,7 @@
 
 import torch
 
-__all__ = ["absolute_lengths"]
+__all__ = ["absolute_lengths", "data_and_lengths"]
 
 
 def absolute_lengths(
@@ -51,3 +51,30 @@ def absolute_lengths(
             f"item at least one of {longest}, not {relative.tolist()}"
         )
     return lengths.long()
+
+
+def data_and_lengths(
+    padded: tuple[torch.Tensor, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What SpeechBrain has padded, with absolute lengths.
+
+    Arguments
+    ---------
+    padded : tuple of torch.Tensor
+        Data [B, T, ...] and relative lengths [B], of a ``PaddedBatch``.
+
+    Returns
+    -------
+    data : torch.Tensor
+        [B, T, ...].
+    lengths : torch.Tensor
+        int64 [B].
+
+    Example
+    -------
+    >>> data, lens = torch.zeros(2, 8), torch.tensor([1.0, 0.5])
+    >>> data_and_lengths((data, lens))[1]
+    tensor([8, 4])
+    """
+    data, relative = padded
+    return data, (relative * data.shape[1]).round().long()

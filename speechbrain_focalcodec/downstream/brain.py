@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from speechbrain_focalcodec.lengths import data_and_lengths
 from speechbrain_focalcodec.training.brain import RecipeBrain
 
 __all__ = ["TaskBrain"]
@@ -121,8 +122,8 @@ class TaskBrain(RecipeBrain):
             int64 [B].
         """
         if hasattr(batch, "prepared"):
-            prepared, lens = batch.to(self.device).prepared
-            lengths = (lens * prepared.shape[1]).round().long()
+            padded = batch.to(self.device).prepared
+            prepared, lengths = data_and_lengths(padded)
         else:
             prepared, lengths = self.front_end.prepare(*self.signals(batch))
         if self.modules.training:

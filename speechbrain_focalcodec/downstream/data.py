@@ -20,6 +20,7 @@ from speechbrain_focalcodec.data.splits import TEST_NAME
 from speechbrain_focalcodec.data.tokens import TokenDataset
 from speechbrain_focalcodec.downstream.front_ends import FrontEnd, TokenFrontEnd
 from speechbrain_focalcodec.errors import ConfigError, DataError
+from speechbrain_focalcodec.lengths import data_and_lengths
 
 __all__ = ["COLUMNS", "prepare_inputs", "split_file", "task_dataset"]
 
@@ -205,9 +206,7 @@ def prepare_inputs(
         if seconds < batch_seconds and number + 1 < len(order):
             continue
         padded = PaddedBatch(batch).to(device)
-        sig, lens = padded.sig
-        lengths = (lens * sig.shape[1]).round().long()
-        prepared, frames = front_end.prepare(sig, lengths)
+        prepared, frames = front_end.prepare(*data_and_lengths(padded.sig))
         for name, x, n in zip(padded.id, prepared, frames, strict=True):
             kept[name] = x[:n].cpu()
         bar.update(len(batch))

@@ -7,16 +7,14 @@ hyperparams.yaml    for SpeechBrain's from_hparams, which executes it
 """
 
 import io
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from hyperpyyaml import dump_hyperpyyaml
-from safetensors.torch import save_file
 from torch import nn
 
-from speechbrain_focalcodec.atomic import atomic_path, atomic_write_text
+from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -25,6 +23,7 @@ from speechbrain_focalcodec.checkpoint import (
     load_state,
     read_weights,
     resolve_source,
+    writing_model,
 )
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.config import read_json
@@ -240,19 +239,13 @@ def save_task(
     """
     folder = Path(folder)
     weights = {
-        f"{part}.{name}": value.detach().cpu().contiguous()
+        f"{part}.{name}": value
         for part, module in modules.items()
         if part in PARTS
         for name, value in module.state_dict().items()
     }
     data = config.to_dict()
-    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-    # config.json is moved in last: it marks a whole task.
-    with atomic_path(folder / CONFIG_FILE) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-        with atomic_path(folder / WEIGHTS_FILE) as temporary:
-            save_file(weights, temporary, metadata={"format": "pt"})
-            (folder / CONFIG_FILE).unlink(missing_ok=True)
+    with writing_model(folder, data, weights):
         if tokenizer is not None:
             tokenizer.save(folder / TOKENIZER_FILE)
         atomic_write_text(

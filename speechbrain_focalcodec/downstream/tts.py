@@ -26,6 +26,7 @@ from speechbrain_focalcodec.downstream.speakers import (
 )
 from speechbrain_focalcodec.downstream.task_config import options_of
 from speechbrain_focalcodec.errors import ConfigError
+from speechbrain_focalcodec.lengths import data_and_lengths
 from speechbrain_focalcodec.training.distributed import run_long_on_main
 from speechbrain_focalcodec.training.samples import Samples
 
@@ -183,7 +184,7 @@ class TTSBrain(TaskBrain):
             ``logits`` [M, codebook_size + 1] and ``targets`` [M].
         """
         toks, tok_lengths = self.prepared(batch)
-        text, text_lengths = _absolute(batch.to(self.device).labels)
+        text, text_lengths = data_and_lengths(batch.to(self.device).labels)
         voices = self.voices(batch, stage)
         if stage != sb.Stage.TRAIN and self._samples.wanted:
             self._say(batch.id, (text, text_lengths, voices), toks, tok_lengths)
@@ -406,9 +407,3 @@ def embed_voices(hparams: dict[str, Any]) -> SpeakerEmbeddings:
     run_long_on_main(compute)
     # Now all are in the file.
     return compute()
-
-
-def _absolute(padded: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Data [B, N] and lengths int64 [B] of what SpeechBrain has padded."""
-    data, lens = padded
-    return data, (lens * data.shape[1]).round().long()

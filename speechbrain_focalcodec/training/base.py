@@ -17,6 +17,7 @@ from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.checkpoint import CONFIG_FILE
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import ConfigError
+from speechbrain_focalcodec.lengths import data_and_lengths
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.brain import RecipeBrain
 from speechbrain_focalcodec.training.samples import Samples
@@ -255,8 +256,8 @@ class CodecBrain(RecipeBrain):
         if not hasattr(batch, "feats"):
             with torch.no_grad():
                 return self.codec.sig_to_feats(*self.signals(batch))
-        feats, lens = batch.to(self.device).feats
-        return feats.float(), (lens * feats.shape[1]).round().long()
+        feats, frames = data_and_lengths(batch.to(self.device).feats)
+        return feats.float(), frames
 
     def keep_sample(
         self, batch: Any, **outputs: tuple[torch.Tensor, torch.Tensor]
