@@ -348,7 +348,11 @@ def test_inputs_that_would_be_passed_over(tokens, prepare_once, says):
     with pytest.raises(ConfigError, match="test_splits is not used"):
         check_inputs({**within, "test_splits": ["dev-clean"]})
     check_inputs({"prepare_once": False, "augmentation": print})
-    check_inputs({"prepare_once": True, "tokens": {"train": "tokens"}})
+    tokens = {"prepare_once": True, "tokens": {"train": "tokens"}}
+    check_inputs({**tokens, "speeds": []})
+    with pytest.raises(ConfigError, match="speeds makes copies of audio"):
+        check_inputs({**tokens, "speeds": [0.9]})
+    check_inputs({**tokens, "tokens": {"test": "tokens"}, "speeds": [0.9]})
 
 
 def test_data_without_what_is_needed(manifest, codec, tmp_path):

@@ -52,7 +52,7 @@ def test_steps_score_as_the_whole(kind):
     model = made(kind)
     batch = batch_of(model, [(3, 4), (6, 4), (1, 4)])
     text, text_lengths, toks, _, speaker = batch
-    whole, _ = model(*batch)
+    whole = model(*batch)[0].log_probs()
     with torch.no_grad():
         logits, state = model.start(text, text_lengths, speaker)
         steps = [logits, *(model.step(step, state) for step in toks.T)]
@@ -70,10 +70,10 @@ def test_greedy_takes_the_likeliest_given_all_before():
         sampling=Sampling(temperature=0),
     )
     count = torch.tensor([len(found.toks)])
-    logits, targets = model(
+    scores, targets = model(
         text, text_lengths, found.toks[None], count, speaker
     )
-    right = logits.argmax(-1) == targets
+    right = scores.likeliest() == targets
     assert right[:-1].all()
     assert bool(right[-1]) == found.ended
 

@@ -21,10 +21,10 @@ from speechbrain_focalcodec.downstream.tts import TTSBrain
 from speechbrain_focalcodec.training.run_log import read_metrics
 
 PIECES = 11
-LARGE = {"codebook_size": 2**16, "tied_to_codes": True, "tied_output": True}
+LARGE = {"codebook_size": 2**16, "tied_to_codes": True, "mixture": 3}
 KINDS = {
     "small": {"codebook_size": 16, "speaker_dim": 5},
-    "tied": {"codebook_size": 16, "tied_output": True},
+    "mixed": {"codebook_size": 16, "mixture": 3},
     "frozen": {"codebook_size": 16, "freeze": True, "speaker_dim": 5},
     "large": {**LARGE, "speaker_dim": 5},
 }
@@ -55,6 +55,12 @@ def batch_of(model, sizes):
         shape = (count, model.speaker_dim)
         speaker = torch.randn(shape, generator=generator)
     return text, text_lengths, toks, tok_lengths, speaker
+
+
+def scored(model, *batch):
+    """Log-probabilities of all classes, and the right ones."""
+    scores, targets = model(*batch)
+    return scores.log_probs(), targets
 
 
 def one_of(batch, i):
@@ -116,8 +122,8 @@ SIZES = [(3, 5), (6, 12), (1, 1), (4, 2), (2, 7)]
 def test_packing_changes_nothing(kind, max_length):
     model = made(kind)
     batch = batch_of(model, SIZES)
-    logits, targets = model(*batch, max_length)
-    single = [model(*one_of(batch, i)) for i in range(len(SIZES))]
+    logits, targets = scored(model, *batch, max_length)
+    single = [scored(model, *one_of(batch, i)) for i in range(len(SIZES))]
     assert targets.equal(torch.cat([x for _, x in single]))
     alone = torch.cat([x for x, _ in single])
     torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-4)
@@ -142,7 +148,7 @@ def test_targets_are_the_tokens_and_the_end():
 def test_what_scores_depend_on(changed):
     model = made("small")
     text, text_lengths, toks, tok_lengths, speaker = batch_of(model, [(3, 6)])
-    before, _ = model(text, text_lengths, toks, tok_lengths, speaker)
+    before, _ = scored(model, text, text_lengths, toks, tok_lengths, speaker)
     first = 0
     if changed == "text":
         text = (text + 1) % PIECES
@@ -151,7 +157,7 @@ def test_what_scores_depend_on(changed):
         first = 4  # BEGIN and the tokens before it do not see it
     else:
         speaker = -speaker
-    after, _ = model(text, text_lengths, toks, tok_lengths, speaker)
+    after, _ = scored(model, text, text_lengths, toks, tok_lengths, speaker)
     differs = (before - after).abs().amax(1) > 1e-3
     assert differs.tolist() == [False] * first + [True] * (7 - first)
 
@@ -160,8 +166,8 @@ def test_what_scores_depend_on(changed):
 def test_all_weights_are_trained_and_few_where_tied(kind):
     model = made(kind)
     model.zero_grad()
-    logits, targets = model(*batch_of(model, SIZES))
-    F.cross_entropy(logits, targets).backward()
+    scores, targets = model(*batch_of(model, SIZES))
+    scores.log_prob(targets).mean().neg().backward()
     weights = dict(model.named_parameters())
     missing = [
         name
@@ -176,21 +182,21 @@ def test_all_weights_are_trained_and_few_where_tied(kind):
 
 def test_starts_as_surprised_as_chance():
     torch.manual_seed(0)
-    for kind in ("small", "tied"):
+    for kind in ("small", "mixed"):
         model = TokenLanguageModel(
             PIECES, dim=64, num_layers=2, ffn_dim=64, **KINDS[kind]
         )
-        logits, targets = model(*batch_of(model, SIZES))
+        scores, targets = model(*batch_of(model, SIZES))
         chance = torch.tensor(17.0).log()
         torch.testing.assert_close(
-            F.cross_entropy(logits, targets), chance, rtol=0.1, atol=0
+            -scores.log_prob(targets).mean(), chance, rtol=0.1, atol=0
         )
 
 
 def test_voices_where_they_belong():
     for kind, speaker, message in (
         ("small", None, "speaker is missing: .* speaker_dim=5"),
-        ("tied", torch.zeros(1, 5), "made without speaker_dim"),
+        ("mixed", torch.zeros(1, 5), "made without speaker_dim"),
     ):
         model = made(kind)
         batch = batch_of(model, [(2, 3)])
@@ -345,10 +351,10 @@ def test_hidden_tokens_are_not_seen_in_training_alone():
     toks, tok_lengths = torch.arange(12)[None], torch.tensor([12])
     given = (text, text_lengths, toks, tok_lengths)
     model.eval()
-    first, targets = model(*given)
-    assert torch.equal(first, model(*given)[0])
+    first, targets = scored(model, *given)
+    assert torch.equal(first, scored(model, *given)[0])
     model.train()
-    hidden, same = model(*given)
+    hidden, same = scored(model, *given)
     assert torch.equal(targets, same)  # they are learnt all the same
     torch.testing.assert_close(hidden[0], first[0])  # before any token
     assert not torch.allclose(hidden[1:], first[1:])
@@ -363,7 +369,7 @@ def test_an_aligned_model_knows_where_it_is_in_the_text():
     text, text_lengths = torch.randint(0, 9, (2, 4)), torch.tensor([4, 3])
     toks, tok_lengths = torch.randint(0, 16, (2, 12)), torch.tensor([12, 9])
     voices = torch.randn(2, 5)
-    logits, _ = model(text, text_lengths, toks, tok_lengths, voices)
+    logits, _ = scored(model, text, text_lengths, toks, tok_lengths, voices)
     # Step by step the same, once the expected lengths are the real ones.
     model.pace.copy_(torch.tensor([0.0, 3.0]))
     first, state = model.start(text, text_lengths, voices)

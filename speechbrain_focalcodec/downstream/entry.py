@@ -11,6 +11,7 @@ import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import run_on_main
 
+from speechbrain_focalcodec.data.speeds import add_speeds
 from speechbrain_focalcodec.data.splits import split_within
 from speechbrain_focalcodec.downstream.data import (
     prepare_inputs,
@@ -76,6 +77,8 @@ def main(prepare: Callable[..., Any], arguments: Sequence[str]) -> None:
 def prepare_data(prepare: Callable[..., Any], hparams: dict[str, Any]) -> None:
     """Prepare the splits, by whole speakers or within each class.
 
+    With ``speeds``, the training data has copies at these.
+
     Arguments
     ---------
     prepare : callable
@@ -87,7 +90,16 @@ def prepare_data(prepare: Callable[..., Any], hparams: dict[str, Any]) -> None:
     """
     if hparams.get("within") is None:
         prepare_manifests(prepare, hparams)
-        return
+    else:
+        _prepare_within(prepare, hparams)
+    if hparams.get("speeds"):
+        train = Path(hparams["save_folder"]) / split_file("train")
+        run_on_main(add_speeds, args=[train, hparams["speeds"]])
+
+
+def _prepare_within(
+    prepare: Callable[..., Any], hparams: dict[str, Any]
+) -> None:
     run_on_main(
         prepare,
         kwargs={
@@ -121,13 +133,13 @@ def check_inputs(hparams: dict[str, Any]) -> None:
     ---------
     hparams : dict
         With ``prepare_once`` and, all optional, ``tokens``, ``augmentation``,
-        ``within``, ``valid_splits``, ``test_splits`` and ``num_valid``.
+        ``speeds``, ``within``, ``valid_splits``, ``test_splits`` and ``num_valid``.
 
     Raises
     ------
     ConfigError
-        If ``tokens`` names what is no split, ``augmentation`` would see no
-        waveforms, or ``within`` would leave other splits unused.
+        If ``tokens`` names what is no split, ``augmentation`` or ``speeds``
+        would see no waveforms, or ``within`` would leave other splits unused.
 
     Example
     -------
@@ -148,6 +160,11 @@ def check_inputs(hparams: dict[str, Any]) -> None:
                 f"{name} is not used with within, which holds shares of "
                 "train_splits out: leave it empty, or set within: null"
             )
+    if hparams.get("speeds") and "train" in tokens:
+        raise ConfigError(
+            "speeds makes copies of audio, and tokens.train holds none: leave "
+            "one of them out"
+        )
     if hparams.get("augmentation") is None:
         return
     if "train" in tokens:

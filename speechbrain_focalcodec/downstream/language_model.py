@@ -17,6 +17,11 @@ from speechbrain_focalcodec.downstream.packing import (
     additive_mask,
     spans,
 )
+from speechbrain_focalcodec.downstream.token_scores import (
+    CodeMixture,
+    TokenScores,
+    TokenSoftmax,
+)
 from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.modules.masking import length_mask
 from speechbrain_focalcodec.modules.token_embedding import TokenEmbedding
@@ -91,8 +96,11 @@ class TokenLanguageModel(nn.Module):
     tied_to_codes : bool
         Learn a linear function of the codes, not a vector for each token: for
         large codebooks.
-    tied_output : bool
-        Let the output layer share the tokens' vectors.
+    mixture : int, optional
+        Number of components of a
+        :class:`~speechbrain_focalcodec.downstream.token_scores.CodeMixture`,
+        which is the output layer then: for little data and large codebooks.
+        By default it is a softmax, with a vector for each token.
 
     Raises
     ------
@@ -108,11 +116,11 @@ class TokenLanguageModel(nn.Module):
     ... )
     >>> text, text_lengths = torch.zeros(2, 7).long(), torch.tensor([7, 4])
     >>> toks, tok_lengths = torch.ones(2, 9).long(), torch.tensor([9, 6])
-    >>> logits, targets = model(
+    >>> scores, targets = model(
     ...     text, text_lengths, toks, tok_lengths, torch.randn(2, 5)
     ... )
-    >>> logits.shape, targets.shape  # each with its END
-    (torch.Size([17, 8193]), torch.Size([17]))
+    >>> scores.log_prob(targets).shape  # of each token and END
+    torch.Size([17])
     """
 
     pace: torch.Tensor
@@ -132,7 +140,7 @@ class TokenLanguageModel(nn.Module):
         aligned: bool = False,
         freeze: bool = False,
         tied_to_codes: bool = False,
-        tied_output: bool = False,
+        mixture: int | None = None,
     ):
         super().__init__()
         # Rotary positions turn pairs.
@@ -146,7 +154,6 @@ class TokenLanguageModel(nn.Module):
         self.codebook_size = codebook_size
         self.speaker_dim = speaker_dim
         self.dim = dim
-        self.tied_output = tied_output
         self.token_dropout = token_dropout
         self.aligned = aligned
         if aligned:
@@ -180,10 +187,11 @@ class TokenLanguageModel(nn.Module):
         # It is given vectors; an embedding without use has no gradient, which
         # training by several processes does not bear.
         self.backbone.embed_tokens = None
-        self.output: nn.Linear | None = None
-        if not tied_output:
-            self.output = nn.Linear(dim, codebook_size + 1, bias=False)
-            nn.init.normal_(self.output.weight, std=INITIAL_STD)
+        self.head: TokenSoftmax | CodeMixture
+        if mixture is None:
+            self.head = TokenSoftmax(dim, codebook_size, INITIAL_STD)
+        else:
+            self.head = CodeMixture(dim, codebook_size, mixture)
         nn.init.normal_(self.text.weight, std=INITIAL_STD)
 
     @property
@@ -209,7 +217,7 @@ class TokenLanguageModel(nn.Module):
         tok_lengths: torch.Tensor,
         speaker: torch.Tensor | None = None,
         max_length: int | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[TokenScores, torch.Tensor]:
         """Scores of each next token, given all before it.
 
         Utterances are packed into rows, which changes no result.
@@ -232,9 +240,8 @@ class TokenLanguageModel(nn.Module):
 
         Returns
         -------
-        logits : torch.Tensor
-            [M, codebook_size + 1], where M is the number of all tokens and
-            ENDs, utterance by utterance.
+        scores : TokenScores
+            Of M classes: all tokens and ENDs, utterance by utterance.
         targets : torch.Tensor
             The right classes, int64 [M].
 
@@ -271,7 +278,7 @@ class TokenLanguageModel(nn.Module):
         targets = F.pad(toks, (0, 1))
         targets = targets.scatter(1, tok_lengths[:, None], self.end)
         targets = targets[length_mask(counts, targets.shape[1])]
-        return self._scores(hidden.flatten(0, 1)[places]), targets
+        return self.head(hidden.flatten(0, 1)[places]), targets
 
     def expected(self, text_lengths: torch.Tensor) -> torch.Tensor:
         """How many tokens a text will take, where the model is aligned.
@@ -310,7 +317,7 @@ class TokenLanguageModel(nn.Module):
 
         Returns
         -------
-        logits : torch.Tensor
+        log_probs : torch.Tensor
             [B, codebook_size + 1].
         state : DecodingState
             For :meth:`step`.
@@ -349,7 +356,8 @@ class TokenLanguageModel(nn.Module):
         )
         after = ones if self.aligned else lengths
         state = DecodingState(result.past_key_values, valid, after)
-        return self._scores(result.last_hidden_state[:, -1]), state
+        scores = self.head(result.last_hidden_state[:, -1])
+        return scores.log_probs(), state
 
     def step(self, toks: torch.Tensor, state: DecodingState) -> torch.Tensor:
         """Scores of the token after the next.
@@ -377,7 +385,7 @@ class TokenLanguageModel(nn.Module):
         )
         state.cache = result.past_key_values
         state.positions = state.positions + 1
-        return self._scores(result.last_hidden_state[:, -1])
+        return self.head(result.last_hidden_state[:, -1]).log_probs()
 
     def _prompt_lengths(self, text_lengths: torch.Tensor) -> torch.Tensor:
         """Places of what comes before the first token."""
@@ -446,8 +454,3 @@ class TokenLanguageModel(nn.Module):
             places[-1],
             clock.index_copy(0, where, numbers),
         )
-
-    def _scores(self, hidden: torch.Tensor) -> torch.Tensor:
-        if self.output is not None:
-            return self.output(hidden)
-        return F.linear(hidden, self.toks.weight[: self.end + 1])

@@ -113,7 +113,7 @@ class LanguageModelConfig(PartConfig):
     aligned: bool = False
     freeze: bool = False
     tied_to_codes: bool = False
-    tied_output: bool = False
+    mixture: Size | None = None
 
 
 class SamplingConfig(PartConfig):

@@ -10,7 +10,6 @@ from typing import Any
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import if_main_process
-from torch.nn import functional as F
 
 from speechbrain_focalcodec.downstream.asr import asr_items
 from speechbrain_focalcodec.downstream.brain import TaskBrain
@@ -166,9 +165,7 @@ class TTSBrain(TaskBrain):
         epoch = self.hparams.epoch_counter.current if training else 0
         return speakers(batch.id, epoch).to(self.device)
 
-    def compute_forward(
-        self, batch: Any, stage: sb.Stage
-    ) -> dict[str, torch.Tensor]:
+    def compute_forward(self, batch: Any, stage: sb.Stage) -> dict[str, Any]:
         """Scores of all tokens and ends.
 
         Arguments
@@ -181,14 +178,16 @@ class TTSBrain(TaskBrain):
         Returns
         -------
         dict
-            ``logits`` [M, codebook_size + 1] and ``targets`` [M].
+            ``scores`` (a
+            :class:`~speechbrain_focalcodec.downstream.token_scores.TokenScores`)
+            and ``targets``, int64 [M].
         """
         toks, tok_lengths = self.prepared(batch)
         text, text_lengths = data_and_lengths(batch.to(self.device).labels)
         voices = self.voices(batch, stage)
         if stage != sb.Stage.TRAIN and self._samples.wanted:
             self._say(batch.id, (text, text_lengths, voices), toks, tok_lengths)
-        logits, targets = self.modules.model(
+        scores, targets = self.modules.model(
             text,
             text_lengths,
             toks,
@@ -196,10 +195,10 @@ class TTSBrain(TaskBrain):
             voices,
             getattr(self.hparams, "row_length", None),
         )
-        return {"logits": logits, "targets": targets}
+        return {"scores": scores, "targets": targets}
 
     def compute_objectives(
-        self, predictions: dict[str, torch.Tensor], batch: Any, stage: sb.Stage
+        self, predictions: dict[str, Any], batch: Any, stage: sb.Stage
     ) -> torch.Tensor:
         """Cross-entropy, and how many tokens are the likeliest.
 
@@ -217,10 +216,11 @@ class TTSBrain(TaskBrain):
         torch.Tensor
             Scalar: the mean over tokens.
         """
-        logits, targets = predictions["logits"].float(), predictions["targets"]
-        right = logits.argmax(-1) == targets
+        scores, targets = predictions["scores"], predictions["targets"]
+        with torch.no_grad():
+            right = scores.likeliest() == targets
         self.record(token_accuracy=100.0 * right.float().mean())
-        return F.cross_entropy(logits, targets)
+        return -scores.log_prob(targets).mean()
 
     def checkpoint_rank(self, loss: float, epoch: int) -> float:
         """The loss, or how late it is.
