@@ -133,7 +133,8 @@ def check_inputs(hparams: dict[str, Any]) -> None:
     ---------
     hparams : dict
         With ``prepare_once`` and, all optional, ``tokens``, ``augmentation``,
-        ``speeds``, ``within``, ``valid_splits``, ``test_splits`` and ``num_valid``.
+        ``speeds``, ``within``, ``valid_splits``, ``test_splits`` and
+        ``num_valid``.
 
     Raises
     ------
