@@ -4,6 +4,7 @@ What each gains and costs is measured by ``benchmarks/speed.py`` and written
 in the README. A codec that was accelerated is for inference alone.
 """
 
+import functools
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -25,13 +26,6 @@ __all__ = ["PRECISIONS", "Precision", "accelerate"]
 
 Precision = Literal["bf16", "int8"]
 PRECISIONS = get_args(Precision)
-
-# What torch.compile multiplies 8-bit integers by. PyTorch has no public name
-# for it; where it is missing the same is computed in float32.
-ONEDNN_INT8 = torch.backends.mkldnn.is_available() and all(
-    hasattr(torch.ops.onednn, name)
-    for name in ("qlinear_pointwise", "qlinear_prepack")
-)
 
 
 def accelerate(
@@ -174,6 +168,7 @@ class RowwiseInt8(nn.Module):
         self.packed = Derived(_pack_int8)
         self.scale = scale[:, 0]
         self.zero_points = torch.zeros_like(self.scale, dtype=torch.int64)
+        self.exact = multiplies_int8()
         self.bias = torch.zeros_like(self.scale)
         if bias is not None:
             self.bias.copy_(bias.detach())
@@ -194,21 +189,12 @@ class RowwiseInt8(nn.Module):
         rows = x.reshape(-1, x.shape[-1]).float()
         scale = _scale(rows)
         rows = (rows / scale).round_()
-        if ONEDNN_INT8:
-            y = torch.ops.onednn.qlinear_pointwise(
+        if self.exact:
+            y = _multiply_int8(
                 rows.to(torch.int8),
-                1.0,
-                0,
                 self.packed(self.weight),
                 self.scale,
                 self.zero_points,
-                None,
-                1.0,
-                0,
-                torch.float32,
-                "none",
-                [],
-                "",
             )
         else:
             # The same numbers: products of integers are exact in float32.
@@ -230,6 +216,64 @@ class RowwiseInt8(nn.Module):
             Frames [..., out].
         """
         return nn.functional.gelu(self(x))
+
+
+@functools.cache
+def multiplies_int8() -> bool:
+    """Whether this processor's products of 8-bit integers can be had, exactly.
+
+    oneDNN's, which torch.compile takes too and PyTorch has no public name for.
+    Where they are missing the same is computed in float32, and also where the
+    processor has no instructions for them (VNNI, AMX): with AVX2 alone oneDNN
+    adds in 16 bits, which overflow.
+
+    Returns
+    -------
+    bool
+        Whether they are.
+
+    Example
+    -------
+    >>> isinstance(multiplies_int8(), bool)
+    True
+    """
+    if not torch.backends.mkldnn.is_available() or not all(
+        hasattr(torch.ops.onednn, name)
+        for name in ("qlinear_pointwise", "qlinear_prepack")
+    ):
+        return False
+    # The largest sums that there can be.
+    rows = torch.full((2, 64), 127, dtype=torch.int8)
+    zeros = torch.zeros(2, dtype=torch.int64)
+    try:
+        found = _multiply_int8(rows, _pack_int8(rows), torch.ones(2), zeros)
+    except RuntimeError:
+        return False
+    return bool((found == 64 * 127**2).all())
+
+
+def _multiply_int8(
+    rows: torch.Tensor,
+    packed: torch.Tensor,
+    scale: torch.Tensor,
+    zero_points: torch.Tensor,
+) -> torch.Tensor:
+    """Rows int8 [M, in] by packed weights [out, in], times scales [out]."""
+    return torch.ops.onednn.qlinear_pointwise(
+        rows,
+        1.0,
+        0,
+        packed,
+        scale,
+        zero_points,
+        None,
+        1.0,
+        0,
+        torch.float32,
+        "none",
+        [],
+        "",
+    )
 
 
 def _pack_int8(weight: torch.Tensor) -> torch.Tensor:

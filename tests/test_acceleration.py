@@ -314,8 +314,21 @@ def test_eight_bits_of_a_frame_are_its_own(frames, inside, out):
 def test_eight_bits_without_onednn_are_the_same(monkeypatch):
     x, weight, bias = torch.randn(9, 300), torch.randn(7, 300), torch.randn(7)
     want = RowwiseInt8(weight, bias)(x)
-    monkeypatch.setattr(acceleration, "ONEDNN_INT8", False)
+    monkeypatch.setattr(acceleration, "multiplies_int8", lambda: False)
     close(RowwiseInt8(weight, bias)(x), want)
+
+
+@pytest.mark.parametrize(("limit", "right"), [(2**15, False), (2**31, True)])
+def test_products_that_overflow_are_not_taken(monkeypatch, limit, right):
+    """As oneDNN's do on processors with AVX2 alone."""
+
+    def multiply(rows, packed, scale, zero_points):
+        exact = rows.float() @ rows.float().T
+        return exact.clamp(max=limit)
+
+    monkeypatch.setattr(acceleration, "_pack_int8", torch.clone)
+    monkeypatch.setattr(acceleration, "_multiply_int8", multiply)
+    assert acceleration.multiplies_int8.__wrapped__() is right
 
 
 @pytest.mark.slow
