@@ -15,7 +15,7 @@ what was heard (``heard.csv``) and the audio of the first utterances.
 """
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,6 +84,7 @@ def main(
             for name, each in ears.items():
                 found = each(speech.sig, speech.sample_rate)
                 errors = count_errors(name, text, found)
+                edits, characters = count_characters(text, found)
                 heard.append(
                     {
                         "id": utt_id,
@@ -93,6 +94,8 @@ def main(
                         "heard": found,
                         "errors": errors.edits,
                         "words": errors.words,
+                        "character_errors": edits,
+                        "characters": characters,
                         "seconds": len(speech.sig) / speech.sample_rate,
                         "ended": speech.ended,
                     }
@@ -132,9 +135,55 @@ def count_errors(ear: str, text: str, heard: str) -> WordErrors:
     if ear == WHISPER:
         return count_word_errors(text, heard)
     wanted, found = normalise(text).split(), normalise(heard).split()
-    counts = accumulatable_wer_stats([wanted], [found])
-    edits = sum(counts[k] for k in ("insertions", "deletions", "substitutions"))
-    return WordErrors(edits=edits, words=len(wanted))
+    return WordErrors(edits=edits_of(wanted, found), words=len(wanted))
+
+
+def count_characters(text: str, heard: str) -> tuple[int, int]:
+    """Character errors, without the spaces, in which recognisers differ most.
+
+    Arguments
+    ---------
+    text : str
+        What was to be said.
+    heard : str
+        What was heard.
+
+    Returns
+    -------
+    edits : int
+        Insertions, deletions and substitutions.
+    characters : int
+        Of the text.
+
+    Example
+    -------
+    >>> count_characters("B two", "BTOO")
+    (1, 4)
+    """
+    wanted, found = ("".join(normalise(x).split()) for x in (text, heard))
+    return edits_of(wanted, found), len(wanted)
+
+
+def edits_of(wanted: Sequence[str], found: Sequence[str]) -> int:
+    """Edits from one sequence to another.
+
+    Arguments
+    ---------
+    wanted, found : sequence of str
+        Words or characters.
+
+    Returns
+    -------
+    int
+        Insertions, deletions and substitutions.
+
+    Example
+    -------
+    >>> edits_of(["ONE", "TWO"], ["ONE"])
+    1
+    """
+    counts = accumulatable_wer_stats([list(wanted)], [list(found)])
+    return sum(counts[k] for k in ("insertions", "deletions", "substitutions"))
 
 
 def task_ear(folder: Path) -> Ear:
@@ -274,19 +323,19 @@ def report(out: Path, heard: list[dict[str, Any]], ears: list[str]) -> None:
     rows = []
     figures = {}
     for system in dict.fromkeys(line["system"] for line in heard):
-        cells: list[float] = []
+        cells: dict[str, float] = {}
         for ear in ears:
             own = [
                 line
                 for line in heard
                 if (line["system"], line["ear"]) == (system, ear)
             ]
-            errors = sum(line["errors"] for line in own)
-            cells.append(100 * errors / sum(line["words"] for line in own))
+            cells[f"WER by {ear}"] = rate(own, "errors", "words")
+            cells[f"CER by {ear}"] = rate(own, "character_errors", "characters")
         ended = sum(line["ended"] for line in own) / len(own)
         seconds = sum(line["seconds"] for line in own) / len(own)
         figures[system] = {
-            "wer": dict(zip(ears, cells, strict=True)),
+            **cells,
             "ended": ended,
             "seconds": seconds,
             "utterances": len(own),
@@ -294,14 +343,38 @@ def report(out: Path, heard: list[dict[str, Any]], ears: list[str]) -> None:
         rows.append(
             [
                 system,
-                *(show(cell, ".1f") for cell in cells),
+                *(show(cell, ".1f") for cell in cells.values()),
                 show(seconds, ".2f"),
                 show(ended, ".0%"),
             ]
         )
     write_json(out / "report.json", figures)
-    head = ["", *(f"WER by {ear}" for ear in ears), "seconds", "ended"]
+    head = ["", *cells, "seconds", "ended"]
     print(markdown_table(head, rows))
+
+
+def rate(lines: list[dict[str, Any]], errors: str, of: str) -> float:
+    """Percentage of errors, over all utterances.
+
+    Arguments
+    ---------
+    lines : list of dict
+        By utterance.
+    errors, of : str
+        Their keys.
+
+    Returns
+    -------
+    float
+        In percent.
+
+    Example
+    -------
+    >>> rate([{"errors": 1, "words": 3}, {"errors": 0, "words": 1}],
+    ...      "errors", "words")
+    25.0
+    """
+    return 100 * sum(x[errors] for x in lines) / sum(x[of] for x in lines)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,9 @@ def test_synthesis_is_heard_beside_originals(an4, tmp_path, monkeypatch):
         "best of 2",
     ]
     # Its texts are "UTTERANCE" and a number.
-    assert figures["original"]["wer"]["Whisper"] == pytest.approx(50)
+    assert figures["original"]["WER by Whisper"] == pytest.approx(50)
+    # All but the last of ten characters.
+    assert figures["original"]["CER by Whisper"] == pytest.approx(10)
     assert figures["synthesis"]["seconds"] <= 0.3
     assert "WER by Whisper" in result.output
     with open(out / "heard.csv", newline="") as stream:
