@@ -41,7 +41,8 @@ def accelerate(
     layers and most convolutions have 8-bit weights, one scale an output, and
     their input is brought to 8 bits as it comes, one scale a frame; what a
     frame gives does not depend on its batch. WavLM's convolutions, the wide
-    and the depthwise ones stay as they are.
+    and the depthwise ones stay as they are. It pays on processors with VNNI or
+    AMX; elsewhere the same numbers are computed in float32.
     ``compile`` has torch.compile make encoder and decoder anew for each length
     it meets, so it pays where lengths repeat.
 

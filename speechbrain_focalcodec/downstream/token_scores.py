@@ -174,7 +174,7 @@ class CodeMixture(nn.Module):
     The codes' bits are independent within each of several components, and
     depend on each other by their mixture. What is learnt of a token so serves
     all that share bits with it, which a vector for each token has to be taught
-    one by one; and neither weights nor training grow with the codebook.
+    one by one; and weights and training grow with the number of bits alone.
 
     Arguments
     ---------
