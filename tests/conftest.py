@@ -1,8 +1,11 @@
 """What all tests need."""
 
+import random
 import signal
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -36,9 +39,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> None:
+    """What tests share is the same, whichever of them comes first."""
+    if fixturedef.scope != "function":
+        seed = zlib.crc32(f"{fixturedef.baseid}:{fixturedef.argname}".encode())
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 @pytest.fixture(autouse=True, scope="session")
