@@ -40,6 +40,9 @@ WORKERS ?= 2
 # More threads than cores slow small models down.
 export OMP_NUM_THREADS ?= 2
 export MPLBACKEND := Agg
+# The installation compiles nothing ahead: what is used is compiled once, also
+# where the environment asks for every time (PyTorch: 3 s each process).
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -7,6 +7,7 @@ import typer
 
 from speechbrain_focalcodec.cli.stopping import stopping
 from speechbrain_focalcodec.corpus.report import ProgressBar
+from speechbrain_focalcodec.errors import DataError
 
 ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 
@@ -38,6 +39,35 @@ def test_what_does_no_work_ends_at_once(number, received, capsys):
     assert caught.value.exit_code == 128 + number
     assert capsys.readouterr().err == "stopped\n"
     assert not received
+
+
+def test_what_a_library_makes_of_a_signal_is_no_error(received, capsys):
+    with pytest.raises(typer.Exit) as caught:
+        with stopping(ProgressBar(), "stopped"):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except BaseException as error:
+                raise ImportError("half a module") from error
+    assert caught.value.exit_code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "stopped\n"
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_errors_of_ours_are_told(is_asked, received, capsys):
+    bar = ProgressBar()
+    with pytest.raises(DataError, match="disk is full"):
+        with stopping(bar, "stopped"):
+            bar.is_at_work = is_asked
+            if is_asked:
+                signal.raise_signal(signal.SIGTERM)
+            raise DataError("disk is full")
+    assert capsys.readouterr().err == ""
+
+
+def test_errors_without_a_signal_are_told(received):
+    with pytest.raises(ZeroDivisionError):
+        with stopping(ProgressBar(), "stopped"):
+            raise ZeroDivisionError
 
 
 def test_a_batch_has_some_time(received):

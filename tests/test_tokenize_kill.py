@@ -151,6 +151,6 @@ def test_a_signal_ends_it_in_one_line(tmp_path, many, number, group, processes):
     assert process.returncode == 128 + number
     assert errors.splitlines() == [
         "stopped; run the same command again to go on: finished shards are kept"
-    ]
+    ], errors
     check_end(process)
     finish(many, tmp_path / "out")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from speechbrain_focalcodec.errors import FocalCodecError
+
 if TYPE_CHECKING:
     from speechbrain_focalcodec.corpus.report import ProgressBar
 
@@ -18,10 +20,6 @@ _GRACE = 10.0
 
 class _Stopped(KeyboardInterrupt):
     """A signal has asked for the end; SIGTERM comes from batch systems."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
 
 
 @contextmanager
@@ -57,15 +55,16 @@ def stopping(bar: "ProgressBar", message: str | None) -> Iterator[None]:
         if is_over:
             late.append(number)
             return
-        if asked or not bar.is_at_work:
-            raise _Stopped(asked[0] if asked else number)
+        is_first = not asked
         asked.append(number)
+        if not is_first or not bar.is_at_work:
+            raise _Stopped
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, _GRACE)
 
     def check() -> None:
         if asked:
-            raise _Stopped(asked[0])
+            raise _Stopped
 
     bar.check = check
     alarm = getattr(signal, "SIGALRM", None)
@@ -79,12 +78,19 @@ def stopping(bar: "ProgressBar", message: str | None) -> Iterator[None]:
             ):
                 before[number] = signal.signal(number, stop)
         yield
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, Exception) as error:
+        # Our own errors tell something, in one line. Others that come after a
+        # signal are what a library made of it, in the midst of an import or
+        # of its clean-up.
+        if isinstance(error, FocalCodecError) or not (
+            asked or isinstance(error, KeyboardInterrupt)
+        ):
+            raise
+        is_over = True
         if message is not None:
             typer.echo(message, err=True)
-        raise typer.Exit(
-            128 + getattr(error, "number", signal.SIGINT)
-        ) from error
+        number = asked[0] if asked else signal.SIGINT
+        raise typer.Exit(128 + number) from error
     finally:
         # From here on nothing is stopped, and no alarm set: one that is left
         # would kill the process when no handler takes it any more.
