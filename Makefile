@@ -40,8 +40,8 @@ WORKERS ?= 2
 # More threads than cores slow small models down.
 export OMP_NUM_THREADS ?= 2
 export MPLBACKEND := Agg
-# The installation compiles nothing ahead: what is used is compiled once, also
-# where the environment asks for every time (PyTorch: 3 s each process).
+# The installation compiles nothing: what is used is compiled once, and kept
+# even where the environment forbids it. PyTorch takes 3 s a process otherwise.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

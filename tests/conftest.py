@@ -43,17 +43,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> None:
     """What tests share is the same, whichever of them comes first."""
     if fixturedef.scope != "function":
-        seed = zlib.crc32(f"{fixturedef.baseid}:{fixturedef.argname}".encode())
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
+        name = f"{fixturedef.baseid}:{fixturedef.argname}"
+        seed_all(zlib.crc32(name.encode()))
 
 
 @pytest.fixture(autouse=True)
 def _seed():
-    torch.manual_seed(0)
-    np.random.seed(0)
-    random.seed(0)
+    seed_all(0)
+
+
+def seed_all(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
 
 
 @pytest.fixture(autouse=True, scope="session")

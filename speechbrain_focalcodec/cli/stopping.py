@@ -18,16 +18,14 @@ __all__ = ["stopping"]
 _GRACE = 10.0
 
 
-class _Stopped(KeyboardInterrupt):
-    """A signal has asked for the end; SIGTERM comes from batch systems."""
-
-
 @contextmanager
 def stopping(bar: "ProgressBar", message: str | None) -> Iterator[None]:
     """End in one line, or none, when a signal asks for it.
 
-    Work under way ends with its batch: an exception in the midst of another
-    library's import or clean-up makes that one complain.
+    SIGTERM, which batch systems send, is one as well. Work under way ends with
+    its batch: an exception in the midst of another library's import or
+    clean-up makes that one complain. What it raises then is taken for the
+    interruption that it is; errors of this package are told.
 
     Arguments
     ---------
@@ -55,16 +53,15 @@ def stopping(bar: "ProgressBar", message: str | None) -> Iterator[None]:
         if is_over:
             late.append(number)
             return
-        is_first = not asked
         asked.append(number)
-        if not is_first or not bar.is_at_work:
-            raise _Stopped
+        if len(asked) > 1 or not bar.is_at_work:
+            raise KeyboardInterrupt
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, _GRACE)
 
     def check() -> None:
         if asked:
-            raise _Stopped
+            raise KeyboardInterrupt
 
     bar.check = check
     alarm = getattr(signal, "SIGALRM", None)
@@ -79,12 +76,8 @@ def stopping(bar: "ProgressBar", message: str | None) -> Iterator[None]:
                 before[number] = signal.signal(number, stop)
         yield
     except (KeyboardInterrupt, Exception) as error:
-        # Our own errors tell something, in one line. Others that come after a
-        # signal are what a library made of it, in the midst of an import or
-        # of its clean-up.
-        if isinstance(error, FocalCodecError) or not (
-            asked or isinstance(error, KeyboardInterrupt)
-        ):
+        is_interrupted = asked or isinstance(error, KeyboardInterrupt)
+        if isinstance(error, FocalCodecError) or not is_interrupted:
             raise
         is_over = True
         if message is not None:
