@@ -13,6 +13,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "FocalCodecError",
+    "InstallationError",
     "StreamError",
     "TokenError",
     "VoiceError",
@@ -50,6 +51,10 @@ class VoiceError(FocalCodecError, ValueError):
 
 class DataError(FocalCodecError, ValueError):
     """A dataset folder or manifest is incomplete or damaged."""
+
+
+class InstallationError(FocalCodecError, ImportError):
+    """Two installed libraries do not fit each other."""
 
 
 def abridge(items: Sequence[str], separator: str = ", ", most: int = 5) -> str:
