@@ -11,6 +11,7 @@ depend on the batch it is in.
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -242,6 +243,14 @@ class FocalCodec(nn.Module):
     def codebook_size(self) -> int:
         """Number of different tokens."""
         return self.quantizer.codebook_size
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        """All codes [codebook_size, d], in the order of their tokens."""
+        toks = torch.arange(
+            self.codebook_size, device=self.quantizer.powers.device
+        )
+        return self.quantizer.toks_to_codes(toks)
 
     @property
     def causal(self) -> bool:
@@ -523,7 +532,161 @@ class FocalCodec(nn.Module):
         lengths = lengths * self.decoder.hop_length
         return zero_beyond(sig, lengths), lengths
 
-    # The whole way
+    # Stages joined
+
+    def sig_to_toks(
+        self,
+        sig: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Waveform to tokens, in a single pass.
+
+        Arguments
+        ---------
+        sig, lengths, state
+            See :meth:`sig_to_feats`.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Tokens, int64 [B, N]; with `lengths`, the new ones too.
+        """
+        return _through(
+            sig,
+            lengths,
+            partial(self.sig_to_feats, state=state),
+            partial(self.feats_to_lats, state=state),
+            self.lats_to_toks,
+        )
+
+    def sig_to_codes(
+        self,
+        sig: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Waveform to codes, in a single pass.
+
+        Arguments
+        ---------
+        sig, lengths, state
+            See :meth:`sig_to_feats`.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Codes [B, N, d]; with `lengths`, the new ones too.
+        """
+        return _through(
+            sig,
+            lengths,
+            partial(self.sig_to_feats, state=state),
+            partial(self.feats_to_lats, state=state),
+            self.lats_to_codes,
+        )
+
+    def sig_to_qfeats(
+        self,
+        sig: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Waveform to quantized features, in a single pass.
+
+        Arguments
+        ---------
+        sig, lengths, state
+            See :meth:`sig_to_feats`.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Features [B, T, C]; with `lengths`, the new ones too.
+        """
+        return _through(
+            sig,
+            lengths,
+            partial(self.sig_to_codes, state=state),
+            partial(self.codes_to_qfeats, state=state),
+        )
+
+    def toks_to_qfeats(
+        self,
+        toks: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Tokens to quantized features, in a single pass.
+
+        Arguments
+        ---------
+        toks, lengths, state
+            See :meth:`codes_to_qfeats`.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Features [B, T, C]; with `lengths`, the new ones too.
+        """
+        return _through(
+            toks,
+            lengths,
+            self.toks_to_codes,
+            partial(self.codes_to_qfeats, state=state),
+        )
+
+    def toks_to_sig(
+        self,
+        toks: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Tokens to waveform, in a single pass.
+
+        Arguments
+        ---------
+        toks, lengths, state
+            See :meth:`codes_to_qfeats`.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Waveform [B, T]; with `lengths`, the new ones too.
+        """
+        return _through(
+            toks,
+            lengths,
+            self.toks_to_codes,
+            partial(self.codes_to_sig, state=state),
+        )
+
+    def codes_to_sig(
+        self,
+        codes: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Codes to waveform, in a single pass.
+
+        Arguments
+        ---------
+        codes, lengths, state
+            See :meth:`codes_to_qfeats`.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Waveform [B, T]; with `lengths`, the new ones too.
+        """
+        return _through(
+            codes,
+            lengths,
+            partial(self.codes_to_qfeats, state=state),
+            partial(self.feats_to_sig, state=state),
+        )
+
+    # The whole way, of any length
 
     def encode(
         self,
@@ -996,6 +1159,19 @@ def fit_length(sig: torch.Tensor, num_samples: int) -> torch.Tensor:
     """
     missing = num_samples - sig.shape[-1]
     return nn.functional.pad(sig, (0, missing))
+
+
+def _through(
+    x: torch.Tensor, lengths: torch.Tensor | None, *stages: Callable[..., Any]
+) -> Staged:
+    """Stages one after the other."""
+    if lengths is None:
+        for stage in stages:
+            x = stage(x)
+        return x
+    for stage in stages:
+        x, lengths = stage(x, lengths)
+    return x, lengths
 
 
 def _check_rank(x: torch.Tensor, rank: int, name: str, shape: str) -> None:

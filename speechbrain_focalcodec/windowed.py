@@ -59,13 +59,7 @@ def _encode_once(
     state: StreamState | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Waveform to tokens."""
-    return _chain(
-        sig,
-        lengths,
-        partial(codec.sig_to_feats, state=state),
-        partial(codec.feats_to_lats, state=state),
-        codec.lats_to_toks,
-    )
+    return _chain(sig, lengths, partial(codec.sig_to_toks, state=state))
 
 
 def _decode_once(
