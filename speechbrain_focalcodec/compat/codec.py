@@ -1,8 +1,11 @@
 """The published class: parts in a row, states of streams by place."""
 
+import copy
 import json
 import math
 import os
+import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -304,6 +307,41 @@ decoder_config : dict, optional
             facts[name] = getattr(self, name)
         sizes = [value.numel() for value in self.state_dict().values()]
         return facts | {"num_total_params": sum(sizes)}
+
+    def jit(self, classes: Sequence[type] | None = None) -> "FocalCodec":
+        """A copy for inference with parts that TorchScript runs.
+
+        The encoder and causal parts stay as they are: their work depends on
+        the length of the input, or on what they carry. A warning names them.
+
+        Arguments
+        ---------
+        classes : sequence of type, optional
+            Only these parts.
+
+        Returns
+        -------
+        FocalCodec
+            A copy, with the present weights.
+        """
+        model = copy.deepcopy(self)
+        weight = next(self.parameters())
+        x = torch.randn(1, self.sample_rate_input).to(weight)  # a second
+        for role in ROLES:
+            part = getattr(model, role)
+            if role == "quantizer":
+                x = part.lats_to_codes(x)
+                continue
+            with torch.no_grad():
+                y, _ = part(x)
+                if classes is None or isinstance(part, tuple(classes)):
+                    try:
+                        part.trace(x)
+                    except RuntimeError as error:
+                        message = f"{role}: not traced: {error}"
+                        warnings.warn(message, stacklevel=2)
+            x = y
+        return model
 
     # Ways
 

@@ -6,6 +6,7 @@ They take their options in a fixed order, and are called as
 """
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -120,6 +121,8 @@ class Part(nn.Module):
         config = bound.arguments
         super().__init__(**{k: v for k, v in config.items() if k not in UNUSED})
         self.config = config
+        # In a tuple: no part of the weights.
+        self.traced: tuple[Any, ...] = ()
         for name, value in config.items():
             if not hasattr(self, name):
                 setattr(self, name, value)
@@ -194,7 +197,10 @@ class Part(nn.Module):
                 f"{type(state).__name__}; lengths go by name: length=..."
             )
         carried = TensorState(dict(state[0]) if state else None)
-        y = self.compute(x, lengths, carried if self.causal else None)
+        if self.traced and lengths is None:
+            y = self.traced[0](x)
+        else:
+            y = self.compute(x, lengths, carried if self.causal else None)
         if lengths is not None:
             lengths = self.output_lengths(lengths)
             y = zero_beyond(y, lengths)
@@ -223,3 +229,42 @@ class Part(nn.Module):
             Batch [B, T', ...].
         """
         return super().forward(x, lengths, state)
+
+    def trace(self, x: torch.Tensor) -> None:
+        """Run as a TorchScript graph from now on, with the present weights.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            An example [1, T, ...].
+
+        Raises
+        ------
+        RuntimeError
+            If the part cannot be traced, or only for inputs of one shape.
+        """
+        if self.causal:
+            raise RuntimeError("it carries state from chunk to chunk")
+        with warnings.catch_warnings():
+            # Of the tracer, about sizes: the check below decides.
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(_Plain(self), x, check_trace=False)
+        longer = torch.cat([x, x[:, 3:]], 1).repeat(2, *[1] * (x.ndim - 1))
+        for other in (longer, x[:, : x.shape[1] // 3]):
+            want = self.compute(other, None, None)
+            try:
+                torch.testing.assert_close(traced(other), want)
+            except (RuntimeError, AssertionError):
+                raise RuntimeError("its graph holds for one shape") from None
+        self.traced = (traced,)
+
+
+class _Plain(nn.Module):
+    """A part from tensor to tensor."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.part.compute(x, None, None)
