@@ -10,6 +10,7 @@ from speechbrain.dataio.preprocess import AudioNormalizer
 from speechbrain.inference.interfaces import Pretrained
 from torch.nn.utils.rnn import pad_sequence
 
+from speechbrain_focalcodec import windowed
 from speechbrain_focalcodec.acceleration import Precision, accelerate
 from speechbrain_focalcodec.audio import find_audio_files
 from speechbrain_focalcodec.audio_gate import check_sig
@@ -545,6 +546,7 @@ class PretrainedFocalCodec(Pretrained):
         self,
         paths: str | Path | Sequence[str | Path],
         name: str | None = None,
+        continuous: bool = False,
     ) -> VoiceReference:
         """Make a target speaker's reference from audio files.
 
@@ -555,6 +557,9 @@ class PretrainedFocalCodec(Pretrained):
             speaker; a few minutes of clean speech do.
         name : str, optional
             What to call the speaker; the first path's name by default.
+        continuous : bool
+            Whether to take the encoder's features, see
+            :meth:`VoiceReference.from_sigs`.
 
         Returns
         -------
@@ -593,6 +598,8 @@ class PretrainedFocalCodec(Pretrained):
         if name is None:
             first = Path(paths[0]).absolute()
             name = first.name if first.is_dir() else first.stem
+        if continuous:
+            return self._continuous_reference(files, name)
         toks = [self.tokenize_file(file).toks for file in files]
         with self.inference_ctx:
             return VoiceReference.from_toks(
@@ -601,6 +608,34 @@ class PretrainedFocalCodec(Pretrained):
                 name,
                 window=self.window,
                 batch_size=self.batch_size,
+            )
+
+    def _continuous_reference(
+        self, files: Sequence[Path], name: str
+    ) -> VoiceReference:
+        """A reference of the encoder's features."""
+        codec = self.codec
+        rate = codec.sample_rate_input
+        num = 0
+        for file in files:
+            with AudioReader(file, rate) as reader:
+                num += windowed.num_frames(codec, reader.num_samples)
+
+        def read() -> Iterator[torch.Tensor]:
+            for file in files:
+                with AudioReader(file, rate) as reader:
+                    yield from windowed.feats_stream(
+                        codec,
+                        reader.read,
+                        reader.num_samples,
+                        self.window,
+                        self.context,
+                        self.batch_size,
+                    )
+
+        with self.inference_ctx:
+            return VoiceReference.from_feats(
+                codec, read(), name, num_frames=num
             )
 
     def convert_voice_file(
