@@ -10,7 +10,7 @@ depend on the batch it is in.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,12 @@ from torch import nn
 from speechbrain_focalcodec import checkpoint, windowed
 from speechbrain_focalcodec.audio import resampled_length
 from speechbrain_focalcodec.config import CodecConfig
-from speechbrain_focalcodec.errors import StreamError, TokenError
+from speechbrain_focalcodec.errors import (
+    PartError,
+    StreamError,
+    TokenError,
+)
+from speechbrain_focalcodec.hub import HubOptions
 from speechbrain_focalcodec.modules.bsq import (
     BinarySphericalQuantizer,
     to_sphere,
@@ -37,6 +42,7 @@ from speechbrain_focalcodec.modules.mel import LogMel
 from speechbrain_focalcodec.modules.vocos import Vocos
 from speechbrain_focalcodec.modules.wavenext import WaveNeXt
 from speechbrain_focalcodec.modules.wavlm import WavLM
+from speechbrain_focalcodec.part_configs import PART_CONFIGS
 from speechbrain_focalcodec.schedule import Convert
 from speechbrain_focalcodec.windows import CONTEXT, WINDOW
 
@@ -56,7 +62,7 @@ PARTS: dict[str, type[nn.Module]] = {
 }
 
 # Options that a configuration carries and no module needs.
-UNUSED_OPTIONS = {"max_cached_steps"}
+UNUSED_OPTIONS = {"max_cached_steps", "use_flex_attention"}
 
 Staged = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
@@ -74,11 +80,16 @@ class FocalCodec(nn.Module):
         :mod:`speechbrain_focalcodec.config`.
     name : str
         What the model is called in messages and token files.
+    parts : sequence of str, optional
+        Names of the parts to have, such as ``("decompressor", "decoder")``;
+        all by default. The quantizer, which has no weights, is always there.
 
     Raises
     ------
     ConfigError
         If `config` does not fit the schema.
+    ValueError
+        If `parts` is empty or names no part.
 
     Example
     -------
@@ -92,21 +103,48 @@ class FocalCodec(nn.Module):
     (torch.Size([2, 16000]), tensor([16000,  8000]))
     """
 
+    encoder: Any
+    compressor: Any
+    quantizer: Any
+    decompressor: Any
+    decoder: Any
+
     def __init__(
-        self, config: dict[str, Any] | CodecConfig, name: str = "unnamed"
+        self,
+        config: dict[str, Any] | CodecConfig,
+        name: str = "unnamed",
+        parts: Sequence[str] | None = None,
     ):
         super().__init__()
         self.config = CodecConfig.parse(config)
         self.name = name
-        self.encoder = self._build("encoder")
-        self.compressor = self._build("compressor")
-        self.quantizer = self._build("quantizer")
-        self.decompressor = self._build("decompressor")
-        self.decoder = self._build("decoder")
+        parts = tuple(PART_CONFIGS if parts is None else parts)
+        if not parts or not set(parts) <= PART_CONFIGS.keys():
+            raise ValueError(
+                f"parts must be some of {', '.join(PART_CONFIGS)}, got {parts}"
+            )
+        for role in PART_CONFIGS:
+            if role in parts or role == "quantizer":
+                setattr(self, role, self._build(role))
+        # Where the weights of absent parts are.
+        self.weights_file: Path | None = None
         # What acceleration.accelerate changed, and what it leaves behind.
         self.accelerated: str | None = None
         self.autocast_dtype: torch.dtype | None = None
         self._fingerprint: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in PART_CONFIGS and name not in self._modules:
+            raise PartError(
+                f"{self.name} was loaded without its {name}; it has "
+                f"{', '.join(self.parts)}: load it with {name} among its parts"
+            )
+        return super().__getattr__(name)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts that it has."""
+        return tuple(role for role in PART_CONFIGS if role in self._modules)
 
     def _build(self, role: str) -> Any:
         """One part, from the table, with the options of its config."""
@@ -122,20 +160,36 @@ class FocalCodec(nn.Module):
         source: str | Path,
         revision: str | None = None,
         device: str | torch.device | None = None,
+        *,
+        parts: Sequence[str] | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
     ) -> "FocalCodec":
         """Load a model; executes nothing that was downloaded.
 
         Arguments
         ---------
         source : str or Path
-            Name of a bundled model, a local folder with `config.json` and
-            `model.safetensors` (either published format), or a repository on
-            the Hugging Face hub.
+            Name of a bundled model; a local folder or a repository on the
+            Hugging Face hub with `config.json` and `model.safetensors`
+            (either published format); or a configuration in one of these,
+            such as ``folder/config_x.json`` or ``owner/name/config_x.json``,
+            with weights of the same name beside it (config_x.safetensors).
         revision : str, optional
             Hub only: commit, tag or branch. The six releases are pinned when
             it is not given.
         device : str or torch.device, optional
             Where to put the model; the CPU by default.
+        parts : sequence of str, optional
+            The parts to load, such as ``("decompressor", "decoder")``: the
+            weights of the others are not read. All by default.
+        cache_dir : str or Path, optional
+            Hub only: folder of the local cache.
+        local_files_only : bool
+            Hub only: whether to use the local cache alone.
+        token : str or bool, optional
+            Hub only: for a private repository.
 
         Returns
         -------
@@ -145,10 +199,14 @@ class FocalCodec(nn.Module):
         Raises
         ------
         ConfigError
-            If `config.json` is missing or does not fit the schema.
+            If the configuration is missing or does not fit the schema, or
+            leaves out options and no published default fits the weights.
         CheckpointError
             If the source cannot be found or fetched, or a weight is missing,
-            unexpected or of another shape.
+            unexpected or of another shape; if the weights are pickled, or a
+            revision is given for what is not on the hub.
+        ValueError
+            If `parts` is empty or names no part.
 
         Example
         -------
@@ -156,7 +214,13 @@ class FocalCodec(nn.Module):
         >>> codec.bitrate
         650.0
         """
-        codec = checkpoint.load_codec(cls, source, revision)
+        options: HubOptions = {
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "token": token,
+        }
+        files = checkpoint.find_model(source, revision, options)
+        codec = checkpoint.load_codec(cls, files, parts)
         return codec.to(device).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -169,6 +233,8 @@ class FocalCodec(nn.Module):
 
         Raises
         ------
+        PartError
+            If the model was loaded without some of its parts.
         ValueError
             If the model was accelerated: its weights are no longer exact.
 
@@ -196,9 +262,10 @@ class FocalCodec(nn.Module):
         """
         if self._fingerprint is not None:
             return self._fingerprint
-        # Without defaults: an option added later leaves old models the same.
-        config = self.config.model_dump(mode="json", exclude_defaults=True)
-        return checkpoint.fingerprint_of(config, self.state_dict())
+        weights = self.state_dict()
+        if self.weights_file is not None:
+            weights |= checkpoint.absent_weights(self, self.weights_file)
+        return checkpoint.fingerprint_of(self.config.identity(), weights)
 
     def keep_fingerprint(self) -> None:
         """Keep the present identity, whatever becomes of the weights."""
@@ -209,13 +276,13 @@ class FocalCodec(nn.Module):
     @property
     def sample_rate_input(self) -> int:
         """Sample rate of the waveform to encode (Hz)."""
-        return int(self.encoder.sample_rate)
+        return self.config.encoder_config.sample_rate
 
     @property
     def sample_rate_output(self) -> int:
         """Sample rate of the decoded waveform (Hz)."""
-        rate = self.sample_rate_input * self.decoder.hop_length
-        return rate // self.encoder.hop_length
+        rate = self.sample_rate_input * self.config.decoder_config.hop_length
+        return rate // self.config.encoder_config.hop_length
 
     @property
     def token_rate(self) -> float:
@@ -226,13 +293,13 @@ class FocalCodec(nn.Module):
     def hop_length(self) -> int:
         """Input samples a token."""
         factors = self.config.compressor_config.downscale_factors
-        return int(self.encoder.hop_length) * math.prod(factors)
+        return self.config.encoder_config.hop_length * math.prod(factors)
 
     @property
     def output_hop_length(self) -> int:
         """Output samples a token."""
         factors = self.config.decompressor_config.upscale_factors
-        return int(self.decoder.hop_length) * math.prod(factors)
+        return self.config.decoder_config.hop_length * math.prod(factors)
 
     @property
     def bitrate(self) -> float:
@@ -242,7 +309,7 @@ class FocalCodec(nn.Module):
     @property
     def codebook_size(self) -> int:
         """Number of different tokens."""
-        return self.quantizer.codebook_size
+        return self.config.quantizer_config.codebook_size
 
     @property
     def codebook(self) -> torch.Tensor:
@@ -256,10 +323,10 @@ class FocalCodec(nn.Module):
     def causal(self) -> bool:
         """Whether every part can run on a stream."""
         return (
-            self.encoder.causal
+            self.config.encoder_config.causal
             and self.config.compressor_config.causal
             and self.config.decompressor_config.causal
-            and self.decoder.causal
+            and self.config.decoder_config.causal
         )
 
     @property
@@ -268,11 +335,11 @@ class FocalCodec(nn.Module):
         if not self.causal:
             return None
         frames = math.lcm(
-            self.encoder.chunk,
+            self.config.encoder_config.chunk,
             1 + self.config.decompressor_config.lookahead_size,
             math.prod(self.config.compressor_config.downscale_factors),
         )
-        return frames * self.encoder.hop_length
+        return frames * self.config.encoder_config.hop_length
 
     @property
     def latency(self) -> float | None:

@@ -13,6 +13,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "FocalCodecError",
+    "PartError",
     "StreamError",
     "TokenError",
     "VoiceError",
@@ -30,6 +31,10 @@ class ConfigError(FocalCodecError, ValueError):
 
 class CheckpointError(FocalCodecError, ValueError):
     """Weights are missing, unexpected, damaged or cannot be fetched."""
+
+
+class PartError(CheckpointError, AttributeError):
+    """A codec was loaded without the part that is needed."""
 
 
 class AudioError(FocalCodecError, ValueError):

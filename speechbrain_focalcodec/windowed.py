@@ -163,7 +163,7 @@ def _decoding(
     once = partial(_decode_once, codec, convert=convert, to_sig=to_sig)
     hop = codec.output_hop_length
     if not to_sig:
-        hop //= codec.decoder.hop_length
+        hop //= codec.config.decoder_config.hop_length
     if codec.causal:
         return _Way(once, lambda num: num * hop, _slice_size(codec, window))
     passes = decode_passes(codec, window, convert, to_sig)

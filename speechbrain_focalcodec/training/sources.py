@@ -53,7 +53,13 @@ DISCRIMINATOR = "discriminator"
 DISCRIMINATOR_FILE = "discriminator.safetensors"
 
 # Options that change no output for the same weights.
-UNUSED = {"max_cached_steps", "dropout", "layerscale_init"}
+UNUSED = {
+    "max_cached_steps",
+    "use_flex_attention",
+    "dropout",
+    "layerscale_init",
+    "tanhscale_init",
+}
 # Options without weights that change a part's output, but not what its weights
 # mean: the model's own are taken, and training fits the weights to them.
 CHOSEN = {"fade"}
@@ -215,9 +221,9 @@ def _find_source(name: str | Path) -> Source:
                 f"{name}: no such folder in {folder.parent}; give the output "
                 "folder of a training, or a model"
             )
-        _, folder = checkpoint.resolve_source(str(name))
-        config = read_config(folder / checkpoint.CONFIG_FILE)
-        return Source(str(name), folder, config, is_run=False)
+        files = checkpoint.find_model(str(name))
+        config = checkpoint.match_config(FocalCodec, files)
+        return Source(str(name), files.weights.parent, config, is_run=False)
     save, best = folder / SAVE_FOLDER, None
     if save.is_dir():
         checkpointer = AtomicCheckpointer(save)
