@@ -16,7 +16,7 @@ from speechbrain_focalcodec.compat.focalnet import FocalDecoder, FocalEncoder
 from speechbrain_focalcodec.compat.vocos import Vocos
 from speechbrain_focalcodec.compat.wavenext import WaveNeXt
 from speechbrain_focalcodec.compat.wavlm import WavLM
-from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.errors import CheckpointError, ConfigError
 
 ROOT = PARITY.parents[1]
 CASES = sorted(path.parent.name for path in PARITY.glob("*/case.json"))
@@ -349,7 +349,7 @@ def test_from_config_has_random_weights_and_overrides(tmp_path):
     )
     assert len(codec.encoder.encoder.layers) == 2
     assert isinstance(codec.decoder, Vocos) and codec.sample_rate == 16000
-    with pytest.raises(TypeError, match="typo"):
+    with pytest.raises(ConfigError, match="encoder_config.typo: unknown"):
         focalcodec.FocalCodec.from_config(
             str(path), overrides={"encoder_config.typo": 1}
         )

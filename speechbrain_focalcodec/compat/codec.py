@@ -14,15 +14,17 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from speechbrain_focalcodec import checkpoint, codec
+from speechbrain_focalcodec import checkpoint
 from speechbrain_focalcodec.atomic import atomic_path, atomic_write_text
+from speechbrain_focalcodec.codec import FocalCodec as MainCodec
 from speechbrain_focalcodec.compat.bsq import BinarySphericalQuantizer
 from speechbrain_focalcodec.compat.focalnet import FocalDecoder, FocalEncoder
 from speechbrain_focalcodec.compat.mel import LogMel
 from speechbrain_focalcodec.compat.vocos import Vocos
 from speechbrain_focalcodec.compat.wavenext import WaveNeXt
 from speechbrain_focalcodec.compat.wavlm import WavLM
-from speechbrain_focalcodec.config import read_config
+from speechbrain_focalcodec.config import CodecConfig, read_json
+from speechbrain_focalcodec.hub import HubOptions
 from speechbrain_focalcodec.lengths import absolute_lengths
 from speechbrain_focalcodec.modules.bsq import to_sphere
 from speechbrain_focalcodec.modules.masking import zero_beyond
@@ -122,17 +124,17 @@ decoder_config : dict, optional
         overrides: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> "FocalCodec":
-        """Load a model with its weights.
+        """Load a model with its weights; executes nothing that it reads.
 
         Arguments
         ---------
         config : str
             A JSON file, with or without its suffix, beside weights of the same
             name; or what the main class's `from_pretrained` takes.
-        overrides : dict
+        overrides : dict, optional
             Options to change, such as ``{"encoder_config.dropout": 0.1}``.
         **kwargs : dict
-            Of the main class's `from_pretrained`: `revision`, ...
+            For the hub: `revision`, `cache_dir`, `local_files_only`, `token`.
 
         Returns
         -------
@@ -142,7 +144,7 @@ decoder_config : dict, optional
         Raises
         ------
         ConfigError, CheckpointError
-            As there.
+            As of the main class.
         """
         return cls.from_config(config, True, overrides, **kwargs)
 
@@ -152,6 +154,8 @@ decoder_config : dict, optional
         config: str,
         pretrained: bool = False,
         overrides: dict[str, Any] | None = None,
+        *,
+        revision: str | None = None,
         **kwargs: Any,
     ) -> "FocalCodec":
         """Make a model of a configuration.
@@ -162,8 +166,10 @@ decoder_config : dict, optional
             See :meth:`from_pretrained`.
         pretrained : bool
             Whether to load its weights, too; they are random otherwise.
-        overrides : dict
+        overrides : dict, optional
             See :meth:`from_pretrained`.
+        revision : str, optional
+            Commit, tag or branch on the hub.
         **kwargs : dict
             See :meth:`from_pretrained`.
 
@@ -171,32 +177,34 @@ decoder_config : dict, optional
         -------
         FocalCodec
             In eval mode.
+
+        Raises
+        ------
+        ConfigError, CheckpointError
+            As of the main class.
         """
-        file = Path(f"{config.removesuffix('.json')}.json")
-        source = file if file.is_file() else config
-        if pretrained:
-            loaded = codec.FocalCodec.from_pretrained(source, **kwargs)
-            parsed = loaded.config
-        elif file.is_file():
-            parsed = read_config(file)
-        else:
-            _, folder = checkpoint.resolve_source(config, **kwargs)
-            parsed = read_config(folder / checkpoint.CONFIG_FILE)
-        options: dict[str, Any] = parsed.model_dump()
+        file = f"{config.removesuffix('.json')}.json"
+        # In a repository on the hub it has two slashes.
+        if not Path(file).is_file() and (
+            Path(config).exists() or config.count("/") < 2
+        ):
+            file = config
+        files = checkpoint.find_model(file, revision, HubOptions(**kwargs))
+        data = read_json(files.config)
         for path, value in (overrides or {}).items():
             *keys, last = path.split(".")
-            table = options
+            table = data
             for key in keys:
                 table = table.setdefault(key, {})
             table[last] = value
         if not pretrained:
-            model = cls(**options)
+            model = cls(**CodecConfig.parse(data, files.config).model_dump())
         else:
-            with checkpoint.MetaWeights():
-                model = cls(**options)
-            weights = loaded.state_dict()
-            checkpoint.check_state(model, weights, config)
-            model.load_state_dict(weights, assign=True)
+            parsed = checkpoint.match_config(MainCodec, files, data)
+            model = cls(**parsed.model_dump())
+            weights = checkpoint.read_weights(files.weights)
+            weights = checkpoint.upgrade_names(weights, files.weights)
+            checkpoint.load_state(model, weights, files.weights)
         model.model_id = config
         return model.eval()
 

@@ -15,7 +15,6 @@ from torch import nn
 from speechbrain_focalcodec.compat.part import Part, TensorState
 from speechbrain_focalcodec.modules import compressor
 from speechbrain_focalcodec.modules.causal import StreamState, scope
-from speechbrain_focalcodec.modules.focal import ScaledTanh
 
 __all__ = ["FocalDecoder", "FocalEncoder"]
 
@@ -79,11 +78,8 @@ class Layer(compressor.FocalLayer):
         return super().forward(input, None, state), carried.table
 
 
-def _layers(layers: nn.ModuleList, tanhscale_init: float) -> nn.ModuleList:
+def _layers(layers: nn.ModuleList) -> nn.ModuleList:
     """The same layers, to be called as the published ones."""
-    for module in layers.modules():
-        if isinstance(module, ScaledTanh):
-            nn.init.constant_(module.alpha, tanhscale_init)
     return nn.ModuleList(
         Layer(layer.focal_block, layer.downscale, layer.upscale)
         for layer in layers
@@ -112,7 +108,7 @@ class FocalEncoder(Part, compressor.FocalEncoder):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.layers = _layers(self.layers, self.config["tanhscale_init"])
+        self.layers = _layers(self.layers)
 
     @property
     def downsample_factor(self) -> int:
@@ -193,7 +189,7 @@ class FocalDecoder(Part, compressor.FocalDecoder):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.layers = _layers(self.layers, self.config["tanhscale_init"])
+        self.layers = _layers(self.layers)
 
     @property
     def upsample_factor(self) -> int:

@@ -13,15 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from speechbrain_focalcodec.codec import UNUSED_OPTIONS
 from speechbrain_focalcodec.lengths import absolute_lengths
 from speechbrain_focalcodec.modules.causal import StreamState
 from speechbrain_focalcodec.modules.masking import zero_beyond
 
 __all__ = ["Part", "TensorState"]
-
-# Options that the classes of `modules` do without: the first two change no
-# result, the last is the first value of a weight.
-UNUSED = {"max_cached_steps", "use_flex_attention", "tanhscale_init"}
 
 Table = dict[str, Any]
 
@@ -119,7 +116,9 @@ class Part(nn.Module):
         bound = inspect.signature(type(self)).bind(*args, **kwargs)
         bound.apply_defaults()
         config = bound.arguments
-        super().__init__(**{k: v for k, v in config.items() if k not in UNUSED})
+        super().__init__(
+            **{k: v for k, v in config.items() if k not in UNUSED_OPTIONS}
+        )
         self.config = config
         # In a tuple: no part of the weights.
         self.traced: tuple[Any, ...] = ()
