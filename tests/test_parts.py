@@ -62,11 +62,8 @@ def test_facts_are_those_of_the_whole_model(case, parts):
     codec = FocalCodec.from_pretrained(case, parts=parts)
     for fact in FACTS:
         assert getattr(codec, fact) == getattr(whole, fact), fact
-    assert (
-        codec.num_tokens(12345) == whole.num_tokens(12345)
-        if (parts == ENCODER)
-        else True
-    )
+    if parts == ENCODER:
+        assert codec.num_tokens(12345) == whole.num_tokens(12345)
 
 
 def test_a_part_that_was_changed_is_another_model(case):
