@@ -617,24 +617,32 @@ def load_weights(codec: "FocalCodec", path: str | Path) -> None:
     load_state(codec, upgrade_names(weights, path), path)
 
 
-def absent_weights(codec: "FocalCodec", path: str | Path) -> Weights:
+def absent_weights(codec: "FocalCodec") -> Weights:
     """Weights of the parts that a codec was loaded without.
 
     Arguments
     ---------
     codec : FocalCodec
         Has some of its parts.
-    path : str or Path
-        The weights that it was loaded from.
 
     Returns
     -------
     dict
         Tensors by name, in the precision that a whole codec has.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read.
+    PartError
+        If it was not loaded from one.
     """
+    absent = [part for part in PART_CONFIGS if part not in codec.parts]
+    path = codec.weights_file
+    if path is None:
+        return getattr(codec, absent[0])  # an error that names it
     with MetaWeights():
         expected = type(codec)(codec.config).state_dict()
-    absent = [part for part in PART_CONFIGS if part not in codec.parts]
     weights = read_weights(path, parts=absent)
     return {
         name: value.to(expected[name].dtype)

@@ -74,6 +74,21 @@ def test_a_part_that_was_changed_is_another_model(case):
     assert codec.fingerprint != before
 
 
+def test_a_whole_model_needs_its_folder_no_more(tmp_path):
+    whole = FocalCodec.from_pretrained(PARITY / "offline_50hz")
+    folder = tmp_path / "model"
+    whole.save_pretrained(folder)
+    codec = FocalCodec.from_pretrained(folder)
+    some = FocalCodec.from_pretrained(folder, parts=DECODER)
+    shutil.rmtree(folder)
+    assert codec.fingerprint == whole.fingerprint
+    with pytest.raises(CheckpointError, match="model.safetensors: not found"):
+        _ = some.fingerprint
+    built = FocalCodec(whole.config, parts=DECODER)
+    with pytest.raises(FocalCodecError, match="without its encoder"):
+        _ = built.fingerprint
+
+
 def test_what_is_missing_is_named():
     codec = FocalCodec.from_pretrained("focalcodec_mini_50hz", parts=DECODER)
     assert codec.parts == ("quantizer", *DECODER)
