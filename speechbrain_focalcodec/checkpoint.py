@@ -26,6 +26,7 @@ from speechbrain_focalcodec.atomic import atomic_path
 from speechbrain_focalcodec.config import (
     CodecConfig,
     all_causal,
+    as_saved_before,
     left_out,
     read_json,
     version_of,
@@ -350,7 +351,8 @@ def match_config(
         data = read_json(files.config)
     first = VERSIONS[0]
     if isinstance(data, dict) and _saved_here(files.weights):
-        data = _with_causal_decoder(data, files.config)
+        _check_wavenext(data, files.config)
+        data = as_saved_before(data)
     elif isinstance(data, dict):
         first = version_of(data) or first
     configs, problems = [], []
@@ -391,22 +393,25 @@ def _saved_here(weights: Path) -> bool:
         return (stream.metadata() or {}) == METADATA
 
 
-def _with_causal_decoder(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Write out what a WaveNeXt was by default in earlier versions."""
-    decoder = data.get("decoder_config")
+def _check_wavenext(data: dict[str, Any], path: Path) -> None:
+    """Raise if it is open whether a WaveNeXt is causal.
+
+    The weights look like this package's, whose earlier versions took it to be;
+    but other tools write such weights too, beside published configurations.
+    """
+    decoder = data.get("decoder_config", {})
     if (
-        data.get("decoder_name") != "WaveNeXt"
-        or not isinstance(decoder, dict)
-        or "causal" in decoder
+        data.get("decoder_name") == "WaveNeXt"
+        and isinstance(decoder, dict)
+        and "causal" not in decoder
+        and not all_causal(data)
+        and data.get("encoder_name") != "LogMel"
     ):
-        return data
-    if not all_causal(data) and data.get("encoder_name") != "LogMel":
         raise ConfigError(
             f"{path}: write down decoder_config.causal: true if an earlier "
             "version of speechbrain_focalcodec wrote the file, false if the "
             "published package did"
         )
-    return {**data, "decoder_config": {**decoder, "causal": True}}
 
 
 class MetaWeights(TorchFunctionMode):
@@ -612,24 +617,32 @@ def load_weights(codec: "FocalCodec", path: str | Path) -> None:
     load_state(codec, upgrade_names(weights, path), path)
 
 
-def absent_weights(codec: "FocalCodec", path: str | Path) -> Weights:
+def absent_weights(codec: "FocalCodec") -> Weights:
     """Weights of the parts that a codec was loaded without.
 
     Arguments
     ---------
     codec : FocalCodec
         Has some of its parts.
-    path : str or Path
-        The weights that it was loaded from.
 
     Returns
     -------
     dict
         Tensors by name, in the precision that a whole codec has.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read.
+    PartError
+        If it was not loaded from one.
     """
+    absent = [part for part in PART_CONFIGS if part not in codec.parts]
+    path = codec.weights_file
+    if path is None:
+        return getattr(codec, absent[0])  # an error that names it
     with MetaWeights():
         expected = type(codec)(codec.config).state_dict()
-    absent = [part for part in PART_CONFIGS if part not in codec.parts]
     weights = read_weights(path, parts=absent)
     return {
         name: value.to(expected[name].dtype)

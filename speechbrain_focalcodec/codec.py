@@ -76,8 +76,8 @@ class FocalCodec(nn.Module):
     Arguments
     ---------
     config : dict or CodecConfig
-        In the layout of `config.json`, see
-        :mod:`speechbrain_focalcodec.config`.
+        In the layout of `config.json`; for what is left out see
+        :func:`speechbrain_focalcodec.config.fill_defaults`.
     name : str
         What the model is called in messages and token files.
     parts : sequence of str, optional
@@ -258,13 +258,14 @@ class FocalCodec(nn.Module):
         """SHA-256 (hex) over configuration and weights: the model's identity.
 
         Tokens mean something only to the model with the same fingerprint.
-        Acceleration does not change it.
+        Acceleration does not change it. A model that was loaded without some
+        of its parts reads them for it.
         """
         if self._fingerprint is not None:
             return self._fingerprint
         weights = self.state_dict()
-        if self.weights_file is not None:
-            weights |= checkpoint.absent_weights(self, self.weights_file)
+        if len(self.parts) < len(PART_CONFIGS):
+            weights |= checkpoint.absent_weights(self)
         return checkpoint.fingerprint_of(self.config.identity(), weights)
 
     def keep_fingerprint(self) -> None:

@@ -335,6 +335,32 @@ def fill_defaults(data: Any, version: str | None = None) -> Any:
     return data
 
 
+def as_saved_before(data: Any) -> Any:
+    """Write out what earlier versions of this package left out on saving.
+
+    A WaveNeXt was causal by default; the rest was as in v0.0.1.
+
+    Arguments
+    ---------
+    data : dict
+        Content of a `config.json` that this package wrote.
+
+    Returns
+    -------
+    dict
+        A copy, for :meth:`CodecConfig.parse` with version 0.0.1.
+
+    Example
+    -------
+    >>> as_saved_before({"decoder_name": "WaveNeXt"})["decoder_config"]
+    {'causal': True}
+    """
+    if isinstance(data, dict) and data.get("decoder_name") == "WaveNeXt":
+        data = dict(data)
+        _fill(data, "decoder", {"causal": True})
+    return data
+
+
 def all_causal(data: dict[str, Any]) -> bool:
     """Whether every part before the decoder is causal.
 

@@ -24,7 +24,7 @@ __all__ = [
 # What a model's folder holds.
 MODEL_FILES = ("config.json", "model.safetensors")
 # How long to wait for the hub before the local cache is taken (s).
-PATIENCE = 5.0
+PATIENCE = 6.0
 
 _NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 
@@ -253,6 +253,19 @@ def _ask(
     return reasons[0] if reasons else f"no answer in {PATIENCE:g} seconds"
 
 
+def _exists(
+    repository: str, name: str, commit: str | None, options: HubOptions
+) -> bool:
+    """Whether the hub has a file, as far as it answers."""
+    from huggingface_hub import file_exists
+
+    try:
+        token = options.get("token")
+        return file_exists(repository, name, revision=commit, token=token)
+    except Exception:
+        return False
+
+
 def pickled_message(path: str | Path, first: str = "") -> str:
     """What to do with pickled weights, which this package does not read.
 
@@ -344,9 +357,7 @@ def _fetch_first(
         raise unreachable
     hint = ""
     pickled = choice[0].replace(".safetensors", ".pt")
-    if pickled != choice[0] and huggingface_hub.file_exists(
-        repository, pickled, revision=commit, token=options.get("token")
-    ):
+    if pickled != choice[0] and _exists(repository, pickled, commit, options):
         first = "download them with their configuration and "
         hint = f", but {pickled_message(pickled, first)}"
     elif len(choice) == 1 and choice[0] in MODEL_FILES:

@@ -15,9 +15,11 @@ from speechbrain_focalcodec.modules.causal import StreamState
 TOLERANCE = 1e-4
 
 CASES = sorted(path.parent.name for path in PARITY.glob("*/case.json"))
-OFFLINE = [case for case in CASES if not case.startswith("causal")]
+FULL = [case for case in CASES if case.startswith("full_options")]
 CAUSAL = [case for case in CASES if case.startswith("causal")]
-INPUTS = [(case, "a") for case in CASES] + [(case, "b") for case in OFFLINE]
+OFFLINE = [case for case in CASES if case not in CAUSAL + FULL]
+INPUTS = [(case, "a") for case in CASES]
+INPUTS += [(case, "b") for case in OFFLINE + FULL]
 
 
 def load(case: str) -> tuple[FocalCodec, dict[str, torch.Tensor]]:
@@ -39,8 +41,8 @@ def assert_same_toks(
 
 
 def test_all_cases_are_here():
-    assert len(CASES) == 8
-    assert len(CAUSAL) == 2
+    assert len(CASES) == 10
+    assert len(CAUSAL) == len(FULL) == 2
 
 
 @torch.no_grad()
