@@ -30,7 +30,8 @@ class BinarySphericalQuantizer(bsq.BinarySphericalQuantizer):
     @property
     def codebook(self) -> torch.Tensor:
         """All codes [codebook_size, d]."""
-        toks = torch.arange(self.codebook_size, device=self.powers.device)
+        device = self.get_buffer("powers").device
+        toks = torch.arange(self.codebook_size, device=device)
         return self.toks_to_codes(toks)
 
     def codes_to_toks(self, codes: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,6 @@ from speechbrain_focalcodec.compat.vocos import Vocos
 from speechbrain_focalcodec.compat.wavenext import WaveNeXt
 from speechbrain_focalcodec.compat.wavlm import WavLM
 from speechbrain_focalcodec.config import CodecConfig, read_json
-from speechbrain_focalcodec.hub import HubOptions
 from speechbrain_focalcodec.lengths import absolute_lengths
 from speechbrain_focalcodec.modules.bsq import to_sphere
 from speechbrain_focalcodec.modules.masking import zero_beyond
@@ -189,7 +188,8 @@ decoder_config : dict, optional
             Path(config).exists() or config.count("/") < 2
         ):
             file = config
-        files = checkpoint.find_model(file, revision, HubOptions(**kwargs))
+        options: Any = kwargs
+        files = checkpoint.find_model(file, revision, options)
         data = read_json(files.config)
         for path, value in (overrides or {}).items():
             *keys, last = path.split(".")
@@ -417,10 +417,14 @@ decoder_config : dict, optional
         return_state: bool = False,
     ) -> Any:
         """Waveform to tokens and back."""
-        states = encoder_state, compressor_state
-        states += decompressor_state, decoder_state
         _, _, rec_sig, *states = self(
-            sig, *states, length=length, return_state=True
+            sig,
+            encoder_state,
+            compressor_state,
+            decompressor_state,
+            decoder_state,
+            length,
+            return_state=True,
         )
         return (rec_sig, *states) if return_state else rec_sig
 

@@ -52,7 +52,9 @@ class Contexts:
 class Layer(compressor.FocalLayer):
     """A focal block with its down- or up-scaling."""
 
-    def forward(self, input: torch.Tensor, left_contexts: Any = None) -> Any:
+    def forward(  # type: ignore[override]
+        self, input: torch.Tensor, left_contexts: Any = None
+    ) -> Any:
         """Scale and mix.
 
         Arguments
@@ -78,7 +80,7 @@ class Layer(compressor.FocalLayer):
         return super().forward(input, None, state), carried.table
 
 
-def _layers(layers: nn.ModuleList) -> nn.ModuleList:
+def _layers(layers: Any) -> nn.ModuleList:
     """The same layers, to be called as the published ones."""
     return nn.ModuleList(
         Layer(layer.focal_block, layer.downscale, layer.upscale)

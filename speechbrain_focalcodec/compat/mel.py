@@ -15,6 +15,7 @@ class LogMel(Part, mel.LogMel):
 
     Example
     -------
+    >>> import torch
     >>> feats, *state = LogMel()(torch.randn(2, 16000))
     >>> feats.shape
     torch.Size([2, 50, 80])

@@ -103,14 +103,18 @@ class Part(nn.Module):
     """
 
     options: ClassVar[dict[str, Any]] = {}
+    causal: bool
+    output_lengths: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        parameters = [
             inspect.Parameter(name, kind, default=value)
             for name, value in cls.options.items()
-        )
+        ]
+        signature = inspect.Signature(parameters)
+        cls.__signature__ = signature  # type: ignore[attr-defined]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         bound = inspect.signature(type(self)).bind(*args, **kwargs)
@@ -126,7 +130,7 @@ class Part(nn.Module):
             if not hasattr(self, name):
                 setattr(self, name, value)
 
-    def forward(
+    def call(
         self,
         input: torch.Tensor,
         *state: Table,
@@ -157,6 +161,9 @@ class Part(nn.Module):
         output, kept, _ = self.run(input, state, lengths)
         return output, kept
 
+    # It takes other arguments than what it hides.
+    forward: Any = call
+
     def run(
         self,
         x: torch.Tensor,
@@ -170,7 +177,7 @@ class Part(nn.Module):
         x : torch.Tensor
             Batch [B, T, ...].
         state : sequence of dict
-            Empty, or what :meth:`forward` gave after its output.
+            Empty, or what :meth:`call` gave after its output.
         lengths : torch.Tensor, optional
             Steps, int64 [B].
 

@@ -14,6 +14,7 @@ class Vocos(Decoder, vocos.Vocos):
 
     Example
     -------
+    >>> import torch
     >>> decoder = Vocos(input_dim=8, num_layers=2, dim=16, ffn_dim=32)
     >>> sig, *state = decoder(torch.randn(2, 10, 8))
     >>> sig.shape

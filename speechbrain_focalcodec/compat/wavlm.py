@@ -14,6 +14,7 @@ class WavLM(Part, wavlm.WavLM):
 
     Example
     -------
+    >>> import torch
     >>> encoder = WavLM(num_layers=1, dim=32, ffn_dim=64, num_heads=4)
     >>> feats, *state = encoder(torch.randn(1, 16000))
     >>> feats.shape
