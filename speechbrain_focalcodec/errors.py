@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "FocalCodecError",
     "InstallationError",
+    "PartError",
     "StreamError",
     "TokenError",
     "VoiceError",
@@ -31,6 +32,10 @@ class ConfigError(FocalCodecError, ValueError):
 
 class CheckpointError(FocalCodecError, ValueError):
     """Weights are missing, unexpected, damaged or cannot be fetched."""
+
+
+class PartError(CheckpointError, AttributeError):
+    """A codec was loaded without the part that is needed."""
 
 
 class AudioError(FocalCodecError, ValueError):
