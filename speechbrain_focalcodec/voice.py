@@ -22,6 +22,7 @@ import torch
 from speechbrain_focalcodec import windowed
 from speechbrain_focalcodec.audio_gate import check_sig
 from speechbrain_focalcodec.errors import VoiceError
+from speechbrain_focalcodec.modules.derived import weights_state
 from speechbrain_focalcodec.modules.masking import check_lengths, length_mask
 from speechbrain_focalcodec.schedule import Convert
 from speechbrain_focalcodec.spool import Spool
@@ -507,10 +508,7 @@ class VoiceReference:
 
 def _state_of(codec: "FocalCodec") -> tuple | None:
     """What changes with the weights; None where that cannot be told."""
-    weights = list(codec.parameters()) + list(codec.buffers())
-    if codec.accelerated or any(w.is_inference() for w in weights):
-        return None
-    return tuple((w.data_ptr(), w._version) for w in weights)
+    return None if codec.accelerated else weights_state(codec)
 
 
 def _is_large(shape: tuple[int, int]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-__all__ = ["Derived", "fast_path"]
+__all__ = ["Derived", "can_keep", "fast_path", "weights_state"]
 
 
 def fast_path(x: torch.Tensor) -> bool:
@@ -49,10 +49,13 @@ def fast_path(x: torch.Tensor) -> bool:
 class Derived(nn.Module):
     """A tensor computed from a weight, kept until the weight changes.
 
-    Changes are seen by the weight's storage and version, which optimizers,
-    `load_state_dict` and `Module.to` move. Writing through ``.data`` moves
-    neither, so :meth:`train` (of the module around it, too) forgets what is
-    kept. Copies and pickles start empty.
+    What is kept shares the weight's memory, copy on write: whatever writes to
+    the weight, also through ``.data``, first moves it to memory of its own,
+    and a weight at another address is computed from again. A weight whose
+    memory is not its own (part of a larger tensor, shared between processes,
+    or of a NumPy array) is computed from in each call. A NumPy array that was
+    taken from a weight earlier writes unseen; :meth:`train` (of the module
+    around it, too) forgets what is kept. Copies and pickles start empty.
 
     Arguments
     ---------
@@ -67,7 +70,8 @@ class Derived(nn.Module):
     >>> with torch.no_grad():
     ...     first = transposed(weight)
     ...     second = transposed(weight)
-    ...     third = transposed(weight.add_(1))
+    ...     weight.data[0, 0] = 5
+    ...     third = transposed(weight)
     >>> first is second, first is third
     (True, False)
     """
@@ -113,15 +117,16 @@ class Derived(nn.Module):
         torch.Tensor
             ``compute(weight, *args)``, perhaps of an earlier call.
         """
-        if not fast_path(weight) or weight.is_inference():
+        if not fast_path(weight) or not can_keep(weight):
             return self.compute(weight, *args)
-        state = (weight.data_ptr(), weight._version, weight.dtype, args)
         kept = self._kept
-        if kept is None or kept[0] != state:
+        if kept is None or kept[0] != _state(weight, args):
             # Normal tensors, even in inference mode: they outlive it.
             with torch.inference_mode(False), torch.no_grad():
-                source = weight.detach()
-                kept = (state, source, self.compute(source, *args))
+                source = torch._lazy_clone(weight.detach())
+                # A clone, as some functions take memory to write for reading.
+                value = self.compute(torch._lazy_clone(source), *args)
+            kept = (_state(source, args), source, value)
             self._kept = kept
         return kept[2]
 
@@ -135,3 +140,84 @@ class Derived(nn.Module):
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_kept": None}
+
+
+# PyTorch has no public names for copies on write; where these are missing,
+# nothing is kept.
+COPIES_ON_WRITE = hasattr(torch, "_lazy_clone") and all(
+    hasattr(torch._C, name) for name in ("_data_address", "_is_cow_tensor")
+)
+
+
+def can_keep(weight: torch.Tensor) -> bool:
+    """Whether all that writes to a weight on the CPU would be noticed.
+
+    Arguments
+    ---------
+    weight : torch.Tensor
+        The weight.
+
+    Returns
+    -------
+    bool
+        Whether what is derived from it may be kept.
+
+    Example
+    -------
+    >>> can_keep(torch.ones(2)), can_keep(torch.ones(2).share_memory_())
+    (True, False)
+    """
+    if not COPIES_ON_WRITE or weight.is_inference():
+        return False
+    if weight.untyped_storage().nbytes() != weight.nbytes:
+        # Others write to the same memory, and each would move all of it.
+        return False
+    if torch._C._is_cow_tensor(weight):
+        return True
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            torch._lazy_clone(weight.detach())
+    except RuntimeError:
+        return False
+    return True
+
+
+def _state(weight: torch.Tensor, args: tuple) -> tuple:
+    """Where a weight lies, and as what."""
+    layout = weight.dtype, weight.shape, weight.stride()
+    return _address(weight), *layout, args
+
+
+def _address(weight: torch.Tensor) -> int:
+    """Where a weight lies; `data_ptr` would count as writing."""
+    if COPIES_ON_WRITE:
+        return torch._C._data_address(weight)
+    return weight.data_ptr()
+
+
+def weights_state(module: nn.Module) -> tuple | None:
+    """What changes when the weights of a module do.
+
+    Arguments
+    ---------
+    module : nn.Module
+        The module.
+
+    Returns
+    -------
+    tuple or None
+        Equal as long as nothing was written; None where that cannot be told.
+
+    Example
+    -------
+    >>> linear = nn.Linear(2, 3)
+    >>> before = weights_state(linear)
+    >>> with torch.no_grad():
+    ...     _ = linear.weight.mul_(2)
+    >>> weights_state(linear) == before
+    False
+    """
+    weights = [*module.parameters(), *module.buffers()]
+    if any(weight.is_inference() for weight in weights):
+        return None
+    return tuple((_address(weight), weight._version) for weight in weights)

@@ -10,7 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from speechbrain_focalcodec.modules.derived import Derived, fast_path
+from speechbrain_focalcodec.modules.derived import (
+    Derived,
+    can_keep,
+    fast_path,
+)
 
 __all__ = [
     "Linear",
@@ -87,7 +91,7 @@ def packing_pays(x: torch.Tensor, weight: torch.Tensor) -> bool:
         and weight.numel() >= PACKED_SIZE
         and fast_path(x)
         and x.numel() // x.shape[-1] in frames
-        and not weight.is_inference()
+        and can_keep(weight)
     )
 
 
