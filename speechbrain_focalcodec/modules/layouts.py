@@ -296,8 +296,8 @@ def depthwise_conv(
     """
     dtype = weight.dtype
     if x.device.type == "cpu":
-        # oneDNN never returns from bfloat16 and more than 14 taps.
-        half = dtype == torch.bfloat16
+        # oneDNN never returns from half types and more than 14 taps.
+        half = dtype in (torch.bfloat16, torch.float16)
         if half or torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 return depthwise_conv(
