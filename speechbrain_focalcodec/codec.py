@@ -32,6 +32,7 @@ from speechbrain_focalcodec.modules.bsq import (
 )
 from speechbrain_focalcodec.modules.causal import StreamState, scope
 from speechbrain_focalcodec.modules.compressor import FocalDecoder, FocalEncoder
+from speechbrain_focalcodec.modules.derived import DerivedFromAll
 from speechbrain_focalcodec.modules.masking import (
     check_lengths,
     zero_beyond,
@@ -113,6 +114,7 @@ class FocalCodec(nn.Module):
         self.accelerated: str | None = None
         self.autocast_dtype: torch.dtype | None = None
         self._fingerprint: str | None = None
+        self._hashed = DerivedFromAll(_hash)
 
     def _build(self, role: str) -> Any:
         """One part, from the table, with the options of its config."""
@@ -202,9 +204,8 @@ class FocalCodec(nn.Module):
         """
         if self._fingerprint is not None:
             return self._fingerprint
-        # Without defaults: an option added later leaves old models the same.
-        config = self.config.model_dump(mode="json", exclude_defaults=True)
-        return checkpoint.fingerprint_of(config, self.state_dict())
+        # Hashing takes a second at full size: again only after a change.
+        return self._hashed(self)
 
     def keep_fingerprint(self) -> None:
         """Keep the present identity, whatever becomes of the weights."""
@@ -989,6 +990,13 @@ class FocalCodec(nn.Module):
             return function(x)
         lengths = check_lengths(lengths, x, "lengths")
         return zero_beyond(function(x), lengths, own=True), lengths
+
+
+def _hash(codec: FocalCodec) -> str:
+    """SHA-256 (hex) over configuration and weights."""
+    # Without defaults: an option added later leaves old models the same.
+    config = codec.config.model_dump(mode="json", exclude_defaults=True)
+    return checkpoint.fingerprint_of(config, codec.state_dict())
 
 
 def fit_length(sig: torch.Tensor, num_samples: int) -> torch.Tensor:

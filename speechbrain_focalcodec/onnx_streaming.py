@@ -527,7 +527,8 @@ class OnnxStreamingResynthesizer:
         if counts.shape != (2,) or counts.dtype != np.int64:
             raise StreamError("state: counts must hold two int64 numbers")
         pushed, given = counts.tolist()
-        if not 0 <= given <= self.codec.output_num_samples(max(pushed, 0)):
+        wanted = self.codec.output_num_samples(max(pushed, 0))
+        if pushed < 0 or not 0 <= given <= wanted:
             raise StreamError(
                 f"state: counts say that {pushed} samples gave {given}"
             )

@@ -494,7 +494,7 @@ class StreamingResynthesizer(Stream):
         counts = _take(tensors, "counts", torch.int64, 2)
         pushed, given = counts.tolist()
         wanted = int(self.codec.output_num_samples(max(pushed, 0)))
-        if not 0 <= given <= wanted:
+        if pushed < 0 or not 0 <= given <= wanted:
             raise StreamError(
                 f"state: counts say that {pushed} samples gave {given}"
             )

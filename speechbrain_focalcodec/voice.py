@@ -11,7 +11,6 @@ depends neither on the reference nor on the speech; an hour of reference stays
 on disk.
 """
 
-import weakref
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,6 @@ import torch
 from speechbrain_focalcodec import windowed
 from speechbrain_focalcodec.audio_gate import check_sig
 from speechbrain_focalcodec.errors import VoiceError
-from speechbrain_focalcodec.modules.derived import weights_state
 from speechbrain_focalcodec.modules.masking import check_lengths, length_mask
 from speechbrain_focalcodec.schedule import Convert
 from speechbrain_focalcodec.spool import Spool
@@ -109,7 +107,6 @@ class VoiceReference:
             )
         # A frame of zeros is like nothing: cosine 0.
         self._scale = torch.where(norms > 0, 1 / norms, 0.0)
-        self._checked: Any = None  # the codec last seen to be the right one
 
     def __repr__(self) -> str:
         return (
@@ -327,12 +324,7 @@ class VoiceReference:
         frames = torch.empty(self.num_frames, self.dim, device=device)
         for start, part in self._blocks():
             frames[start : start + len(part)] = part
-        reference = VoiceReference(frames, self.facts)
-        reference._checked = self._checked
-        return reference
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_checked": None}
+        return VoiceReference(frames, self.facts)
 
     # Facts
 
@@ -489,12 +481,6 @@ class VoiceReference:
 
     def _check_codec(self, codec: "FocalCodec") -> None:
         """Refuse another model than the one that made the frames."""
-        # Hashing all weights takes a second at full size: not for each call.
-        state = _state_of(codec)
-        if state is not None and self._checked is not None:
-            seen, seen_state = self._checked
-            if seen() is codec and seen_state == state:
-                return
         fingerprint = codec.fingerprint
         if fingerprint != self.fingerprint:
             raise VoiceError(
@@ -503,12 +489,6 @@ class VoiceReference:
                 f"than {codec.name} ({fingerprint[:12]}); prepare it with "
                 "this one"
             )
-        self._checked = weakref.ref(codec), state
-
-
-def _state_of(codec: "FocalCodec") -> tuple | None:
-    """What changes with the weights; None where that cannot be told."""
-    return None if codec.accelerated else weights_state(codec)
 
 
 def _is_large(shape: tuple[int, int]) -> bool:

@@ -6,11 +6,12 @@ call would cost more than it saves.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["Derived", "can_keep", "fast_path", "weights_state"]
+__all__ = ["Derived", "DerivedFromAll", "can_keep", "fast_path"]
 
 
 def fast_path(x: torch.Tensor) -> bool:
@@ -76,7 +77,7 @@ class Derived(nn.Module):
     (True, False)
     """
 
-    def __init__(self, compute: Callable[..., torch.Tensor]):
+    def __init__(self, compute: Callable[..., Any]):
         super().__init__()
         self.compute = compute
         self._clear()
@@ -84,7 +85,7 @@ class Derived(nn.Module):
     def _clear(self) -> None:
         # One tuple, replaced as a whole: threads may share a model. The
         # weight is kept so that its address is not given to another one.
-        self._kept: tuple[tuple, torch.Tensor, torch.Tensor] | None = None
+        self._kept: tuple[Any, Any, Any] | None = None
 
     def train(self, mode: bool = True) -> "Derived":
         """Set the mode, and forget what is kept.
@@ -136,7 +137,7 @@ class Derived(nn.Module):
         return super()._apply(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict) -> "Derived":
-        return Derived(self.compute).train(self.training)
+        return type(self)(self.compute).train(self.training)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_kept": None}
@@ -182,42 +183,68 @@ def can_keep(weight: torch.Tensor) -> bool:
     return True
 
 
-def _state(weight: torch.Tensor, args: tuple) -> tuple:
-    """Where a weight lies, and as what."""
-    layout = weight.dtype, weight.shape, weight.stride()
-    return _address(weight), *layout, args
+class DerivedFromAll(Derived):
+    """What is computed from all weights of a module, kept until one changes.
 
-
-def _address(weight: torch.Tensor) -> int:
-    """Where a weight lies; `data_ptr` would count as writing."""
-    if COPIES_ON_WRITE:
-        return torch._C._data_address(weight)
-    return weight.data_ptr()
-
-
-def weights_state(module: nn.Module) -> tuple | None:
-    """What changes when the weights of a module do.
+    Elsewhere than on the CPU, and in memory that is not a weight's own,
+    changes are seen by address and version, which writing through ``.data``
+    moves not.
 
     Arguments
     ---------
-    module : nn.Module
-        The module.
-
-    Returns
-    -------
-    tuple or None
-        Equal as long as nothing was written; None where that cannot be told.
+    compute : callable
+        From the module to what is to be kept.
 
     Example
     -------
-    >>> linear = nn.Linear(2, 3)
-    >>> before = weights_state(linear)
-    >>> with torch.no_grad():
-    ...     _ = linear.weight.mul_(2)
-    >>> weights_state(linear) == before
-    False
+    >>> linear, total = nn.Linear(2, 3), DerivedFromAll(
+    ...     lambda module: sum(float(p.sum()) for p in module.parameters())
+    ... )
+    >>> before = total(linear)
+    >>> linear.bias.data[0] += 8
+    >>> round(total(linear) - before)
+    8
     """
-    weights = [*module.parameters(), *module.buffers()]
-    if any(weight.is_inference() for weight in weights):
-        return None
-    return tuple((_address(weight), weight._version) for weight in weights)
+
+    def forward(self, module: nn.Module) -> Any:
+        """Give what is derived.
+
+        Arguments
+        ---------
+        module : nn.Module
+            What it is computed from.
+
+        Returns
+        -------
+        object
+            ``compute(module)``, perhaps of an earlier call.
+        """
+        weights = [*module.parameters(), *module.buffers()]
+        if any(weight.is_inference() for weight in weights):
+            return self.compute(module)
+        kept = self._kept
+        if kept is None or kept[0] != _states(weights):
+            value = self.compute(module)
+            with torch.inference_mode(False), torch.no_grad():
+                sources = [
+                    torch._lazy_clone(weight.detach())
+                    for weight in weights
+                    if weight.device.type == "cpu" and can_keep(weight)
+                ]
+            kept = (_states(weights), sources, value)
+            self._kept = kept
+        return kept[2]
+
+
+def _state(weight: torch.Tensor, args: tuple) -> tuple:
+    """Where a weight lies, and as what."""
+    # `data_ptr` would count as writing.
+    address = torch._C._data_address(weight)
+    return address, weight.dtype, weight.shape, weight.stride(), args
+
+
+def _states(weights: list[torch.Tensor]) -> list[tuple]:
+    """Where weights lie, and how often they were written openly."""
+    if COPIES_ON_WRITE:
+        return [_state(weight, (weight._version,)) for weight in weights]
+    return [(weight.data_ptr(), weight._version) for weight in weights]
