@@ -170,9 +170,11 @@ class RowwiseInt8(nn.Module):
         self.scale = scale[:, 0]
         self.zero_points = torch.zeros_like(self.scale, dtype=torch.int64)
         self.exact = multiplies_int8()
-        self.bias = torch.zeros_like(self.scale)
+        given = torch.zeros_like(self.scale)
         if bias is not None:
-            self.bias.copy_(bias.detach())
+            given.copy_(bias.detach())
+        # A buffer, which follows the model to another type: the output's.
+        self.register_buffer("bias", given, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply.
@@ -200,7 +202,7 @@ class RowwiseInt8(nn.Module):
         else:
             # The same numbers: products of integers are exact in float32.
             y = nn.functional.linear(rows, self.weight.float()) * self.scale
-        y = self.bias.addcmul(y, scale)
+        y = self.bias.float().addcmul(y, scale).to(self.bias.dtype)
         return y.view(*x.shape[:-1], self.out_features)
 
     def then_gelu(self, x: torch.Tensor) -> torch.Tensor:

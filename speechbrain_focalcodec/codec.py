@@ -6,7 +6,8 @@ Stages take and give tensors with time on axis 1. Each takes optional absolute
 lengths, int64 [B], in its own unit (samples, frames or tokens). Without
 lengths a stage returns a tensor; with lengths it returns the tensor, zero
 beyond each length, and the new lengths. What an utterance gives does not
-depend on the batch it is in.
+depend on the batch it is in. Integers in place of floats, NaN and shapes that
+do not fit are errors that name the argument.
 """
 
 import math
@@ -22,6 +23,7 @@ from speechbrain_focalcodec import checkpoint, windowed
 from speechbrain_focalcodec.audio import resampled_length
 from speechbrain_focalcodec.config import CodecConfig
 from speechbrain_focalcodec.errors import (
+    AudioError,
     PartError,
     StreamError,
     TokenError,
@@ -33,6 +35,7 @@ from speechbrain_focalcodec.modules.bsq import (
 )
 from speechbrain_focalcodec.modules.causal import StreamState, scope
 from speechbrain_focalcodec.modules.compressor import FocalDecoder, FocalEncoder
+from speechbrain_focalcodec.modules.derived import DerivedFromAll
 from speechbrain_focalcodec.modules.masking import (
     check_lengths,
     zero_beyond,
@@ -71,7 +74,9 @@ class FocalCodec(nn.Module):
     """Speech to tokens and back.
 
     Under :class:`torch.no_grad` (or inference mode) it is faster on a CPU:
-    layouts that no gradient could follow are used then.
+    layouts that no gradient could follow are used then. `half`, `bfloat16`
+    and `double` change all weights; :func:`acceleration.accelerate` keeps more
+    of the tokens in bfloat16.
 
     Arguments
     ---------
@@ -132,6 +137,7 @@ class FocalCodec(nn.Module):
         self.accelerated: str | None = None
         self.autocast_dtype: torch.dtype | None = None
         self._fingerprint: str | None = None
+        self._hashed = DerivedFromAll(_hash)
 
     def __getattr__(self, name: str) -> Any:
         if name in PART_CONFIGS and name not in self._modules:
@@ -263,10 +269,8 @@ class FocalCodec(nn.Module):
         """
         if self._fingerprint is not None:
             return self._fingerprint
-        weights = self.state_dict()
-        if len(self.parts) < len(PART_CONFIGS):
-            weights |= checkpoint.absent_weights(self)
-        return checkpoint.fingerprint_of(self.config.identity(), weights)
+        # Hashing takes a second at full size: again only after a change.
+        return self._hashed(self)
 
     def keep_fingerprint(self) -> None:
         """Keep the present identity, whatever becomes of the weights."""
@@ -409,10 +413,13 @@ class FocalCodec(nn.Module):
 
         Raises
         ------
+        AudioError
+            If a sample is NaN or infinite.
         ValueError
-            If a shape is wrong, or a stream goes on after its last chunk.
+            If a shape or type is wrong, or a stream goes on after its last
+            chunk.
         """
-        _check_rank(sig, 2, "sig", "[B, T]")
+        _check_floats(sig, "sig", lengths)
         if state is not None and self.chunk_length is not None:
             for _, stream in state.streams():
                 if stream.get("ended") is not None:
@@ -447,7 +454,8 @@ class FocalCodec(nn.Module):
         torch.Tensor or (torch.Tensor, torch.Tensor)
             Latents [B, N, d]; with `lengths`, also tokens, int64 [B].
         """
-        _check_rank(feats, 3, "feats", "[B, T, C]")
+        dim = self.config.compressor_config.input_dim
+        _check_floats(feats, "feats", lengths, dim)
 
         def compress(x, lengths, state=None):
             return to_sphere(self.compressor(x, lengths, state))
@@ -472,7 +480,7 @@ class FocalCodec(nn.Module):
         torch.Tensor or (torch.Tensor, torch.Tensor)
             Tokens, int64 [B, N]; with `lengths`, also the lengths.
         """
-        _check_rank(lats, 3, "lats", "[B, N, d]")
+        _check_floats(lats, "lats", lengths, self.quantizer.dim)
         return self._pointwise(self.quantizer.lats_to_toks, lats, lengths)
 
     def lats_to_codes(
@@ -493,7 +501,7 @@ class FocalCodec(nn.Module):
             Codes [B, N, d], each +-1/sqrt(d); with `lengths`, also the
             lengths.
         """
-        _check_rank(lats, 3, "lats", "[B, N, d]")
+        _check_floats(lats, "lats", lengths, self.quantizer.dim)
         return self._pointwise(self.quantizer.lats_to_codes, lats, lengths)
 
     def toks_to_codes(
@@ -538,6 +546,7 @@ class FocalCodec(nn.Module):
         torch.Tensor or (torch.Tensor, torch.Tensor)
             Tokens, int64 [B, N]; with `lengths`, also the lengths.
         """
+        _check_floats(codes, "codes", lengths, self.quantizer.dim)
         return self.lats_to_toks(codes, lengths)
 
     def codes_to_qfeats(
@@ -562,7 +571,7 @@ class FocalCodec(nn.Module):
         torch.Tensor or (torch.Tensor, torch.Tensor)
             Features [B, T, C]; with `lengths`, also frames, int64 [B].
         """
-        _check_rank(codes, 3, "codes", "[B, N, d]")
+        _check_floats(codes, "codes", lengths, self.quantizer.dim)
         codes = codes.to(self.decompressor.in_proj.weight.dtype)
         return self._stage(
             self.decompressor, codes, lengths, state, "decompressor"
@@ -591,7 +600,8 @@ class FocalCodec(nn.Module):
             Waveform [B, T * hop] at `sample_rate_output`; with `lengths`,
             also samples, int64 [B].
         """
-        _check_rank(feats, 3, "feats", "[B, T, C]")
+        dim = self.config.decoder_config.input_dim
+        _check_floats(feats, "feats", lengths, dim)
         if lengths is not None:
             lengths = check_lengths(lengths, feats, "lengths")
         sig = self.run_part(self.decoder, feats, lengths, state, "decoder")
@@ -793,6 +803,8 @@ class FocalCodec(nn.Module):
 
         Raises
         ------
+        AudioError
+            If a sample is NaN or infinite.
         FocalCodecError
             If the folder for temporary files cannot hold the features.
         ValueError
@@ -812,7 +824,7 @@ class FocalCodec(nn.Module):
         >>> toks.shape
         torch.Size([1, 500])
         """
-        _check_rank(sig, 2, "sig", "[B, T]")
+        _check_floats(sig, "sig", lengths)
         if lengths is not None:
             lengths = check_lengths(lengths, sig, "lengths")
         return windowed.encode(self, sig, lengths, window, context, batch_size)
@@ -848,6 +860,8 @@ class FocalCodec(nn.Module):
 
         Raises
         ------
+        AudioError
+            If a sample is NaN or infinite.
         FocalCodecError
             If the folder for temporary files cannot hold the features.
         ValueError
@@ -1053,10 +1067,10 @@ class FocalCodec(nn.Module):
         convert: Convert | None = None,
     ) -> Staged:
         """Waveform to tokens and back, as long as it was."""
-        num_samples = self.output_num_samples(sig.shape[-1])
         toks, tok_lengths = self.encode(
             sig, lengths, window=window, context=context, batch_size=batch_size
         )
+        num_samples = self.output_num_samples(sig.shape[-1])
         rec, _ = self.decode(
             toks,
             None if lengths is None else tok_lengths,
@@ -1205,6 +1219,14 @@ class FocalCodec(nn.Module):
         return zero_beyond(function(x), lengths, own=True), lengths
 
 
+def _hash(codec: FocalCodec) -> str:
+    """SHA-256 (hex) over configuration and weights."""
+    weights = codec.state_dict()
+    if len(codec.parts) < len(PART_CONFIGS):
+        weights |= checkpoint.absent_weights(codec)
+    return checkpoint.fingerprint_of(codec.config.identity(), weights)
+
+
 def fit_length(sig: torch.Tensor, num_samples: int) -> torch.Tensor:
     """Cut a waveform, or fill it with zeros, to a number of samples.
 
@@ -1248,3 +1270,36 @@ def _check_rank(x: torch.Tensor, rank: int, name: str, shape: str) -> None:
         raise ValueError(
             f"{name} must be a tensor {shape} that is not empty, got {got}"
         )
+
+
+def _check_floats(
+    x: torch.Tensor,
+    name: str,
+    lengths: torch.Tensor | None,
+    dim: int | None = None,
+) -> None:
+    """Refuse all but a batch of waveforms, or of frames of `dim` channels."""
+    if dim is None:
+        _check_rank(x, 2, name, "[B, T]")
+    else:
+        _check_rank(x, 3, name, f"[B, T, {dim}]")
+    if not x.is_floating_point():
+        advice = "; divide integer samples by their full scale"
+        raise ValueError(
+            f"{name} must be floats, got {x.dtype}" + advice * (dim is None)
+        )
+    if dim not in (None, x.shape[-1]):
+        raise ValueError(
+            f"{name} must have {dim} channels, [B, T, {dim}], in this model, "
+            f"got {list(x.shape)}"
+        )
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    finite = bool(x.isfinite().all())
+    if not finite and lengths is not None:
+        # What stands beyond the lengths does not matter.
+        lengths = check_lengths(lengths, x, "lengths")
+        finite = bool(zero_beyond(x, lengths).isfinite().all())
+    if not finite:
+        error = AudioError if dim is None else ValueError
+        raise error(f"{name} has NaN or infinite values; find what made them")

@@ -1,7 +1,7 @@
 """The pretrained interface: speech to tokens and back, SpeechBrain's way."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,9 +194,9 @@ class PretrainedFocalCodec(Pretrained):
         """The codec itself, with absolute lengths and its stages."""
         return self.mods.codec
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """The codec's identity, computed once: it hashes all weights."""
+        """The codec's identity."""
         return self.codec.fingerprint
 
     def encode_batch(
@@ -311,6 +311,121 @@ class PretrainedFocalCodec(Pretrained):
                 tokens, lengths, window=self.window
             )
         return sig.float(), sig_lengths / sig.shape[1]
+
+    # SpeechBrain's convention for audio tokenizers, as of its WavTokenizer
+
+    def encode(
+        self, inputs: torch.Tensor, length: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Turn a batch of waveforms into tokens and their embeddings.
+
+        Arguments
+        ---------
+        inputs : torch.Tensor
+            Waveforms at the codec's input rate, float [B, T] or [B, 1, T].
+        length : torch.Tensor, optional
+            Relative lengths, float [B] in (0, 1].
+
+        Returns
+        -------
+        tokens : torch.Tensor
+            int64 [B, 1, N]: there is one codebook.
+        embeddings : torch.Tensor
+            Their codes [B, N, d], 0 beyond each length.
+
+        Raises
+        ------
+        AudioError
+            If the batch is empty or not finite.
+        ValueError
+            If a shape, type or relative length is wrong.
+
+        Example
+        -------
+        >>> model = PretrainedFocalCodec.from_pretrained(
+        ...     "tests/parity/offline_50hz"
+        ... )
+        >>> tokens, embeddings = model.encode(torch.randn(2, 16000))
+        >>> model.decode(tokens).shape
+        torch.Size([2, 15680])
+        """
+        if inputs.ndim == 3 and inputs.shape[1] == 1:
+            inputs = inputs[:, 0]
+        check_sig(inputs, name="inputs")
+        lengths = absolute_lengths("length", length, inputs)
+        tokens, token_lens = self.encode_batch(
+            inputs, lengths / inputs.shape[1]
+        )
+        codes, _ = self.codec.toks_to_codes(
+            tokens, absolute_lengths("length", token_lens, tokens)
+        )
+        return tokens[:, None], codes
+
+    def decode(
+        self, tokens: torch.Tensor, length: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Turn a batch of tokens into waveforms.
+
+        Arguments
+        ---------
+        tokens : torch.Tensor
+            int64 [B, 1, N] or [B, N].
+        length : torch.Tensor, optional
+            Relative lengths, float [B] in (0, 1].
+
+        Returns
+        -------
+        torch.Tensor
+            float32 [B, T] at the codec's output sample rate.
+
+        Raises
+        ------
+        TokenError
+            If the batch is empty or a token is out of range.
+        ValueError
+            If a shape, type or relative length is wrong.
+        """
+        if tokens.ndim == 3 and tokens.shape[1] == 1:
+            tokens = tokens[:, 0]
+        return self.decode_batch(tokens, length)[0]
+
+    def get_pretrained_embeddings(
+        self, vocab_size: int | None = None, num_codebooks: int | None = None
+    ) -> torch.Tensor:
+        """Give the codes of all tokens, to start an embedding with.
+
+        Arguments
+        ---------
+        vocab_size, num_codebooks : int, optional
+            What the caller expects: the codebook's size and 1.
+
+        Returns
+        -------
+        torch.Tensor
+            Codes [codebook_size, d].
+
+        Raises
+        ------
+        ValueError
+            If the model has another number of tokens or codebooks.
+
+        Example
+        -------
+        >>> model = PretrainedFocalCodec.from_pretrained(
+        ...     "tests/parity/offline_50hz"
+        ... )
+        >>> model.get_pretrained_embeddings().shape
+        torch.Size([32, 5])
+        """
+        size = self.codec.codebook_size
+        for name, got, has in (
+            ("vocab_size", vocab_size, size),
+            ("num_codebooks", num_codebooks, 1),
+        ):
+            if got not in (None, has):
+                raise ValueError(f"{name}: the model has {has}, not {got}")
+        toks = torch.arange(size, device=self.device)
+        return self.codec.quantizer.toks_to_codes(toks)
 
     def forward(
         self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None

@@ -24,12 +24,17 @@ from speechbrain_focalcodec.export.onnx_files import (
     ENCODER_STEP_FILE,
     FACTS_FILE,
     OnnxStep,
+    check_external_data,
     check_files,
     read_facts,
 )
 from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.hub import offline_message
-from speechbrain_focalcodec.onnx_streaming import OnnxDirection, check_pushed
+from speechbrain_focalcodec.onnx_streaming import (
+    OnnxDirection,
+    check_pushed,
+    failing_clearly,
+)
 
 __all__ = ["MAX_SECONDS", "MAX_SECONDS_ATTENTION", "OnnxFocalCodec"]
 
@@ -70,8 +75,9 @@ class OnnxFocalCodec:
     ConfigError
         If `onnx.json` is missing or does not fit its schema.
     CheckpointError
-        If a file is missing or is not the one that `onnx.json` names, or
-        onnxruntime cannot load it.
+        If a file is missing or is not the one that `onnx.json` names, a graph
+        has weights elsewhere or other inputs or outputs, or onnxruntime cannot
+        load it.
     ValueError
         If an argument is wrong.
     """
@@ -106,7 +112,9 @@ class OnnxFocalCodec:
                     f"providers: {name} is not in this onnxruntime, which has "
                     f"{', '.join(known)}"
                 )
-        folder = Path(folder)
+        # To pickle: another process loads the folder again.
+        folder = Path(folder).absolute()
+        self._made_with = folder, providers, threads, max_seconds
         self.facts = read_facts(folder)
         check_files(folder, self.facts)
         options = runtime.SessionOptions()
@@ -114,26 +122,39 @@ class OnnxFocalCodec:
         if threads is not None:
             options.intra_op_num_threads = threads
 
-        def load(name: str) -> Any:
+        def load(
+            name: str,
+            step: OnnxStep | None,
+            given: tuple[str, str],
+            got: tuple[str, str],
+        ) -> Any:
+            path = folder / name
+            check_external_data(path, self.facts)
             try:
-                return runtime.InferenceSession(
-                    str(folder / name), options, providers=providers
+                session = runtime.InferenceSession(
+                    str(path), options, providers=providers
                 )
             # Its errors have no base class but this.
             except Exception as error:
                 raise CheckpointError(
-                    f"{folder / name}: onnxruntime cannot load it: {error}"
+                    f"{path}: onnxruntime cannot load it: {error}"
                 ) from error
+            _check_graph(session, path, step, given, got)
+            return session
 
         steps = self.facts.kind == "steps"
-        self._encoder = load(ENCODER_STEP_FILE if steps else ENCODER_FILE)
-        self._decoder = load(DECODER_STEP_FILE if steps else DECODER_FILE)
-        for session, step, name in (
-            (self._encoder, self.facts.encoder, ENCODER_STEP_FILE),
-            (self._decoder, self.facts.decoder, DECODER_STEP_FILE),
-        ):
-            if step is not None:
-                _check_state(session, step, folder / name)
+        self._encoder = load(
+            ENCODER_STEP_FILE if steps else ENCODER_FILE,
+            self.facts.encoder,
+            ("sig", "lengths"),
+            ("toks", "out_lengths" if steps else "tok_lengths"),
+        )
+        self._decoder = load(
+            DECODER_STEP_FILE if steps else DECODER_FILE,
+            self.facts.decoder,
+            ("toks", "lengths" if steps else "tok_lengths"),
+            ("sig", "out_lengths" if steps else "sig_lengths"),
+        )
         attention = self.facts.attention
         self.max_seconds_encode = max_seconds or (
             MAX_SECONDS_ATTENTION if attention else MAX_SECONDS
@@ -141,6 +162,9 @@ class OnnxFocalCodec:
         self.max_seconds_decode = max_seconds or MAX_SECONDS
         if steps:
             self.max_seconds_encode = self.max_seconds_decode = math.inf
+
+    def __reduce__(self):
+        return type(self), self._made_with
 
     # Facts
 
@@ -458,7 +482,7 @@ class OnnxFocalCodec:
             feed = dict(
                 zip(names, (x[rows, :steps], lengths[rows]), strict=True)
             )
-            part, part_lengths = session.run(None, feed)
+            part, part_lengths = failing_clearly(session.run)(None, feed)
             self._check_counts(part_lengths, counts[rows])
             if out is None:
                 shape = len(x), count(x.shape[1])
@@ -503,15 +527,46 @@ class OnnxFocalCodec:
             )
 
 
-def _check_state(session: Any, step: OnnxStep, path: Path) -> None:
-    """Refuse a graph whose state is not what `onnx.json` tells of."""
-    inputs = {item.name: item.shape[1:] for item in session.get_inputs()[3:]}
-    wanted = {f"state.{name}": shape for name, shape in step.state.items()}
-    if list(inputs.items()) != list(wanted.items()):
-        raise CheckpointError(
-            f"{path}: carries another state than {FACTS_FILE} tells of; "
-            "export the model again"
+def _check_graph(
+    session: Any,
+    path: Path,
+    step: OnnxStep | None,
+    given: tuple[str, str],
+    got: tuple[str, str],
+) -> None:
+    """Refuse a graph with other inputs or outputs than `onnx.json` tells of.
+
+    `given` and `got` are the names of the data and of its lengths.
+    """
+    types = {"sig": "tensor(float)", "toks": "tensor(int64)"}
+    for what, ports, (data, lengths), size, mark in (
+        ("inputs", session.get_inputs(), given, step and step.chunk_length, ""),
+        ("outputs", session.get_outputs(), got, None, "_out"),
+    ):
+        wanted: list[tuple[str, str, list[int | None]]] = [
+            (data, types[data], [None, size]),
+            (lengths, "tensor(int64)", [None]),
+        ]
+        if step is not None:
+            wanted.append((f"seen{mark}", "tensor(int64)", [None]))
+            wanted += [
+                (f"state{mark}.{name}", "tensor(float)", [None, *shape])
+                for name, shape in step.state.items()
+            ]
+        fits = len(ports) == len(wanted) and all(
+            (port.name, port.type, len(port.shape)) == (name, kind, len(shape))
+            # What a graph leaves open has a name in place of a number.
+            and all(
+                number is None or not isinstance(size, int) or size == number
+                for size, number in zip(port.shape, shape, strict=True)
+            )
+            for port, (name, kind, shape) in zip(ports, wanted, strict=True)
         )
+        if not fits:
+            raise CheckpointError(
+                f"{path}: has other {what} than {FACTS_FILE} tells of; export "
+                "the model again"
+            )
 
 
 def _check_array(x: Any, name: str, shape: str) -> np.ndarray:

@@ -7,11 +7,16 @@ session, put together, is what `OnnxFocalCodec` gives for the whole.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechbrain_focalcodec.errors import AudioError, StreamError
+from speechbrain_focalcodec.errors import (
+    AudioError,
+    CheckpointError,
+    StreamError,
+)
 from speechbrain_focalcodec.export.onnx_files import OnnxStep
 
 if TYPE_CHECKING:
@@ -60,6 +65,7 @@ class OnnxDirection:
         self.dtype, self.output_dtype = dtypes
         self._inputs = [item.name for item in session.get_inputs()]
         self._outputs = [item.name for item in session.get_outputs()]
+        self._run = failing_clearly(session.run_with_ort_values)
 
     def start(self, batch: int = 1) -> Arrays:
         """What new streams carry.
@@ -140,7 +146,7 @@ class OnnxDirection:
         whole: np.ndarray = np.zeros((len(x), self.chunk_length), self.dtype)
         whole[:, : x.shape[1]] = x
         values = [self._value(whole), self._value(lengths), *carried]
-        y, out_lengths, *carried = self.session.run_with_ort_values(
+        y, out_lengths, *carried = self._run(
             self._outputs, dict(zip(self._inputs, values, strict=True))
         )
         return y.numpy(), out_lengths.numpy(), carried
@@ -179,19 +185,63 @@ class OnnxDirection:
             yield rows, y, counts
 
 
+def failing_clearly(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Have onnxruntime's errors come out as this package's.
+
+    Arguments
+    ---------
+    run : callable
+        Of an ``onnxruntime.InferenceSession``.
+
+    Returns
+    -------
+    callable
+        The same, which raises a CheckpointError.
+    """
+
+    def run_clearly(*args: Any) -> Any:
+        try:
+            return run(*args)
+        # Its errors have no base class but this.
+        except Exception as error:
+            raise CheckpointError(
+                f"onnxruntime cannot run the graph: {error}"
+            ) from error
+
+    return run_clearly
+
+
+@contextmanager
+def _ended_by_failure(*ways: "_OneWay") -> Iterator[None]:
+    """End streams in whose chunks something fails."""
+    try:
+        yield
+    except BaseException:
+        for way in ways:
+            way.failed = True
+        raise
+
+
 class _OneWay:
     """A session in one direction: see :class:`OnnxStreamingEncoder`."""
 
-    def __init__(self, direction: OnnxDirection):
+    def __init__(self, codec: "OnnxFocalCodec", direction: OnnxDirection):
+        self.codec = codec
         self.direction = direction
         self.chunk_length = direction.chunk_length
         self.reset()
+
+    def __reduce__(self):
+        return type(self), (self.codec,), self.state_dict()
+
+    def __setstate__(self, arrays: Arrays) -> None:
+        self.load_state_dict(arrays)
 
     def reset(self) -> None:
         """Start a new stream."""
         self._pending: np.ndarray = np.empty(0, self.direction.dtype)
         self._carried = self.direction.carry(self.direction.start())
-        self.ended = False
+        self.ended = self.failed = False
 
     def push(self, x: np.ndarray) -> np.ndarray:
         """Take what has come and give what is ready.
@@ -206,11 +256,29 @@ class _OneWay:
         np.ndarray
             Output [N], maybe of length 0.
         """
+        x = self.checked(x)
+        with _ended_by_failure(self):
+            return self.code(x)
+
+    def checked(self, x: np.ndarray) -> np.ndarray:
+        """What may be coded, or an error."""
+        self.check_whole()
         if self.ended:
             raise StreamError(
                 "the stream was ended by flush(); reset() starts a new one"
             )
-        x = self.direction.check(x).astype(self.direction.dtype)
+        return self.direction.check(x).astype(self.direction.dtype)
+
+    def check_whole(self) -> None:
+        """Refuse to go on after a failure."""
+        if self.failed:
+            raise StreamError(
+                "the stream was ended by a failure inside a chunk; reset() "
+                "starts a new one"
+            )
+
+    def code(self, x: np.ndarray) -> np.ndarray:
+        """Code what :meth:`checked` gave, as far as chunks are full."""
         self._pending = np.concatenate([self._pending, x])
         return self._run(len(self._pending) // self.chunk_length)
 
@@ -222,8 +290,10 @@ class _OneWay:
         np.ndarray
             Output [N] of the last, incomplete chunk, maybe of length 0.
         """
+        self.check_whole()
         self.ended = True
-        return self._run(int(len(self._pending) > 0))
+        with _ended_by_failure(self):
+            return self._run(int(len(self._pending) > 0))
 
     def _run(self, chunks: int) -> np.ndarray:
         """Code what waits, chunk by chunk."""
@@ -247,6 +317,7 @@ class _OneWay:
             Arrays by name, copies, as `safetensors.numpy.save_file` takes
             them.
         """
+        self.check_whole()
         return {
             "pending": self._pending.copy(),
             "ended": np.array([self.ended]),
@@ -267,6 +338,10 @@ class _OneWay:
             If an array is missing, unknown or does not fit; the session
             stays as it was.
         """
+        self.install(self.parse(arrays))
+
+    def parse(self, arrays: Arrays) -> Arrays:
+        """Check what :meth:`state_dict` gave."""
         start = self.direction.start()
         pending: np.ndarray = np.empty(0, self.direction.dtype)
         wanted = {"pending": pending, "ended": np.zeros(1, bool), **start}
@@ -291,11 +366,20 @@ class _OneWay:
                     f"state: {name} is {got.dtype} {list(got.shape)}, which "
                     "does not fit this model"
                 )
-        self._pending = np.array(arrays["pending"])
-        self.ended = bool(arrays["ended"][0])
-        self._carried = self.direction.carry(
-            {name: np.asarray(arrays[name]) for name in start}
-        )
+            if not np.isfinite(got).all():
+                raise StreamError(f"state: {name} has NaN or infinite values")
+        try:
+            self.direction.check(arrays["pending"])
+        except ValueError as error:
+            raise StreamError(f"state: {error}") from error
+        return {name: np.array(arrays[name]) for name in wanted}
+
+    def install(self, arrays: Arrays) -> None:
+        """Go on with what :meth:`parse` gave."""
+        self._pending = arrays.pop("pending")
+        self.ended = bool(arrays.pop("ended")[0])
+        self._carried = self.direction.carry(arrays)
+        self.failed = False
 
 
 class OnnxStreamingEncoder(_OneWay):
@@ -313,7 +397,7 @@ class OnnxStreamingEncoder(_OneWay):
     """
 
     def __init__(self, codec: "OnnxFocalCodec"):
-        super().__init__(codec.encoding())
+        super().__init__(codec, codec.encoding())
 
 
 class OnnxStreamingDecoder(_OneWay):
@@ -331,7 +415,7 @@ class OnnxStreamingDecoder(_OneWay):
     """
 
     def __init__(self, codec: "OnnxFocalCodec"):
-        super().__init__(codec.decoding())
+        super().__init__(codec, codec.decoding())
 
 
 class OnnxStreamingResynthesizer:
@@ -358,6 +442,12 @@ class OnnxStreamingResynthesizer:
         self.chunk_length = self.encoder.chunk_length
         self.pushed = self.given = 0
 
+    def __reduce__(self):
+        return type(self), (self.codec,), self.state_dict()
+
+    def __setstate__(self, arrays: Arrays) -> None:
+        self.load_state_dict(arrays)
+
     @property
     def ended(self) -> bool:
         """Whether the stream was flushed."""
@@ -376,7 +466,9 @@ class OnnxStreamingResynthesizer:
         np.ndarray
             Samples [N], maybe of length 0.
         """
-        sig = self.decoder.push(self.encoder.push(x))
+        x = self.encoder.checked(x)
+        with _ended_by_failure(self.encoder, self.decoder):
+            sig = self.decoder.push(self.encoder.code(x))
         self.pushed += len(x)
         self.given += len(sig)
         return sig
@@ -391,8 +483,9 @@ class OnnxStreamingResynthesizer:
         """
         if self.ended:
             return self.decoder.flush()
-        tail = self.decoder.push(self.encoder.flush())
-        tail = np.concatenate([tail, self.decoder.flush()])
+        with _ended_by_failure(self.encoder, self.decoder):
+            tail = self.decoder.push(self.encoder.flush())
+            tail = np.concatenate([tail, self.decoder.flush()])
         wanted = self.codec.output_num_samples(self.pushed)
         return tail[: wanted - self.given]
 
@@ -433,6 +526,12 @@ class OnnxStreamingResynthesizer:
         counts = np.asarray(arrays.get("counts", ()))
         if counts.shape != (2,) or counts.dtype != np.int64:
             raise StreamError("state: counts must hold two int64 numbers")
+        pushed, given = counts.tolist()
+        wanted = self.codec.output_num_samples(max(pushed, 0))
+        if pushed < 0 or not 0 <= given <= wanted:
+            raise StreamError(
+                f"state: counts say that {pushed} samples gave {given}"
+            )
         parts: dict[str, Arrays] = {"encoder": {}, "decoder": {}}
         for key, array in arrays.items():
             way, _, name = key.partition(".")
@@ -440,14 +539,12 @@ class OnnxStreamingResynthesizer:
                 parts[way][name] = array
             elif key != "counts":
                 raise StreamError(f"state: has unknown {key}")
-        before = self.encoder.state_dict()
-        self.encoder.load_state_dict(parts["encoder"])
-        try:
-            self.decoder.load_state_dict(parts["decoder"])
-        except StreamError:
-            self.encoder.load_state_dict(before)
-            raise
-        self.pushed, self.given = counts.tolist()
+        # Both are checked before one is changed.
+        encoder = self.encoder.parse(parts["encoder"])
+        decoder = self.decoder.parse(parts["decoder"])
+        self.encoder.install(encoder)
+        self.decoder.install(decoder)
+        self.pushed, self.given = pushed, given
 
 
 def check_pushed(sig: Any) -> np.ndarray:

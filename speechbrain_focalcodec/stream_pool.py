@@ -18,6 +18,7 @@ from speechbrain_focalcodec.streaming import (
     StreamingDecoder,
     StreamingEncoder,
     StreamingResynthesizer,
+    ended_by_failure,
 )
 
 if TYPE_CHECKING:
@@ -144,6 +145,11 @@ class StreamPool:
             If there is no such stream.
         AudioError or TokenError
             If an input is bad. Then nothing was taken of any.
+
+        Notes
+        -----
+        A failure while chunks are coded ends all streams of `inputs`: they can
+        only leave, which raises a StreamError and frees their slots.
         """
         streams = {slot: self._get(slot) for slot in inputs}
         given = {}
@@ -154,11 +160,16 @@ class StreamPool:
                 raise type(error)(f"slot {slot}: {error}") from error
         outputs = given
         depth = len(next(iter(streams.values())).ways) if streams else 0
-        for way in range(depth):
-            ways = {slot: stream.ways[way] for slot, stream in streams.items()}
-            for slot, x in outputs.items():
-                ways[slot].feed(x)
-            outputs = _run(ways)
+        with ended_by_failure(
+            [way for stream in streams.values() for way in stream.ways]
+        ):
+            for i in range(depth):
+                ways = {
+                    slot: stream.ways[i] for slot, stream in streams.items()
+                }
+                for slot, x in outputs.items():
+                    ways[slot].feed(x)
+                outputs = _run(ways)
         for slot, stream in streams.items():
             stream.count(len(given[slot]), len(outputs[slot]))
         return outputs
@@ -179,11 +190,13 @@ class StreamPool:
         Raises
         ------
         StreamError
-            If there is no such stream.
+            If there is no such stream, or a failure has ended it.
         """
-        tail = self._get(slot).flush()
-        del self._streams[slot]
-        return tail
+        stream = self._get(slot)
+        try:
+            return stream.flush()
+        finally:
+            del self._streams[slot]
 
     def state_dict(self, slot: int) -> dict[str, torch.Tensor]:
         """What a stream carries: see :meth:`Stream.state_dict`.

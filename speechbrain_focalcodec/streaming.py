@@ -8,9 +8,10 @@ same causal model gives. For many streams at once see
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,11 +38,15 @@ class Stream(ABC):
     """A session: `push` what comes, then `flush` at the end.
 
     Sessions hold their own state, and many can share a model. To copy one,
-    give its :meth:`state_dict` to a new one.
+    give its :meth:`state_dict` to a new one; a pickle holds the model, too. A
+    failure while a chunk is coded ends the stream: what had been carried is
+    no longer whole.
     """
 
     # What the input goes through, one after the other.
     ways: list["OneWay"]
+    # What the session was made with.
+    _made_with: tuple[Any, ...]
 
     _pushed = _given = 0
 
@@ -55,6 +60,12 @@ class Stream(ABC):
         """
         self._pushed += pushed
         self._given += given
+
+    def __reduce__(self):
+        return type(self), self._made_with, self.state_dict()
+
+    def __setstate__(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.load_state_dict(tensors)
 
     @abstractmethod
     def push(self, x: torch.Tensor) -> torch.Tensor:
@@ -128,6 +139,28 @@ class Stream(ABC):
         """
 
 
+@contextmanager
+def ended_by_failure(ways: Iterable["OneWay"]) -> Iterator[None]:
+    """End streams in whose chunks something fails.
+
+    Arguments
+    ---------
+    ways : iterable of OneWay
+        The directions of the streams that are coded.
+
+    Returns
+    -------
+    context manager
+        The failure itself is passed on.
+    """
+    try:
+        yield
+    except BaseException:
+        for way in ways:
+            way.failed = True
+        raise
+
+
 class OneWay(Stream):
     """A session in one direction.
 
@@ -151,13 +184,29 @@ class OneWay(Stream):
         self.state = StreamState()
         self.started = False
         self.ended = False
+        self.failed = False
 
     def push(self, x: torch.Tensor) -> torch.Tensor:
-        self.feed(self.checked(x))
+        x = self.checked(x)
+        with ended_by_failure(self.ways):
+            return self.code(x)
+
+    def code(self, x: torch.Tensor) -> torch.Tensor:
+        """Code what :meth:`checked` gave, as far as chunks are full."""
+        self.feed(x)
         return self._run(self.take(len(self._pending) // self.chunk_length))
+
+    def check_whole(self) -> None:
+        """Refuse to go on after a failure."""
+        if self.failed:
+            raise StreamError(
+                "the stream was ended by a failure inside a chunk; reset() "
+                "starts a new one"
+            )
 
     def checked(self, x: torch.Tensor) -> torch.Tensor:
         """What may be fed, on the model's device, or an error."""
+        self.check_whole()
         if self.ended:
             raise StreamError(
                 "the stream was ended by flush(); reset() starts a new one"
@@ -183,12 +232,14 @@ class OneWay(Stream):
         return x
 
     def flush(self) -> torch.Tensor:
+        self.check_whole()
         if self.ended:
             return self.direction.empty()
         self.ended = True
         pending, self._pending = self._pending, self._pending[:0]
         self.started = self.started or bool(len(pending))
-        return self._run(pending)
+        with ended_by_failure(self.ways):
+            return self._run(pending)
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
         """Code whole chunks, or the last one."""
@@ -206,6 +257,7 @@ class OneWay(Stream):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
+        self.check_whole()
         return {
             "pending": self._pending.clone(),
             "ended": torch.tensor([self.ended]),
@@ -248,6 +300,7 @@ class OneWay(Stream):
         """Go on with what :meth:`parse` gave."""
         self._pending, self.state = carried.pending, carried.state
         self.started, self.ended = carried.started, carried.ended
+        self.failed = False
 
     def to(self, device: str | torch.device) -> "Stream":
         self._pending = self._pending.to(device)
@@ -326,6 +379,7 @@ class StreamingEncoder(OneWay):
 
     def __init__(self, codec: "FocalCodec"):
         super().__init__(encoding(codec))
+        self._made_with = (codec,)
 
 
 class StreamingDecoder(OneWay):
@@ -354,6 +408,7 @@ class StreamingDecoder(OneWay):
 
     def __init__(self, codec: "FocalCodec"):
         super().__init__(decoding(codec))
+        self._made_with = (codec,)
 
 
 class StreamingResynthesizer(Stream):
@@ -393,6 +448,7 @@ class StreamingResynthesizer(Stream):
         self.decoder = OneWay(decoding(codec, match))
         self.ways = [self.encoder, self.decoder]
         self.chunk_length = self.encoder.chunk_length
+        self._made_with = (codec, match)
 
     @property
     def ended(self) -> bool:
@@ -400,23 +456,18 @@ class StreamingResynthesizer(Stream):
         return self.encoder.ended
 
     def push(self, x: torch.Tensor) -> torch.Tensor:
-        sig = self._decode(self.encoder.push(x))
+        x = self.encoder.checked(x)
+        with ended_by_failure(self.ways):
+            sig = self.decoder.push(self.encoder.code(x))
         self.count(len(x), len(sig))
         return sig
-
-    def _decode(self, toks: torch.Tensor) -> torch.Tensor:
-        """Decode; what was encoded must not be lost unseen."""
-        try:
-            return self.decoder.push(toks)
-        except Exception:
-            self.encoder.ended = self.decoder.ended = True
-            raise
 
     def flush(self) -> torch.Tensor:
         if self.ended:
             return self.decoder.flush()
-        tail = self._decode(self.encoder.flush())
-        tail = torch.cat([tail, self.decoder.flush()])
+        with ended_by_failure(self.ways):
+            tail = self.decoder.push(self.encoder.flush())
+            tail = torch.cat([tail, self.decoder.flush()])
         wanted = self.codec.output_num_samples(self._pushed)
         return tail[: wanted - self._given]
 
@@ -443,7 +494,7 @@ class StreamingResynthesizer(Stream):
         counts = _take(tensors, "counts", torch.int64, 2)
         pushed, given = counts.tolist()
         wanted = int(self.codec.output_num_samples(max(pushed, 0)))
-        if not 0 <= given <= wanted:
+        if pushed < 0 or not 0 <= given <= wanted:
             raise StreamError(
                 f"state: counts say that {pushed} samples gave {given}"
             )
@@ -500,9 +551,11 @@ class StreamingVoiceConverter(StreamingResynthesizer):
         device = next(codec.parameters()).device
         self._reference, self._k = reference.to(device), k
         super().__init__(codec, self._reference.converter(codec, k))
+        self._made_with = (codec, self._reference, k)
 
     def to(self, device: str | torch.device) -> "Stream":
         self._reference = self._reference.to(device)
+        self._made_with = (self.codec, self._reference, self._k)
         convert = self._reference.converter(self.codec, self._k)
         self.decoder.direction = decoding(self.codec, convert)
         return super().to(device)

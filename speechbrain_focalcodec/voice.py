@@ -11,7 +11,6 @@ depends neither on the reference nor on the speech; an hour of reference stays
 on disk.
 """
 
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
@@ -109,7 +108,6 @@ class VoiceReference:
             )
         # A frame of zeros is like nothing: cosine 0.
         self._scale = torch.where(norms > 0, 1 / norms, 0.0)
-        self._checked: Any = None  # the codec last seen to be the right one
 
     def __repr__(self) -> str:
         return (
@@ -403,12 +401,7 @@ class VoiceReference:
         frames = torch.empty(self.num_frames, self.dim, device=device)
         for start, part in self._blocks():
             frames[start : start + len(part)] = part
-        reference = VoiceReference(frames, self.facts)
-        reference._checked = self._checked
-        return reference
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_checked": None}
+        return VoiceReference(frames, self.facts)
 
     # Facts
 
@@ -565,12 +558,6 @@ class VoiceReference:
 
     def _check_codec(self, codec: "FocalCodec") -> None:
         """Refuse another model than the one that made the frames."""
-        # Hashing all weights takes a second at full size: not for each call.
-        state = _state_of(codec)
-        if state is not None and self._checked is not None:
-            seen, seen_state = self._checked
-            if seen() is codec and seen_state == state:
-                return
         fingerprint = codec.fingerprint
         if fingerprint != self.fingerprint:
             raise VoiceError(
@@ -579,15 +566,6 @@ class VoiceReference:
                 f"than {codec.name} ({fingerprint[:12]}); prepare it with "
                 "this one"
             )
-        self._checked = weakref.ref(codec), state
-
-
-def _state_of(codec: "FocalCodec") -> tuple | None:
-    """What changes with the weights; None where that cannot be told."""
-    weights = list(codec.parameters()) + list(codec.buffers())
-    if codec.accelerated or any(w.is_inference() for w in weights):
-        return None
-    return tuple((w.data_ptr(), w._version) for w in weights)
 
 
 def _is_large(shape: tuple[int, int]) -> bool:

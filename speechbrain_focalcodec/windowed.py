@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from speechbrain_focalcodec.audio_gate import check_sig
 from speechbrain_focalcodec.modules.causal import StreamState
 from speechbrain_focalcodec.modules.masking import full_lengths
 from speechbrain_focalcodec.passes import (
@@ -455,6 +456,8 @@ def _read_parts(
                 f"read({start}, {stop}) must give a tensor "
                 f"[{stop - start}], got {list(sig.shape)}"
             )
+        if stop > start:
+            check_sig(sig, f"read({start}, {stop})", ndim=1)
         return sig.to(model.device)
 
     return _parts(way, read_checked, [num_samples], batch_size)

@@ -138,6 +138,98 @@ def test_derived_tensors_follow_the_weight():
     assert derived._kept is None
 
 
+def scale(codec):
+    for weight in codec.parameters():
+        weight.data.mul_(1.1)
+
+
+def set_one(codec):
+    for weight in codec.parameters():
+        weight.data.view(-1)[0] = 0.3
+
+
+def step(codec):
+    optimizer = torch.optim.AdamW(codec.parameters(), 1e-2)
+    with torch.enable_grad():
+        codec.sig_to_feats(SIG).square().mean().backward()
+    optimizer.step()
+
+
+def load(codec):
+    state = codec.state_dict()
+    codec.load_state_dict({name: 1.1 * x for name, x in state.items()})
+
+
+def average(codec):
+    for weight in codec.parameters():
+        weight.data.mul_(0.9).add_(torch.ones_like(weight), alpha=0.01)
+
+
+def swap(codec):
+    """Away and back, changed in the meantime."""
+    before = [weight.data for weight in codec.parameters()]
+    for weight in codec.parameters():
+        weight.data = weight.data.clone()
+    for weight in before:
+        weight.mul_(1.1)
+    for weight, old in zip(codec.parameters(), before, strict=True):
+        weight.data = old
+
+
+def flatten(codec):
+    """All weights are views of one tensor, which is changed."""
+    vector = nn.utils.parameters_to_vector(codec.parameters()).detach()
+    nn.utils.vector_to_parameters(vector, codec.parameters())
+    codec.encode(SIG)
+    vector.mul_(1.1)
+
+
+def share(codec):
+    codec.share_memory()
+    codec.encode(SIG)
+    scale(codec)
+
+
+SIG = 0.1 * torch.randn(1, 12000, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("accelerated", [None, "bf16"])
+@pytest.mark.parametrize(
+    "change", [scale, set_one, step, load, average, swap, flatten, share]
+)
+def test_changed_weights_are_always_seen(parity, packing, change, accelerated):
+    codec = FocalCodec.from_pretrained(parity / "causal_50hz")
+    accelerate(codec, accelerated)
+    toks, _ = codec.encode(SIG)
+    codec.decode(toks)
+    before = [weight.clone() for weight in codec.parameters()]
+    fingerprint = codec.fingerprint
+    change(codec)
+    assert packing and not all(map(torch.equal, before, codec.parameters()))
+    # A copy keeps nothing of what was derived before.
+    new = copy.deepcopy(codec)
+    assert new.fingerprint == codec.fingerprint
+    if accelerated is None:
+        assert codec.fingerprint != fingerprint
+    # Shared weights are not packed, which rounds otherwise.
+    atol = 1e-5 if accelerated is None else 0.05
+    for method, x in ((codec.sig_to_feats, SIG), (codec.decode, toks)):
+        got, want = method(x), getattr(new, method.__name__)(x)
+        torch.testing.assert_close(got, want, atol=atol, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_unchanged_weights_are_derived_once(parity, monkeypatch):
+    codec = FocalCodec.from_pretrained(parity / "offline_50hz")
+    codec.encode(SIG), codec.fingerprint, codec.encode(SIG)
+    derived = [m for m in codec.modules() if isinstance(m, Derived)]
+    kept = {m: m._kept for m in derived if m._kept is not None}
+    assert kept
+    codec.encode(SIG), codec.fingerprint
+    assert all(m._kept is value for m, value in kept.items())
+
+
 def test_derived_tensors_keep_gradients_and_inference_weights_apart():
     weight = torch.ones(2, 3, requires_grad=True)
     derived = Derived(torch.t)

@@ -355,3 +355,35 @@ def test_precision_is_an_option_of_loading():
     )
     assert fast.codec.accelerated == "bf16"
     assert fast.fingerprint == exact.fingerprint
+
+
+def test_the_convention_of_audio_tokenizers(model):
+    wavs = 0.1 * torch.randn(2, 16000)
+    lens = torch.tensor([1.0, 0.5])
+    want, token_lens = model.encode_batch(wavs, lens)
+    tokens, embeddings = model.encode(wavs, lens)
+    assert tokens.shape == (2, 1, want.shape[1])
+    assert torch.equal(tokens[:, 0], want)
+    assert torch.equal(model.encode(wavs[:, None], lens)[0], tokens)
+    table = model.get_pretrained_embeddings()
+    assert table.shape == (model.codec.codebook_size, model.codec.quantizer.dim)
+    size = round(float(token_lens[1]) * want.shape[1])
+    assert torch.equal(embeddings[1, :size], table[want[1, :size]])
+    assert not embeddings[1, size:].any()
+    sig, _ = model.decode_batch(want)
+    assert torch.equal(model.decode(tokens), sig)
+    assert torch.equal(model.decode(want), sig)
+    sig, _ = model.decode_batch(want, token_lens)
+    assert torch.equal(model.decode(tokens, token_lens), sig)
+    # As callers of several tokenizers ask for it.
+    assert torch.equal(
+        model.get_pretrained_embeddings(len(table), num_codebooks=1), table
+    )
+    with pytest.raises(ValueError, match="vocab_size: the model has"):
+        model.get_pretrained_embeddings(vocab_size=7)
+    with pytest.raises(ValueError, match="inputs"):
+        model.encode(torch.zeros(1, 2, 100))
+    with pytest.raises(ValueError, match="length"):
+        model.encode(wavs, torch.tensor([1.0]))
+    with pytest.raises(ValueError, match="tokens"):
+        model.decode(torch.zeros(1, 2, 5).long())

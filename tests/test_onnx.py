@@ -2,11 +2,13 @@
 
 import importlib
 import json
+import pickle
 import shutil
 import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import PARITY
@@ -390,6 +392,124 @@ def test_loading_refuses_what_is_no_graph(copied):
     (copied / "onnx.json").write_text(json.dumps(facts))
     with pytest.raises(CheckpointError, match="encoder.onnx: onnxruntime"):
         OnnxFocalCodec(copied)
+
+
+def replace_graph(folder, name, change, *files):
+    """Change a graph, and let `onnx.json` name what it is now."""
+    graph = onnx.load(folder / name)
+    change(graph)
+    (folder / name).write_bytes(graph.SerializeToString())
+    facts = json.loads((folder / "onnx.json").read_text())
+    for file in (name, *files):
+        facts["files"][file] = sha256_of(folder / file)
+    (folder / "onnx.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("inside", ["initializer", "constant", "subgraph"])
+def test_weights_in_an_unlisted_file_are_refused(copied, listed, inside):
+    want = OnnxFocalCodec(copied, threads=1).encode(SIG)[0]
+
+    def change(graph):
+        tensor = max(graph.graph.initializer, key=lambda x: len(x.raw_data))
+        assert tensor.raw_data
+        (copied / "weights.bin").write_bytes(tensor.raw_data)
+        size = len(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", "weights.bin"), ("length", str(size))):
+            tensor.external_data.add(key=key, value=value)
+        if inside == "initializer":
+            return
+        node = onnx.helper.make_node(
+            "Constant", [], [tensor.name], value=tensor
+        )
+        graph.graph.initializer.remove(tensor)
+        if inside == "constant":
+            graph.graph.node.insert(0, node)
+            return
+        shape = onnx.helper.make_tensor_value_info(
+            tensor.name, 1, list(tensor.dims)
+        )
+        branch = onnx.helper.make_graph([node], "branch", [], [shape])
+        true = onnx.helper.make_tensor("yes", onnx.TensorProto.BOOL, [], [1])
+        graph.graph.initializer.append(true)
+        graph.graph.node.insert(
+            0,
+            onnx.helper.make_node(
+                "If",
+                ["yes"],
+                [tensor.name],
+                then_branch=branch,
+                else_branch=branch,
+            ),
+        )
+
+    replace_graph(
+        copied, "encoder.onnx", change, *["weights.bin"] * int(listed)
+    )
+    if not listed:
+        with pytest.raises(CheckpointError, match=r"'weights.bin'.*not list"):
+            OnnxFocalCodec(copied, threads=1)
+    elif inside == "initializer":
+        # Of a constant, onnxruntime takes what is in the file alone.
+        got = OnnxFocalCodec(copied, threads=1).encode(SIG)[0]
+        assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x0b", b"\x3a\x7f", b"\xff" * 20])
+def test_what_is_no_graph_has_no_weights(content, copied):
+    (copied / "encoder.onnx").write_bytes(content)
+    facts = json.loads((copied / "onnx.json").read_text())
+    facts["files"]["encoder.onnx"] = sha256_of(copied / "encoder.onnx")
+    (copied / "onnx.json").write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError, match="encoder.onnx.*cannot load"):
+        OnnxFocalCodec(copied)
+
+
+def rename_input(graph):
+    graph.graph.input[0].name = "wave"
+    for node in graph.graph.node:
+        node.input[:] = ["wave" if x == "sig" else x for x in node.input]
+
+
+def swap_outputs(graph):
+    first = graph.graph.output.pop(0)
+    graph.graph.output.append(first)
+
+
+def drop_output(graph):
+    del graph.graph.output[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (rename_input, "inputs"),
+        (swap_outputs, "outputs"),
+        (drop_output, "outputs"),
+    ],
+)
+def test_inputs_and_outputs_are_checked(change, what, copied):
+    replace_graph(copied, "encoder.onnx", change)
+    with pytest.raises(CheckpointError, match=f"encoder.onnx: .* other {what}"):
+        OnnxFocalCodec(copied, threads=1)
+
+
+def test_errors_of_onnxruntime_are_ours(copied):
+    def change(graph):
+        dim = graph.graph.input[0].type.tensor_type.shape.dim[1]
+        dim.dim_value = 777
+
+    replace_graph(copied, "encoder.onnx", change)
+    codec = OnnxFocalCodec(copied, threads=1)
+    with pytest.raises(CheckpointError, match="onnxruntime cannot run"):
+        codec.encode(SIG)
+
+
+def test_models_pickle(exported):
+    loaded = pickle.loads(pickle.dumps(exported))
+    assert np.array_equal(loaded.encode(SIG)[0], exported.encode(SIG)[0])
 
 
 def test_graphs_of_another_model_are_found_out(copied):

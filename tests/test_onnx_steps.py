@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -308,6 +309,96 @@ def test_a_state_that_does_not_fit_changes_nothing(exported, session_class):
             session.load_state_dict(arrays)
         after = session.state_dict()
         assert all(np.array_equal(after[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("session_class", SESSIONS)
+def test_a_state_with_nan_is_refused(exported, session_class):
+    session = session_class(exported)
+    session.push(inputs(session_class, 4, 10000))
+    before = session.state_dict()
+    for name, array in before.items():
+        if array.dtype.kind == "f" and array.size:
+            bad = {k: v.copy() for k, v in before.items()}
+            bad[name].flat[-1] = np.nan
+            with pytest.raises(StreamError, match="NaN"):
+                session.load_state_dict(bad)
+    after = session.state_dict()
+    assert all(np.array_equal(after[key], before[key]) for key in before)
+
+
+def test_absurd_states_are_refused(exported):
+    session = OnnxStreamingResynthesizer(exported)
+    session.push(make_sig(1, 3000))
+    state = session.state_dict()
+    for counts in ([-1, 0], [10, 10**6]):
+        with pytest.raises(StreamError, match="counts say"):
+            session.load_state_dict({**state, "counts": np.array(counts)})
+    decoder = OnnxStreamingDecoder(exported)
+    pending = np.array([10**6])
+    with pytest.raises(StreamError, match="toks"):
+        decoder.load_state_dict({**decoder.state_dict(), "pending": pending})
+
+
+def fail_at(direction, call):
+    """Let one call of a direction fail, as where memory is short."""
+    run, calls = direction.run, iter(range(1000))
+
+    def failing(*args):
+        if next(calls) == call:
+            raise MemoryError("injected")
+        return run(*args)
+
+    direction.run = failing
+
+
+def ways(session):
+    if isinstance(session, OnnxStreamingResynthesizer):
+        return [session.encoder, session.decoder]
+    return [session]
+
+
+@pytest.mark.parametrize("session_class", SESSIONS)
+@pytest.mark.parametrize("call", [0, 2])
+def test_a_failure_ends_the_stream(exported, session_class, call):
+    x = inputs(session_class, 1, 20000)
+    for i in range(len(ways(session_class(exported)))):
+        session = session_class(exported)
+        fail_at(ways(session)[i].direction, call)
+        cuts = range(session.chunk_length, len(x), session.chunk_length)
+        pieces = iter(np.split(x, cuts))
+        with pytest.raises(MemoryError):
+            for piece in pieces:
+                session.push(piece)
+        for action in (
+            lambda: session.push(next(pieces)),  # noqa: B023
+            session.flush,
+            session.state_dict,
+        ):
+            with pytest.raises(StreamError, match=r"failure.*reset"):
+                action()
+        session.reset()
+        want = run(session_class(exported), x, [])
+        assert np.array_equal(run(session, x, [50]), want)
+
+
+@pytest.mark.parametrize("session_class", SESSIONS)
+def test_sessions_pickle(exported, session_class):
+    x = inputs(session_class, 3, 9000)
+    half = len(x) // 2
+    session = session_class(exported)
+    session.push(x[:half])
+    loaded = pickle.loads(pickle.dumps(session))
+    want = run(session, x[half:], [])
+    assert np.array_equal(run(loaded, x[half:], [7]), want)
+
+
+def test_errors_of_onnxruntime_end_the_stream(exported):
+    session = OnnxStreamingEncoder(exported)
+    session._carried = session._carried[:-1] + session._carried[:1]
+    with pytest.raises(CheckpointError, match="onnxruntime cannot run"):
+        session.push(make_sig(1, 1280))
+    with pytest.raises(StreamError, match="failure"):
+        session.flush()
 
 
 def test_bad_input_is_named(exported):

@@ -1,5 +1,7 @@
 """A stream in a pool gives what it gives alone."""
 
+import pickle
+
 import pytest
 import torch
 from causal_codecs import CODECS, make_codec
@@ -154,3 +156,43 @@ def test_wrong_arguments_are_named(codec):
     offline = FocalCodec.from_pretrained("focalcodec_mini_50hz")
     with pytest.raises(StreamError, match="causal"):
         StreamPool(offline, 1)
+
+
+@pytest.mark.parametrize("kind", SESSIONS)
+def test_a_failure_ends_the_streams_of_a_push(codec, kind):
+    pool = StreamPool(codec, 3, kind)
+    first, second, third = (pool.join() for _ in range(3))
+    x = make_input(kind, 0, 6)
+    want = StreamPool(codec, 1, kind)
+    want.join()
+    want = want.push({0: x})[0]
+
+    def fail(*args):
+        raise MemoryError("injected")
+
+    chunk, rest = x[: pool.chunk_length], x[pool.chunk_length :]
+    got = pool.push({third: chunk})[third]
+    way = pool._streams[first].ways[-1]
+    way.direction.run = fail
+    with pytest.raises(MemoryError):
+        pool.push({first: chunk, second: chunk})
+    for slot in (first, second):
+        with pytest.raises(StreamError, match=f"slot {slot}: .*failure"):
+            pool.push({slot: chunk})
+        with pytest.raises(StreamError, match="failure"):
+            pool.leave(slot)
+    # What was not pushed goes on, and the slots are free.
+    assert pool.slots == [third] and pool.join() == first
+    got = torch.cat([got, pool.push({third: rest})[third]])
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+
+
+def test_pools_pickle(codec):
+    pool = StreamPool(codec, 2, "encode")
+    slot = pool.join()
+    x = make_input("encode", 1, 4)
+    pool.push({slot: x[:2000]})
+    other = pickle.loads(pickle.dumps(pool))
+    want = torch.cat([pool.push({slot: x[2000:]})[slot], pool.leave(slot)])
+    got = torch.cat([other.push({slot: x[2000:]})[slot], other.leave(slot)])
+    assert torch.equal(got, want)

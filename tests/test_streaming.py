@@ -1,5 +1,7 @@
 """Sessions give what one pass gives, however the input is cut."""
 
+import pickle
+
 import pytest
 import torch
 from causal_codecs import CODECS, make_codec
@@ -222,7 +224,53 @@ def test_inference_mode_comes_and_goes(session_class):
         )
 
 
-def test_a_failure_ends_the_stream(codec):
+def fail_at(direction, call: int) -> None:
+    """Let one call of a direction fail, as where memory is short."""
+    run, calls = direction.run, iter(range(1000))
+
+    def failing(*args):
+        if next(calls) == call:
+            raise MemoryError("injected")
+        return run(*args)
+
+    direction.run = failing
+
+
+@pytest.mark.parametrize("session_class", SESSIONS)
+@pytest.mark.parametrize("call", [0, 2])
+def test_a_failure_ends_the_stream(codec, session_class, call):
+    x = inputs(session_class, 1, 20000)
+    for i in range(len(session_class(codec).ways)):
+        session = session_class(codec)
+        fail_at(session.ways[i].direction, call)
+        pieces = iter(x.split(session.chunk_length))
+        with pytest.raises(MemoryError):
+            for piece in pieces:
+                session.push(piece)
+        for action in (
+            lambda: session.push(next(pieces)),  # noqa: B023
+            session.flush,
+            session.state_dict,
+        ):
+            with pytest.raises(StreamError, match=r"failure.*reset"):
+                action()
+        session.reset()
+        want = run(session_class(codec), x, [])
+        torch.testing.assert_close(run(session, x, [500]), want)
+
+
+@pytest.mark.parametrize("session_class", SESSIONS)
+def test_a_failure_in_the_last_chunk_ends_the_stream(codec, session_class):
+    session = session_class(codec)
+    session.push(inputs(session_class, 1, 300))
+    fail_at(session.ways[-1].direction, 0)
+    with pytest.raises(MemoryError):
+        session.flush()
+    with pytest.raises(StreamError, match="failure"):
+        session.flush()
+
+
+def test_a_failing_match_ends_the_stream(codec):
     def fail(qfeats):
         raise RuntimeError("no match")
 
@@ -231,6 +279,49 @@ def test_a_failure_ends_the_stream(codec):
         session.push(make_sig(1, 2000))
     with pytest.raises(StreamError, match="reset"):
         session.push(make_sig(1, 2000))
+
+
+@pytest.mark.parametrize("session_class", SESSIONS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_state_with_nan_is_refused(codec, session_class, value):
+    x = inputs(session_class, 3, 9000)
+    session = session_class(codec)
+    session.push(x[: len(x) // 2])
+    state = session.state_dict()
+    floats = [name for name in state if state[name].is_floating_point()]
+    assert floats
+    for name in floats:
+        if state[name].numel():
+            bad = {k: v.clone() for k, v in state.items()}
+            bad[name].view(-1)[-1] = value
+            with pytest.raises(StreamError, match="NaN"):
+                session.load_state_dict(bad)
+    other = session_class(codec)
+    other.load_state_dict(state)
+    torch.testing.assert_close(
+        run(session, x[len(x) // 2 :], []), run(other, x[len(x) // 2 :], [])
+    )
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("session_class", [*SESSIONS, StreamingVoiceConverter])
+def test_sessions_pickle(codec, session_class, ended):
+    x = inputs(session_class, 3, 9000)
+    half = len(x) // 2
+    args = []
+    if session_class is StreamingVoiceConverter:
+        args = [VoiceReference.from_sigs(codec, [make_sig(8, 16000)]), 2]
+    session = session_class(codec, *args)
+    session.push(x[:half])
+    if ended:
+        session.flush()
+    loaded = pickle.loads(pickle.dumps(session))
+    if ended:
+        with pytest.raises(StreamError, match="ended by flush"):
+            loaded.push(x)
+    else:
+        want = run(session, x[half:], [])
+        torch.testing.assert_close(run(loaded, x[half:], [700]), want)
 
 
 @pytest.mark.parametrize("session_class", SESSIONS)

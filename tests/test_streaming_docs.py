@@ -1,5 +1,6 @@
 """What the page on live audio shows is run."""
 
+import contextlib
 import importlib.util
 import re
 import socket
@@ -102,6 +103,33 @@ def test_clients_get_speech_that_lasts_as_long(codec, serve):
     with torch.no_grad():
         want = codec.resynthesize(sig[None])[0].clamp(-1, 1)
     torch.testing.assert_close(got, want, rtol=0, atol=2e-4)
+
+
+def test_fifty_clients_connect_at_once(codec):
+    """Before the server takes the first of them."""
+    pcm, sig = speech(4, 3000)
+    with (
+        contextlib.ExitStack() as stack,
+        example.TokenServer(("127.0.0.1", 0), codec, "tokens") as server,
+    ):
+        clients = [
+            stack.enter_context(
+                socket.create_connection(server.server_address, timeout=30)
+            )
+            for _ in range(50)
+        ]
+        for client in clients:
+            client.sendall(pcm)
+            client.shutdown(socket.SHUT_WR)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            for client in clients:
+                with client.makefile("rb") as answer:
+                    assert len(answer.read()) == 4 * codec.num_tokens(len(sig))
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_client_that_leaves_disturbs_nobody(codec, serve, capfd):

@@ -61,6 +61,7 @@ class TokenServer(socketserver.ThreadingTCPServer):
 
     allow_reuse_address = True
     daemon_threads = True
+    request_queue_size = 1024  # clients that connect at once
 
     def __init__(
         self, address: tuple[str, int], codec: FocalCodec, answer: Answer

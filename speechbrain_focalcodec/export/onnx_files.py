@@ -3,6 +3,8 @@
 Imports no torch: what runs an exported model needs none.
 """
 
+import mmap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,6 +28,7 @@ __all__ = [
     "FACTS_FILE",
     "OnnxFacts",
     "OnnxStep",
+    "check_external_data",
     "check_files",
     "read_facts",
 ]
@@ -246,3 +249,105 @@ read: ...
                 f"{path}: is not the file that {FACTS_FILE} names (SHA-256 "
                 f"{got[:12]}, not {wanted[:12]}); copy or export it again"
             )
+
+
+# Where tensors are in an ONNX file: the fields of its messages that lead to
+# them, by number (onnx.proto of ONNX 1.17, unchanged for years).
+_FIELDS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {
+        **{5: "tensor", 6: "graph", 10: "tensor", 11: "graph"},
+        **{22: "sparse", 23: "sparse"},
+    },
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "external"},
+    "external": {1: "key", 2: "value"},
+}
+
+
+def check_external_data(path: Path, facts: OnnxFacts) -> None:
+    """Refuse a graph with weights in a file that `onnx.json` does not list.
+
+    Arguments
+    ---------
+    path : Path
+        The graph.
+    facts : OnnxFacts
+        What was read beside it.
+
+    Raises
+    ------
+    CheckpointError
+        If it has such weights, or is no ONNX file.
+    """
+    try:
+        with (
+            open(path, "rb") as stream,
+            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            names = set(_external_files(data))
+    except (IndexError, ValueError):
+        raise CheckpointError(
+            f"{path}: onnxruntime cannot load it: is no ONNX file"
+        ) from None
+    unlisted = sorted(names - facts.files.keys())
+    if unlisted:
+        raise CheckpointError(
+            f"{path}: has weights in {abridge([ascii(x) for x in unlisted])}, "
+            f"which {FACTS_FILE} does not list; export the model again"
+        )
+
+
+def _external_files(data: mmap.mmap) -> Iterator[str]:
+    """Locations of tensors outside of an ONNX file."""
+    parts = [("model", 0, len(data))]
+    while parts:
+        kind, start, stop = parts.pop()
+        key = value = b""
+        for number, first, last in _fields(data, start, stop):
+            inside = _FIELDS[kind].get(number)
+            if inside == "key":
+                key = data[first:last]
+            elif inside == "value":
+                value = data[first:last]
+            elif inside is not None:
+                parts.append((inside, first, last))
+        if key == b"location":
+            yield value.decode(errors="backslashreplace")
+
+
+def _fields(
+    data: mmap.mmap, at: int, stop: int
+) -> Iterator[tuple[int, int, int]]:
+    """Number, start and end of each field of a message (protobuf)."""
+    while at < stop:
+        tag, at = _varint(data, at)
+        kind, first = tag & 7, at
+        if kind == 0:
+            _, at = _varint(data, at)
+        elif kind == 2:
+            size, first = _varint(data, at)
+            at = first + size
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        else:
+            raise ValueError("a group, which ONNX does not have")
+        if at > stop:
+            raise ValueError("a field that is cut short")
+        if kind == 2:
+            yield tag >> 3, first, at
+
+
+def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, and where it ends."""
+    number = 0
+    for i in range(10):
+        byte = data[at + i]
+        number |= (byte & 127) << 7 * i
+        if byte < 128:
+            return number, at + i + 1
+    raise ValueError("a number that is too long")

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from speechbrain_focalcodec.modules.masking import length_mask
+from speechbrain_focalcodec.modules.precision import at_least_float32
 
 __all__ = ["BinarySphericalQuantizer", "to_sphere"]
 
@@ -178,7 +179,7 @@ class BinarySphericalQuantizer(nn.Module):
 
 
 def to_sphere(x: torch.Tensor) -> torch.Tensor:
-    """Bring what a compressor gives to the unit sphere, in float32.
+    """Bring what a compressor gives to the unit sphere, in float32 or more.
 
     Arguments
     ---------
@@ -195,7 +196,7 @@ def to_sphere(x: torch.Tensor) -> torch.Tensor:
     >>> to_sphere(torch.tensor([3.0, -4.0]))
     tensor([ 0.6000, -0.8000])
     """
-    return F.normalize(x.float(), dim=-1)
+    return F.normalize(at_least_float32(x), dim=-1)
 
 
 def _binary_entropy(logits: torch.Tensor) -> torch.Tensor:

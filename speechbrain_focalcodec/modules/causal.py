@@ -211,6 +211,8 @@ class StreamState:
                     f"state: {name} is {tensor.dtype} {list(tensor.shape)}, "
                     "which does not fit this model"
                 )
+            if not bool(tensor.isfinite().all()):
+                raise ValueError(f"state: {name} has NaN or infinite values")
             tensor = tensor.to(like.device)
             if isinstance(kept, Ring):
                 table[name] = kept.filled(tensor)

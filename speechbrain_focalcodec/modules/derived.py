@@ -6,11 +6,12 @@ call would cost more than it saves.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["Derived", "fast_path"]
+__all__ = ["Derived", "DerivedFromAll", "can_keep", "fast_path"]
 
 
 def fast_path(x: torch.Tensor) -> bool:
@@ -49,10 +50,13 @@ def fast_path(x: torch.Tensor) -> bool:
 class Derived(nn.Module):
     """A tensor computed from a weight, kept until the weight changes.
 
-    Changes are seen by the weight's storage and version, which optimizers,
-    `load_state_dict` and `Module.to` move. Writing through ``.data`` moves
-    neither, so :meth:`train` (of the module around it, too) forgets what is
-    kept. Copies and pickles start empty.
+    What is kept shares the weight's memory, copy on write: whatever writes to
+    the weight, also through ``.data``, first moves it to memory of its own,
+    and a weight at another address is computed from again. A weight whose
+    memory is not its own (part of a larger tensor, shared between processes,
+    or of a NumPy array) is computed from in each call. A NumPy array that was
+    taken from a weight earlier writes unseen; :meth:`train` (of the module
+    around it, too) forgets what is kept. Copies and pickles start empty.
 
     Arguments
     ---------
@@ -67,12 +71,13 @@ class Derived(nn.Module):
     >>> with torch.no_grad():
     ...     first = transposed(weight)
     ...     second = transposed(weight)
-    ...     third = transposed(weight.add_(1))
+    ...     weight.data[0, 0] = 5
+    ...     third = transposed(weight)
     >>> first is second, first is third
     (True, False)
     """
 
-    def __init__(self, compute: Callable[..., torch.Tensor]):
+    def __init__(self, compute: Callable[..., Any]):
         super().__init__()
         self.compute = compute
         self._clear()
@@ -80,7 +85,7 @@ class Derived(nn.Module):
     def _clear(self) -> None:
         # One tuple, replaced as a whole: threads may share a model. The
         # weight is kept so that its address is not given to another one.
-        self._kept: tuple[tuple, torch.Tensor, torch.Tensor] | None = None
+        self._kept: tuple[Any, Any, Any] | None = None
 
     def train(self, mode: bool = True) -> "Derived":
         """Set the mode, and forget what is kept.
@@ -113,15 +118,16 @@ class Derived(nn.Module):
         torch.Tensor
             ``compute(weight, *args)``, perhaps of an earlier call.
         """
-        if not fast_path(weight) or weight.is_inference():
+        if not fast_path(weight) or not can_keep(weight):
             return self.compute(weight, *args)
-        state = (weight.data_ptr(), weight._version, weight.dtype, args)
         kept = self._kept
-        if kept is None or kept[0] != state:
+        if kept is None or kept[0] != _state(weight, args):
             # Normal tensors, even in inference mode: they outlive it.
             with torch.inference_mode(False), torch.no_grad():
-                source = weight.detach()
-                kept = (state, source, self.compute(source, *args))
+                source = torch._lazy_clone(weight.detach())
+                # A clone, as some functions take memory to write for reading.
+                value = self.compute(torch._lazy_clone(source), *args)
+            kept = (_state(source, args), source, value)
             self._kept = kept
         return kept[2]
 
@@ -131,7 +137,114 @@ class Derived(nn.Module):
         return super()._apply(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict) -> "Derived":
-        return Derived(self.compute).train(self.training)
+        return type(self)(self.compute).train(self.training)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_kept": None}
+
+
+# PyTorch has no public names for copies on write; where these are missing,
+# nothing is kept.
+COPIES_ON_WRITE = hasattr(torch, "_lazy_clone") and all(
+    hasattr(torch._C, name) for name in ("_data_address", "_is_cow_tensor")
+)
+
+
+def can_keep(weight: torch.Tensor) -> bool:
+    """Whether all that writes to a weight on the CPU would be noticed.
+
+    Arguments
+    ---------
+    weight : torch.Tensor
+        The weight.
+
+    Returns
+    -------
+    bool
+        Whether what is derived from it may be kept.
+
+    Example
+    -------
+    >>> can_keep(torch.ones(2)), can_keep(torch.ones(2).share_memory_())
+    (True, False)
+    """
+    if not COPIES_ON_WRITE or weight.is_inference():
+        return False
+    if weight.untyped_storage().nbytes() != weight.nbytes:
+        # Others write to the same memory, and each would move all of it.
+        return False
+    if torch._C._is_cow_tensor(weight):
+        return True
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            torch._lazy_clone(weight.detach())
+    except RuntimeError:
+        return False
+    return True
+
+
+class DerivedFromAll(Derived):
+    """What is computed from all weights of a module, kept until one changes.
+
+    Elsewhere than on the CPU, and in memory that is not a weight's own,
+    changes are seen by address and version, which writing through ``.data``
+    moves not.
+
+    Arguments
+    ---------
+    compute : callable
+        From the module to what is to be kept.
+
+    Example
+    -------
+    >>> linear, total = nn.Linear(2, 3), DerivedFromAll(
+    ...     lambda module: sum(float(p.sum()) for p in module.parameters())
+    ... )
+    >>> before = total(linear)
+    >>> linear.bias.data[0] += 8
+    >>> round(total(linear) - before)
+    8
+    """
+
+    def forward(self, module: nn.Module) -> Any:
+        """Give what is derived.
+
+        Arguments
+        ---------
+        module : nn.Module
+            What it is computed from.
+
+        Returns
+        -------
+        object
+            ``compute(module)``, perhaps of an earlier call.
+        """
+        weights = [*module.parameters(), *module.buffers()]
+        if any(weight.is_inference() for weight in weights):
+            return self.compute(module)
+        kept = self._kept
+        if kept is None or kept[0] != _states(weights):
+            value = self.compute(module)
+            with torch.inference_mode(False), torch.no_grad():
+                sources = [
+                    torch._lazy_clone(weight.detach())
+                    for weight in weights
+                    if weight.device.type == "cpu" and can_keep(weight)
+                ]
+            kept = (_states(weights), sources, value)
+            self._kept = kept
+        return kept[2]
+
+
+def _state(weight: torch.Tensor, args: tuple) -> tuple:
+    """Where a weight lies, and as what."""
+    # `data_ptr` would count as writing.
+    address = torch._C._data_address(weight)
+    return address, weight.dtype, weight.shape, weight.stride(), args
+
+
+def _states(weights: list[torch.Tensor]) -> list[tuple]:
+    """Where weights lie, and how often they were written openly."""
+    if COPIES_ON_WRITE:
+        return [_state(weight, (weight._version,)) for weight in weights]
+    return [(weight.data_ptr(), weight._version) for weight in weights]

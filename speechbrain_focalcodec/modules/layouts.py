@@ -10,7 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from speechbrain_focalcodec.modules.derived import Derived, fast_path
+from speechbrain_focalcodec.modules.derived import (
+    Derived,
+    can_keep,
+    fast_path,
+)
 
 __all__ = [
     "Linear",
@@ -88,7 +92,7 @@ def packing_pays(x: torch.Tensor, weight: torch.Tensor) -> bool:
         and weight.numel() >= PACKED_SIZE
         and fast_path(x)
         and x.numel() // x.shape[-1] in frames
-        and not weight.is_inference()
+        and can_keep(weight)
     )
 
 
@@ -319,8 +323,8 @@ def depthwise_conv(
     """
     dtype = weight.dtype
     if x.device.type == "cpu":
-        # oneDNN never returns from bfloat16 and more than 14 taps.
-        half = dtype == torch.bfloat16
+        # oneDNN never returns from half types and more than 14 taps.
+        half = dtype in (torch.bfloat16, torch.float16)
         if half or torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 return depthwise_conv(

@@ -6,17 +6,17 @@ variance by two fixed numbers. It has no trained weights.
 """
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from speechbrain_focalcodec.extras import import_torchaudio
 from speechbrain_focalcodec.modules.causal import StreamState, extend_left
 from speechbrain_focalcodec.modules.masking import zero_beyond
+from speechbrain_focalcodec.modules.precision import ExactBuffers
 
 __all__ = ["LogMel"]
 
 
-class LogMel(nn.Module):
+class LogMel(ExactBuffers):
     """Waveform to normalised log-mel features.
 
     Frame ``i`` is centred on sample ``hop_length * (i + 1/2)``, as the frames
@@ -149,7 +149,7 @@ class LogMel(nn.Module):
         # Reduced precision loses the quiet bands: see autocast.
         with torch.autocast(sig.device.type, enabled=False):
             spectrum = torch.stft(
-                sig.float(),
+                sig.to(self.window.dtype),
                 self.n_fft,
                 self.hop_length,
                 window=self.window,

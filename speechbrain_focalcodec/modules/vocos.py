@@ -7,13 +7,17 @@ from torch.nn import functional as F
 from speechbrain_focalcodec.modules.causal import StreamState, extend_left
 from speechbrain_focalcodec.modules.convnext import ConvNeXtDecoder
 from speechbrain_focalcodec.modules.masking import length_mask
+from speechbrain_focalcodec.modules.precision import (
+    ExactBuffers,
+    at_least_float32,
+)
 
 __all__ = ["Vocos"]
 
 MAX_MAGNITUDE = 100.0
 
 
-class ISTFTHead(nn.Module):
+class ISTFTHead(ExactBuffers):
     """Hidden frames to waveform: magnitudes and phases, inverse FFT.
 
     Offline, windowed frames are overlap-added and divided by the envelope of
@@ -106,7 +110,7 @@ class ISTFTHead(nn.Module):
         # Phases and the FFT need more digits than mixed precision keeps.
         with torch.autocast(x.device.type, enabled=False):
             spectrum = self.proj(x.to(self.proj.weight.dtype))
-        magnitude, phase = spectrum.float().chunk(2, dim=-1)
+        magnitude, phase = at_least_float32(spectrum).chunk(2, dim=-1)
         magnitude = magnitude.exp().clamp(max=MAX_MAGNITUDE)
         frames = torch.fft.irfft(torch.polar(magnitude, phase), self.n_fft)
         if self.causal:

@@ -5,6 +5,7 @@ from torch import nn
 
 from speechbrain_focalcodec.modules.causal import StreamState
 from speechbrain_focalcodec.modules.convnext import ConvNeXtDecoder
+from speechbrain_focalcodec.modules.precision import at_least_float32
 
 __all__ = ["WaveNeXt"]
 
@@ -57,10 +58,10 @@ class LinearHead(nn.Module):
             # bfloat16 would put noise under every sample: quiet bands could
             # not be learnt.
             with torch.autocast(x.device.type, enabled=False):
-                x = self.proj(x.float())
+                x = self.proj(x.to(self.proj.weight.dtype))
         else:
             x = self.proj(x)
-        return x.float().clamp(-1.0, 1.0).flatten(1)
+        return at_least_float32(x).clamp(-1.0, 1.0).flatten(1)
 
 
 class WaveNeXt(ConvNeXtDecoder):
