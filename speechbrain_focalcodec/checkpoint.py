@@ -131,7 +131,8 @@ def resolve_source(
         _check_no_revision(text, revision)
         return text, BUNDLED_MODELS / text
     if isinstance(source, str) and hub.is_repository(text):
-        return text, hub.fetch(text, revision, names, options)
+        folder = hub.fetch(text, revision, names, options, hub.PATIENCE)
+        return text, folder
     if folder.suffix in PICKLES and folder.is_file():
         raise CheckpointError(hub.pickled_message(folder))
     raise CheckpointError(
@@ -224,7 +225,9 @@ def find_model(
         return ModelFiles(name, config, _beside(config, names))
     repository, file = match
     names = _weights_names(file)
-    folder = hub.fetch(repository, revision, (file, names), options)
+    folder = hub.fetch(
+        repository, revision, (file, names), options, hub.PATIENCE
+    )
     return ModelFiles(text, folder / file, _beside(folder / file, names))
 
 
