@@ -131,7 +131,8 @@ def resolve_source(
         _check_no_revision(text, revision)
         return text, BUNDLED_MODELS / text
     if isinstance(source, str) and hub.is_repository(text):
-        return text, hub.fetch(text, revision, names, options)
+        folder = hub.fetch(text, revision, names, options, hub.PATIENCE)
+        return text, folder
     if folder.suffix in PICKLES and folder.is_file():
         raise CheckpointError(hub.pickled_message(folder))
     raise CheckpointError(
@@ -224,7 +225,9 @@ def find_model(
         return ModelFiles(name, config, _beside(config, names))
     repository, file = match
     names = _weights_names(file)
-    folder = hub.fetch(repository, revision, (file, names), options)
+    folder = hub.fetch(
+        repository, revision, (file, names), options, hub.PATIENCE
+    )
     return ModelFiles(text, folder / file, _beside(folder / file, names))
 
 
@@ -633,14 +636,15 @@ def absent_weights(codec: "FocalCodec") -> Weights:
     Raises
     ------
     CheckpointError
-        If the file cannot be read.
-    PartError
-        If it was not loaded from one.
+        If it was loaded from no file, or that cannot be read.
     """
     absent = [part for part in PART_CONFIGS if part not in codec.parts]
     path = codec.weights_file
     if path is None:
-        return getattr(codec, absent[0])  # an error that names it
+        raise CheckpointError(
+            f"{codec.name} was made without its {', '.join(absent)}: it has no "
+            "fingerprint"
+        )
     with MetaWeights():
         expected = type(codec)(codec.config).state_dict()
     weights = read_weights(path, parts=absent)

@@ -23,7 +23,7 @@ __all__ = [
 
 # What a model's folder holds.
 MODEL_FILES = ("config.json", "model.safetensors")
-# How long to wait for the hub before the local cache is taken (s).
+# For codecs and tasks: how long to wait for the hub's answer (s).
 PATIENCE = 6.0
 
 _NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
@@ -141,10 +141,9 @@ def fetch(
     revision: str | None = None,
     names: Sequence[str | Sequence[str]] = MODEL_FILES,
     options: HubOptions | None = None,
+    patience: float | None = None,
 ) -> Path:
     """Download a model, or find it in the local cache.
-
-    A hub that does not answer within some seconds is not waited for.
 
     Arguments
     ---------
@@ -158,6 +157,9 @@ def fetch(
         several names given for one, the first that is there is taken.
     options : dict, optional
         See :class:`HubOptions`.
+    patience : float, optional
+        How long to wait for the hub's answer before the local cache is taken
+        (s); as long as the client does by default, which can be minutes.
 
     Returns
     -------
@@ -176,10 +178,15 @@ def fetch(
     options = options or {}
     choices = [(name,) if isinstance(name, str) else name for name in names]
     silence = None
-    if not options.get("local_files_only") and not all(
-        _is_cached(repository, choice, wanted, options) for choice in choices
+    if (
+        patience is not None
+        and not options.get("local_files_only")
+        and not all(
+            _is_cached(repository, choice, wanted, options)
+            for choice in choices
+        )
     ):
-        silence = _ask(repository, choices[0][0], wanted, options)
+        silence = _ask(repository, choices[0][0], wanted, options, patience)
         if silence is not None:
             options = {**options, "local_files_only": True}
     commit = wanted
@@ -218,11 +225,15 @@ def _is_cached(
 
 
 def _ask(
-    repository: str, name: str, wanted: str | None, options: HubOptions
+    repository: str,
+    name: str,
+    wanted: str | None,
+    options: HubOptions,
+    patience: float,
 ) -> str | None:
     """Why the hub cannot be reached; None when it answers.
 
-    The client alone asks again for minutes, and so does looking up a host.
+    In a thread, as looking up a host cannot be given a time.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -235,7 +246,7 @@ def _ask(
             get_hf_file_metadata(
                 hf_hub_url(repository, name, revision=wanted),
                 token=options.get("token"),
-                timeout=PATIENCE,
+                timeout=patience,
             )
         except HFValidationError:
             pass  # the download says what is wrong
@@ -249,21 +260,22 @@ def _ask(
 
     thread = Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(PATIENCE)
-    return reasons[0] if reasons else f"no answer in {PATIENCE:g} seconds"
+    thread.join(patience)
+    return reasons[0] if reasons else f"no answer in {patience:g} seconds"
 
 
 def _exists(
     repository: str, name: str, commit: str | None, options: HubOptions
 ) -> bool:
     """Whether the hub has a file, as far as it answers."""
-    from huggingface_hub import file_exists
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
+    url = hf_hub_url(repository, name, revision=commit)
     try:
-        token = options.get("token")
-        return file_exists(repository, name, revision=commit, token=token)
+        get_hf_file_metadata(url, token=options.get("token"), timeout=PATIENCE)
     except Exception:
         return False
+    return True
 
 
 def pickled_message(path: str | Path, first: str = "") -> str:
