@@ -633,14 +633,15 @@ def absent_weights(codec: "FocalCodec") -> Weights:
     Raises
     ------
     CheckpointError
-        If the file cannot be read.
-    PartError
-        If it was not loaded from one.
+        If it was loaded from no file, or that cannot be read.
     """
     absent = [part for part in PART_CONFIGS if part not in codec.parts]
     path = codec.weights_file
     if path is None:
-        return getattr(codec, absent[0])  # an error that names it
+        raise CheckpointError(
+            f"{codec.name} was made without its {', '.join(absent)}: it has no "
+            "fingerprint"
+        )
     with MetaWeights():
         expected = type(codec)(codec.config).state_dict()
     weights = read_weights(path, parts=absent)
