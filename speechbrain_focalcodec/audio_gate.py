@@ -22,7 +22,7 @@ from speechbrain_focalcodec.audio_formats.whole import Whole, check_whole
 from speechbrain_focalcodec.errors import AudioError
 from speechbrain_focalcodec.resampling import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 
-__all__ = ["CheckedFile", "check_sig"]
+__all__ = ["CheckedFile", "check_sig", "open_slices"]
 
 logger = logging.getLogger(__name__)
 
@@ -365,6 +365,49 @@ def _regular_size(path: Path) -> int:
     if status.st_size == 0:
         raise AudioError(f"{path}: is empty; copy or record it again")
     return status.st_size
+
+
+@contextmanager
+def open_slices(path: str | Path, stop: int) -> Iterator[soundfile.SoundFile]:
+    """Open a file of a prepared corpus, to read a slice of it.
+
+    It is not checked, unless libsndfile finds fewer samples than it holds.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    stop : int
+        Where the slice ends.
+
+    Yields
+    ------
+    SoundFile
+        The file.
+
+    Raises
+    ------
+    AudioError
+        If it is not whole.
+    SoundFileError, OSError
+        If it cannot be read.
+    """
+    with ExitStack() as stack:
+        raw = stack.enter_context(open(path, "rb"))
+        try:
+            file = soundfile.SoundFile(raw.fileno(), closefd=False)
+        except soundfile.SoundFileError:
+            file = None
+        if file is None or file.frames < stop:
+            whole = _check_whole(
+                Path(path), raw, os.fstat(raw.fileno()).st_size
+            )
+            if whole.file is not raw:
+                file = soundfile.SoundFile(whole.file)
+        if file is None:
+            os.lseek(raw.fileno(), 0, os.SEEK_SET)
+            file = soundfile.SoundFile(raw.fileno(), closefd=False)
+        yield stack.enter_context(file)
 
 
 def _check_whole(path: Path, file: BinaryIO, size: int) -> Whole:

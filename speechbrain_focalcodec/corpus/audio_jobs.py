@@ -87,7 +87,12 @@ def read_header(job: AudioJob) -> Header | str:
         return str(error)
 
 
-def read_sig(job: AudioJob, sample_rate: int | None) -> np.ndarray | str:
+def read_sig(
+    job: AudioJob,
+    sample_rate: int | None,
+    channel: int | None = None,
+    strict: bool = False,
+) -> np.ndarray | str:
     """Decode and resample an item.
 
     Arguments
@@ -96,11 +101,16 @@ def read_sig(job: AudioJob, sample_rate: int | None) -> np.ndarray | str:
         The item.
     sample_rate : int, optional
         The sample rate wanted, in Hz; ``None`` for the file's own.
+    channel : int, optional
+        The channel to read, from 0; the mean of all by default.
+    strict : bool
+        Whether a signal that is logged otherwise is wrong. Parts of files
+        are neither logged nor wrong.
 
     Returns
     -------
     np.ndarray or str
-        The mean of the channels, float32 [T], or what is wrong.
+        The channel, or the mean of all, float32 [T], or what is wrong.
 
     Example
     -------
@@ -110,13 +120,15 @@ def read_sig(job: AudioJob, sample_rate: int | None) -> np.ndarray | str:
     """
     try:
         if job.start is None and job.stop is None:
-            sig, _ = read_audio(job.path, sample_rate, MAX_STREAM_DURATION)
+            sig, _ = read_audio(
+                job.path, sample_rate, MAX_STREAM_DURATION, channel, strict
+            )
             return sig.numpy()
         # Checks what the whole file claims.
-        with CheckedFile(job.path, MAX_STREAM_DURATION) as file:
+        with CheckedFile(job.path, MAX_STREAM_DURATION, channel) as file:
             total, rate = file.num_frames, file.sample_rate
         sig = torch.from_numpy(
-            read_slice(job.path, *_samples(job, total, rate))
+            read_slice(job.path, *_samples(job, total, rate), channel=channel)
         )
         if sample_rate is not None:
             sig = resample(sig, rate, sample_rate)

@@ -119,7 +119,8 @@ class ShardMaker:
             *items.extra_schema,
         ]
         self._schema = shard_schema(plan.model.codebook_size, pa.schema(extra))
-        self._loader = Loader(self._rate, workers)
+        channel, strict = interface.channel, interface.strict
+        self._loader = Loader(self._rate, workers, channel, strict)
         self._depth = workers + 2
 
     def make(
@@ -279,7 +280,8 @@ class ShardMaker:
             if job.start is None and job.stop is None:
                 toks = self.interface.encode_file(job.path)
             else:
-                sig = read_sig(job, self._rate)
+                channel, strict = self.interface.channel, self.interface.strict
+                sig = read_sig(job, self._rate, channel, strict)
                 if isinstance(sig, str):
                     raise AudioError(sig)
                 batch, _ = self.interface.encode_batch(
