@@ -160,7 +160,7 @@ class _Container:
 
     def after(self, chunk: _Chunk) -> int:
         """Where the next chunk begins."""
-        padded = chunk.stop + -chunk.stop % self.kind.alignment
+        padded = chunk.stop + -chunk.length % self.kind.alignment
         # Some writers forget the padding.
         if padded < self.size and not self.chunk(padded):
             return chunk.stop if self.chunk(chunk.stop) else padded
