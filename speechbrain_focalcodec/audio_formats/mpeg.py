@@ -54,7 +54,7 @@ class _Frame(NamedTuple):
 
     start: int
     stop: int
-    count: int | None  # frames that the encoder counted; 0 if it did not
+    counted: int | None  # frames, by the encoder; 0 if it does not say
     is_vbri: bool
 
 
@@ -107,11 +107,12 @@ def check_mpeg(
         If it is cut short or damaged.
     """
     walk = _Walk(file, start, end_of_audio(file, size))
-    headers, frames = [], []
+    headers: list[_Frame] = []
+    frames: list[_Frame] = []
     for frame in walk:
-        (frames if frame.count is None else headers).append(frame)
+        (frames if frame.counted is None else headers).append(frame)
     num_frames = len(frames)
-    counted = sum(frame.count or 0 for frame in headers)
+    counted = sum(frame.counted or 0 for frame in headers)
     # A VBRI header may count itself.
     missing = counted - num_frames - sum(frame.is_vbri for frame in headers)
     if missing > 0:

@@ -1,7 +1,7 @@
 """Formats that are a header and the samples: AU and NIST SPHERE."""
 
 import re
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from speechbrain_focalcodec.audio_formats.patched_file import patch
 from speechbrain_focalcodec.audio_formats.tags import read_at
@@ -35,10 +35,11 @@ def check_au(file: BinaryIO, size: int) -> BinaryIO:
         If it is cut short, or goes on after its end.
     """
     header = read_at(file, 0, 12)
-    order = "big" if header[:1] == b"." else "little"
+    order: Literal["big", "little"] = "big"
+    if header[:1] != b".":
+        order = "little"
     start, length = (
-        int.from_bytes(header[at : at + 4], order)  # type: ignore[arg-type]
-        for at in (4, 8)
+        int.from_bytes(header[at : at + 4], order) for at in (4, 8)
     )
     if length in (0, 2**32 - 1) or (length >= _UNKNOWN and length > size):
         length = max(0, min(size - start, 2**32 - 2))
