@@ -108,10 +108,18 @@ def check_mpeg(
     """
     walk = _Walk(file, start, end_of_audio(file, size))
     headers: list[_Frame] = []
-    frames: list[_Frame] = []
+    parts: list[range] = []
+    num_frames = first_length = 0
     for frame in walk:
-        (frames if frame.counted is None else headers).append(frame)
-    num_frames = len(frames)
+        if frame.counted is not None:
+            headers.append(frame)
+            continue
+        num_frames += 1
+        start = frame.start
+        first_length = first_length or frame.stop - start
+        if parts and parts[-1].stop == start:
+            start = parts.pop().start
+        parts.append(range(start, frame.stop))
     counted = sum(frame.counted or 0 for frame in headers)
     # A VBRI header may count itself.
     missing = counted - num_frames - sum(frame.is_vbri for frame in headers)
@@ -124,12 +132,11 @@ def check_mpeg(
     if num_frames == 0:
         raise AudioError("holds no audio")
     if len(headers) == 1 and counted == num_frames and not headers[0].is_vbri:
-        source = PatchedFile(file, _ranges(headers + frames))
-        return io.BufferedReader(source), None
+        header = range(headers[0].start, headers[0].stop)
+        return io.BufferedReader(PatchedFile(file, [header, *parts])), None
     # With this size libsndfile's guess is not too short.
-    first = frames[0].stop - frames[0].start
-    size = (num_frames + 2) * (first + 4) + 2**10
-    source = PatchedFile(file, _ranges(frames), size)
+    size = (num_frames + 2) * (first_length + 4) + 2**10
+    source = PatchedFile(file, parts, size)
     return io.BufferedReader(source), num_frames * walk.header.num_samples
 
 
@@ -155,8 +162,8 @@ class _Walk:
             if header is not None:
                 self.header = header
                 self.free_length = self._find_free_length(start + at)
-                if self._goes_on(start + at):
-                    self.position = start + at
+                self.position = start + at
+                if self._goes_on(self.position):
                     return
         raise AudioError("holds no MPEG audio")
 
@@ -222,16 +229,6 @@ class _Walk:
             if header and header.kind == self.header.kind:
                 return at - self.header.padding
         return 0
-
-
-def _ranges(frames: list[_Frame]) -> list[range]:
-    """Their places, those that touch as one."""
-    ranges: list[range] = []
-    for start, stop, *_ in frames:
-        if ranges and ranges[-1].stop == start:
-            start = ranges.pop().start
-        ranges.append(range(start, stop))
-    return ranges
 
 
 @lru_cache(maxsize=4096)
