@@ -89,10 +89,11 @@ def check_chunks(file: BinaryIO, size: int) -> BinaryIO:
     Example
     -------
     >>> import io
-    >>> check_chunks(io.BytesIO(b"RIFF\\4\\0\\0\\0WAV"), 11)
+    >>> header = b"RIFF" + bytes([50, 0, 0, 0]) + b"WAVE"
+    >>> check_chunks(io.BytesIO(header), len(header))
     Traceback (most recent call last):
     ...
-    speechbrain_focalcodec.errors.AudioError: is cut short (should have 12...
+    speechbrain_focalcodec.errors.AudioError: is cut short (should have 58...
     """
     return _Container(file, size).check()
 

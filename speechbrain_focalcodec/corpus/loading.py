@@ -91,10 +91,6 @@ class Loader:
         Sample rate to resample to, in Hz; ``None`` for each file's own.
     workers : int
         Number of processes; 0 for a thread, which starts at once.
-    channel : int, optional
-        The channel to read, from 0; the mean of all by default.
-    strict : bool
-        Whether a signal that is logged otherwise is a failure.
 
     Example
     -------
@@ -104,17 +100,9 @@ class Loader:
     [(96320,)]
     """
 
-    def __init__(
-        self,
-        sample_rate: int | None,
-        workers: int,
-        channel: int | None = None,
-        strict: bool = False,
-    ) -> None:
+    def __init__(self, sample_rate: int | None, workers: int) -> None:
         self.workers = workers
-        self._read_sig = partial(
-            read_sig, sample_rate=sample_rate, channel=channel, strict=strict
-        )
+        self._read_sig = partial(read_sig, sample_rate=sample_rate)
         self._pool: Executor = (
             _processes(workers) if workers else ThreadPoolExecutor(1)
         )

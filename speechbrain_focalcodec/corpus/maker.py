@@ -119,8 +119,7 @@ class ShardMaker:
             *items.extra_schema,
         ]
         self._schema = shard_schema(plan.model.codebook_size, pa.schema(extra))
-        channel, strict = interface.channel, interface.strict
-        self._loader = Loader(self._rate, workers, channel, strict)
+        self._loader = Loader(self._rate, workers)
         self._depth = workers + 2
 
     def make(
@@ -184,7 +183,10 @@ class ShardMaker:
         """Have a shard's headers read."""
         items = self.items.shard(index)
         jobs = [
-            AudioJob(str(self.items.open_path(path)), start, stop)
+            AudioJob(
+                *(str(self.items.open_path(path)), start, stop),
+                *(self.interface.channel, self.interface.strict),
+            )
             for path, start, stop in zip(
                 *(items[name].to_pylist() for name in ("path", *_SEGMENTS)),
                 strict=True,
@@ -280,8 +282,7 @@ class ShardMaker:
             if job.start is None and job.stop is None:
                 toks = self.interface.encode_file(job.path)
             else:
-                channel, strict = self.interface.channel, self.interface.strict
-                sig = read_sig(job, self._rate, channel, strict)
+                sig = read_sig(job, self._rate)
                 if isinstance(sig, str):
                     raise AudioError(sig)
                 batch, _ = self.interface.encode_batch(
