@@ -32,7 +32,7 @@ MAX_PEAK = 2.0**16  # float files may exceed 1, but not by this
 
 # What is logged at a file's end.
 LOUD_PEAK = 2.0
-QUIET_PEAK = 1e-3
+QUIET_PEAK = 2e-3
 MIN_COHERENCE = 0.1
 
 _AGAIN = "copy or download it again, or convert it to WAV"

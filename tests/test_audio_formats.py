@@ -258,6 +258,17 @@ def test_unknown_sizes_of_64_bits_mean_to_the_end(length, size):
     assert length(replaced(data, at, struct.pack(">q", -1))) == LENGTH
 
 
+def test_a_silent_file_of_unknown_size_is_read(length):
+    data = encode("WAV", "PCM_16", 0 * noise(1000))
+    data = replaced(data, data.index(b"data") + 4, bytes(4))
+    assert length(data) == 1000
+    # But one that has no audio stays without.
+    for after in (b"", b"LIST\4\0\0\0abcd"):
+        with pytest.raises(AudioError, match="holds no audio"):
+            size = struct.pack("<I", 36 + len(after))
+            length(replaced(data[:44] + after, 4, size))
+
+
 @pytest.mark.parametrize("size", UNKNOWN)
 def test_unknown_sizes_of_au_and_sphere_mean_to_the_end(length, size):
     data = encode("AU", "PCM_16")

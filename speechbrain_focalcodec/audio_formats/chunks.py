@@ -125,10 +125,9 @@ class _Container:
         position = self.kind.first
         while chunk := self.chunk(position):
             if chunk.name in self.kind.data and (
-                chunk.stop > self.size
-                and self.is_unknown(chunk.length)
-                or chunk.length == 0
-                and not self.is_filled_from(chunk.body)
+                self.is_unknown(chunk.length)
+                and chunk.stop > self.size
+                or self.is_zero_for_unknown(chunk)
             ):
                 return self.with_sizes(chunk)
             if chunk.stop > self.size:
@@ -189,6 +188,12 @@ class _Container:
         if self.kind.size_length == 8 or self.has_ds64:
             return length == 0 or length >= _UNKNOWN_64
         return length == 0 or any(length in span for span in _UNKNOWN_32)
+
+    def is_zero_for_unknown(self, chunk: _Chunk) -> bool:
+        """Whether a chunk of length 0 holds what follows it."""
+        if chunk.length > 0 or chunk.body >= self.size:
+            return False
+        return not self.chunk(chunk.body) or not self.is_filled_from(chunk.body)
 
     def with_sizes(self, chunk: _Chunk) -> BinaryIO:
         """The file, whose audio is what follows this chunk's head."""

@@ -153,18 +153,20 @@ class _Walk:
 
     def __init__(self, file: BinaryIO, start: int, end: int) -> None:
         self.file, self.end = file, end
-        while length := tag_length(read_at(file, start, _HEAD)):
-            start += length
+        while tag := tag_length(read_at(file, start, _HEAD)):
+            start += tag
+        self.free_length = 0
         data = read_at(file, start, _SEARCHED)
         at = -1
         while (at := data.find(b"\xff", at + 1)) >= 0:
             header = _parse(data[at : at + 4])
             if header is not None:
                 self.header = header
-                self.free_length = self._find_free_length(start + at)
                 self.position = start + at
-                if self._goes_on(self.position):
-                    return
+                for length in self._free_lengths():
+                    self.free_length = length
+                    if self._goes_on(self.position):
+                        return
         raise AudioError("holds no MPEG audio")
 
     def __iter__(self) -> Iterator[_Frame]:
@@ -218,17 +220,17 @@ class _Walk:
             position += length
         return True
 
-    def _find_free_length(self, position: int) -> int:
-        """The length of frames of a free format, but for padding."""
+    def _free_lengths(self) -> Iterator[int]:
+        """Lengths that frames of a free format may have, but for padding."""
         if self.header.length:
-            return 0
-        data = read_at(self.file, position, _MAX_FREE)
+            yield 0
+            return
+        data = read_at(self.file, self.position, _MAX_FREE)
         at = 3
         while (at := data.find(data[:2], at + 1)) >= 0:
             header = _parse(data[at : at + 4])
             if header and header.kind == self.header.kind:
-                return at - self.header.padding
-        return 0
+                yield at - self.header.padding
 
 
 @lru_cache(maxsize=4096)
