@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -8,14 +9,17 @@ from pathlib import Path
 
 __all__ = ["atomic_path", "atomic_write_text"]
 
+_MAX_NAME = 255  # bytes
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary sibling of `path` that replaces it on success.
 
-    The temporary file has the suffix of `path` (libraries choose formats by
-    it). It is flushed to disk and moved over `path` when the block ends; when
-    the block raises, it is removed and `path` is left as it was.
+    The temporary file has the suffix of `path`, unless that is very long
+    (libraries choose formats by it). It is flushed to disk and moved over
+    `path` when the block ends; when the block raises, it is removed and
+    `path` is left as it was.
 
     Arguments
     ---------
@@ -27,6 +31,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Path
         The temporary file to write to; it exists and is empty.
 
+    Raises
+    ------
+    OSError
+        If the file cannot be written, or its name is too long.
+
     Example
     -------
     >>> folder = getfixture("tmp_path")
@@ -36,9 +45,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     ['notes.txt']
     """
     path = Path(path)
+    if len(os.fsencode(path.name)) > _MAX_NAME:
+        number = errno.ENAMETOOLONG
+        raise OSError(number, os.strerror(number), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A part of the name, so that the temporary one is not too long.
     handle, name = tempfile.mkstemp(
-        prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent
+        prefix=f".{path.stem[:20]}.",
+        suffix=path.suffix if len(path.suffix) < 20 else "",
+        dir=path.parent,
     )
     os.close(handle)
     temporary = Path(name)

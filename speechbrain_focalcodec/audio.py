@@ -47,6 +47,8 @@ def read_audio(
     path: str | Path,
     sample_rate: int | None = None,
     max_duration: float = MAX_DURATION,
+    channel: int | None = None,
+    strict: bool = False,
 ) -> tuple[torch.Tensor, int]:
     """Read an audio file as one checked channel.
 
@@ -63,11 +65,16 @@ def read_audio(
         Sample rate to resample to, in Hz. The file's own by default.
     max_duration : float
         The longest accepted duration, in seconds.
+    channel : int, optional
+        The channel to read, from 0; the mean of all by default.
+    strict : bool
+        Whether to refuse a signal that is logged otherwise: channels that
+        cancel, samples far outside [-1, 1], near silence.
 
     Returns
     -------
     sig : torch.Tensor
-        The mean of the channels, float32 [T].
+        The channel, or the mean of all, float32 [T].
     sample_rate : int
         The sample rate of `sig`, in Hz.
 
@@ -75,17 +82,18 @@ def read_audio(
     ------
     AudioError
         If the file is missing, unreadable, empty, cut short, not finite, or
-        claims an absurd sample rate, channel count or duration.
+        claims an absurd sample rate, channel count or duration, or lacks
+        `channel`.
 
     Example
     -------
     >>> path = getfixture("tmp_path") / "tone.wav"
-    >>> write_audio(path, torch.zeros(8000), 8000)
+    >>> write_audio(path, 0.5 * torch.ones(8000), 8000)
     >>> sig, sample_rate = read_audio(path, sample_rate=16000)
     >>> sig.shape, sample_rate
     (torch.Size([16000]), 16000)
     """
-    with CheckedFile(path, max_duration) as file:
+    with CheckedFile(path, max_duration, channel, strict) as file:
         if file.num_frames * file.num_channels > MAX_VALUES:
             raise AudioError(
                 f"{path}: {file.num_frames} frames of {file.num_channels} "

@@ -66,6 +66,11 @@ class AudioReader:
         Sample rate to resample to, in Hz. The file's own by default.
     max_duration : float
         The longest accepted duration, in seconds.
+    channel : int, optional
+        The channel to read, from 0; the mean of all by default.
+    strict : bool
+        Whether to refuse a signal that is logged otherwise: channels that
+        cancel, samples far outside [-1, 1], near silence.
 
     Attributes
     ----------
@@ -82,7 +87,7 @@ class AudioReader:
     ------
     AudioError
         If the file is missing, unreadable, empty, cut short, or claims an
-        absurd sample rate, channel count or duration.
+        absurd sample rate, channel count or duration, or lacks `channel`.
     ValueError
         If `sample_rate` is not within 4000..384000 Hz.
 
@@ -103,10 +108,12 @@ class AudioReader:
         path: str | Path,
         sample_rate: int | None = None,
         max_duration: float = MAX_STREAM_DURATION,
+        channel: int | None = None,
+        strict: bool = False,
     ) -> None:
         if sample_rate is not None:
             check_sample_rate("sample_rate", sample_rate)
-        self._file = CheckedFile(path, max_duration)
+        self._file = CheckedFile(path, max_duration, channel, strict)
         self.file_num_samples = self._file.num_frames
         self.file_sample_rate = self._file.sample_rate
         self.sample_rate = sample_rate or self.file_sample_rate
@@ -330,14 +337,17 @@ class AudioWriter:
 
     def _open(self) -> None:
         temporary = self._stack.enter_context(atomic_path(self.path))
+        # soundfile cannot open a path that is no valid Unicode.
+        file = self._stack.enter_context(open(temporary, "wb"))
         with self._naming_errors():
             self._stream = soundfile.SoundFile(
-                temporary,
+                file.fileno(),
                 "w",
                 self.sample_rate,
                 channels=1,
                 subtype=self._subtype,
                 format=self._format,
+                closefd=False,
             )
         self._stack.push(self._finish)
 

@@ -1,12 +1,16 @@
 """Walking folder trees of audio files, however large."""
 
+import logging
 import os
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 
 from speechbrain_focalcodec.audio import AUDIO_SUFFIXES
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["audio_tree"]
+
+logger = logging.getLogger(__name__)
 
 
 def audio_tree(
@@ -16,8 +20,8 @@ def audio_tree(
 
     Beside :func:`~speechbrain_focalcodec.audio.find_audio_files` this is
     lazy, so that folders of millions of files can be read, and leaves out
-    devices and pipes, which could block. Hidden files, hidden folders and
-    linked folders are left out too.
+    devices and pipes, with a line in the log. Hidden files, hidden folders
+    and linked folders are left out too.
 
     Arguments
     ---------
@@ -73,13 +77,25 @@ def _visible(
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     yield True, name
-                elif os.path.splitext(name)[1].lower() in suffixes and (
-                    entry.is_file(follow_symlinks=False)
-                    or (entry.is_symlink() and not entry.is_dir())
-                ):
+                    continue
+                if os.path.splitext(name)[1].lower() not in suffixes:
+                    continue
+                if entry.is_symlink():
+                    # One that leads nowhere, or to itself, is a bad file.
+                    if not os.path.isdir(entry.path):
+                        yield False, name
+                elif entry.is_file():
                     yield False, name
+                else:
+                    _warn_once(f"{entry.path}: is no file; left out")
     except OSError as error:
         raise DataError(
             f"{error.filename or folder}: cannot be listed "
             f"({error.strerror}); check its permissions"
         ) from error
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(message: str) -> None:
+    """Log a line, once for a tree that is walked twice."""
+    logger.warning(message)

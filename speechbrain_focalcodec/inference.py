@@ -47,6 +47,11 @@ class PretrainedFocalCodec(Pretrained):
         How longer audio is cut (s): see :meth:`FocalCodec.encode`.
     batch_size : int
         Windows of one file at once: more than 1 pays on a GPU.
+    channel : int, optional
+        The channel of files to read, from 0; the mean of all by default.
+    strict : bool
+        Whether to refuse files that are logged otherwise: channels that
+        cancel, samples far outside [-1, 1], near silence.
 
     Arguments
     ---------
@@ -73,6 +78,8 @@ class PretrainedFocalCodec(Pretrained):
     window: float | None = WINDOW
     context: float = CONTEXT
     batch_size: int = 1
+    channel: int | None = None
+    strict: bool = False
 
     def __init__(
         self,
@@ -595,7 +602,12 @@ class PretrainedFocalCodec(Pretrained):
         """
         codec = self.codec
         with (
-            AudioReader(path, codec.sample_rate_input) as reader,
+            AudioReader(
+                path,
+                codec.sample_rate_input,
+                channel=self.channel,
+                strict=self.strict,
+            ) as reader,
             self.inference_ctx,
         ):
             toks = codec.encode_stream(

@@ -234,6 +234,8 @@ def stream_audio(
     realtime: bool = False,
     play: bool = False,
     announce: Callable[[str], object] = print,
+    channel: int | None = None,
+    strict: bool = False,
 ) -> LatencyReport:
     """Stream a file or the microphone, and tell how long it took.
 
@@ -253,6 +255,11 @@ def stream_audio(
         Whether to play what comes out; a file then in real time.
     announce : callable
         Is told when the microphone listens.
+    channel : int, optional
+        The file's channel to read, from 0; the mean of all by default.
+    strict : bool
+        Whether to refuse a file that is logged otherwise: channels that
+        cancel, samples far outside [-1, 1], near silence.
 
     Returns
     -------
@@ -298,7 +305,9 @@ def stream_audio(
             limit = None if duration is None else round(duration * rate)
             pieces = microphone_pieces(microphone, chunk_length, stopped, limit)
         else:
-            reader = stack.enter_context(AudioReader(source, rate))
+            reader = stack.enter_context(
+                AudioReader(source, rate, channel=channel, strict=strict)
+            )
             pieces = file_pieces(
                 reader, chunk_length, duration, realtime or play
             )

@@ -113,18 +113,19 @@ def test_a_missing_pad_byte_is_accepted(tmp_path):
     assert len(read_audio(path)[0]) == 1001
 
 
-# Without its Xing frame the length of an MP3 is a guess from the first frame:
-# too short, and too long.
+# Without its Xing frame libsndfile guesses the length of an MP3 from the first
+# frame: too short, and too long.
 @pytest.mark.parametrize("gains", [(1.0, 1e-4), (1e-4, 1.0)])
-def test_mp3_of_unknown_length_is_refused(tmp_path, gains):
+def test_mp3_of_unknown_length_is_read(tmp_path, gains):
     sig = noise(80000) * np.repeat(gains, 40000)[:, None]
     path = make(tmp_path, "mp3", sig)
     assert len(read_audio(path)[0]) == 80000
     data = path.read_bytes()
     second_frame = data.index(data[:2], 100)
     path.write_bytes(data[second_frame:])
-    with pytest.raises(AudioError, match="whole.mp3"):
-        read_audio(path)
+    # Whole frames, with what the encoder has added.
+    length = len(read_audio(path)[0])
+    assert length % 576 == 0 and 80000 + 576 < length < 80000 + 4 * 576
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_a_claim_is_refused_before_decoding(tmp_path):
     data[21] |= 0x0F
     data[22:26] = b"\xff" * 4
     path.write_bytes(data)
-    with pytest.raises(AudioError, match="claims 4.29497e.06 s"):
+    with pytest.raises(AudioError, match="should have 68719476735 samples"):
         read_audio(path)
 
 

@@ -99,6 +99,15 @@ def test_command(cli, data, tmp_path):
     assert cli(data, "--out", out, "--metric-model", "utmos").exit_code == 2
 
 
+def test_command_that_can_read_nothing_fails(cli, tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.wav").write_bytes(b"RIFF")
+    given = [tmp_path / "bad", "--out", tmp_path / "out", "--model", "one"]
+    result = cli(*given, "--metrics", "level")
+    assert result.exit_code == 1
+    assert "1 could not be read" in result.stdout
+
+
 def test_command_names_what_it_leaves_out(cli, tmp_path):
     speakers = make_speakers(tmp_path / "speakers")
     given = [speakers, "--out", tmp_path / "out", "--voice-conversion"]

@@ -3,6 +3,7 @@
 Bad input is reported in one line here, for all commands.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import typer
 import typer.core
 from tqdm import tqdm
 
+from speechbrain_focalcodec.cli.piping import PIPE, reading, writing
 from speechbrain_focalcodec.errors import FocalCodecError
 
 __all__ = ["Jobs", "OneLineErrors", "plan", "run"]
@@ -33,6 +35,8 @@ class Jobs:
         Number of files left out because their output exists.
     failures : list of str
         The error lines so far.
+    suffix : str
+        Gives the format of what goes to standard output.
 
     Example
     -------
@@ -44,6 +48,7 @@ class Jobs:
     folder: bool
     skipped: int = 0
     failures: list[str] = field(default_factory=list)
+    suffix: str = ""
 
 
 class OneLineErrors(typer.core.TyperGroup):
@@ -77,10 +82,12 @@ def plan(
     Arguments
     ---------
     source : Path
-        A file, or a folder to search for `source_suffixes`.
+        A file, ``-`` for standard input, or a folder to search for
+        `source_suffixes`.
     target : Path
-        A file of one of `target_suffixes` or a folder; for a folder the
-        files get the first suffix.
+        A file of one of `target_suffixes`, ``-`` for standard output, or a
+        folder; the files of a folder, and standard output, get the first
+        suffix.
     source_suffixes : tuple of str
         Suffixes of the files that a folder is searched for.
     target_suffixes : tuple of str
@@ -105,8 +112,13 @@ def plan(
     >>> plan(folder, Path("out"), (".focal",), (".wav",), False).pairs[0][1]
     PosixPath('out/a.wav')
     """
-    if not source.is_dir():
+    if source == PIPE or not source.is_dir():
         return _plan_file(source, target, target_suffixes, overwrite)
+    if target == PIPE:
+        raise FocalCodecError(
+            f"{source}: is a folder, which standard output cannot take; give "
+            "the name of a folder"
+        )
     # Here, since it imports torch.
     from speechbrain_focalcodec.audio import find_audio_files
 
@@ -125,11 +137,11 @@ def plan(
             f"{source}: has no files of {', '.join(source_suffixes)}; "
             "check the path"
         )
-    inside = target.resolve()
-    if inside != source.resolve():
+    inside = _real(target)
+    if inside != _real(source):
         # What an earlier run wrote below the source is no input.
-        files = [f for f in files if inside not in f.resolve().parents]
-    sources = {file.resolve() for file in files}
+        files = [f for f in files if inside not in _real(f).parents]
+    sources = {_real(file) for file in files}
     jobs = Jobs([], folder=True)
     written: dict[Path, Path] = {}
     for file in files:
@@ -140,11 +152,11 @@ def plan(
             jobs.failures.append(
                 f"{file}: its output {out} is that of {first} too; rename one"
             )
-        elif out.resolve() in sources:
+        elif _real(out) in sources:
             jobs.failures.append(
                 f"{file}: its output {out} is an input; give another output"
             )
-        elif out.exists() and not overwrite:
+        elif os.path.exists(out) and not overwrite:  # or its name is too long
             jobs.skipped += 1
         else:
             jobs.pairs.append((file, out))
@@ -154,9 +166,16 @@ def plan(
 def _plan_file(
     source: Path, target: Path, suffixes: tuple[str, ...], overwrite: bool
 ) -> Jobs:
-    if not source.exists():
+    if source != PIPE and not source.exists():
         raise FocalCodecError(
             f"{source}: no such file or folder; check the path"
+        )
+    if target == PIPE:
+        return Jobs([(source, target)], folder=False, suffix=suffixes[0])
+    if source == PIPE and (target.is_dir() or not target.suffix):
+        raise FocalCodecError(
+            f"{target}: standard input has no name to give to a file in a "
+            "folder; name the file"
         )
     # A name without a suffix is that of a folder, there or not.
     if target.is_dir() or not target.suffix:
@@ -178,7 +197,12 @@ _SAME = "would be overwritten by its own output; give another output"
 
 
 def _is_same(source: Path, target: Path) -> bool:
-    return target.exists() and source.samefile(target)
+    return source != PIPE and target.exists() and source.samefile(target)
+
+
+def _real(path: Path) -> Path:
+    """Follow links; unlike `Path.resolve`, also one that leads to itself."""
+    return Path(os.path.realpath(path))
 
 
 def run(jobs: Jobs, convert: Callable[[Path, Path], object], verb: str) -> None:
@@ -206,8 +230,12 @@ def run(jobs: Jobs, convert: Callable[[Path, Path], object], verb: str) -> None:
     encode: 0 done, 2 skipped (output exists), 0 failed
     """
     if not jobs.folder:
-        for source, target in jobs.pairs:
-            with _naming(source):
+        for pair in jobs.pairs:
+            with (
+                reading(pair[0]) as source,
+                writing(pair[1], jobs.suffix) as target,
+                _naming(source),
+            ):
                 convert(source, target)
         return
     done = 0
@@ -245,4 +273,6 @@ def _naming(source: Path) -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """The message; file names may have line breaks, or be no Unicode."""
+    text = " ".join(str(error).split())
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,7 +1,7 @@
 """The command that measures codecs side by side."""
 
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -13,6 +13,9 @@ from speechbrain_focalcodec.cli.options import (
 )
 from speechbrain_focalcodec.cli.stopping import stopping
 from speechbrain_focalcodec.errors import FocalCodecError
+
+if TYPE_CHECKING:
+    from speechbrain_focalcodec.metrics.summary import Summary
 
 __all__ = ["evaluate"]
 
@@ -178,6 +181,7 @@ def evaluate(
             f"{data}: no such file or folder", param_hint="DATA"
         )
     from speechbrain_focalcodec.corpus.report import ProgressBar
+    from speechbrain_focalcodec.metrics.report import to_markdown
 
     bar = ProgressBar()
     options: dict[str, Any] = {
@@ -202,12 +206,14 @@ def evaluate(
     ):
         try:
             chosen = _Chosen(model, metrics, whisper, metric_model, device)
-            table = _run(data, out, chosen, options)
+            summary = _run(data, out, chosen, options)
         except (ValueError, ImportError) as error:
             if isinstance(error, FocalCodecError):
                 raise
             raise FocalCodecError(str(error)) from error
-    typer.echo(f"{table}\nWritten to {out}/")
+    typer.echo(f"{to_markdown(summary)}\nWritten to {out}/")
+    if summary.unreadable and not summary.utterances:
+        raise typer.Exit(1)
 
 
 class _Chosen(NamedTuple):
@@ -222,7 +228,7 @@ class _Chosen(NamedTuple):
 
 def _run(
     data: Path, out: Path, chosen: _Chosen, options: dict[str, Any]
-) -> str:
+) -> "Summary":
     """Make what is asked for, and measure."""
     import torch
 
@@ -237,7 +243,6 @@ def _run(
         MetricOptions,
         make_metrics,
     )
-    from speechbrain_focalcodec.metrics.report import to_markdown
     from speechbrain_focalcodec.metrics.systems.registry import make_system
 
     device = chosen.device
@@ -274,7 +279,7 @@ def _run(
         typer.echo(
             f"left out, not for converted voices: {', '.join(left)}", err=True
         )
-    return to_markdown(summary)
+    return summary
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from speechbrain_focalcodec.cli.export import export
 from speechbrain_focalcodec.cli.onnx import export_onnx
 from speechbrain_focalcodec.cli.options import (
     BatchSize,
+    Channel,
     Context,
     Device,
     Input,
@@ -26,8 +27,10 @@ from speechbrain_focalcodec.cli.options import (
     Output,
     Overwrite,
     Precision,
+    Strict,
     Window,
 )
+from speechbrain_focalcodec.cli.piping import reading
 from speechbrain_focalcodec.cli.stream import stream
 from speechbrain_focalcodec.cli.tokenize import tokenize
 from speechbrain_focalcodec.cli.tokens import decode, encode, token_facts
@@ -64,6 +67,8 @@ def resynthesize(
     window: Window = WINDOW,
     context: Context = CONTEXT,
     batch_size: BatchSize = 1,
+    channel: Channel = None,
+    strict: Strict = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Encode audio files and decode them again."""
@@ -71,7 +76,8 @@ def resynthesize(
 
     jobs = plan(input, output, AUDIO_SUFFIXES, tuple(WRITE_FORMATS), overwrite)
     interface = load_model(
-        model, device, precision, window, context, batch_size
+        *(model, device, precision, window, context, batch_size),
+        *(channel, strict),
     )
     run(jobs, interface.resynthesize_file, "resynthesize")
 
@@ -80,7 +86,10 @@ def resynthesize(
 def info(
     file: Annotated[
         Path | None,
-        typer.Argument(help="A token file to describe in place of a model."),
+        typer.Argument(
+            help="A token file to describe in place of a model, or - for "
+            "standard input."
+        ),
     ] = None,
     model: Model = None,
     as_json: Annotated[
@@ -88,7 +97,11 @@ def info(
     ] = False,
 ) -> None:
     """Print what a model is, or what a token file holds."""
-    facts = _model_facts(model) if file is None else token_facts(file)
+    if file is None:
+        facts = _model_facts(model)
+    else:
+        with reading(file) as path:
+            facts = token_facts(path)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -142,6 +155,8 @@ def load_model(
     window: float = WINDOW,
     context: float = CONTEXT,
     batch_size: int = 1,
+    channel: int | None = None,
+    strict: bool = False,
 ) -> "PretrainedFocalCodec":
     """Load the model that the options name, set as they say.
 
@@ -160,6 +175,10 @@ def load_model(
         What windows see of their neighbours when encoding (s).
     batch_size : int
         Windows at once.
+    channel : int, optional
+        The channel of audio files to read; the mean of all by default.
+    strict : bool
+        Whether to refuse audio that is warned of otherwise.
 
     Returns
     -------
@@ -205,6 +224,7 @@ def load_model(
         )
     interface.window, interface.context = window, context
     interface.batch_size = batch_size
+    interface.channel, interface.strict = channel, strict
     try:
         accelerate(codec, precision)  # type: ignore[arg-type]
         check_windows(codec, window, context)

@@ -9,6 +9,7 @@ __all__ = [
     "BatchDuration",
     "BatchSize",
     "CausalModel",
+    "Channel",
     "Context",
     "DataRoot",
     "Device",
@@ -17,14 +18,37 @@ __all__ = [
     "Output",
     "Overwrite",
     "Precision",
+    "Strict",
     "Window",
     "Workers",
 ]
 
-Input = Annotated[Path, typer.Argument(help="A file or a folder.")]
+Input = Annotated[
+    Path,
+    typer.Argument(help="A file or a folder, or - for standard input."),
+]
 Output = Annotated[
     Path,
-    typer.Argument(help="A file, or a folder that keeps the input's tree."),
+    typer.Argument(
+        help="A file, a folder that keeps the input's tree, or - for "
+        "standard output."
+    ),
+]
+Channel = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Channel of the audio to read, from 0; the mean of all by "
+        "default.",
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Refuse audio that is only warned of otherwise: channels that "
+        "cancel, samples far outside [-1, 1], near silence.",
+    ),
 ]
 Model = Annotated[
     str | None,

@@ -2,12 +2,20 @@
 
 import json
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from speechbrain_focalcodec.cli.options import CausalModel, Device, Precision
+from speechbrain_focalcodec.cli.options import (
+    CausalModel,
+    Channel,
+    Device,
+    Precision,
+    Strict,
+)
+from speechbrain_focalcodec.cli.piping import PIPE, reading, writing
 from speechbrain_focalcodec.cli.voice import open_reference
 from speechbrain_focalcodec.errors import AudioError
 
@@ -20,13 +28,17 @@ def stream(
     input: Annotated[
         str,
         typer.Argument(
-            help="An audio file, or the word microphone: live audio, until "
-            "Ctrl-C."
+            help="An audio file, - for standard input, or the word "
+            "microphone: live audio, until Ctrl-C."
         ),
     ],
     model: CausalModel = None,
     output: Annotated[
-        Path | None, typer.Option(help="Audio file to write.")
+        Path | None,
+        typer.Option(
+            help="Audio file to write, or - for standard output; the report "
+            "goes to standard error then."
+        ),
     ] = None,
     reference_voice: Annotated[
         Path | None,
@@ -68,6 +80,8 @@ def stream(
         Path | None,
         typer.Option("--json", help="JSON file to write the report to."),
     ] = None,
+    channel: Channel = None,
+    strict: Strict = False,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace outputs that exist."),
@@ -81,12 +95,12 @@ def stream(
     Arguments
     ---------
     input : str
-        An audio file, or ``microphone``.
+        An audio file, ``-``, or ``microphone``.
     model : str, optional
         A bundled model's name, a local folder or a hub repository; by
         default the bundled causal model.
     output : Path, optional
-        Audio file to write.
+        Audio file to write, or ``-``.
     reference_voice : Path, optional
         Speech of the speaker whose voice is to be heard, or a prepared
         reference.
@@ -104,6 +118,10 @@ def stream(
         Threads of the CPU.
     json_path : Path, optional
         JSON file to write the report to.
+    channel : int, optional
+        The file's channel to read; the mean of all by default.
+    strict : bool
+        Whether to refuse a file that is warned of otherwise.
     overwrite : bool
         Whether to replace outputs that exist.
 
@@ -152,15 +170,23 @@ def stream(
         session = StreamingVoiceConverter(
             interface.codec, open_reference(interface, reference_voice), k
         )
-    report = stream_audio(
-        session,
-        source,
-        output,
-        duration=duration,
-        realtime=realtime,
-        play=play,
-        announce=lambda line: typer.echo(line, err=True),
-    )
+    with ExitStack() as stack:
+        path, target = source, output
+        if path is not None:
+            path = stack.enter_context(reading(path))
+        if target is not None:
+            target = stack.enter_context(writing(target, ".wav"))
+        report = stream_audio(
+            session,
+            path,
+            target,
+            duration=duration,
+            realtime=realtime,
+            play=play,
+            announce=lambda line: typer.echo(line, err=True),
+            channel=channel,
+            strict=strict,
+        )
     facts = {
         "model": interface.codec.name,
         "input": input,
@@ -175,10 +201,10 @@ def stream(
         ),
         **report.rows(),
     }
-    if output is not None:
+    if output not in (None, PIPE):
         rows["Written to"] = str(output)
     for name, value in rows.items():
-        typer.echo(f"{name:<12}{value}")
+        typer.echo(f"{name:<12}{value}", err=output == PIPE)
     if json_path is not None:
         text = json.dumps(facts | report.to_dict(), indent=2)
         atomic_write_text(json_path, text + "\n")
@@ -193,11 +219,16 @@ def _check_paths(
     """Refuse what cannot be read or written, before anything is done."""
     from speechbrain_focalcodec.audio_stream import write_format
 
+    if source == PIPE:
+        source = None
     if source is not None and not source.is_file():
-        kind = "is a folder" if source.is_dir() else "no such file"
+        kind = "is a pipe or a device" if source.exists() else "no such file"
+        kind = "is a folder" if source.is_dir() else kind
         raise AudioError(
             f"{source}: {kind}; give an audio file or {MICROPHONE}"
         )
+    if output == PIPE:
+        output = None
     if output is not None:
         write_format(output)
     for path in (output, json_path):

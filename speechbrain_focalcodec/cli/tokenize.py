@@ -12,11 +12,13 @@ import typer
 
 from speechbrain_focalcodec.cli.options import (
     BatchDuration,
+    Channel,
     Context,
     DataRoot,
     Device,
     Model,
     Precision,
+    Strict,
     Window,
     Workers,
 )
@@ -62,6 +64,8 @@ def tokenize(
     context: Context = CONTEXT,
     batch_duration: BatchDuration = None,
     workers: Workers = None,
+    channel: Channel = None,
+    strict: Strict = False,
     shard_size: Annotated[
         int | None,
         typer.Option(
@@ -171,6 +175,10 @@ def tokenize(
         Seconds of audio encoded together.
     workers : int, optional
         Processes that read audio.
+    channel : int, optional
+        The channel of audio to read; the mean of all by default.
+    strict : bool
+        Whether audio that is warned of otherwise is a failure.
     shard_size : int, optional
         Items of a shard.
     max_failures : float
@@ -201,6 +209,11 @@ def tokenize(
     FocalCodecError
         If the corpus or the folder cannot be used, or too much fails.
     """
+    if str(out) == "-":
+        raise typer.BadParameter(
+            "a dataset is a folder, which standard output cannot take",
+            param_hint="OUT",
+        )
     if engine not in (None, "ray"):
         raise typer.BadParameter(
             f"must be ray, not {engine}", param_hint="--engine"
@@ -224,7 +237,7 @@ def tokenize(
         "data_root": data_root,
         "report": bar,
     }
-    loading = _Loading(model, precision, window, context)
+    loading = _Loading(model, precision, window, context, channel, strict)
     # One of several on this machine says what all would say.
     silent = end_with_parent() and os.environ["RANK"] != "0"
     with _stopping(silent, bar):
@@ -246,6 +259,8 @@ def tokenize(
             "times_real_time": bar.rate,
         }
         typer.echo(json.dumps({"out": str(out), **facts}, indent=2))
+        if info.failures and info.rows == 0:
+            raise typer.Exit(1)
         return
     if bar.hours:
         made = f"{bar.hours:.2f} h in this run, {bar.rate:.1f} times real time"
@@ -260,15 +275,28 @@ def tokenize(
     )
     if info.failures:
         typer.echo(f"what failed is in {out / 'failures.parquet'}", err=True)
+        if info.rows == 0:
+            raise typer.Exit(1)
 
 
 class _Loading(NamedTuple):
-    """How the model is loaded, but for its device."""
+    """How the model is loaded and reads audio, but for its device."""
 
     model: str | None
     precision: str | None
     window: float
     context: float
+    channel: int | None
+    strict: bool
+
+    def load(self, device: str | None) -> "PretrainedFocalCodec":
+        from speechbrain_focalcodec.cli.main import load_model
+
+        return load_model(
+            *(self.model, device, self.precision, self.window, self.context),
+            channel=self.channel,
+            strict=self.strict,
+        )
 
 
 def _again(ctx: typer.Context) -> list[str]:
@@ -310,7 +338,6 @@ def _run(
         warm_up()
     import torch
 
-    from speechbrain_focalcodec.cli.main import load_model
     from speechbrain_focalcodec.corpus import group as groups
     from speechbrain_focalcodec.corpus.run import tokenize
 
@@ -320,13 +347,7 @@ def _run(
     group = groups.find_group()
     with groups.together(group):
         _check_there(source)
-        interface = load_model(
-            loading.model,
-            device,
-            loading.precision,
-            loading.window,
-            loading.context,
-        )
+        interface = loading.load(device)
     return tokenize(
         source, out, interface, group=group, lost_after=lost_after, **options
     )
@@ -383,15 +404,7 @@ def _stopping(silent: bool, bar: "ProgressBar") -> Iterator[None]:
 
 def _load(loading: _Loading, device: str | None) -> "PretrainedFocalCodec":
     """Load the model in an actor, where there are no options to blame."""
-    from speechbrain_focalcodec.cli.main import load_model
-
     try:
-        return load_model(
-            loading.model,
-            device,
-            loading.precision,
-            loading.window,
-            loading.context,
-        )
+        return loading.load(device)
     except typer.BadParameter as error:
         raise FocalCodecError(str(error)) from error

@@ -10,6 +10,7 @@ import typer
 from speechbrain_focalcodec.cli.batch import Jobs, plan, run
 from speechbrain_focalcodec.cli.options import (
     BatchSize,
+    Channel,
     Context,
     Device,
     Input,
@@ -17,6 +18,7 @@ from speechbrain_focalcodec.cli.options import (
     Output,
     Overwrite,
     Precision,
+    Strict,
     Window,
 )
 from speechbrain_focalcodec.errors import TokenError
@@ -52,6 +54,8 @@ def encode(
     window: Window = WINDOW,
     context: Context = CONTEXT,
     batch_size: BatchSize = 1,
+    channel: Channel = None,
+    strict: Strict = False,
     overwrite: Overwrite = False,
     format: Annotated[
         TokenFormat | None,
@@ -79,7 +83,8 @@ def encode(
     if entropy:
         _check_entropy(format, jobs)
     interface = load_model(
-        model, device, precision, window, context, batch_size
+        *(model, device, precision, window, context, batch_size),
+        *(channel, strict),
     )
 
     def convert(source: Path, target: Path) -> None:

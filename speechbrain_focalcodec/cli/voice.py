@@ -8,6 +8,7 @@ import typer
 from speechbrain_focalcodec.cli.batch import plan, run
 from speechbrain_focalcodec.cli.options import (
     BatchSize,
+    Channel,
     Context,
     Device,
     Input,
@@ -15,6 +16,7 @@ from speechbrain_focalcodec.cli.options import (
     Output,
     Overwrite,
     Precision,
+    Strict,
     Window,
 )
 from speechbrain_focalcodec.errors import VoiceError
@@ -64,6 +66,8 @@ def convert_voice(
     window: Window = WINDOW,
     context: Context = CONTEXT,
     batch_size: BatchSize = 1,
+    channel: Channel = None,
+    strict: Strict = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Say what audio files say in another speaker's voice.
@@ -82,7 +86,8 @@ def convert_voice(
                 f"{save_reference}: exists; give --overwrite to replace it"
             )
     interface = load_model(
-        model, device, precision, window, context, batch_size
+        *(model, device, precision, window, context, batch_size),
+        *(channel, strict),
     )
     voice = open_reference(interface, reference, continuous)
     voice.converter(interface.codec, k)  # refuses what does not fit

@@ -20,7 +20,7 @@ __all__ = ["AudioJob", "Header", "read_header", "read_sig"]
 
 
 class AudioJob(NamedTuple):
-    """A file, or a part of it.
+    """A file, or a part of it, and what of it is read.
 
     Arguments
     ---------
@@ -28,6 +28,11 @@ class AudioJob(NamedTuple):
         The file.
     start, stop : float, optional
         The part (s); the whole file by default.
+    channel : int, optional
+        The channel, from 0; the mean of all by default.
+    strict : bool
+        Whether a signal that is logged otherwise is wrong. Parts of files
+        are neither logged nor wrong.
 
     Example
     -------
@@ -38,6 +43,8 @@ class AudioJob(NamedTuple):
     path: str
     start: float | None = None
     stop: float | None = None
+    channel: int | None = None
+    strict: bool = False
 
 
 class Header(NamedTuple):
@@ -79,7 +86,7 @@ def read_header(job: AudioJob) -> Header | str:
     'nowhere.wav: no such file; check the path'
     """
     try:
-        with CheckedFile(job.path, MAX_STREAM_DURATION) as file:
+        with CheckedFile(job.path, MAX_STREAM_DURATION, job.channel) as file:
             total, rate = file.num_frames, file.sample_rate
         first, last = _samples(job, total, rate)
         return Header(last - first, rate)
@@ -100,7 +107,7 @@ def read_sig(job: AudioJob, sample_rate: int | None) -> np.ndarray | str:
     Returns
     -------
     np.ndarray or str
-        The mean of the channels, float32 [T], or what is wrong.
+        The channel, or the mean of all, float32 [T], or what is wrong.
 
     Example
     -------
@@ -110,13 +117,17 @@ def read_sig(job: AudioJob, sample_rate: int | None) -> np.ndarray | str:
     """
     try:
         if job.start is None and job.stop is None:
-            sig, _ = read_audio(job.path, sample_rate, MAX_STREAM_DURATION)
+            sig, _ = read_audio(
+                *(job.path, sample_rate, MAX_STREAM_DURATION),
+                *(job.channel, job.strict),
+            )
             return sig.numpy()
         # Checks what the whole file claims.
-        with CheckedFile(job.path, MAX_STREAM_DURATION) as file:
+        with CheckedFile(job.path, MAX_STREAM_DURATION, job.channel) as file:
             total, rate = file.num_frames, file.sample_rate
+        first, last = _samples(job, total, rate)
         sig = torch.from_numpy(
-            read_slice(job.path, *_samples(job, total, rate))
+            read_slice(job.path, first, last, channel=job.channel)
         )
         if sample_rate is not None:
             sig = resample(sig, rate, sample_rate)

@@ -183,7 +183,10 @@ class ShardMaker:
         """Have a shard's headers read."""
         items = self.items.shard(index)
         jobs = [
-            AudioJob(str(self.items.open_path(path)), start, stop)
+            AudioJob(
+                *(str(self.items.open_path(path)), start, stop),
+                *(self.interface.channel, self.interface.strict),
+            )
             for path, start, stop in zip(
                 *(items[name].to_pylist() for name in ("path", *_SEGMENTS)),
                 strict=True,

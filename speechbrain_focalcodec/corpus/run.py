@@ -328,7 +328,8 @@ def settings_of(interface: PretrainedFocalCodec) -> dict[str, Any]:
     Returns
     -------
     dict
-        Precision, window and context.
+        Precision, window and context; channel and strictness where they are
+        not as usual.
 
     Example
     -------
@@ -337,11 +338,16 @@ def settings_of(interface: PretrainedFocalCodec) -> dict[str, Any]:
     ... )
     {'precision': None, 'window': 60.0, 'context': 2.0}
     """
-    return {
+    settings = {
         "precision": interface.codec.accelerated,
         "window": interface.window,
         "context": interface.context,
     }
+    if interface.channel is not None:
+        settings["channel"] = interface.channel
+    if interface.strict:
+        settings["strict"] = True
+    return settings
 
 
 def begin(

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from speechbrain_focalcodec.audio import resampled_length
+from speechbrain_focalcodec.audio_gate import open_slices
 from speechbrain_focalcodec.data.chunks import entry_span
 from speechbrain_focalcodec.errors import AudioError, DataError
 from speechbrain_focalcodec.extras import import_torchaudio
@@ -262,7 +263,11 @@ def _read_resampled(
 
 
 def read_slice(
-    path: str, start: int, stop: int, allow_int16: bool = False
+    path: str,
+    start: int,
+    stop: int,
+    allow_int16: bool = False,
+    channel: int | None = None,
 ) -> np.ndarray:
     """Read a slice of a file as mono.
 
@@ -274,11 +279,13 @@ def read_slice(
         The slice, in samples of a channel.
     allow_int16 : bool
         Whether to give integers where these are exact.
+    channel : int, optional
+        The channel to read, from 0; the mean of all by default.
 
     Returns
     -------
     np.ndarray
-        The mean of the channels, float32 [stop - start], or int16.
+        The channel, or the mean of all, float32 [stop - start], or int16.
 
     Raises
     ------
@@ -293,7 +300,7 @@ def read_slice(
     (200,)
     """
     try:
-        with soundfile.SoundFile(path) as file:
+        with open_slices(path, stop) as file:
             exact = file.subtype == "PCM_16" and file.channels == 1
             file.seek(start)
             sig = file.read(
@@ -310,6 +317,8 @@ def read_slice(
         )
     if not np.isfinite(sig).all():
         raise AudioError(f"{path} holds samples that are not finite")
+    if channel is not None:
+        sig = sig[:, channel : channel + 1]
     return sig[:, 0] if sig.shape[1] == 1 else sig.mean(axis=1)
 
 

@@ -207,7 +207,10 @@ class CsvSource(_Manifest):
         return names
 
     def _check(self, header: list[str], entries: Entries) -> None:
-        roles = entries.roles(tuple(header))
+        try:
+            roles = entries.roles(tuple(header))
+        except ValueError as error:
+            raise DataError(f"{self.place(1)}: {error}") from error
         if roles.path is None:
             raise DataError(
                 f"{self.place(1)}: is not a header with a column of paths "

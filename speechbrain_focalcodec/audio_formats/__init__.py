@@ -1,0 +1,1 @@
+"""Formats of audio files: whether a file is whole, one module a format."""
