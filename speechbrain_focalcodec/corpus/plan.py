@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,7 +139,6 @@ def make_plan(
                 f"{items_per_shard}; leave --shard-size out, or give another "
                 "output folder"
             )
-    was_there = out.exists()
     # Always anew: a corpus may have been moved, with the same content.
     new = out / WORK_NAME / f"items.{os.getpid()}.parquet"
     try:
@@ -164,11 +162,6 @@ def make_plan(
         _publish(new, out / ITEMS_NAME)
     except BaseException:
         new.unlink(missing_ok=True)
-        # A refused run leaves nothing that was not there.
-        with suppress(OSError):
-            new.parent.rmdir()
-            if not was_there:
-                out.rmdir()
         raise
     text = json.dumps(plan.model_dump(), indent=1) + "\n"
     if before != plan or not (out / PLAN_NAME).is_file():
@@ -244,8 +237,6 @@ def _earlier_plan(out: Path) -> Plan | None:
                 f"{out / INFO_NAME}: is damaged; remove it and run the same "
                 "command again: finished shards are kept"
             ) from error
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out}: is a file; give the name of a folder")
     if out.is_dir():
         # Without a plan: new, or a run's whose plan was damaged.
         found = {item.name for item in out.iterdir()}
