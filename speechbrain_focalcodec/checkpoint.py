@@ -55,6 +55,9 @@ DEFAULT_MODEL = "focalcodec_mini_50hz"
 DEFAULT_CAUSAL_MODEL = "focalcodec_mini_50hz_causal"
 BUNDLED_MODELS = Path(__file__).parent / "models"
 
+# Of safetensors: no float8 or packed types, which PyTorch hardly computes.
+_TYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}
+
 Weights = dict[str, torch.Tensor]
 C = TypeVar("C", bound="FocalCodec")
 
@@ -95,7 +98,8 @@ def resolve_source(
     """
     text = os.fspath(source)
     folder = Path(os.path.expanduser(text))
-    if folder.is_dir():
+    # Path.is_dir raises when the name is too long for one.
+    if os.path.isdir(folder):
         return folder.resolve().name, folder
     bundled = bundled_models()
     if text in bundled:
@@ -294,6 +298,10 @@ def read_weights(path: str | Path, device: str = "cpu") -> Weights:
     try:
         with safe_open(path, "pt", device="cpu") as stream:
             names = stream.keys()
+            for name in names:
+                kind = stream.get_slice(name).get_dtype()
+                if kind not in _TYPES:
+                    raise ValueError(f"{name} has the type {kind}")
             if device != "meta":
                 return {
                     name: stream.get_tensor(name).to(device) for name in names
@@ -563,6 +571,11 @@ def join_qkv(weights: Weights, source: str | Path) -> Weights:
             shapes = ", ".join(str(list(part.shape)) for part in parts)
             raise CheckpointError(
                 f"{source}: wrong shape: {', '.join(names)} are {shapes}"
+            )
+        if len({part.dtype for part in parts}) > 1:
+            types = ", ".join(str(part.dtype) for part in parts)
+            raise CheckpointError(
+                f"{source}: wrong type: {', '.join(names)} are {types}"
             )
         joined[joined_name] = torch.cat(parts)
     return joined

@@ -25,6 +25,7 @@ from pydantic import (
 
 from speechbrain_focalcodec.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from speechbrain_focalcodec.errors import ConfigError, abridge
+from speechbrain_focalcodec.file_hash import read_file
 from speechbrain_focalcodec.part_configs import (
     PART_CONFIGS,
     FocalDecoderConfig,
@@ -300,8 +301,7 @@ repeated key a
     """
     path = Path(path)
     try:
-        with open(path, "rb") as stream:
-            content = stream.read(MAX_CONFIG_BYTES + 1)
+        content = read_file(path, MAX_CONFIG_BYTES)
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: not found; a model folder holds config.json and "
@@ -309,8 +309,6 @@ repeated key a
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    if len(content) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path}: larger than any configuration is")
     try:
         return json.loads(
             content.decode("utf-8"), object_pairs_hook=_without_repeats

@@ -174,7 +174,7 @@ def finished(out: str | Path, plan: Plan) -> DatasetInfo | None:
         None when it is not, it describes another plan, or a shard is
         missing, of another size or of another hash.
     """
-    if not Path(out, INFO_NAME).is_file():
+    if not all(Path(out, n).is_file() for n in (INFO_NAME, FAILURES_NAME)):
         return None
     try:
         info = read_info(out)

@@ -24,6 +24,7 @@ from speechbrain_focalcodec.corpus.layout import (
     DATA_NAME,
     FAILURES_NAME,
     INFO_NAME,
+    MAX_INFO_BYTES,
     WORK_NAME,
     ModelInfo,
     read_info,
@@ -31,6 +32,7 @@ from speechbrain_focalcodec.corpus.layout import (
 from speechbrain_focalcodec.corpus.shards import read_facts
 from speechbrain_focalcodec.corpus.sources import Source
 from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.file_hash import read_file
 
 __all__ = ["Plan", "load_plan", "make_plan"]
 
@@ -202,13 +204,13 @@ def load_plan(out: str | Path) -> tuple[Plan, ItemTable]:
 
 def _read_plan(path: Path) -> Plan:
     try:
-        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+        return Plan.model_validate_json(read_file(path, MAX_INFO_BYTES))
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}); is the folder "
+            f"{path}: cannot be read ({error.strerror or error}); is the folder "
             "shared by all machines?"
         ) from error
-    except (ValidationError, UnicodeDecodeError) as error:
+    except ValidationError as error:
         raise DataError(
             f"{path}: is damaged; remove it and run the same command again: "
             "finished shards are kept"
