@@ -42,6 +42,12 @@ __all__ = ["CodecConfig", "parse_model", "read_config", "read_json"]
 M = TypeVar("M", bound=BaseModel)
 
 MAX_CONFIG_BYTES = 1 << 20
+# What inference takes beside the weights. The releases have 50 frames and up
+# to 1.64 M values (in the encoder's convolutions) a second, and streams of
+# theirs keep 6.3 M values.
+MAX_FRAME_RATE = 1000
+MAX_VALUES = 1 << 22
+MAX_KEPT = 1 << 27
 
 
 class CodecConfig(BaseModel):
@@ -131,6 +137,45 @@ class CodecConfig(BaseModel):
             raise ValueError(
                 f"decoder_config.hop_length is {decoder.hop_length} and the "
                 f"encoder's {hop_length}: the output would have {rate} Hz"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _affordable(self) -> "CodecConfig":
+        """A small file must not make a model that takes all memory or time."""
+        encoder, decoder = self.encoder_config, self.decoder_config
+        values = []  # a second
+        if isinstance(encoder, LogMelConfig):
+            rate = encoder.sample_rate / encoder.hop_length
+            values.append(rate * encoder.n_fft)
+        else:
+            rate = 16000.0
+            for dim, stride in zip(
+                encoder.hidden_dims, encoder.strides, strict=True
+            ):
+                rate /= stride
+                values.append(rate * dim)
+            values.append(rate * max(3 * encoder.dim, encoder.ffn_dim))
+            # Scores of all layers and heads: 960 k so in the largest WavLM.
+            scores = rate**2 * encoder.num_layers * encoder.num_heads
+            values.append(4 * scores)
+            kept = 2 * encoder.num_layers * encoder.window_size * encoder.dim
+            if encoder.causal and kept > MAX_KEPT:
+                raise ValueError(
+                    f"encoder_config: a stream keeps {kept} values, more than "
+                    f"{MAX_KEPT}; choose a smaller window_size"
+                )
+        dims = (
+            *(4 * dim for dim in self.compressor_config.hidden_dims),
+            *(4 * dim for dim in self.decompressor_config.hidden_dims),
+            *(decoder.dim, decoder.ffn_dim, getattr(decoder, "n_fft", 0)),
+        )
+        values.append(rate * max(dims))
+        if rate > MAX_FRAME_RATE or max(values) > MAX_VALUES:
+            raise ValueError(
+                f"the model has {rate:g} frames and {max(values):.3g} values "
+                f"in a layer a second, more than {MAX_FRAME_RATE} and "
+                f"{MAX_VALUES:.3g}; choose longer hops or fewer channels"
             )
         return self
 

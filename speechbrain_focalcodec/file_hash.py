@@ -69,12 +69,12 @@ def read_file(path: str | Path, most: int) -> bytes:
     >>> read_file(path, 2)
     Traceback (most recent call last):
     ...
-    OSError: more than 2 bytes
+    OSError: larger than any such file is (2 bytes)
     """
     with open_file(path) as stream:
         content = stream.read(most + 1)
     if len(content) > most:
-        raise OSError(f"more than {most} bytes")
+        raise OSError(f"larger than any such file is ({most} bytes)")
     return content
 
 

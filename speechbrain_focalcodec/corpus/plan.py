@@ -207,8 +207,8 @@ def _read_plan(path: Path) -> Plan:
         return Plan.model_validate_json(read_file(path, MAX_INFO_BYTES))
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror or error}); is the folder "
-            "shared by all machines?"
+            f"{path}: cannot be read ({error.strerror or error}); is the "
+            "folder shared by all machines?"
         ) from error
     except ValidationError as error:
         raise DataError(
