@@ -297,8 +297,10 @@ def _decoding(path: Path) -> Iterator[None]:
     try:
         yield
     except (soundfile.SoundFileError, OSError) as error:
+        # Not all of a LibsndfileError: it has the descriptor's number.
+        reason = getattr(error, "error_string", error)
         raise AudioError(
-            f"{path}: cannot be decoded ({error}); "
+            f"{path}: cannot be decoded ({reason}); "
             "check that it is an undamaged audio file"
         ) from error
 

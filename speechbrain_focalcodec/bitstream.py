@@ -52,6 +52,9 @@ _CRC = struct.Struct("<I")
 _ENTROPY = 1  # the only flag
 _MAX_BITS = 32
 _MAX_FILE = HEADER_BYTES + MAX_TOKENS * _MAX_BITS // 8  # bytes
+# A byte of code stands for no more: else few bytes of a codebook of one or
+# two bits would take minutes to decode.
+_MOST_TOKENS = 256
 _BLOCK = 2**16  # tokens to pack at once; blocks end at a byte
 
 
@@ -116,7 +119,8 @@ def write_focal(
         of its fingerprint.
     entropy : bool
         Whether to code the tokens' entropy. Where that would not make the
-        file smaller, it is left out.
+        file smaller, or leave less than a byte for 256 tokens, it is left
+        out.
 
     Raises
     ------
@@ -147,7 +151,8 @@ def write_focal(
     payload, flags = pack_tokens(toks, bits), 0
     if entropy:
         coded = code_tokens(toks, bits)
-        if len(coded) < len(payload):
+        pays = len(coded) < len(payload)
+        if pays and len(toks) <= _MOST_TOKENS * len(coded):
             payload, flags = coded, _ENTROPY
     data = (
         _HEADER.pack(
@@ -342,7 +347,11 @@ def _parse(path: Path, data: bytes) -> FocalHeader:
         # A coded file is smaller than a plain one, and it has a least size:
         # without it a few bytes could ask for hours of decoding.
         least = least_code_bits(num_tokens, bits)
-        fits = surplus < 0 and least <= 8 * header.payload_bytes
+        fits = (
+            surplus < 0
+            and least <= 8 * header.payload_bytes
+            and num_tokens <= _MOST_TOKENS * header.payload_bytes
+        )
     if not fits:
         raise _damaged(
             path,

@@ -123,7 +123,8 @@ def resolve_source(
     """
     text = os.fspath(source)
     folder = Path(os.path.expanduser(text))
-    if folder.is_dir():
+    # Path.is_dir raises when the name is too long for one.
+    if os.path.isdir(folder):
         _check_no_revision(folder, revision)
         return folder.resolve().name, folder
     bundled = bundled_models()
@@ -864,6 +865,11 @@ def join_qkv(weights: Weights, source: str | Path) -> Weights:
             shapes = ", ".join(str(list(part.shape)) for part in parts)
             raise CheckpointError(
                 f"{source}: wrong shape: {', '.join(names)} are {shapes}"
+            )
+        if len({part.dtype for part in parts}) > 1:
+            types = ", ".join(str(part.dtype) for part in parts)
+            raise CheckpointError(
+                f"{source}: wrong type: {', '.join(names)} are {types}"
             )
         joined[joined_name] = torch.cat(parts)
     return joined

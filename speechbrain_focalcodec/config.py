@@ -29,6 +29,7 @@ from pydantic import (
 
 from speechbrain_focalcodec.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from speechbrain_focalcodec.errors import ConfigError, abridge
+from speechbrain_focalcodec.file_hash import read_file
 from speechbrain_focalcodec.part_configs import (
     DECODERS,
     DEFAULTS,
@@ -60,6 +61,12 @@ M = TypeVar("M", bound=BaseModel)
 MAX_CONFIG_BYTES = 1 << 20
 # Keys that say where a configuration comes from, and select nothing.
 METADATA = {"model_id", "version"}
+# What inference takes beside the weights. The releases have 50 frames and up
+# to 1.64 M values (in the encoder's convolutions) a second, and streams of
+# theirs keep 6.3 M values.
+MAX_FRAME_RATE = 1000
+MAX_VALUES = 1 << 22
+MAX_KEPT = 1 << 27
 
 
 class CodecConfig(BaseModel):
@@ -145,6 +152,45 @@ class CodecConfig(BaseModel):
             raise ValueError(
                 f"decoder_config.hop_length is {decoder.hop_length} and the "
                 f"encoder's {hop_length}: the output would have {rate} Hz"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _affordable(self) -> "CodecConfig":
+        """A small file must not make a model that takes all memory or time."""
+        encoder, decoder = self.encoder_config, self.decoder_config
+        values = []  # a second
+        if isinstance(encoder, LogMelConfig):
+            rate = encoder.sample_rate / encoder.hop_length
+            values.append(rate * encoder.n_fft)
+        else:
+            rate = 16000.0
+            for dim, stride in zip(
+                encoder.hidden_dims, encoder.strides, strict=True
+            ):
+                rate /= stride
+                values.append(rate * dim)
+            values.append(rate * max(3 * encoder.dim, encoder.ffn_dim))
+            # Scores of all layers and heads: 960 k so in the largest WavLM.
+            scores = rate**2 * encoder.num_layers * encoder.num_heads
+            values.append(4 * scores)
+            kept = 2 * encoder.num_layers * encoder.window_size * encoder.dim
+            if encoder.causal and kept > MAX_KEPT:
+                raise ValueError(
+                    f"encoder_config: a stream keeps {kept} values, more than "
+                    f"{MAX_KEPT}; choose a smaller window_size"
+                )
+        dims = (
+            *(4 * dim for dim in self.compressor_config.hidden_dims),
+            *(4 * dim for dim in self.decompressor_config.hidden_dims),
+            *(decoder.dim, decoder.ffn_dim, getattr(decoder, "n_fft", 0)),
+        )
+        values.append(rate * max(dims))
+        if rate > MAX_FRAME_RATE or max(values) > MAX_VALUES:
+            raise ValueError(
+                f"the model has {rate:g} frames and {max(values):.3g} values "
+                f"in a layer a second, more than {MAX_FRAME_RATE} and "
+                f"{MAX_VALUES:.3g}; choose longer hops or fewer channels"
             )
         return self
 
@@ -520,8 +566,7 @@ repeated key a
     """
     path = Path(path)
     try:
-        with open(path, "rb") as stream:
-            content = stream.read(MAX_CONFIG_BYTES + 1)
+        content = read_file(path, MAX_CONFIG_BYTES)
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: not found; a model folder holds config.json and "
@@ -529,8 +574,6 @@ repeated key a
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    if len(content) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path}: larger than any configuration is")
     try:
         return json.loads(
             content.decode("utf-8"), object_pairs_hook=_without_repeats

@@ -1,6 +1,5 @@
 """Fetching models from the Hugging Face hub: pinned and checked."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from threading import Thread
 from typing import TypedDict
 
 from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.file_hash import sha256_of
 
 __all__ = [
     "HubOptions",
@@ -383,14 +383,11 @@ def _fetch_first(
 
 def _check_sha256(path: Path, expected: str) -> None:
     """Raise unless a file has the known digest."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != expected:
+    found = sha256_of(path)
+    if found != expected:
         # The cache's entry is a link: the file behind it has to go.
         raise CheckpointError(
-            f"{path}: SHA-256 is {digest.hexdigest()}, the release has "
+            f"{path}: SHA-256 is {found}, the release has "
             f"{expected}; delete {path.resolve()} and fetch it again"
         )
 

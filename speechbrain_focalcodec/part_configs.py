@@ -28,7 +28,7 @@ Lookahead = Annotated[int, Field(ge=0, le=1024)]
 SampleRate = Annotated[int, Field(ge=MIN_SAMPLE_RATE, le=MAX_SAMPLE_RATE)]
 Factor = Annotated[int, Field(ge=1, le=64)]
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 # JSON has lists where the options are tuples.
 Sizes = Annotated[
     tuple[Size, ...], Field(min_length=1, max_length=64, strict=False)
@@ -134,9 +134,9 @@ class LogMelConfig(PartConfig):
     hop_length: Size = 320
     f_min: Annotated[Finite, Field(ge=0.0)] = 0.0
     f_max: Annotated[Finite, Field(gt=0.0)] = 8000.0
-    floor: Annotated[Finite, Field(gt=0.0)] = 1e-3
+    floor: Annotated[Finite, Field(ge=1e-30)] = 1e-3
     mean: Finite = -3.0
-    std: Annotated[Finite, Field(gt=0.0)] = 2.0
+    std: Annotated[Finite, Field(ge=1e-6)] = 2.0
     causal: bool = False
 
     @property

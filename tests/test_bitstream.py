@@ -252,6 +252,18 @@ def test_claims_are_not_allocated(tmp_path, refuse):
     tracemalloc.stop()
 
 
+def test_few_bytes_are_decoded_in_little_time(tmp_path, refuse):
+    """Half a kilobyte of one-bit tokens took a minute to decode."""
+    file = make(np.zeros(60_000), codebook_size=2, rate=16000)
+    data = written(tmp_path, file, entropy=True)
+    assert not read_header(tmp_path / "whole.focal").entropy_coded
+    coded = bytearray(data[: HEADER_BYTES - 4]) + bytes(128)
+    coded[5] = 1  # its flag
+    start = time.process_time()
+    refuse(seal(bytes(coded)), "cannot be in 128 bytes")
+    assert time.process_time() - start < 1
+
+
 def test_a_large_file_is_not_read(tmp_path):
     path = tmp_path / "large.focal"
     with open(path, "wb") as stream:

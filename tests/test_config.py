@@ -407,24 +407,24 @@ def test_any_bytes_give_a_config_error(tmp_path_factory, text):
         assert json.loads(path.read_text()) == {}
 
 
-# A configuration that claims a huge model
+# A configuration that claims a huge model, as far as the bounds go
 
 LARGEST = {
     "encoder_config": {
-        "hidden_dims": [65536] * 64,
+        "hidden_dims": [1310] * 64,
         "kernel_sizes": [65536] * 64,
         "strides": [5, 64] + [1] * 62,
         "num_layers": 256,
-        "dim": 65536,
+        "dim": 27904,
         "ffn_dim": 65536,
-        "num_heads": 64,
+        "num_heads": 1,
         "conv_pos_groups": 1,
         "num_buckets": 65536,
         "max_distance": 65536,
     },
     "compressor_config": {
-        "input_dim": 65536,
-        "hidden_dims": [65536] * 64,
+        "input_dim": 27904,
+        "hidden_dims": [20971] * 64,
         "downscale_factors": [1] * 64,
         "focal_level": 16,
         "focal_window": 65536,
@@ -433,8 +433,8 @@ LARGEST = {
         "window_size": 65536,
     },
     "decompressor_config": {
-        "output_dim": 65536,
-        "hidden_dims": [65536] * 64,
+        "output_dim": 27904,
+        "hidden_dims": [20971] * 64,
         "upscale_factors": [1] * 64,
         "focal_level": 16,
         "focal_window": 65536,
@@ -444,7 +444,7 @@ LARGEST = {
         "lookahead_size": 1024,
     },
     "decoder_config": {
-        "input_dim": 65536,
+        "input_dim": 27904,
         "num_layers": 256,
         "dim": 65536,
         "ffn_dim": 65536,

@@ -4,6 +4,7 @@ What is wrong with a file is a result here, not an exception: a corpus has bad
 files, and its run goes on.
 """
 
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -56,15 +57,18 @@ class Header(NamedTuple):
         Its length.
     sample_rate : int
         The file's sample rate (Hz).
+    num_bytes : int
+        The file's size.
 
     Example
     -------
-    >>> Header(16000, 16000).num_samples
+    >>> Header(16000, 16000, 32044).num_samples
     16000
     """
 
     num_samples: int
     sample_rate: int
+    num_bytes: int
 
 
 def read_header(job: AudioJob) -> Header | str:
@@ -78,7 +82,7 @@ def read_header(job: AudioJob) -> Header | str:
     Returns
     -------
     Header or str
-        Its length and rate, or what is wrong.
+        Its length, rate and size, or what is wrong.
 
     Example
     -------
@@ -89,7 +93,7 @@ def read_header(job: AudioJob) -> Header | str:
         with CheckedFile(job.path, MAX_STREAM_DURATION, job.channel) as file:
             total, rate = file.num_frames, file.sample_rate
         first, last = _samples(job, total, rate)
-        return Header(last - first, rate)
+        return Header(last - first, rate, os.path.getsize(job.path))
     except AudioError as error:
         return str(error)
 

@@ -158,34 +158,38 @@ def remove_leftovers(out: str | Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def finished(out: str | Path) -> DatasetInfo | None:
-    """The description of a dataset that is complete.
+def finished(out: str | Path, plan: Plan) -> DatasetInfo | None:
+    """The description of a dataset that is complete; reads all shards.
 
     Arguments
     ---------
     out : str or Path
         The dataset's folder.
+    plan : Plan
+        Its plan.
 
     Returns
     -------
     DatasetInfo or None
-        None when it is not, or a file is missing or of another size.
-
-    Example
-    -------
-    >>> finished("nowhere") is None
-    True
+        None when it is not, it describes another plan, or a shard is
+        missing, of another size or of another hash.
     """
-    if not Path(out, INFO_NAME).is_file():
+    if not all(Path(out, n).is_file() for n in (INFO_NAME, FAILURES_NAME)):
         return None
     try:
         info = read_info(out)
-        for _ in check_shards(out, info):
+        for _ in check_shards(out, info, hashes=True):
             pass
         failures = pq.read_metadata(Path(out, FAILURES_NAME)).num_rows
     except (DataError, OSError, pa.ArrowException):
         return None
-    whole = failures == info.failures and Path(out, CARD_NAME).is_file()
+    whole = (
+        failures == info.failures
+        and Path(out, CARD_NAME).is_file()
+        and (info.model, info.settings) == (plan.model, plan.settings)
+        and info.source.get("digest") == plan.source["digest"]
+        and len(info.shards) == plan.shards
+    )
     return info if whole else None
 
 

@@ -161,7 +161,7 @@ class ShardMaker:
             self._fail(shard, bad)
             shard.headers = {i: h for i, h in found.items() if i not in bad}
             lengths = {
-                i: resampled_length(*header, self._rate)
+                i: resampled_length(*header[:2], self._rate)
                 for i, header in shard.headers.items()
             }
             places = list(lengths)
@@ -225,7 +225,8 @@ class ShardMaker:
         """What is wrong with what was read; empty when all is well."""
         if isinstance(sig, str):
             return sig
-        if len(sig) == resampled_length(*shard.headers[place], self._rate):
+        header = shard.headers[place]
+        if len(sig) == resampled_length(*header[:2], self._rate):
             return ""
         return (
             f"{shard.jobs[place].path}: has another length than when its "
@@ -318,11 +319,12 @@ class ShardMaker:
                 self._schema,
                 columns,
                 [shard.toks[i] for i in kept],
-                [shard.headers[i] for i in kept],
+                [shard.headers[i][:2] for i in kept],
                 {
                     "plan": self._digest,
                     "shard": shard.index,
                     "failures": self._failures(shard, shard.reasons),
+                    "sizes": [shard.headers[i].num_bytes for i in kept],
                 },
             )
         except FileNotFoundError:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from speechbrain_focalcodec.corpus.layout import (
     DATA_NAME,
     FAILURES_NAME,
     INFO_NAME,
+    MAX_INFO_BYTES,
     WORK_NAME,
     ModelInfo,
     read_info,
@@ -32,6 +32,7 @@ from speechbrain_focalcodec.corpus.layout import (
 from speechbrain_focalcodec.corpus.shards import read_facts
 from speechbrain_focalcodec.corpus.sources import Source
 from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.file_hash import read_file
 
 __all__ = ["Plan", "load_plan", "make_plan"]
 
@@ -140,7 +141,6 @@ def make_plan(
                 f"{items_per_shard}; leave --shard-size out, or give another "
                 "output folder"
             )
-    was_there = out.exists()
     # Always anew: a corpus may have been moved, with the same content.
     new = out / WORK_NAME / f"items.{os.getpid()}.parquet"
     try:
@@ -164,11 +164,6 @@ def make_plan(
         _publish(new, out / ITEMS_NAME)
     except BaseException:
         new.unlink(missing_ok=True)
-        # A refused run leaves nothing that was not there.
-        with suppress(OSError):
-            new.parent.rmdir()
-            if not was_there:
-                out.rmdir()
         raise
     text = json.dumps(plan.model_dump(), indent=1) + "\n"
     if before != plan or not (out / PLAN_NAME).is_file():
@@ -209,13 +204,13 @@ def load_plan(out: str | Path) -> tuple[Plan, ItemTable]:
 
 def _read_plan(path: Path) -> Plan:
     try:
-        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+        return Plan.model_validate_json(read_file(path, MAX_INFO_BYTES))
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}); is the folder "
-            "shared by all machines?"
+            f"{path}: cannot be read ({error.strerror or error}); is the "
+            "folder shared by all machines?"
         ) from error
-    except (ValidationError, UnicodeDecodeError) as error:
+    except ValidationError as error:
         raise DataError(
             f"{path}: is damaged; remove it and run the same command again: "
             "finished shards are kept"
@@ -244,8 +239,6 @@ def _earlier_plan(out: Path) -> Plan | None:
                 f"{out / INFO_NAME}: is damaged; remove it and run the same "
                 "command again: finished shards are kept"
             ) from error
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out}: is a file; give the name of a folder")
     if out.is_dir():
         # Without a plan: new, or a run's whose plan was damaged.
         found = {item.name for item in out.iterdir()}

@@ -16,6 +16,7 @@ from typing import Any
 from speechbrain_focalcodec.corpus.finishing import finish, finished
 from speechbrain_focalcodec.corpus.group import Alone
 from speechbrain_focalcodec.corpus.layout import DatasetInfo, ModelInfo
+from speechbrain_focalcodec.corpus.lock import run_lock
 from speechbrain_focalcodec.corpus.ray_actors import Crew, Load, ShardWorker
 from speechbrain_focalcodec.corpus.report import Report
 from speechbrain_focalcodec.corpus.run import (
@@ -167,55 +168,60 @@ def tokenize_with_ray(
     shown, group = report or Report(), Alone()
     # This process plans, on a CPU, before a cluster is asked for anything.
     interface = load("cpu")
-    plan, items, todo, done = begin(
-        # An actor has another working folder.
-        Path(source).absolute(),
-        Path(out).absolute(),
-        ModelInfo.of(interface.codec),
-        settings_of(interface),
-        items_per_shard=items_per_shard,
-        data_root=None if data_root is None else Path(data_root).absolute(),
-        retry_failures=retry_failures,
-        verify=verify,
-        group=group,
-    )
-    del interface
-    if not todo and not verify and (info := finished(out)) is not None:
-        return info
-    shown.begin(plan.items, sum(map(num_items, done)))
-    try:
-        failed = sum(len(facts.failures) for facts in done)
-        tally = Tally(out, plan, failed, max_failures, group, shown)
-        if todo:
-            with _cluster(ray, options.address):
-                size, gpus = options.fit(ray.cluster_resources())
-                actor = ray.remote(
-                    num_cpus=options.cpus, num_gpus=gpus, max_restarts=0
-                )(ShardWorker)
-                crew = Crew(
-                    ray,
-                    lambda: actor.remote(
-                        load,
-                        device,
-                        str(Path(out).absolute()),
-                        plan.digest(),
-                        batch_duration,
-                        workers,
-                    ),
-                    size,
-                    plan,
-                    items,
-                    tally,
-                    group,
-                )
-                try:
-                    crew.make(todo)
-                finally:
-                    crew.end()
-            settle(out, plan)
-        return finish(out, plan, items)
-    finally:
-        shown.end()
+    with run_lock(out):
+        plan, items, todo, done = begin(
+            # An actor has another working folder.
+            Path(source).absolute(),
+            Path(out).absolute(),
+            ModelInfo.of(interface.codec),
+            settings_of(interface),
+            items_per_shard=items_per_shard,
+            data_root=None if data_root is None else Path(data_root).absolute(),
+            retry_failures=retry_failures,
+            verify=verify,
+            group=group,
+        )
+        del interface
+        if (
+            not todo
+            and not verify
+            and (info := finished(out, plan)) is not None
+        ):
+            return info
+        shown.begin(plan.items, sum(map(num_items, done)))
+        try:
+            failed = sum(len(facts.failures) for facts in done)
+            tally = Tally(out, plan, failed, max_failures, group, shown)
+            if todo:
+                with _cluster(ray, options.address):
+                    size, gpus = options.fit(ray.cluster_resources())
+                    actor = ray.remote(
+                        num_cpus=options.cpus, num_gpus=gpus, max_restarts=0
+                    )(ShardWorker)
+                    crew = Crew(
+                        ray,
+                        lambda: actor.remote(
+                            load,
+                            device,
+                            str(Path(out).absolute()),
+                            plan.digest(),
+                            batch_duration,
+                            workers,
+                        ),
+                        size,
+                        plan,
+                        items,
+                        tally,
+                        group,
+                    )
+                    try:
+                        crew.make(todo)
+                    finally:
+                        crew.end()
+                settle(out, plan)
+            return finish(out, plan, items)
+        finally:
+            shown.end()
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """A run: from a corpus of audio to a dataset of tokens, whole in the end."""
 
 import json
+import logging
 import math
 import os
 import time
 from collections.abc import Iterable
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +39,13 @@ from speechbrain_focalcodec.corpus.layout import (
     ModelInfo,
     shard_name,
 )
+from speechbrain_focalcodec.corpus.lock import run_lock
 from speechbrain_focalcodec.corpus.maker import ShardMaker
 from speechbrain_focalcodec.corpus.plan import Plan, load_plan, make_plan
 from speechbrain_focalcodec.corpus.report import Report
 from speechbrain_focalcodec.corpus.shards import Failure, ShardFacts
 from speechbrain_focalcodec.corpus.sources import open_source
-from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.errors import DataError, abridge
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
 
 __all__ = [
@@ -57,6 +60,8 @@ __all__ = [
     "settle",
     "tokenize",
 ]
+
+logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 0.05
 # Without a batch from anyone for so long, a process that leads takes over.
@@ -151,7 +156,9 @@ def tokenize(
     """Turn a corpus into a dataset of tokens.
 
     A run that was killed is finished by running the same again: what is
-    published is kept, byte for byte. A finished run does nothing.
+    published is kept, byte for byte. A finished run is checked against its
+    hashes and left as it is. A second run in a folder where one is at work
+    is refused.
 
     Arguments
     ---------
@@ -227,7 +234,8 @@ def tokenize(
         raise ValueError(f"workers must be 0 or more, not {workers}")
     members: Group = group or Alone()
     shown = report or Report()
-    with together(members):
+    lock = nullcontext() if members.rank else run_lock(out)
+    with together(members), lock:
         plan, items, todo, done = begin(
             source,
             out,
@@ -269,7 +277,11 @@ def tokenize(
             _show(members, shown)  # what others did last
         finally:
             shown.end()
-        if not todo and not verify and (info := finished(out)) is not None:
+        if (
+            not todo
+            and not verify
+            and (info := finished(out, plan)) is not None
+        ):
             remove_leftovers(out)
             return info
         if members.add("made", 0) >= len(todo):
@@ -410,6 +422,7 @@ def begin(
         # A reader must not take what changes for complete.
         Path(out, INFO_NAME).unlink(missing_ok=True)
     _remove_stale(Path(out, DATA_NAME))
+    _warn_of_changes(out, plan, items, done)
     todo = [index for index in range(plan.shards) if index not in done]
     group.tell("todo", json.dumps(todo))
     group.tell("plan", plan.digest())
@@ -441,6 +454,53 @@ def _follow(
             "process 0; give all the same"
         )
     return plan, items, json.loads(group.hear("todo")), []
+
+
+def _warn_of_changes(
+    out: str | Path, plan: Plan, items: ItemTable, done: dict[int, ShardFacts]
+) -> None:
+    """Tell which audio files have another size than when they were read."""
+    changed = list[str]()
+    shards = list[str]()
+    with ThreadPoolExecutor() as pool:
+        for index, facts in done.items():
+            if not facts.sizes:
+                continue
+            failed = {item for item, _, _ in facts.failures}
+            table = items.shard(index)
+            paths = [
+                str(items.open_path(path))
+                for item, path in zip(
+                    table["id"].to_pylist(),
+                    table["path"].to_pylist(),
+                    strict=True,
+                )
+                if item not in failed
+            ]
+            found = [
+                path
+                for path, before, now in zip(
+                    paths, facts.sizes, pool.map(_size, paths), strict=True
+                )
+                if now not in (None, before)
+            ]
+            if found:
+                changed += found
+                shards.append(shard_name(index, plan.shards))
+    if changed:
+        logger.warning(
+            "%s: %d audio files have another size than when their tokens "
+            "were made: %s. To make these tokens again, remove %s and run "
+            "the same command again",
+            *(out, len(changed), abridge(changed), abridge(shards)),
+        )
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return None  # no longer there: its tokens are
 
 
 def num_items(facts: ShardFacts) -> int:

@@ -52,6 +52,9 @@ class ShardFacts:
         Seconds of all.
     failures : list
         Id, path and reason of each item that has no row.
+    sizes : list of int
+        Bytes of each row's audio file when it was read; empty in shards of
+        earlier versions.
 
     Example
     -------
@@ -65,6 +68,7 @@ class ShardFacts:
     tokens: int
     duration: float
     failures: list[Failure] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
 
 
 def shard_schema(codebook_size: int, extra: pa.Schema) -> pa.Schema:
@@ -117,7 +121,7 @@ def write_shard(
     lengths : sequence of (int, int)
         Number of samples and sample rate of each item.
     facts : dict
-        `plan`, `shard` and `failures` of :class:`ShardFacts`.
+        `plan`, `shard`, `failures` and `sizes` of :class:`ShardFacts`.
 
     Returns
     -------

@@ -52,7 +52,8 @@ class TokenDataset(DynamicItemDataset):
         Refuse tokens of another model, and offer "feats". Give a model on
         the CPU when workers load the data.
     verify : bool
-        Compare the SHA-256 of all files, which reads them.
+        Compare the SHA-256 of all files, which reads them. Up to 256 MiB it
+        is always done.
     cache_bytes : int
         Memory that each process may use for row groups it has read.
 

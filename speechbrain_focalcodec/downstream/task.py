@@ -55,6 +55,8 @@ __all__ = [
 # Of a hub repository; a task without text has no tokenizer.
 TASK_FILES = (CONFIG_FILE, (TOKENIZER_FILE, CONFIG_FILE), WEIGHTS_FILE)
 
+MAX_TABLE = 1 << 27  # values of a table with a vector for each token
+
 #: Attributes of a task that have weights.
 PARTS = ("front_end", "network", "output", "model")
 
@@ -124,13 +126,15 @@ class Task(nn.Module):
         #: Pieces of text; set by :func:`load_tokenizer`.
         self.tokenizer: TextTokenizer | None = None
         codec = _find_codec(described.front_end, codec)
+        _check_tables(described, codec)
         self.front_end = _front_end(described.front_end, codec)
         if isinstance(described, TTSConfig):
             options = described.language_model.model_dump()
             kind = described.PARTS[options.pop("name")]
             self.model = kind(
                 num_pieces=described.num_pieces,
-                codebook_size=described.front_end.codebook_size,
+                # The codec's, where the configuration does not say it.
+                codebook_size=self.front_end.codebook_size,
                 speaker_dim=described.speaker_dim,
                 **options,
             )
@@ -165,6 +169,22 @@ def _find_codec(
             f"with ({config.codec}): its fingerprint differs"
         )
     return codec
+
+
+def _check_tables(config: Any, codec: FocalCodec | None) -> None:
+    """Bound the vectors of tokens: they are computed before the weights are
+    compared with the file."""
+    front_end = config.front_end
+    if front_end.input != "tokens":
+        return
+    size = front_end.codebook_size or getattr(codec, "codebook_size", 0)
+    for part in (front_end, getattr(config, "language_model", front_end)):
+        values = size * (part.dim or size.bit_length())
+        if values > MAX_TABLE and not (part.freeze or part.tied_to_codes):
+            raise ConfigError(
+                f"a vector for each of {size} tokens has {values} values in "
+                f"all, more than {MAX_TABLE}; use tied_to_codes"
+            )
 
 
 def _front_end(config: FrontEndConfig, codec: FocalCodec | None) -> FrontEnd:

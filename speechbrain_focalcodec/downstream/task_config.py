@@ -8,7 +8,7 @@ import functools
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from speechbrain_focalcodec.config import parse_model
@@ -40,6 +40,8 @@ __all__ = [
 
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
+# As config.py, it bounds what a small file can ask for.
+Pieces = Annotated[int, Field(ge=1, le=1 << 15)]
 
 
 class BiLSTMConfig(PartConfig):
@@ -91,6 +93,14 @@ class ConformerConfig(PartConfig):
     kernel_size: Size = 31
     dropout: Dropout = 0.1
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "ConformerConfig":
+        if self.dim % 2 or self.dim % self.num_heads:
+            raise ValueError("dim must be even, and a multiple of num_heads")
+        if self.kernel_size % 2 == 0:
+            raise ValueError("kernel_size must be odd")
+        return self
+
 
 class LanguageModelConfig(PartConfig):
     """Options of
@@ -114,6 +124,14 @@ class LanguageModelConfig(PartConfig):
     freeze: bool = False
     tied_to_codes: bool = False
     mixture: Size | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "LanguageModelConfig":
+        if self.dim % (2 * self.num_heads):
+            raise ValueError("dim must be a multiple of twice num_heads")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError("num_heads must be a multiple of num_kv_heads")
+        return self
 
 
 class SamplingConfig(PartConfig):
@@ -150,10 +168,17 @@ class FrontEndConfig(PartConfig):
     codec_fingerprint: Text | None = None
     sample_rate: SampleRate = 16000
     codebook_size: Annotated[int, Field(ge=2, le=1 << 24)] | None = None
-    token_rate: Positive | None = None
+    token_rate: Annotated[float, Field(ge=0.1, le=1e4)] | None = None
     dim: Size | None = None
     freeze: bool = False
     tied_to_codes: bool = False
+
+    @field_validator("codebook_size")
+    @classmethod
+    def _power_of_two(cls, value: int | None) -> int | None:
+        if value is not None and value & (value - 1):
+            raise ValueError("must be a power of two")
+        return value
 
 
 class TaskConfig(PartConfig):
@@ -225,8 +250,8 @@ class ASRConfig(TaskConfig):
     network: BiLSTMConfig | ConformerConfig = Field(
         default=BiLSTMConfig(), discriminator="name"
     )
-    num_pieces: Size
-    beam_size: Size = 1
+    num_pieces: Pieces
+    beam_size: Annotated[int, Field(ge=1, le=256)] = 1
 
     @property
     def num_outputs(self) -> int:
@@ -246,7 +271,7 @@ class ClassificationConfig(TaskConfig):
     task: Literal["classification"] = "classification"
     network: PooledBiLSTMConfig = PooledBiLSTMConfig()
     label: Text = "label"
-    classes: list[Text] = Field(min_length=2, max_length=1 << 20)
+    classes: list[Text] = Field(min_length=2, max_length=1 << 16)
 
     @property
     def num_outputs(self) -> int:
@@ -265,10 +290,10 @@ class TTSConfig(TaskConfig):
 
     task: Literal["tts"] = "tts"
     language_model: LanguageModelConfig = LanguageModelConfig()
-    num_pieces: Size
+    num_pieces: Pieces
     speaker_dim: Size | None = None
     sampling: SamplingConfig = SamplingConfig()
-    max_seconds: Positive = 30.0
+    max_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
 
     @model_validator(mode="after")
     def _tokens_only(self) -> "TTSConfig":

@@ -12,11 +12,13 @@ from speechbrain_focalcodec.errors import (
     ConfigError,
     DataError,
 )
+from speechbrain_focalcodec.file_hash import read_file
 
 __all__ = ["KINDS", "UNKNOWN", "TextTokenizer", "normalise"]
 
 #: What pieces may be: sentencepiece's own names.
 KINDS = ("char", "unigram", "bpe")
+_MAX_BYTES = 2**26  # of a model of sentencepiece; most are below 2**20
 #: The number that stands for what no piece covers.
 UNKNOWN = 0
 
@@ -72,7 +74,11 @@ class TextTokenizer:
             self._processor = sentencepiece.SentencePieceProcessor(
                 model_proto=model
             )
-        except RuntimeError as error:
+            # A damaged one may load: its text may not be UTF-8.
+            self._pieces = [
+                self._processor.id_to_piece(i) for i in range(self.size)
+            ]
+        except (RuntimeError, UnicodeDecodeError) as error:
             raise CheckpointError(
                 f"this is no model of sentencepiece: {error}"
             ) from error
@@ -161,7 +167,7 @@ class TextTokenizer:
             If it is missing or damaged.
         """
         try:
-            return cls(Path(path).read_bytes())
+            return cls(read_file(path, _MAX_BYTES))
         except OSError as error:
             raise CheckpointError(f"cannot read {path}: {error}") from error
         except CheckpointError as error:
@@ -186,8 +192,7 @@ class TextTokenizer:
     @property
     def pieces(self) -> list[str]:
         """All pieces, where "▁" begins a word."""
-        processor = self._processor
-        return [processor.id_to_piece(i) for i in range(self.size)]
+        return list(self._pieces)
 
     def encode(self, text: str) -> list[int]:
         """Text to pieces.

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from speechbrain_focalcodec.errors import CheckpointError, ConfigError, abridge
-from speechbrain_focalcodec.file_hash import sha256_of
+from speechbrain_focalcodec.file_hash import read_file, sha256_of
 
 __all__ = [
     "DECODER_FILE",
@@ -190,16 +190,13 @@ the folder with: focalcodec export-onnx
     """
     path = Path(folder) / FACTS_FILE
     try:
-        with open(path, "rb") as stream:
-            content = stream.read(MAX_FACTS_BYTES + 1)
+        content = read_file(path, MAX_FACTS_BYTES)
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: not found; make the folder with: focalcodec export-onnx"
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    if len(content) > MAX_FACTS_BYTES:
-        raise ConfigError(f"{path}: larger than any such file is")
     try:
         return OnnxFacts.model_validate_json(content)
     except ValidationError as error:

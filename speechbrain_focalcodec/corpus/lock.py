@@ -1,0 +1,106 @@
+"""One run at a time in a dataset's folder."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+
+from speechbrain_focalcodec.corpus.layout import WORK_NAME
+from speechbrain_focalcodec.errors import DataError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ["run_lock"]
+
+LOCK_NAME = f"{WORK_NAME}/lock"
+
+
+@contextmanager
+def run_lock(out: str | Path) -> Iterator[None]:
+    """Refuse a second run in the same folder.
+
+    The process that leads a run holds the lock; those that share the run do
+    not need it. The system releases it when the process ends, however it
+    ends. Where the file system or the system has no locks, there is none.
+
+    Arguments
+    ---------
+    out : str or Path
+        The dataset's folder. It is made when it is missing, and removed again
+        if nothing was written to it.
+
+    Raises
+    ------
+    DataError
+        If another run is at work there.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path") / "tokens"
+    >>> with run_lock(folder), run_lock(folder):
+    ...     pass
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.DataError: ...tokens: another run is at ...
+    >>> folder.exists()
+    False
+    """
+    out = Path(out)
+    was_there = out.exists()
+    path = out / LOCK_NAME
+    if was_there and not out.is_dir():
+        raise DataError(f"{out}: is a file; give the name of a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = _locked(path)
+    except BlockingIOError as error:
+        holder = path.read_text(encoding="utf-8", errors="replace")[:200]
+        raise DataError(
+            f"{out}: another run is at work here ({holder}); wait until it "
+            "has ended, or give another output folder"
+        ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+        with suppress(OSError):  # what was written stays
+            path.parent.rmdir()
+            if not was_there:
+                out.rmdir()
+
+
+def _locked(path: Path) -> int:
+    """Open and lock a file; a BlockingIOError if another process has it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(handle)
+            # A run that has just ended may have removed what was locked.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), os.fstat(handle)):
+                    me = f"process {os.getpid()} on {socket.gethostname()}"
+                    os.ftruncate(handle, 0)
+                    os.write(handle, me.encode())
+                    return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # a file system without locks
