@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -51,8 +52,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            # The system's message may name no file.
+            reason = "the disk is full; free some space and try again"
+            raise OSError(errno.ENOSPC, reason, str(path)) from error
         raise
 
 

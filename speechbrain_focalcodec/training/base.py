@@ -304,8 +304,7 @@ class CodecBrain(RecipeBrain):
         folder = str(self.hparams.output_folder)
         if self.debug and not self.debug_persistently:
             return [f"{folder}: a --debug run keeps no weights"]
-        trained = ", ".join(self.TRAINED)
-        lines = [f"The trained {trained} is in {folder}. Next:"]
+        lines = [f"{folder} has the trained {', '.join(self.TRAINED)}. Next:"]
         if self.TRAINED == ("encoder",) and not is_student(self.codec):
             return [
                 *lines,
@@ -316,9 +315,9 @@ class CodecBrain(RecipeBrain):
         missing = self.missing_parts()
         if missing:
             lines.append(
-                f"  a trained {', '.join(missing)} is missing to a model: "
-                "train the stages that give it (docs/training.md), those that "
-                f"build on this one with --start_from=[{','.join(runs)}]"
+                f"  a model needs a trained {', '.join(missing)} too: train "
+                "the stages that give it (docs/training.md), those that build "
+                f"on this one with --start_from=[{','.join(runs)}]; then"
             )
             runs.insert(0, "RUN_OF_THE_OTHER_STAGE")
         command = f"focalcodec export my_model {' '.join(runs)}"

@@ -294,16 +294,17 @@ def _kept(state: dict[str, Any]) -> str:
 def _end(error: Exception, state: dict[str, Any]) -> NoReturn:
     """Tell an error in one line, or let a defect keep its traceback."""
     begun = state["begun"]
-    is_told = isinstance(error, FocalCodecError | OSError)
-    if begun and not is_told:
+    line = " ".join(str(error).split())
+    if _is_disk_full(error, state["save"]):
+        line = (
+            f"the disk of {state['save']} is full: free some space and give "
+            "the same command again"
+        )
+        # log.txt is there too.
+        logging.raiseExceptions = False
+    elif begun and not isinstance(error, FocalCodecError | OSError):
         logger.critical("Exception:", exc_info=error)
         raise SystemExit(1) from error
-    line = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        line = (
-            f"the disk is full ({error.filename or state['save']}): free some "
-            "space and give the same command again"
-        )
     elif not isinstance(error, FocalCodecError | ValueError | OSError):
         line = f"{type(error).__name__}: {line}"
     if state["debug"]:
@@ -318,6 +319,18 @@ def _end(error: Exception, state: dict[str, Any]) -> NoReturn:
 def _is_first() -> bool:
     """Whether this is the main process, before they know of each other."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _is_disk_full(error: Exception, folder: Path | None) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOSPC
+    # torch says no more than that it could not write.
+    if folder is None or not folder.is_dir():
+        return False
+    return (
+        isinstance(error, RuntimeError)
+        and shutil.disk_usage(folder).free < 2**16
+    )
 
 
 def _shown(changed: dict[str, str]) -> list[str]:

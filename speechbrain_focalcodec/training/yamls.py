@@ -8,12 +8,14 @@ follow added or put in the place of its own, and writes only what differs.
 import difflib
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.constructor import DuplicateKeyError
 from speechbrain import RunOptions
 
 from speechbrain_focalcodec.errors import ConfigError
@@ -151,8 +153,16 @@ def parse_overrides(text: str) -> dict[str, Any]:
     """
     try:
         overrides = YAML().load(text or "{}") or {}
+    except DuplicateKeyError as error:
+        names = re.findall(r'duplicate key "([^"]+)"', str(error))
+        raise ConfigError(f"--{' '.join(names)} is given twice") from error
     except YAMLError as error:
-        raise ConfigError(f"the command line's options: {error}") from error
+        mark = getattr(error, "problem_mark", None)
+        lines = text.splitlines()
+        line = lines[min(mark.line, len(lines) - 1)] if mark else text
+        reason = getattr(error, "problem", None) or error
+        option = line.replace(": ", "=", 1)
+        raise ConfigError(f"--{option} is no YAML: {reason}") from error
     if not isinstance(overrides, dict):
         raise ConfigError(
             f"the command line's options: {text!r:.80} sets no key; give "
