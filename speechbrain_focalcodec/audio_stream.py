@@ -1,7 +1,7 @@
 """Reading and writing audio files of any length in bounded memory."""
 
-from collections import deque
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
