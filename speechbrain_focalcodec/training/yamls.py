@@ -155,7 +155,9 @@ def parse_overrides(text: str) -> dict[str, Any]:
         overrides = YAML().load(text or "{}") or {}
     except DuplicateKeyError as error:
         names = re.findall(r'duplicate key "([^"]+)"', str(error))
-        raise ConfigError(f"--{' '.join(names)} is given twice") from error
+        raise ConfigError(
+            f"the command line gives --{' '.join(names)} twice (duplicate key)"
+        ) from error
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         lines = text.splitlines()

@@ -137,7 +137,7 @@ class An4:
 
 
 # train-clean-100, dev-other, an4test_clstk, ...
-_SPLIT = re.compile(r"(train|dev|test)-[\w-]+|an4(test)?_clstk")
+_SPLIT = re.compile(r"(train|dev|test)(-.+)?|an4(test)?_clstk")
 
 
 def _split_of(folder: str) -> str | None:
