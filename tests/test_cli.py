@@ -406,16 +406,16 @@ def test_bad_models_and_devices_are_named(corpus, tmp_path):
 
 
 def test_ctrl_c_says_what_is_kept(corpus, tmp_path, monkeypatch):
-    encode_file = PretrainedFocalCodec.encode_file
+    tokenize_file = PretrainedFocalCodec.tokenize_file
     done = []
 
     def stop(self, path, *args, **kwargs):
         if done:
             raise KeyboardInterrupt
         done.append(path)
-        return encode_file(self, path, *args, **kwargs)
+        return tokenize_file(self, path, *args, **kwargs)
 
-    monkeypatch.setattr(PretrainedFocalCodec, "encode_file", stop)
+    monkeypatch.setattr(PretrainedFocalCodec, "tokenize_file", stop)
     result = focalcodec("encode", corpus, tmp_path / "out")
     assert result.exit_code == 130
     [line] = result.stderr.splitlines()
