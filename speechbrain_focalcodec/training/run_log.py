@@ -140,7 +140,7 @@ class RunLog:
         def is_past(line: dict[str, Any]) -> bool:
             if line["split"] == "train":
                 # That of a mean which goes on was written at a run's end.
-                return line["step"] < step or not self.window.means()
+                return line["step"] < step or not self.window
             return line["split"] in FINAL or line["epoch"] <= epochs
 
         _keep_lines(self.folder / METRICS_FILE, is_past)
