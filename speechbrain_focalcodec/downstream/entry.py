@@ -260,7 +260,7 @@ def _next_steps(brain: Any, described: TaskConfig | None) -> list[str]:
     if described is None:
         return [f"The results are in {folder}, the checkpoints in its save/."]
     model = Path(folder) / MODEL_FOLDER
-    module, name = INTERFACES[described.task]
+    module, name = INTERFACES[described.model_dump()["task"]]
     return [
         f"The trained task is in {model}, the results in {folder}. Next, in "
         "Python:",

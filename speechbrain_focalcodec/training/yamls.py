@@ -195,7 +195,7 @@ def changed_keys(old: str, new: str) -> dict[str, str]:
 
     Example
     -------
-    >>> changed_keys("lr: 1\nopt: {lr: 1, beta: 2}", "lr: 3\nopt: {lr: 3}")
+    >>> changed_keys("{lr: 1, opt: {lr: 1, beta: 2}}", "{lr: 3, opt: {lr: 3}}")
     {'lr': '1 -> 3', 'opt.beta': '2 -> nothing'}
     """
     try:

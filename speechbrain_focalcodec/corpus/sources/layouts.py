@@ -132,8 +132,8 @@ class An4:
             texts = _read_an4(above / "etc")
             if texts:
                 break
-        above, speaker = os.path.split(folder)
-        return Chapter(self, folder, speaker, texts, _split_of(above))
+        split, speaker = os.path.split(folder)
+        return Chapter(self, folder, speaker, texts, _split_of(split))
 
 
 # train-clean-100, dev-other, an4test_clstk, ...
