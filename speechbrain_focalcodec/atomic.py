@@ -66,8 +66,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            # The system's message may name no file.
+            reason = "the disk is full; free some space and try again"
+            raise OSError(errno.ENOSPC, reason, str(path)) from error
         raise
 
 

@@ -1,5 +1,6 @@
 """Reading and writing audio files of any length in bounded memory."""
 
+import shutil
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -381,8 +382,12 @@ class AudioWriter:
         try:
             yield
         except soundfile.SoundFileError as error:
+            reason = str(error)
+            # libsndfile says no more than "System error".
+            if shutil.disk_usage(self.path.parent).free < 2**16:
+                reason = "the disk is full; free some space and try again"
             raise AudioError(
-                f"{self.path}: cannot be written ({error})"
+                f"{self.path}: cannot be written ({reason})"
             ) from error
 
     def __enter__(self) -> "AudioWriter":

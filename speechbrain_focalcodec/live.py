@@ -56,6 +56,7 @@ def file_pieces(
     chunk_length: int,
     duration: float | None = None,
     realtime: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Piece]:
     """Read a file chunk by chunk.
 
@@ -69,6 +70,8 @@ def file_pieces(
         Where to end (s).
     realtime : bool
         Whether to hand over each chunk when a microphone would have it.
+    stopped : callable
+        Tells when to end before.
 
     Yields
     ------
@@ -92,6 +95,8 @@ def file_pieces(
         total = min(total, max(1, round(duration * reader.sample_rate)))
     begin = None
     for start in range(0, total, chunk_length):
+        if stopped():
+            return
         stop = min(start + chunk_length, total)
         # Read before it is due: a disk is no microphone.
         sig = reader.read(start, stop)
@@ -270,6 +275,8 @@ def stream_audio(
     ------
     AudioError
         If a file cannot be read or written, or there is no sound device.
+    KeyboardInterrupt
+        If Ctrl-C ends a file before its end; the output is written by then.
 
     Example
     -------
@@ -296,8 +303,8 @@ def stream_audio(
         if output is not None:
             writer = AudioWriter(output, codec.sample_rate_output)
             sinks.append(stack.enter_context(writer).write)
+        stopped = stack.enter_context(until_interrupt())
         if source is None:
-            stopped = stack.enter_context(until_interrupt())
             microphone = stack.enter_context(Microphone(rate))
             announce(
                 f"listening at {microphone.device_rate} Hz; Ctrl-C ends it"
@@ -309,7 +316,7 @@ def stream_audio(
                 AudioReader(source, rate, channel=channel, strict=strict)
             )
             pieces = file_pieces(
-                reader, chunk_length, duration, realtime or play
+                reader, chunk_length, duration, realtime or play, stopped
             )
         num_samples = run_session(session, pieces, sinks, times)
         if num_samples == 0 and output is not None:
@@ -317,6 +324,11 @@ def stream_audio(
                 f"{source or 'microphone'}: nothing was "
                 f"recorded, so there is no {output}"
             )
+    if source is not None and stopped():
+        told = f"stopped after {num_samples / rate:.2f} s of {source}"
+        if output is not None:
+            told += f": {output} is whole up to there; --overwrite begins anew"
+        raise KeyboardInterrupt(told)
     wall_s = time.perf_counter() - begin
     counts: dict[str, float] = {}
     other_s = 0.0

@@ -30,6 +30,7 @@ def make_tokens(
     token_rate: float = 50.0,
     longest: int = 40,
     fingerprint: str = FINGERPRINT,
+    prefix: str = "utt",
 ) -> Path:
     """Write a dataset of random tokens with an extra column "chapter".
 
@@ -49,6 +50,8 @@ def make_tokens(
         Most tokens of a row.
     fingerprint : str
         Of the model.
+    prefix : str
+        What the ids begin with.
 
     Returns
     -------
@@ -74,7 +77,7 @@ def make_tokens(
             size = int(generator.integers(1, longest + 1))
             lines.append(
                 {
-                    "id": f"utt-{count:04d}",
+                    "id": f"{prefix}-{count:04d}",
                     "tokens": generator.integers(codebook_size, size=size),
                     "num_tokens": size,
                     "num_samples": int(size / token_rate * 16000),

@@ -29,7 +29,7 @@ def main(path: Path) -> None:
         sys.argv = [run["script"], *run["arguments"]]
         try:
             runpy.run_path(run["script"], run_name="__main__")
-        except Exception:
+        except (Exception, SystemExit):
             errors[run["name"]] = traceback.format_exc()
         seconds = time.process_time() - start
         print(f"{seconds:6.2f} s of CPU: {run['name']}", flush=True)

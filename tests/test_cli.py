@@ -405,6 +405,27 @@ def test_bad_models_and_devices_are_named(corpus, tmp_path):
     assert "warp" in result.stderr and "--device" in result.stderr
 
 
+def test_ctrl_c_says_what_is_kept(corpus, tmp_path, monkeypatch):
+    tokenize_file = PretrainedFocalCodec.tokenize_file
+    done = []
+
+    def stop(self, path, *args, **kwargs):
+        if done:
+            raise KeyboardInterrupt
+        done.append(path)
+        return tokenize_file(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(PretrainedFocalCodec, "tokenize_file", stop)
+    result = focalcodec("encode", corpus, tmp_path / "out")
+    assert result.exit_code == 130
+    [line] = result.stderr.splitlines()
+    assert line.startswith("encode: stopped; 1 of 3 files are done and kept; ")
+    assert len(tree(tmp_path / "out")) == 1
+    result = focalcodec("encode", corpus / "a.wav", tmp_path / "a.focal")
+    assert result.exit_code == 130
+    assert result.stderr == "stopped: no unfinished file is left\n"
+
+
 def test_defects_keep_their_traceback(corpus, tmp_path, monkeypatch):
     def broken(self, path):
         raise RuntimeError("a defect")

@@ -107,7 +107,7 @@ def test_fewer_processes_resume_at_the_end_of_an_epoch_alone(out):
 
 def test_a_recipe_ends(out):
     """The command, with a feature cache of fewer shards than processes."""
-    run = out / "recipe"
+    run = out / "recipe_debug"
     *_, tested, evaluated = (run / "train_log.txt").read_text().splitlines()
     assert tested.startswith("Epoch loaded: 2 - test loss: ")
     assert evaluated.startswith("Epoch evaluated: 2, utterances: 2 - test mel")
@@ -118,7 +118,7 @@ def test_a_recipe_ends(out):
     assert {"config.json", "log.txt", "samples", "save"} <= {
         path.name for path in run.iterdir()
     }
-    cache = FeatureCache(run / "features" / "train")
+    cache = FeatureCache(out / "recipe" / "features" / "train")
     assert len(cache) == 6
 
 

@@ -204,6 +204,23 @@ def test_text_comes_back(kind, size, tmp_path):
     assert loaded.pieces == tokenizer.pieces
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_pieces_that_the_texts_have_not(tmp_path, kind, caplog):
+    """As many as there are: what a YAML asks for was for other data."""
+    entries = {str(i): {"text": text} for i, text in enumerate(TEXTS)}
+    for entry in entries.values():
+        entry |= {"num_samples": 16000, "sample_rate": 16000}
+    write_manifest(tmp_path / "train.json", entries)
+    hparams = {"tokenizer_kind": kind, "tokenizer_size": 5000}
+    tokenizer = learn_pieces({**hparams, "save_folder": str(tmp_path)})
+    assert 12 <= tokenizer.size < 5000
+    assert tokenizer.decode(tokenizer.encode(TEXTS[0])) == TEXTS[0]
+    told = (
+        f"tokenizer_size is 5000, but the training texts have {tokenizer.size}"
+    )
+    assert told in caplog.text
+
+
 def test_text_that_cannot_be(tmp_path):
     with pytest.raises(ConfigError, match="'words' is none of"):
         TextTokenizer.train(TEXTS, "words")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import soundfile
 from test_training import CONFIG
 
 from speechbrain_focalcodec import FocalCodec
-from speechbrain_focalcodec.data.manifest import write_manifest
+from speechbrain_focalcodec.data.manifest import (
+    read_manifest,
+    write_manifest,
+)
 from speechbrain_focalcodec.downstream.data import split_file
 from speechbrain_focalcodec.downstream.entry import fit_and_test
 from speechbrain_focalcodec.errors import DataError
@@ -130,6 +134,19 @@ def test_what_is_only_tried_leaves_no_model(sources, corpus, tmp_path):
     source = sources["12.5 Hz"]
     run("speaker_id", source, corpus, tmp_path, {"debug": True})
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_what_is_tested_on_must_not_be_trained_on(
+    sources, corpus, tmp_path, split
+):
+    folder = shutil.copytree(corpus, tmp_path / "corpus")
+    path = folder / "save" / split_file(split)
+    train = read_manifest(folder / "save" / split_file("train"))
+    write_manifest(path, read_manifest(path) | {"train1": train["train1"]})
+    message = rf"1 utterance\(s\) of {split} are trained on too.* train1"
+    with pytest.raises(DataError, match=message):
+        run("speaker_id", sources["12.5 Hz"], folder, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["12.5 Hz", "65k codes"])

@@ -24,6 +24,7 @@ from speechbrain_focalcodec.resampling import resample
 from speechbrain_focalcodec.sound_device import Microphone, Playback
 from speechbrain_focalcodec.stream_resampling import StreamResampler
 from speechbrain_focalcodec.streaming import (
+    StreamingResynthesizer,
     StreamingVoiceConverter,
 )
 from speechbrain_focalcodec.voice import VoiceReference
@@ -238,6 +239,34 @@ def test_a_second_ctrl_c_breaks_off():
         signal.raise_signal(signal.SIGINT)
         assert pressed()
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_file_that_is_stopped_leaves_a_whole_output(
+    clip, tmp_path, monkeypatch
+):
+    """Ctrl-C within the third of six chunks and a quarter."""
+    push, chunks = StreamingResynthesizer.push, []
+
+    def press(self, sig):
+        # The two chunks of the warm-up are not the file's.
+        chunks.append(len(sig))
+        if len(chunks) == 3 + 3:
+            signal.raise_signal(signal.SIGINT)
+        return push(self, sig)
+
+    monkeypatch.setattr(StreamingResynthesizer, "push", press)
+    output = tmp_path / "out.wav"
+    command = ["stream", str(clip), "--output", str(output)]
+    model = ["--model", str(PARITY / "causal_50hz"), "--device", "cpu"]
+    result = CliRunner().invoke(app, command + model)
+    assert result.exit_code == 130
+    *_, line = result.stderr.splitlines()
+    assert line == (
+        f"stopped after 0.24 s of {clip}: {output} is whole up to there; "
+        "--overwrite begins anew"
+    )
+    sig, rate = read_audio(output)
+    assert len(sig) / rate == pytest.approx(0.24)
 
 
 @pytest.mark.parametrize("device_rate", [48000, 44100, 8000])

@@ -34,6 +34,7 @@ from speechbrain_focalcodec.corpus.layout import (
 from speechbrain_focalcodec.corpus.loading import Loader
 from speechbrain_focalcodec.corpus.report import ProgressBar, Report
 from speechbrain_focalcodec.corpus.run import tokenize
+from speechbrain_focalcodec.corpus.sources import open_source
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
 
@@ -227,6 +228,7 @@ def test_columns_of_layouts_and_manifests(tmp_path, model):
     table = rows_of(tmp_path / "out")
     assert table["speaker"].to_pylist() == ["100", "100", "101", "101"]
     assert table["text"][0].as_py() == "UTTERANCE 1"
+    assert table["split"].to_pylist() == ["dev"] * 4
     entries = {
         row["id"]: {
             "wav": f"{{data_root}}/{row['path']}",
@@ -241,6 +243,25 @@ def test_columns_of_layouts_and_manifests(tmp_path, model):
     assert second["age"].to_pylist() == [0, 1, 2, 3]
     assert info.columns[-1] == "age"
     assert second["tokens"] == table["tokens"]
+
+
+@pytest.mark.parametrize(
+    "name, splits",
+    [
+        ("LibriSpeech", ["dev-clean", "train-clean-5"]),
+        ("LibriTTS", ["test-other", "train-clean-100"]),
+        ("AN4", ["an4_clstk", "an4test_clstk"]),
+    ],
+)
+def test_layouts_tell_the_split(tmp_path, name, splits):
+    corpus = make_corpus(name, tmp_path / "in", splits, 1, 1, 0.1)
+    for split in splits:
+        [folder] = corpus.rglob(split)
+        [item] = open_source(folder)
+        assert item.extra == {"split": split}
+        # A folder that is called otherwise tells nothing.
+        folder.rename(folder.with_name(f"my-{split}"))
+    assert [item.extra for item in open_source(corpus)] == [{}, {}]
 
 
 # Failures

@@ -119,12 +119,16 @@ def test_an_item_that_fits_in_no_batch(kind, datasets, tmp_path):
 def test_a_task_on_tokens_resumes_within_an_epoch(tmp_path, parity):
     """Stopped after two batches of the second epoch."""
     codec = FocalCodec.from_pretrained(parity / "offline_50hz")
-    folder = make_tokens(
-        tmp_path / "tokens",
-        codebook_size=codec.codebook_size,
-        fingerprint=codec.fingerprint,
+    train, other = (
+        make_tokens(
+            tmp_path / name,
+            codebook_size=codec.codebook_size,
+            fingerprint=codec.fingerprint,
+            prefix=name,
+        )
+        for name in ("train", "other")
     )
-    tokens = dict.fromkeys(["train", "valid", "test"], str(folder))
+    tokens = {"train": str(train), "valid": str(other), "test": str(other)}
     seen = []
 
     class Brain(ClassificationBrain):

@@ -301,11 +301,10 @@ def test_a_run_killed_while_saving_resumes(corpus, tmp_path, files):
     left = [path.name for path in (tmp_path / "parts" / "save").iterdir()]
     assert sum(name.startswith("CKPT") for name in left) == 1
     assert sum(name.startswith("UNFINISHED") for name in left) == 1
-    fit(*make_brain(DecoderBrain, corpus, tmp_path / "parts"))
-    lines = log_lines(tmp_path / "parts")
     # The second epoch was logged, but not kept: it is done again.
-    assert lines[1] == lines[2]
-    assert lines[:1] + lines[2:] == log_lines(tmp_path / "whole")
+    assert log_lines(tmp_path / "parts") == log_lines(tmp_path / "whole")
+    fit(*make_brain(DecoderBrain, corpus, tmp_path / "parts"))
+    assert log_lines(tmp_path / "parts") == log_lines(tmp_path / "whole")
     left = [path.name for path in (tmp_path / "parts" / "save").iterdir()]
     assert not any(name.startswith("UNFINISHED") for name in left)
 

@@ -8,25 +8,8 @@ The YAML chooses the stage; see README.md beside this file.
 
 import sys
 
-import speechbrain as sb
-from hyperpyyaml import load_hyperpyyaml
-
 from speechbrain_focalcodec.data.folder import prepare_folder
-from speechbrain_focalcodec.training.entry import (
-    fit_and_evaluate,
-    prepare_manifests,
-)
-from speechbrain_focalcodec.training.yamls import resolved_file
+from speechbrain_focalcodec.training.entry import main
 
 if __name__ == "__main__":
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    with resolved_file(hparams_file, overrides) as resolved:
-        with open(resolved, encoding="utf-8") as stream:
-            hparams = load_hyperpyyaml(stream)
-        sb.utils.distributed.ddp_init_group(run_opts)
-        sb.create_experiment_directory(
-            experiment_directory=hparams["output_folder"],
-            hyperparams_to_save=resolved,
-        )
-    prepare_manifests(prepare_folder, hparams)
-    fit_and_evaluate(hparams, run_opts)
+    main(prepare_folder, sys.argv[1:])

@@ -54,7 +54,8 @@ class Jobs:
 class OneLineErrors(typer.core.TyperGroup):
     """Commands whose bad input gives one line on stderr and exit code 1.
 
-    Other exceptions are defects and keep their traceback.
+    So does Ctrl-C, with 130. Other exceptions are defects and keep their
+    traceback.
 
     Example
     -------
@@ -68,6 +69,10 @@ class OneLineErrors(typer.core.TyperGroup):
         except (FocalCodecError, OSError) as error:
             typer.echo(f"error: {_one_line(error)}", err=True)
             raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            told = str(error) or "stopped: no unfinished file is left"
+            typer.echo(told, err=True)
+            raise typer.Exit(130) from error
 
 
 def plan(
@@ -221,6 +226,8 @@ def run(jobs: Jobs, convert: Callable[[Path, Path], object], verb: str) -> None:
     ------
     FocalCodecError, OSError
         If the only file fails.
+    KeyboardInterrupt
+        If Ctrl-C ends a folder; its text says what is kept.
     typer.Exit
         With code 1, if files of a folder failed; they are listed on stderr.
 
@@ -250,6 +257,12 @@ def run(jobs: Jobs, convert: Callable[[Path, Path], object], verb: str) -> None:
         except (FocalCodecError, OSError) as error:
             jobs.failures.append(_one_line(error))
             tqdm.write(f"error: {jobs.failures[-1]}", file=sys.stderr)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(
+                f"{verb}: stopped; {done} of {len(jobs.pairs)} files are done "
+                "and kept; the same command, without --overwrite, goes on with "
+                "the others"
+            ) from error
     typer.echo(
         f"{verb}: {done} done, {jobs.skipped} skipped (output exists), "
         f"{len(jobs.failures)} failed"

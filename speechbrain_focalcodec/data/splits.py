@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from speechbrain_focalcodec.data.manifest import (
@@ -14,6 +14,8 @@ from speechbrain_focalcodec.data.manifest import (
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = [
+    "check_apart",
+    "describe_split",
     "hold_out_speakers",
     "join_splits",
     "merge_manifests",
@@ -152,6 +154,72 @@ def join_splits(
             )
         joined |= entries
     return joined
+
+
+def describe_split(utterances: Iterable[tuple[float, str | None]]) -> str:
+    """Tell how much is in a split.
+
+    Arguments
+    ---------
+    utterances : iterable of (float, str or None)
+        Seconds and speaker of each; `None` where it is unknown.
+
+    Returns
+    -------
+    str
+        Utterances, hours and, where they are known, speakers.
+
+    Example
+    -------
+    >>> describe_split([(1800.0, "a"), (1800.0, "a")])
+    '2 utterances, 1.00 h, 1 speaker'
+    """
+    utterances = list(utterances)
+    hours = sum(seconds for seconds, _ in utterances) / 3600
+    speakers = {speaker for _, speaker in utterances} - {None}
+    parts = [_count(len(utterances), "utterance"), f"{hours:.2f} h"]
+    if speakers:
+        parts.append(_count(len(speakers), "speaker"))
+    return ", ".join(parts)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def check_apart(
+    train: Iterable[str], others: Mapping[str, Iterable[str]]
+) -> None:
+    """Refuse training data with utterances that shall tell how good it is.
+
+    Arguments
+    ---------
+    train : iterable of str
+        Ids of what is trained on.
+    others : mapping
+        Ids by split, such as ``valid`` and ``test``.
+
+    Raises
+    ------
+    DataError
+        If an id is in both.
+
+    Example
+    -------
+    >>> check_apart(["a", "b"], {"valid": ["c"], "test": ["b"]})
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.DataError: 1 utterance(s) of test are ...
+    """
+    trained = set(train)
+    for split, ids in others.items():
+        shared = trained.intersection(ids)
+        if shared:
+            raise DataError(
+                f"{len(shared)} utterance(s) of {split} are trained on too, "
+                f"for example {min(shared)}: take a training set without them "
+                "(tokenise each split by itself)"
+            )
 
 
 def hold_out_speakers(

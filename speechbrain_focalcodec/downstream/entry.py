@@ -1,18 +1,14 @@
-"""What every task's train.py does around its experiment directory."""
+"""What every task's train.py does: data, training, test, the trained task."""
 
-import inspect
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import speechbrain as sb
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_focalcodec.data.speeds import add_speeds
-from speechbrain_focalcodec.data.splits import split_within
+from speechbrain_focalcodec.data.splits import check_apart, split_within
 from speechbrain_focalcodec.downstream.data import (
     prepare_inputs,
     split_file,
@@ -27,9 +23,10 @@ from speechbrain_focalcodec.errors import ConfigError
 from speechbrain_focalcodec.training.checkpointing import RANK
 from speechbrain_focalcodec.training.entry import (
     prepare_manifests,
+    tell_splits,
     train_batches,
 )
-from speechbrain_focalcodec.training.yamls import resolved_file
+from speechbrain_focalcodec.training.recipe import run_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +39,13 @@ __all__ = [
 ]
 
 SPLITS = ("train", "valid", "test")
+
+# What loads a trained task, by the task.
+INTERFACES = {
+    "asr": ("interfaces", "TokenASR"),
+    "classification": ("interfaces", "TokenClassifier"),
+    "tts": ("synthesis", "TokenTTS"),
+}
 
 #: Where a run leaves its trained task, within its output folder.
 MODEL_FOLDER = "model"
@@ -57,21 +61,13 @@ def main(prepare: Callable[..., Any], arguments: Sequence[str]) -> None:
     arguments : sequence of str
         The command line: a YAML and SpeechBrain's options.
     """
-    hparams_file, run_opts, overrides = sb.parse_arguments(list(arguments))
-    with resolved_file(hparams_file, overrides) as resolved:
-        with open(resolved, encoding="utf-8") as stream:
-            hparams = load_hyperpyyaml(stream)
-        sb.utils.distributed.ddp_init_group(run_opts)
-        sb.create_experiment_directory(
-            experiment_directory=hparams["output_folder"],
-            hyperparams_to_save=resolved,
-        )
-    # SpeechBrain keeps the script that calls it, which is not the recipe's.
-    script = inspect.stack()[1].filename
-    run_on_main(shutil.copy, args=[script, hparams["output_folder"]])
-    if not _has_all_tokens(hparams):
-        prepare_data(prepare, hparams)
-    fit_and_test(hparams, run_opts)
+
+    def work(hparams: dict, run_opts: Any, begin: Callable[[], None]) -> None:
+        if not _has_all_tokens(hparams):
+            prepare_data(prepare, hparams)
+        fit_and_test(hparams, run_opts, begin)
+
+    run_recipe(work, arguments)
 
 
 def prepare_data(prepare: Callable[..., Any], hparams: dict[str, Any]) -> None:
@@ -180,20 +176,28 @@ def check_inputs(hparams: dict[str, Any]) -> None:
         )
 
 
-def fit_and_test(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
+def fit_and_test(
+    hparams: dict[str, Any],
+    run_opts: Any,
+    begin: Callable[[], None] | None = None,
+) -> None:
     """Train the Brain that the YAML names, and test its best checkpoint.
 
     Arguments
     ---------
     hparams : dict
         The loaded YAML, see `hparams/downstream/`.
-    run_opts : dict
+    run_opts : RunOptions or dict
         SpeechBrain's run options.
+    begin : callable, optional
+        Called once modules, checkpoint and data fit together.
 
     Raises
     ------
     ConfigError
         If keys contradict each other.
+    DataError
+        If an utterance of validation or test is in the training data.
     """
     check_inputs(hparams)
     save_folder = Path(hparams["save_folder"])
@@ -210,18 +214,23 @@ def fit_and_test(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
     datasets = {}
     for split in SPLITS:
         source = tokens.get(split, save_folder / split_file(split))
-        dataset = task_dataset(
+        datasets[split] = task_dataset(
             source,
             hparams["data_folder"],
             brain.front_end,
             brain.items(),
             **hparams[f"{split}_data_options"],
         )
+    ids = {split: dataset.data_ids for split, dataset in datasets.items()}
+    check_apart(ids.pop("train"), ids)
+    tell_splits(datasets)
+    brain.check_data(datasets["train"])
+    for split, dataset in datasets.items():
         if hparams["prepare_once"] and split not in tokens:
             prepare_inputs(dataset, brain.front_end, brain.device)
-        datasets[split] = dataset
-    brain.check_data(datasets["train"])
     described = describe_task(brain, hparams)
+    if begin is not None:
+        brain.at_start.append(begin)
     brain.fit(
         hparams["epoch_counter"],
         train_batches(brain, datasets["train"], hparams),
@@ -239,6 +248,25 @@ def fit_and_test(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
     tried = brain.debug and not brain.debug_persistently
     if described is not None and not tried:
         run_on_main(_save, args=[brain, described])
+    for line in _next_steps(brain, None if tried else described):
+        logger.info(line)
+
+
+def _next_steps(brain: Any, described: TaskConfig | None) -> list[str]:
+    """What a run has left, how to load it, and the next command."""
+    folder = brain.hparams.output_folder
+    if brain.debug and not brain.debug_persistently:
+        return [f"{folder}: a --debug run keeps no model; train without it"]
+    if described is None:
+        return [f"The results are in {folder}, the checkpoints in its save/."]
+    model = Path(folder) / MODEL_FOLDER
+    module, name = INTERFACES[described.model_dump()["task"]]
+    return [
+        f"The trained task is in {model}, the results in {folder}. Next, in "
+        "Python:",
+        f"  from speechbrain_focalcodec.downstream.{module} import {name}",
+        f'  task = {name}.from_pretrained("{model}")',
+    ]
 
 
 def describe_task(brain: Any, hparams: dict[str, Any]) -> TaskConfig | None:

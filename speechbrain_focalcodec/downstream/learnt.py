@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
 
 from speechbrain_focalcodec.data.manifest import read_manifest
 from speechbrain_focalcodec.data.tokens import TokenDataset
@@ -13,6 +14,8 @@ from speechbrain_focalcodec.downstream.text import TextTokenizer
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["column_of", "learn_classes", "learn_pieces", "network_and_output"]
+
+logger = get_logger(__name__)
 
 #: Pieces of text in the folder of a trained task.
 TOKENIZER_FILE = "tokenizer.model"
@@ -48,7 +51,8 @@ def column_of(hparams: dict[str, Any], column: str) -> list[tuple[float, Any]]:
 def learn_pieces(hparams: dict[str, Any]) -> TextTokenizer:
     """Learn the text's pieces from the training data, or find them learnt.
 
-    They are kept in the save folder, in a file for each kind and size.
+    They are kept in the save folder, in a file for each kind and size. Where
+    the texts have fewer than asked for, these are taken.
 
     Arguments
     ---------
@@ -68,10 +72,16 @@ def learn_pieces(hparams: dict[str, Any]) -> TextTokenizer:
     def learn() -> None:
         if not path.exists():
             texts = [text for _, text in column_of(hparams, "text") if text]
-            TextTokenizer.train(texts, kind, size).save(path)
+            TextTokenizer.train(texts, kind, size, at_most=True).save(path)
 
     run_on_main(learn)
-    return TextTokenizer.load(path)
+    tokenizer = TextTokenizer.load(path)
+    if kind != "char" and tokenizer.size < size:
+        logger.warning(
+            f"tokenizer_size is {size}, but the training texts have "
+            f"{tokenizer.size} pieces of the kind {kind}: trains with those"
+        )
+    return tokenizer
 
 
 def learn_classes(hparams: dict[str, Any]) -> list[str]:

@@ -85,7 +85,11 @@ class TextTokenizer:
 
     @classmethod
     def train(
-        cls, texts: Iterable[str], kind: str = "char", size: int | None = None
+        cls,
+        texts: Iterable[str],
+        kind: str = "char",
+        size: int | None = None,
+        at_most: bool = False,
     ) -> "TextTokenizer":
         """Learn pieces.
 
@@ -97,6 +101,8 @@ class TextTokenizer:
             ``char``, ``unigram`` or ``bpe``.
         size : int, optional
             How many pieces; characters are all there are.
+        at_most : bool
+            Whether to learn fewer where the texts have not so many.
 
         Returns
         -------
@@ -132,6 +138,7 @@ class TextTokenizer:
                 model_type=kind,
                 vocab_size=size,
                 character_coverage=1.0,
+                hard_vocab_limit=not at_most,
                 # Nothing of begin, end and padding.
                 bos_id=-1,
                 eos_id=-1,

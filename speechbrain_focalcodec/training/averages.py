@@ -43,6 +43,10 @@ class Averages:
         total, count = self._values.get(name, (0.0, 0))
         self._values[name] = (total + value, count + 1)
 
+    def __bool__(self) -> bool:
+        """Whether anything was counted, on this process."""
+        return bool(self._values)
+
     def means(self) -> dict[str, float]:
         """The means so far; in a distributed run all processes call this.
 

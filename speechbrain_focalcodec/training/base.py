@@ -123,7 +123,7 @@ class CodecBrain(RecipeBrain):
         if self.checkpointer is not None:
             for name in self.TRAINED:
                 self.checkpointer.add_recoverable(name, self.modules[name])
-        run_on_main(self._write_config)
+        self.at_start.append(lambda: run_on_main(self._write_config))
 
     def _check_sample_rate(self, codec: FocalCodec, hparams: dict) -> None:
         """Raise if the data has another rate than the stage's waveforms."""
@@ -273,6 +273,62 @@ class CodecBrain(RecipeBrain):
             [B, T, C], and their lengths, by what they are called.
         """
         self._samples.keep(batch, outputs)
+
+    def missing_parts(self) -> list[str]:
+        """Parts for resynthesis that nothing has trained.
+
+        Returns
+        -------
+        list of str
+            Those that neither the stage nor ``start_from`` gives.
+        """
+        needed = ["compressor", "decompressor", "decoder"]
+        # Frozen encoders with full context have been loaded by now.
+        if is_student(self.codec):
+            needed.insert(0, "encoder")
+        return [
+            part
+            for part in needed
+            if part not in self.TRAINED and part not in self.loaded
+        ]
+
+    def next_steps(self) -> list[str]:
+        """What to do with a trained stage.
+
+        Returns
+        -------
+        list of str
+            Lines for the end of a run: where it is, the next command, and how
+            to load what that makes.
+        """
+        folder = str(self.hparams.output_folder)
+        if self.debug and not self.debug_persistently:
+            return [f"{folder}: a --debug run keeps no weights"]
+        lines = [f"{folder} has the trained {', '.join(self.TRAINED)}. Next:"]
+        if self.TRAINED == ("encoder",) and not is_student(self.codec):
+            return [
+                *lines,
+                "  train the other stages with it: python recipes/CORPUS/"
+                f"train.py hparams/train/STAGE.yaml --encoder_source={folder}",
+            ]
+        runs = [*(source.name for source in self.sources), folder]
+        missing = self.missing_parts()
+        if missing:
+            lines.append(
+                f"  a model needs a trained {', '.join(missing)} too: train "
+                "the stages that give it (docs/training.md), those that build "
+                f"on this one with --start_from=[{','.join(runs)}]; then"
+            )
+            runs.insert(0, "RUN_OF_THE_OTHER_STAGE")
+        command = f"focalcodec export my_model {' '.join(runs)}"
+        if self._lacks_encoder(self.codec):
+            command += f" --encoder {self.hparams.encoder_source}"
+        return [
+            *lines,
+            f"  {command}",
+            "  focalcodec resynthesize speech.wav decoded.wav --model my_model"
+            ', or FocalCodec.from_pretrained("my_model") in Python',
+        ]
 
     def on_stage_start(self, stage, epoch=None):
         """Start the stage's samples.

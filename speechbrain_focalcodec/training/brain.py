@@ -5,7 +5,7 @@ Brain adds its forward pass and its losses.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import speechbrain as sb
@@ -22,7 +22,11 @@ from speechbrain_focalcodec.training.distributed import (
     gather,
     num_processes,
 )
-from speechbrain_focalcodec.training.plan import check_plan, planned_steps
+from speechbrain_focalcodec.training.plan import (
+    check_plan,
+    planned_steps,
+    shorten_warmup,
+)
 from speechbrain_focalcodec.training.precision import avoid_emulation
 from speechbrain_focalcodec.training.random_state import (
     RandomState,
@@ -73,8 +77,12 @@ class RecipeBrain(sb.Brain):
             hparams.get("log_interval", 50),
             hparams.get("loggers"),
             hparams,
+            getattr(hparams.get("train_logger"), "save_file", None),
         )
         super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
+        #: Called, by all processes, once modules, checkpoint and data fit
+        #: together, before anything is written to the output folder.
+        self.at_start: list[Callable[[], object]] = []
         avoid_emulation(self)
         self._averages = Averages()
         self._train_stats: dict[str, float] = {}
@@ -167,6 +175,8 @@ class RecipeBrain(sb.Brain):
     def _epochs(self, counter: Iterable[int]) -> Iterator[int]:
         """The epochs that are left, once all is made ready."""
         schedule = getattr(self.hparams, "lr_schedule", None)
+        if schedule is not None:
+            shorten_warmup(schedule)
         if schedule is not None and not self.debug:
             steps = planned_steps(
                 self.hparams.epoch_counter.limit,
@@ -188,7 +198,10 @@ class RecipeBrain(sb.Brain):
     def on_fit_start(self):
         """Resume from the last checkpoint, the log too."""
         super().on_fit_start()
-        self.run_log.resume(self.optimizer_step)
+        for write in self.at_start:
+            write()
+        epochs = self.hparams.epoch_counter.current
+        self.run_log.resume(self.optimizer_step, epochs)
 
     def make_dataloader(self, dataset, stage, *args, **loader_kwargs):
         """Make a loader that draws no global random numbers.
@@ -321,8 +334,9 @@ class RecipeBrain(sb.Brain):
             return
         self._log("valid" if stage == sb.Stage.VALID else "test", stats)
         if stage == sb.Stage.TEST:
+            self.run_log.forget_text(f"Epoch loaded: {self._epoch} ")
             self.hparams.train_logger.log_stats(
-                {"Epoch loaded": self.hparams.epoch_counter.current},
+                {"Epoch loaded": self._epoch},
                 test_stats=stats,
             )
             run_on_main(self.write_samples, args=["test"])

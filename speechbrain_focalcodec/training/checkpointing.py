@@ -21,7 +21,11 @@ from speechbrain.utils.distributed import (
     if_main_process,
 )
 
-from speechbrain_focalcodec.errors import CheckpointError, abridge
+from speechbrain_focalcodec.errors import (
+    CheckpointError,
+    FocalCodecError,
+    abridge,
+)
 from speechbrain_focalcodec.training.checkpoint_manifest import (
     MANIFEST,
     check_manifest,
@@ -131,6 +135,31 @@ class AtomicCheckpointer(Checkpointer):
             key: final / path.name for key, path in saved.paramfiles.items()
         }
         return Checkpoint(final, saved.meta, files)
+
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Load a checkpoint into the recoverables.
+
+        Arguments
+        ---------
+        checkpoint : Checkpoint
+            The checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            When it is of another model, or of other optimizers.
+        """
+        try:
+            super().load_checkpoint(checkpoint)
+        except FocalCodecError:
+            raise
+        except (RuntimeError, ValueError, LookupError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"{checkpoint.path}: does not fit what is to be trained "
+                f"({reason:.300}); give the options of the run that wrote it, "
+                "or another output folder"
+            ) from error
 
     def find_checkpoint(
         self,

@@ -1,22 +1,55 @@
-"""What every recipe's train.py does around its experiment directory."""
+"""What every recipe's train.py does: data, training, test, what comes next."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
 
 from speechbrain_focalcodec.data.batching import duration_loader
 from speechbrain_focalcodec.data.pipeline import make_dataset
-from speechbrain_focalcodec.data.splits import TEST_NAME, merge_manifests
+from speechbrain_focalcodec.data.splits import (
+    TEST_NAME,
+    describe_split,
+    merge_manifests,
+)
 from speechbrain_focalcodec.data.token_loader import TokenLoader
 from speechbrain_focalcodec.data.tokens import TokenDataset
+from speechbrain_focalcodec.errors import ConfigError
 from speechbrain_focalcodec.training.caching import use_feature_cache
 from speechbrain_focalcodec.training.checkpointing import RANK
 from speechbrain_focalcodec.training.evaluation import FinalEvaluation
+from speechbrain_focalcodec.training.recipe import run_recipe
 
-__all__ = ["fit_and_evaluate", "prepare_manifests", "train_batches"]
+__all__ = [
+    "fit_and_evaluate",
+    "main",
+    "prepare_manifests",
+    "tell_splits",
+    "train_batches",
+]
+
+logger = get_logger(__name__)
+
+
+def main(prepare: Callable[..., Any], arguments: Sequence[str]) -> None:
+    """Run the recipe of a codec's stage.
+
+    Arguments
+    ---------
+    prepare : callable
+        Data preparation of the recipe's corpus.
+    arguments : sequence of str
+        The command line: a YAML and SpeechBrain's options.
+    """
+
+    def work(hparams: dict, run_opts: Any, begin: Callable[[], None]) -> None:
+        prepare_manifests(prepare, hparams)
+        fit_and_evaluate(hparams, run_opts, begin)
+
+    run_recipe(work, arguments)
 
 
 def prepare_manifests(
@@ -32,9 +65,23 @@ def prepare_manifests(
         With ``data_folder``, ``save_folder``, ``train_splits``,
         ``valid_splits``, ``num_valid``, ``seed`` and, optionally,
         ``test_splits`` and ``prepare_options`` (more arguments of `prepare`).
+
+    Raises
+    ------
+    ConfigError
+        If there are both ``valid_splits`` and ``num_valid``: it would take
+        training speakers away that nobody asked for.
     """
-    splits = {name: hparams[name] for name in ("train_splits", "valid_splits")}
-    splits["test_splits"] = hparams.get("test_splits") or []
+    splits = {
+        name: hparams.get(name) or []
+        for name in ("train_splits", "valid_splits", "test_splits")
+    }
+    if splits["valid_splits"] and hparams["num_valid"]:
+        raise ConfigError(
+            f"valid_splits is {splits['valid_splits']}, and num_valid="
+            f"{hparams['num_valid']} would hold utterances out of train_splits "
+            "too: give --num_valid=0, or --valid_splits=[]"
+        )
     run_on_main(
         prepare,
         kwargs={
@@ -55,7 +102,11 @@ def prepare_manifests(
     )
 
 
-def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
+def fit_and_evaluate(
+    hparams: dict[str, Any],
+    run_opts: Any,
+    begin: Callable[[], None] | None = None,
+) -> None:
     """Train the Brain that the YAML names, and evaluate its best checkpoint.
 
     Losses are those of ``test_splits``, or of the validation data where there
@@ -66,8 +117,10 @@ def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
     ---------
     hparams : dict
         The loaded YAML, see `hparams/train/`.
-    run_opts : dict
+    run_opts : RunOptions or dict
         SpeechBrain's run options.
+    begin : callable, optional
+        Called once modules, checkpoint and data fit together.
     """
     cached = hparams.get("feature_cache") is not None
     save_folder = Path(hparams["save_folder"])
@@ -89,7 +142,8 @@ def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
         for split in ("train", "valid")
     }
     test_set, test_name = datasets["valid"], "valid.json"
-    if hparams.get("test_splits"):
+    test_splits = hparams.get("test_splits")
+    if test_splits:
         test_name = TEST_NAME
         test_set = dataset(test_name, "valid", preload=False)
     brain = hparams["brain"](
@@ -108,8 +162,11 @@ def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
             hparams["data_folder"],
         )
         evaluation.check()
+    tell_splits({**datasets, **({"test": test_set} if test_splits else {})})
     if cached:
         use_feature_cache(brain, datasets, hparams)
+    if begin is not None:
+        brain.at_start.append(begin)
     brain.fit(
         hparams["epoch_counter"],
         train_batches(brain, datasets["train"], hparams),
@@ -124,6 +181,35 @@ def fit_and_evaluate(hparams: dict[str, Any], run_opts: dict[str, Any]) -> None:
     )
     if evaluation is not None:
         evaluation.run()
+    for line in brain.next_steps():
+        logger.info(line)
+
+
+def tell_splits(datasets: dict[str, Any]) -> None:
+    """Log utterances, hours and speakers of each split.
+
+    Arguments
+    ---------
+    datasets : dict
+        Datasets by split.
+    """
+    for name, dataset in datasets.items():
+        logger.info(f"{name}: {describe_split(_utterances(dataset))}")
+
+
+def _utterances(dataset: Any) -> Iterator[tuple[float, str | None]]:
+    """Seconds and speaker of each item."""
+    if isinstance(dataset, TokenDataset):
+        with dataset.output_keys_as(["duration", "speaker"]):
+            for index in range(len(dataset)):
+                item = dataset[index]
+                yield item["duration"], item["speaker"]
+        return
+    for entry in map(dataset.data.__getitem__, dataset.data_ids):
+        seconds = entry.get("duration")
+        if seconds is None:
+            seconds = entry["num_samples"] / entry["sample_rate"]
+        yield seconds, entry.get("spk_id")
 
 
 def train_batches(brain: Any, dataset: Any, hparams: dict[str, Any]) -> Any:

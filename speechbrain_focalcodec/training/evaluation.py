@@ -33,7 +33,6 @@ from speechbrain_focalcodec.metrics.summary import Summary
 from speechbrain_focalcodec.metrics.worker import MAX_FAILURES
 from speechbrain_focalcodec.training.base import CodecBrain
 from speechbrain_focalcodec.training.distributed import run_long_on_main
-from speechbrain_focalcodec.training.teacher import is_student
 
 __all__ = ["EvaluationOptions", "FinalEvaluation"]
 
@@ -184,7 +183,7 @@ class FinalEvaluation:
         self.manifest, self.data_folder = Path(manifest), Path(data_folder)
         name = DEBUG_FOLDER_NAME if brain.debug else FOLDER_NAME
         self.out = Path(brain.hparams.output_folder) / name
-        missing = _missing_parts(brain)
+        missing = brain.missing_parts()
         if missing:
             names = [source.name for source in brain.sources]
             raise ConfigError(
@@ -265,6 +264,7 @@ class FinalEvaluation:
         known = {key: x for key, x in figures.items() if x is not None}
         epoch = brain.hparams.epoch_counter.current
         brain.run_log.write("evaluation", brain.optimizer_step, epoch, known)
+        brain.run_log.forget_text(f"Epoch evaluated: {epoch},")
         brain.hparams.train_logger.log_stats(
             {"Epoch evaluated": epoch, "utterances": system.utterances},
             test_stats=known,
@@ -278,16 +278,3 @@ class FinalEvaluation:
             return limit
         most = self.brain.debug_batches
         return most if limit is None else min(limit, most)
-
-
-def _missing_parts(brain: CodecBrain) -> list[str]:
-    """Parts for resynthesis that neither the stage nor ``start_from`` gives."""
-    needed = ["compressor", "decompressor", "decoder"]
-    # Frozen encoders with full context have been loaded by now.
-    if is_student(brain.codec):
-        needed.insert(0, "encoder")
-    return [
-        part
-        for part in needed
-        if part not in brain.TRAINED and part not in brain.loaded
-    ]

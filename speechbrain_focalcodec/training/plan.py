@@ -4,7 +4,7 @@ from typing import Any
 
 from speechbrain.utils.logger import get_logger
 
-__all__ = ["check_plan", "planned_steps"]
+__all__ = ["check_plan", "planned_steps", "shorten_warmup"]
 
 logger = get_logger(__name__)
 
@@ -77,3 +77,39 @@ def check_plan(schedule: Any, steps: int) -> bool:
         *(steps, total, effect, steps),
     )
     return False
+
+
+def shorten_warmup(schedule: Any) -> bool:
+    """Let a learning rate that would only warm up reach its height.
+
+    A run of fewer steps than its warm-up ends before the learning rate is
+    what was asked for. It then warms up for a tenth of its steps.
+
+    Arguments
+    ---------
+    schedule : object
+        Of the learning rate by steps, with ``total_steps`` and perhaps
+        ``warmup``, which is changed.
+
+    Returns
+    -------
+    bool
+        Whether it was changed, which a warning tells.
+
+    Example
+    -------
+    >>> from types import SimpleNamespace
+    >>> schedule = SimpleNamespace(warmup=200, total_steps=100)
+    >>> shorten_warmup(schedule), schedule.warmup
+    (True, 10)
+    """
+    warmup, total = getattr(schedule, "warmup", 0), schedule.total_steps
+    if warmup < total:
+        return False
+    schedule.warmup = total // 10
+    logger.warning(
+        "The learning rate would warm up for %d steps, but total_steps is %d: "
+        "it warms up for %d. Give --lr_schedule='{warmup: N}' for others",
+        *(warmup, total, schedule.warmup),
+    )
+    return True

@@ -13,8 +13,9 @@ not finite is null. The splits:
 import json
 import math
 import os
+import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ __all__ = ["METRICS_FILE", "RunLog", "gradient_norm", "read_metrics"]
 METRICS_FILE = "metrics.jsonl"
 # What identifies a line; the rest are scalars.
 KEYS = ("split", "step", "epoch")
+# The lines of a run's end, of the checkpoint that is the best.
+FINAL = ("test", "evaluation")
+# How SpeechBrain's logger begins the line of an epoch.
+_EPOCH = re.compile(r"epoch: (\d+)")
 # A sound of each validation adds up: trackers get the first seconds alone.
 MEDIA_SECONDS = 10
 
@@ -53,6 +58,8 @@ class RunLog:
         See :func:`~speechbrain_focalcodec.training.trackers.make_trackers`.
     config : Mapping[str, Any], optional
         Hyperparameters, of which the plain ones are shown by trackers.
+    text : str or Path, optional
+        The file that SpeechBrain's logger writes, `train_log.txt`.
 
     Raises
     ------
@@ -80,10 +87,12 @@ class RunLog:
         interval: int = 50,
         loggers: Iterable[str | Tracker] | None = None,
         config: Mapping[str, Any] | None = None,
+        text: str | Path | None = None,
     ):
         if interval < 1:
             raise ValueError(f"log_interval must be positive, not {interval}")
         self.folder = Path(folder)
+        self.text = None if text is None else Path(text)
         self.interval = interval
         #: Means since the last line; saved with a checkpoint, so that a run
         #: that resumes writes the lines that it would have written.
@@ -98,25 +107,63 @@ class RunLog:
         self._last = time.perf_counter()
         self._audio = 0.0
 
-    def resume(self, step: int) -> None:
-        """Begin, removing the lines beyond the step that a run resumes from.
+    def resume(self, step: int, epochs: int | None = None) -> None:
+        """Begin, removing the lines beyond what a run resumes from.
 
-        A run that starts anew in the folder of another moves its log aside,
-        to `metrics.1.jsonl` and so on.
+        A run that starts anew in the folder of another moves its logs aside,
+        to `metrics.1.jsonl`, `train_log.1.txt` and so on.
 
         Arguments
         ---------
         step : int
             Steps of the optimizer so far.
+        epochs : int, optional
+            Epochs that have ended. Where the last one has not, its lines may
+            be there all the same, from a run that was killed before its
+            checkpoint.
         """
         if not if_main_process():
             return
         path = self.folder / METRICS_FILE
-        if step == 0 and path.is_file():
-            aside = _free_name(path)
-            os.replace(path, aside)
-            logger.info(f"{path}: of an earlier run, now {aside.name}")
+        for old in filter(None, (path, self.text)):
+            if step == 0 and old.is_file():
+                aside = _free_name(old)
+                os.replace(old, aside)
+                logger.info(f"{old}: of an earlier run, now {aside.name}")
+        if epochs is not None:
+            self._drop_epochs(step, epochs)
         self._start(step)
+
+    def _drop_epochs(self, step: int, epochs: int) -> None:
+        """Remove lines that the run will write again."""
+
+        def is_past(line: dict[str, Any]) -> bool:
+            if line["split"] == "train":
+                # That of a mean which goes on was written at a run's end.
+                return line["step"] < step or not self.window
+            return line["split"] in FINAL or line["epoch"] <= epochs
+
+        _keep_lines(self.folder / METRICS_FILE, is_past)
+        if self.text is not None and self.text.is_file():
+            _keep_text(
+                self.text,
+                lambda line: (
+                    not (
+                        (found := _EPOCH.match(line)) and int(found[1]) > epochs
+                    )
+                ),
+            )
+
+    def forget_text(self, beginning: str) -> None:
+        """Remove lines of `train_log.txt` that are to be written again.
+
+        Arguments
+        ---------
+        beginning : str
+            What they begin with.
+        """
+        if self.text is not None and self.text.is_file() and if_main_process():
+            _keep_text(self.text, lambda line: not line.startswith(beginning))
 
     def start_clock(self) -> None:
         """Measure the time of the next step from now."""
@@ -200,6 +247,12 @@ class RunLog:
             value = float(value)
             line[name] = value if math.isfinite(value) else None
         self._start(None)
+        if split in FINAL:
+            # The same checkpoint again, by a run that had ended.
+            _keep_lines(
+                self.folder / METRICS_FILE,
+                lambda old: (old["split"], old["step"]) != (split, step),
+            )
         with open(self.folder / METRICS_FILE, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, allow_nan=False) + "\n")
         for tracker in self._trackers:
@@ -252,7 +305,10 @@ class RunLog:
             return
         self._started = True
         self.folder.mkdir(parents=True, exist_ok=True)
-        _drop_beyond(self.folder / METRICS_FILE, step)
+        limit = math.inf if step is None else step
+        _keep_lines(
+            self.folder / METRICS_FILE, lambda line: line["step"] <= limit
+        )
         for tracker in self._trackers:
             tracker.start(self.folder, self._config, step)
 
@@ -348,18 +404,19 @@ def _parse(text: str) -> dict[str, Any] | None:
     return line if isinstance(line, dict) and line.keys() >= set(KEYS) else None
 
 
-def _drop_beyond(path: Path, step: int | None) -> None:
-    """Rewrite a log without lines beyond a step and without torn ones."""
-    if not path.is_file():
-        return
+def _keep_lines(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+    """Rewrite `metrics.jsonl` with some of its lines, without torn ones."""
+    if path.is_file():
+        _keep_text(
+            path,
+            lambda text: (line := _parse(text)) is not None and is_kept(line),
+        )
+
+
+def _keep_text(path: Path, is_kept: Callable[[str], bool]) -> None:
+    """Rewrite a file with some of its lines."""
     text = path.read_text(encoding="utf-8", errors="replace")
-    kept = [
-        line
-        for line in text.splitlines()
-        if (parsed := _parse(line)) is not None
-        and (step is None or parsed["step"] <= step)
-    ]
-    new = "".join(line + "\n" for line in kept)
+    new = "".join(line + "\n" for line in text.splitlines() if is_kept(line))
     if new != text:
         atomic_write_text(path, new)
 

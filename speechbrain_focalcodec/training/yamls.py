@@ -5,22 +5,26 @@ begin with ``!include:other.yaml``: it then is that file with the keys that
 follow added or put in the place of its own, and writes only what differs.
 """
 
+import difflib
 import io
 import os
-import tempfile
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.constructor import DuplicateKeyError
+from speechbrain import RunOptions
 
 from speechbrain_focalcodec.errors import ConfigError
 
-__all__ = ["load_yaml", "resolve_yaml", "resolved_file"]
+__all__ = ["changed_keys", "load_yaml", "parse_overrides", "resolve_yaml"]
 
 INCLUDE = "!include:"
+# Lists that may be given as the one name that they hold.
+ONE_OR_MORE = {"freeze", "loggers", "start_from"}
 
 
 class _Named(io.StringIO):
@@ -64,35 +68,6 @@ def load_yaml(path: str | Path, overrides: str | Mapping = "") -> dict:
     return load_hyperpyyaml(resolve_yaml(path, overrides))
 
 
-@contextmanager
-def resolved_file(path: str | Path, overrides: str = "") -> Iterator[str]:
-    """A file with what a YAML says after includes, references and overrides.
-
-    Arguments
-    ---------
-    path : str or Path
-        A training YAML.
-    overrides : str
-        The command line's, as `sb.parse_arguments` gives them.
-
-    Yields
-    ------
-    str
-        Path of a temporary file, for `load_hyperpyyaml` and
-        `sb.create_experiment_directory`.
-
-    Raises
-    ------
-    ConfigError
-        See :func:`resolve_yaml`.
-    """
-    text = resolve_yaml(path, overrides)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / Path(path).name
-        file.write_text(text, encoding="utf-8")
-        yield str(file)
-
-
 def resolve_yaml(path: str | Path, overrides: str | Mapping = "") -> str:
     """What a training YAML says, with nothing left to look up.
 
@@ -113,7 +88,8 @@ def resolve_yaml(path: str | Path, overrides: str | Mapping = "") -> str:
     ------
     ConfigError
         If a file is missing, is no YAML or includes itself, a placeholder was
-        not given, or an override is no key of the file.
+        not given, or an override is no key of the file or is of another kind
+        than the file's value.
 
     Example
     -------
@@ -127,16 +103,15 @@ def resolve_yaml(path: str | Path, overrides: str | Mapping = "") -> str:
     path = Path(path)
     tree = _read(path, ())
     if isinstance(overrides, str):
-        try:
-            overrides = YAML().load(overrides or "{}") or {}
-        except YAMLError as error:
-            raise ConfigError(f"the command line's options: {error}") from error
+        overrides = parse_overrides(overrides)
     unknown = [key for key in overrides if key not in tree]
     if unknown:
         raise ConfigError(
-            f"{path}: has no {', '.join(map(repr, unknown))} to set; its keys "
-            f"are {', '.join(key for key in tree if not key.startswith('_'))}"
+            f"{path}: has no {', '.join(map(repr, unknown))} to set; "
+            + _suggest(unknown[0], tree)
         )
+    for key, value in overrides.items():
+        _check_kind(key, tree[key], value)
     _update(tree, overrides)
     missing = [
         key for key, value in tree.items() if _tag(value) == "!PLACEHOLDER"
@@ -151,6 +126,148 @@ def resolve_yaml(path: str | Path, overrides: str | Mapping = "") -> str:
         return resolve_references(named).getvalue()
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def parse_overrides(text: str) -> dict[str, Any]:
+    """The command line's options as `sb.parse_arguments` gives them.
+
+    Arguments
+    ---------
+    text : str
+        YAML.
+
+    Returns
+    -------
+    dict
+        Values by key.
+
+    Raises
+    ------
+    ConfigError
+        If it is no YAML, or no table.
+
+    Example
+    -------
+    >>> dict(parse_overrides("lr: 0.1"))
+    {'lr': 0.1}
+    """
+    try:
+        overrides = YAML().load(text or "{}") or {}
+    except DuplicateKeyError as error:
+        names = re.findall(r'duplicate key "([^"]+)"', str(error))
+        raise ConfigError(
+            f"the command line gives --{' '.join(names)} twice (duplicate key)"
+        ) from error
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        lines = text.splitlines()
+        line = lines[min(mark.line, len(lines) - 1)] if mark else text
+        reason = getattr(error, "problem", None) or error
+        option = line.replace(": ", "=", 1)
+        raise ConfigError(f"--{option} is no YAML: {reason}") from error
+    if not isinstance(overrides, dict):
+        raise ConfigError(
+            f"the command line's options: {text!r:.80} sets no key; give "
+            "--KEY=VALUE"
+        )
+    return overrides
+
+
+def changed_keys(old: str, new: str) -> dict[str, str]:
+    """What differs between two resolved YAMLs.
+
+    Arguments
+    ---------
+    old, new : str
+        What :func:`resolve_yaml` gave.
+
+    Returns
+    -------
+    dict
+        By key (that of a table within a table is ``outer.inner``) what it was
+        and what it is. A value that follows a changed key of the first level
+        by a reference is left out.
+
+    Raises
+    ------
+    ConfigError
+        If one is no YAML.
+
+    Example
+    -------
+    >>> changed_keys("{lr: 1, opt: {lr: 1, beta: 2}}", "{lr: 3, opt: {lr: 3}}")
+    {'lr': '1 -> 3', 'opt.beta': '2 -> nothing'}
+    """
+    try:
+        before, after = (
+            dict(_leaves(YAML().load(text) or {}, "", set()))
+            for text in (old, new)
+        )
+    except YAMLError as error:
+        raise ConfigError(f"is no YAML: {error}") from error
+    changed: dict[str, str] = {}
+    for key in dict.fromkeys([*before, *after]):
+        if before.get(key) != after.get(key):
+            was, now = (x.get(key, "nothing") for x in (before, after))
+            changed[key] = f"{was} -> {now}"
+    followed = {change for key, change in changed.items() if "." not in key}
+    return {
+        key: change
+        for key, change in changed.items()
+        if "." not in key or change not in followed
+    }
+
+
+def _leaves(node: Any, name: str, seen: set[int]) -> Iterator[tuple[str, str]]:
+    """Values by their dotted key; what is referred to twice, once."""
+    tag = _tag(node)
+    if tag:
+        yield name, tag
+    if isinstance(node, dict):
+        if id(node) in seen:
+            return
+        seen.add(id(node))
+        for key, child in node.items():
+            yield from _leaves(child, f"{name}.{key}".lstrip("."), seen)
+    elif isinstance(node, list) and any(isinstance(x, dict) for x in node):
+        for number, child in enumerate(node):
+            yield from _leaves(child, f"{name}.{number}", seen)
+    elif node is not None and not tag:
+        yield name, str(list(node) if isinstance(node, list) else node)
+
+
+def _suggest(key: str, tree: Mapping) -> str:
+    """What a key that does not exist may have meant."""
+    options = RunOptions().as_dict()
+    near = difflib.get_close_matches(key, [*tree, *options], n=1)
+    if near:
+        return f"did you mean --{near[0]}?"
+    keys = ", ".join(key for key in tree if not key.startswith("_"))
+    return f"its keys are {keys}"
+
+
+def _check_kind(key: str, old: Any, new: Any) -> None:
+    """Raise if a value is of another kind than the one that it replaces."""
+    if _tag(old) or _tag(new) or old is None or new is None:
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in old.keys() & new.keys():
+            _check_kind(f"{key}.{name}", old[name], new[name])
+        return
+    for kind, fits, wanted in (
+        (dict, dict, "a table, as in '{name: value}'"),
+        (list, list, f"a list, as in [{new}]"),
+        (bool, bool, "True or False"),
+        (int | float, int | float, "a number"),
+        (str, str, "text"),
+    ):
+        if not isinstance(old, kind):
+            continue
+        one = key in ONE_OR_MORE and isinstance(new, str)
+        is_flag = isinstance(new, bool) and kind is not bool
+        if is_flag or not (isinstance(new, fits) or one):
+            raise ConfigError(f"--{key}={new} must be {wanted}")
+        return
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> Any:

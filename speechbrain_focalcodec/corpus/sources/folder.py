@@ -34,6 +34,8 @@ class FolderSource(Source):
     text in the transcripts beside it; a file that does not fit keeps the id
     of an ordinary one. AN4 is recognised likewise, by ``speaker`` folders in
     which every audio file is named ``anNNN-speaker-b`` or ``cenN-speaker-b``.
+    Where the folder above the speakers is a split, such as ``dev-clean``, the
+    items say so in a column ``split``.
 
     Arguments
     ---------
@@ -75,7 +77,10 @@ class FolderSource(Source):
                 stem = os.path.splitext(name)[0]
                 if chapter and chapter.fits(stem):
                     speaker, text = chapter.speaker, chapter.texts.get(stem)
-                    yield 0, Item(stem, prefix + name, speaker, text)
+                    item = Item(stem, prefix + name, speaker, text)
+                    if chapter.split is not None:
+                        item = item._replace(extra={"split": chapter.split})
+                    yield 0, item
                 else:
                     yield 0, Item(below + stem, prefix + name)
 

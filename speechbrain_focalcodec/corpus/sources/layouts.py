@@ -64,8 +64,9 @@ class Layout:
         """A folder's utterances, with their texts if it is a chapter."""
         if self.prefix(folder) is None:
             return Chapter(self, folder, "", {})
-        speaker = os.path.basename(os.path.dirname(folder))
-        return Chapter(self, folder, speaker, self.read_texts(Path(folder)))
+        above, speaker = os.path.split(os.path.dirname(folder))
+        texts = self.read_texts(Path(folder))
+        return Chapter(self, folder, speaker, texts, _split_of(above))
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ class Chapter:
         Who speaks.
     texts : dict
         Texts by utterance.
+    split : str, optional
+        The split that the speaker is in, such as ``train-clean-100``; `None`
+        where no folder above the speaker's has the name of one.
 
     Example
     -------
@@ -94,6 +98,7 @@ class Chapter:
     folder: str
     speaker: str
     texts: dict[str, str]
+    split: str | None = None
 
     def fits(self, stem: str) -> bool:
         """Whether a file of this stem is an utterance of the chapter."""
@@ -127,7 +132,17 @@ class An4:
             texts = _read_an4(above / "etc")
             if texts:
                 break
-        return Chapter(self, folder, os.path.basename(folder), texts)
+        split, speaker = os.path.split(folder)
+        return Chapter(self, folder, speaker, texts, _split_of(split))
+
+
+# train-clean-100, dev-other, an4test_clstk, ...
+_SPLIT = re.compile(r"(train|dev|test)(-.+)?|an4(test)?_clstk")
+
+
+def _split_of(folder: str) -> str | None:
+    name = os.path.basename(folder)
+    return name if _SPLIT.fullmatch(name) else None
 
 
 _AN4_STEM = re.compile(r"(?:an|cen)[0-9]+-([a-z0-9]+)-b")
