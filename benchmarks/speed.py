@@ -27,6 +27,7 @@ from agreement import token_agreement
 from cases import Counts, Settings, SystemResult, measure_system
 from measuring import describe_machine
 from peers import make_peers
+from published import compare_speed, speed_table
 from reporting import parse_names, parse_numbers, write_json
 from speed_report import (
     agreement_table,
@@ -35,7 +36,7 @@ from speed_report import (
     long_table,
     wide_table,
 )
-from systems import ENCODER, MODELS, WHOLE, CodecSystem, System
+from systems import ENCODER, MODELS, WHOLE, CodecSystem, System, build_full
 
 STAGES = {"encoder": ENCODER, "encode": "encode", "decode": "decode"}
 STAGES["whole"] = WHOLE
@@ -143,6 +144,13 @@ def main(
         typer.Option(help="Real speech, for the options' token agreement."),
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="Files of it.")] = 20,
+    published: Annotated[
+        Path | None,
+        typer.Option(
+            help="A clone of lucadellalib/focalcodec: measure it beside the "
+            "full-size model, in turns, and nothing else."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Picture: png, pdf or svg.")
@@ -167,6 +175,15 @@ def main(
         max_batch=max_batch,
     )
     machine = describe_machine(settings.device)
+    if published is not None:
+        rows = compare_speed(
+            *(build_full(), published, settings.seconds, repeats),
+            settings.device,
+        )
+        typer.echo(f"{describe([], machine)}\n\n{speed_table(rows)}")
+        if out is not None:
+            write_json(out, {"machine": machine, "published": rows})
+        return
 
     def save(results, agreement=()):
         if out is not None:

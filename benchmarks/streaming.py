@@ -22,6 +22,7 @@ import torch
 import typer
 from chunks import GIB, ChunksResult, full_window, memory_rate, time_chunks
 from measuring import describe_machine
+from published import chunk_table, compare_chunks
 from reporting import parse_names, parse_numbers, write_json
 from streaming_report import (
     chunks_table,
@@ -30,7 +31,13 @@ from streaming_report import (
     streams_table,
 )
 from streams import StreamsResult, find_pool, search_streams, time_steps
-from systems import CAUSAL_MODELS, CodecSystem, Missing, OnOnnxRuntime
+from systems import (
+    CAUSAL_MODELS,
+    CodecSystem,
+    Missing,
+    OnOnnxRuntime,
+    build_full_causal,
+)
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import FocalCodecError
@@ -193,6 +200,13 @@ def main(
     steps: Annotated[
         int, typer.Option(min=1, help="Of each number of streams.")
     ] = 100,
+    published: Annotated[
+        Path | None,
+        typer.Option(
+            help="A clone of lucadellalib/focalcodec: measure its chunks "
+            "beside the full-size model's, in turns, and nothing else."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
     picture: Annotated[
         Path | None,
@@ -213,6 +227,17 @@ def main(
     )
     machine = describe_machine(CPU)
     del machine["threads"]  # of each case
+    title = (
+        f"{machine['cpu']} ({machine['cpu_capability']}), "
+        f"torch {machine['torch']}"
+    )
+    if published is not None:
+        torch.set_num_threads(max(settings.threads))
+        walls = compare_chunks(build_full_causal(), published, chunks, warm)
+        typer.echo(f"{title}\n\n{chunk_table(walls)}")
+        if out is not None:
+            write_json(out, {"machine": machine, "published": walls})
+        return
 
     def save(
         chunk_results: list[ChunksResult], stream_results: list[StreamsResult]
@@ -224,10 +249,6 @@ def main(
 
     results = measure(parse_names(models), parse_names(options), settings, save)
     save(*results)
-    title = (
-        f"{machine['cpu']} ({machine['cpu_capability']}), "
-        f"torch {machine['torch']}"
-    )
     typer.echo(f"\n{title}\n\n{chunks_table(results[0])}")
     if results[1]:
         typer.echo(f"\n{streams_table(results[1])}")

@@ -98,8 +98,8 @@ def accelerate(
     elif precision == "int8":
         _to_int8(codec)
     if compile:
-        for part in (codec.encoder, codec.decoder):
-            part.compile()
+        for role in {"encoder", "decoder"}.intersection(codec.parts):
+            codec.get_submodule(role).compile()
     done = [precision] * (precision is not None) + ["compile"] * compile
     codec.accelerated = "+".join(map(str, done))
     return codec

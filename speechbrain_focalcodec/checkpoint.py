@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,8 +23,20 @@ from torch.overrides import TorchFunctionMode
 
 from speechbrain_focalcodec import hub
 from speechbrain_focalcodec.atomic import atomic_path
-from speechbrain_focalcodec.config import read_config
-from speechbrain_focalcodec.errors import CheckpointError, abridge
+from speechbrain_focalcodec.config import (
+    CodecConfig,
+    all_causal,
+    as_saved_before,
+    left_out,
+    read_json,
+    version_of,
+)
+from speechbrain_focalcodec.errors import (
+    CheckpointError,
+    ConfigError,
+    abridge,
+)
+from speechbrain_focalcodec.part_configs import PART_CONFIGS, VERSIONS
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec
@@ -35,12 +48,15 @@ __all__ = [
     "DEFAULT_CAUSAL_MODEL",
     "DEFAULT_MODEL",
     "MetaWeights",
+    "ModelFiles",
     "WEIGHTS_FILE",
+    "find_model",
     "fingerprint_of",
     "join_qkv",
     "load_codec",
     "load_state",
     "load_weights",
+    "match_config",
     "read_weights",
     "resolve_source",
     "save_codec",
@@ -50,10 +66,18 @@ __all__ = [
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_SUFFIX = ".safetensors"
+# Of pickled weights, which can run code when they are read.
+PICKLES = (".pt", ".pth", ".bin")
 DEFAULT_MODEL = "focalcodec_mini_50hz"
 # What streams when no model is named.
 DEFAULT_CAUSAL_MODEL = "focalcodec_mini_50hz_causal"
 BUNDLED_MODELS = Path(__file__).parent / "models"
+
+# What this package's weights files carry, and the published package's do not.
+METADATA = {"format": "pt"}
+# What can be wrong with a weight.
+MISFITS = ("missing weight", "unexpected weight", "wrong shape", "wrong type")
 
 Weights = dict[str, torch.Tensor]
 C = TypeVar("C", bound="FocalCodec")
@@ -63,6 +87,7 @@ def resolve_source(
     source: str | Path,
     revision: str | None = None,
     names: Sequence[str | Sequence[str]] = hub.MODEL_FILES,
+    options: hub.HubOptions | None = None,
 ) -> tuple[str, Path]:
     """Find a model's folder, fetching it from the hub when needed.
 
@@ -75,6 +100,8 @@ def resolve_source(
     names : sequence of str
         Hub only: the files to fetch, see
         :func:`speechbrain_focalcodec.hub.fetch`.
+    options : dict, optional
+        Hub only: see :class:`speechbrain_focalcodec.hub.HubOptions`.
 
     Returns
     -------
@@ -86,7 +113,8 @@ def resolve_source(
     Raises
     ------
     CheckpointError
-        If there is no such model or it cannot be fetched.
+        If there is no such model or it cannot be fetched, or a revision is
+        given for one that has none.
 
     Example
     -------
@@ -97,16 +125,128 @@ def resolve_source(
     folder = Path(os.path.expanduser(text))
     # Path.is_dir raises when the name is too long for one.
     if os.path.isdir(folder):
+        _check_no_revision(folder, revision)
         return folder.resolve().name, folder
     bundled = bundled_models()
     if text in bundled:
+        _check_no_revision(text, revision)
         return text, BUNDLED_MODELS / text
     if isinstance(source, str) and hub.is_repository(text):
-        return text, hub.fetch(text, revision, names)
+        return text, hub.fetch(text, revision, names, options)
+    if folder.suffix in PICKLES and os.path.isfile(folder):
+        raise CheckpointError(hub.pickled_message(folder))
     raise CheckpointError(
         f"model {text!r}: neither a folder, nor a hub repository "
-        f"(owner/name), nor one of the bundled models {bundled}"
+        "(owner/name), nor a configuration (.json) in one of these, nor one "
+        f"of the bundled models {bundled}"
     )
+
+
+def _check_no_revision(source: str | Path, revision: str | None) -> None:
+    if revision is not None:
+        raise CheckpointError(
+            f"revision {revision!r}: {source} has none; give a revision for a "
+            "hub repository only"
+        )
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where a codec is.
+
+    Arguments
+    ---------
+    name : str
+        What it is called.
+    config : Path
+        Its configuration.
+    weights : Path
+        Its weights; they may be missing.
+
+    Example
+    -------
+    >>> find_model("tests/parity/offline_50hz").weights.name
+    'model.safetensors'
+    """
+
+    name: str
+    config: Path
+    weights: Path
+
+
+def find_model(
+    source: str | Path,
+    revision: str | None = None,
+    options: hub.HubOptions | None = None,
+) -> ModelFiles:
+    """Find a codec's files, fetching them from the hub when needed.
+
+    Arguments
+    ---------
+    source : str or Path
+        Name of a bundled model; a local folder or hub repository with
+        `config.json` and `model.safetensors`; or a configuration in one, such
+        as ``folder/config_x.json`` or ``owner/name/config_x.json``, with its
+        weights beside it under the same name.
+    revision : str, optional
+        Hub only: commit, tag or branch.
+    options : dict, optional
+        Hub only: see :class:`speechbrain_focalcodec.hub.HubOptions`.
+
+    Returns
+    -------
+    ModelFiles
+        The files.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such model or it cannot be fetched, or a revision is
+        given for one that has none.
+
+    Example
+    -------
+    >>> find_model("tests/parity/offline_50hz/config.json").name
+    'offline_50hz'
+    """
+    text = os.fspath(source)
+    path = Path(os.path.expanduser(text))
+    if path.suffix == ".json" and os.path.isfile(path):
+        _check_no_revision(path, revision)
+        name = path.stem
+        if path.name == CONFIG_FILE:
+            name = path.resolve().parent.name
+        return ModelFiles(name, path, _beside(path, _weights_names(path.name)))
+    match = hub.split_file(text) if isinstance(source, str) else None
+    if match is None or os.path.isdir(path.parent):
+        name, folder = resolve_source(source, revision, options=options)
+        config = folder / CONFIG_FILE
+        names = (WEIGHTS_FILE, *_weights_names(CONFIG_FILE))
+        return ModelFiles(name, config, _beside(config, names))
+    repository, file = match
+    names = _weights_names(file)
+    folder = hub.fetch(repository, revision, (file, names), options)
+    return ModelFiles(text, folder / file, _beside(folder / file, names))
+
+
+def _weights_names(config: str) -> tuple[str, ...]:
+    """Names that the weights of a configuration can have."""
+    names = (Path(config).with_suffix(WEIGHTS_SUFFIX).name,)
+    return (*names, WEIGHTS_FILE) if config == CONFIG_FILE else names
+
+
+def _beside(config: Path, names: Sequence[str]) -> Path:
+    """The weights beside a configuration: the first that are there."""
+    paths = [config.with_name(name) for name in names]
+    found = [path for path in paths if path.exists()]
+    pickled = [path for path in paths if _pickled(path) is not None]
+    return [*found, *pickled, paths[-1]][0]
+
+
+def _pickled(path: Path) -> Path | None:
+    """Pickled weights in place of a safetensors file."""
+    others = (path.with_suffix(suffix) for suffix in PICKLES)
+    return next(filter(Path.is_file, others), None)
 
 
 def bundled_models() -> list[str]:
@@ -149,18 +289,18 @@ def offline_message(name: str) -> str:
 
 
 def load_codec(
-    cls: type[C], source: str | Path, revision: str | None = None
+    cls: type[C], files: ModelFiles, parts: Sequence[str] | None = None
 ) -> C:
-    """Build a codec from a folder, a bundled name or a hub repository.
+    """Build a codec from its files.
 
     Arguments
     ---------
     cls : type
         :class:`~speechbrain_focalcodec.codec.FocalCodec`.
-    source : str or Path
-        See :func:`resolve_source`.
-    revision : str, optional
-        Hub only.
+    files : ModelFiles
+        Of :func:`find_model`.
+    parts : sequence of str, optional
+        The parts to load; all by default.
 
     Returns
     -------
@@ -172,17 +312,107 @@ def load_codec(
     ConfigError, CheckpointError
         See :meth:`FocalCodec.from_pretrained`.
     """
-    name, folder = resolve_source(source, revision)
-    config = read_config(folder / CONFIG_FILE)
-    path = folder / WEIGHTS_FILE
-    # A small file may claim a huge model: compare before allocating it.
-    with MetaWeights():
-        outline = cls(config)
-    shapes = upgrade_names(read_weights(path, device="meta"), path)
-    check_state(outline, shapes, path)
-    codec = cls(config, name=name)
-    load_weights(codec, path)
+    codec = cls(match_config(cls, files), name=files.name, parts=parts)
+    load_weights(codec, files.weights)
+    codec.weights_file = files.weights
     return codec
+
+
+def match_config(
+    cls: type[C], files: ModelFiles, data: Any = None
+) -> CodecConfig:
+    """Read a configuration, with defaults that fit its weights.
+
+    What it leaves out has the default of one version of the published
+    package: the one that its keys tell if the weights fit, else the other.
+
+    Arguments
+    ---------
+    cls : type
+        :class:`~speechbrain_focalcodec.codec.FocalCodec`.
+    files : ModelFiles
+        Of :func:`find_model`.
+    data : dict, optional
+        The configuration, when it is not that of the file.
+
+    Returns
+    -------
+    CodecConfig
+        The weights have the names and shapes that it needs.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing or does not fit the schema, or if no version's
+        defaults fit the weights; the message names what to write down.
+    CheckpointError
+        If the weights are missing, or do not fit.
+    """
+    if data is None:
+        data = read_json(files.config)
+    first = VERSIONS[0]
+    if isinstance(data, dict) and _saved_here(files.weights):
+        _check_wavenext(data, files.config)
+        data = as_saved_before(data)
+    elif isinstance(data, dict):
+        first = version_of(data) or first
+    configs, problems = [], []
+    for version in sorted(VERSIONS, key=lambda version: version != first):
+        try:
+            configs.append(CodecConfig.parse(data, files.config, version))
+        except ConfigError as error:
+            problems.append(error)
+    if not configs:
+        raise problems[0]
+    shapes = upgrade_names(
+        read_weights(files.weights, device="meta"), files.weights
+    )
+    outlines = []
+    for config in configs:
+        # A small file may claim a huge model: nothing is allocated here.
+        with MetaWeights():
+            outlines.append(cls(config))
+        if not _misfits(outlines[-1], shapes):
+            return config
+    parts = {name.partition(".")[0] for name in _misfits(outlines[0], shapes)}
+    missing = [key for key in left_out(data) if key.partition("_")[0] in parts]
+    # Only where what is left out could be all that is wrong.
+    if parts == {key.partition("_")[0] for key in missing}:
+        raise ConfigError(
+            f"{files.config}: no version's defaults fit {files.weights}; "
+            f"write down {abridge(missing, most=12)}"
+        )
+    check_state(outlines[0], shapes, files.weights)
+    return configs[0]
+
+
+def _saved_here(weights: Path) -> bool:
+    """Whether this package wrote the weights, as far as they tell."""
+    if not weights.is_file():
+        return False
+    with _opened(weights) as stream:
+        return (stream.metadata() or {}) == METADATA
+
+
+def _check_wavenext(data: dict[str, Any], path: Path) -> None:
+    """Raise if it is open whether a WaveNeXt is causal.
+
+    The weights look like this package's, whose earlier versions took it to be;
+    but other tools write such weights too, beside published configurations.
+    """
+    decoder = data.get("decoder_config", {})
+    if (
+        data.get("decoder_name") == "WaveNeXt"
+        and isinstance(decoder, dict)
+        and "causal" not in decoder
+        and not all_causal(data)
+        and data.get("encoder_name") != "LogMel"
+    ):
+        raise ConfigError(
+            f"{path}: write down decoder_config.causal: true if an earlier "
+            "version of speechbrain_focalcodec wrote the file, false if the "
+            "published package did"
+        )
 
 
 class MetaWeights(TorchFunctionMode):
@@ -217,6 +447,8 @@ def save_codec(codec: "FocalCodec", folder: str | Path) -> None:
         Made when missing. An interrupted call leaves what was there, or a
         folder without `config.json`; never a mixture of two models.
     """
+    for part in PART_CONFIGS:
+        getattr(codec, part)  # an error if it was loaded without
     config = codec.config.to_dict()
     with writing_model(Path(folder), config, codec.state_dict()):
         pass
@@ -261,12 +493,16 @@ def writing_model(
     with atomic_path(folder / CONFIG_FILE) as temporary:
         temporary.write_text(text, encoding="utf-8")
         with atomic_path(folder / WEIGHTS_FILE) as temporary:
-            save_file(weights, temporary, metadata={"format": "pt"})
+            save_file(weights, temporary, metadata=METADATA)
             (folder / CONFIG_FILE).unlink(missing_ok=True)
         yield
 
 
-def read_weights(path: str | Path, device: str = "cpu") -> Weights:
+def read_weights(
+    path: str | Path,
+    device: str = "cpu",
+    parts: Sequence[str] | None = None,
+) -> Weights:
     """Read a safetensors file.
 
     Arguments
@@ -275,6 +511,8 @@ def read_weights(path: str | Path, device: str = "cpu") -> Weights:
         The file.
     device : str
         Where to put the tensors; ``meta`` reads their shapes alone.
+    parts : sequence of str, optional
+        Of a codec: the parts whose weights to read; all by default.
 
     Returns
     -------
@@ -288,24 +526,34 @@ def read_weights(path: str | Path, device: str = "cpu") -> Weights:
     """
     path = Path(path)
     if not path.is_file():
+        pickled = _pickled(path)
         raise CheckpointError(
-            f"{path}: not found; a model folder holds {CONFIG_FILE} and "
+            hub.pickled_message(pickled)
+            if pickled is not None
+            else f"{path}: not found; a model folder holds {CONFIG_FILE} and "
             f"{WEIGHTS_FILE}"
         )
-    try:
-        with safe_open(path, "pt", device="cpu") as stream:
-            names = stream.keys()
-            if device != "meta":
-                return {
-                    name: stream.get_tensor(name).to(device) for name in names
-                }
-            shapes = {
-                name: stream.get_slice(name).get_shape() for name in names
-            }
+    with _opened(path) as stream:
+        names = [
+            name
+            for name in stream.keys()
+            if parts is None or name.partition(".")[0] in parts
+        ]
+        if device != "meta":
+            return {name: stream.get_tensor(name).to(device) for name in names}
+        shapes = {name: stream.get_slice(name).get_shape() for name in names}
         return {
             name: torch.empty(shape, device="meta")
             for name, shape in shapes.items()
         }
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file; what is wrong with it is a CheckpointError."""
+    try:
+        with safe_open(path, "pt", device="cpu") as stream:
+            yield stream
     # RuntimeError and TypeError: sizes or types that PyTorch does not have.
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as e:
         raise CheckpointError(
@@ -348,13 +596,13 @@ def fingerprint_of(
     return digest.hexdigest()
 
 
-def load_weights(codec: nn.Module, path: str | Path) -> None:
+def load_weights(codec: "FocalCodec", path: str | Path) -> None:
     """Load weights of either published format, strictly.
 
     Arguments
     ---------
     codec : FocalCodec
-        Receives them, in its own precision.
+        Receives those of the parts that it has, in its own precision.
     path : str or Path
         `model.safetensors`.
 
@@ -364,7 +612,43 @@ def load_weights(codec: nn.Module, path: str | Path) -> None:
         If the file is damaged, or a weight is missing, unexpected or of
         another shape; the message names it.
     """
-    load_state(codec, upgrade_names(read_weights(path), path), path)
+    # What belongs to no part is an error unless only some parts are wanted.
+    parts = codec.parts if len(codec.parts) < len(PART_CONFIGS) else None
+    weights = read_weights(path, parts=parts)
+    load_state(codec, upgrade_names(weights, path), path)
+
+
+def absent_weights(codec: "FocalCodec") -> Weights:
+    """Weights of the parts that a codec was loaded without.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        Has some of its parts.
+
+    Returns
+    -------
+    dict
+        Tensors by name, in the precision that a whole codec has.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read.
+    PartError
+        If it was not loaded from one.
+    """
+    absent = [part for part in PART_CONFIGS if part not in codec.parts]
+    path = codec.weights_file
+    if path is None:
+        return getattr(codec, absent[0])  # an error that names it
+    with MetaWeights():
+        expected = type(codec)(codec.config).state_dict()
+    weights = read_weights(path, parts=absent)
+    return {
+        name: value.to(expected[name].dtype)
+        for name, value in upgrade_names(weights, path).items()
+    }
 
 
 def load_state(module: nn.Module, weights: Weights, source: str | Path) -> None:
@@ -429,29 +713,42 @@ def check_state(
     CheckpointError
         If a weight is missing, unexpected, of another shape or kind.
     """
-    expected = module.state_dict()
-    problems = []
-    for label, names in (
-        ("missing weight", expected.keys() - weights.keys()),
-        ("unexpected weight", weights.keys() - expected.keys()),
-    ):
-        if names:
-            problems.append(f"{label}: {abridge(sorted(names))}")
-    shapes, types = [], []
-    for name in expected.keys() & weights.keys():
-        value, wanted = weights[name], expected[name]
-        if value.shape != wanted.shape:
-            shapes.append(
-                f"{name} is {list(value.shape)}, the configuration needs "
-                f"{list(wanted.shape)}"
-            )
-        if value.is_floating_point() != wanted.is_floating_point():
-            types.append(f"{name} is {value.dtype}, not {wanted.dtype}")
-    for label, found in (("wrong shape", shapes), ("wrong type", types)):
-        if found:
-            problems.append(f"{label}: {abridge(sorted(found))}")
+    problems: dict[str, list[str]] = {}
+    for _, (label, text) in sorted(_misfits(module, weights).items()):
+        problems.setdefault(label, []).append(text)
     if problems:
-        raise CheckpointError(f"{source}: {'; '.join(problems)}")
+        told = [
+            f"{label}: {abridge(problems[label])}"
+            for label in sorted(problems, key=MISFITS.index)
+        ]
+        raise CheckpointError(f"{source}: {'; '.join(told)}")
+
+
+def _misfits(module: nn.Module, weights: Weights) -> dict[str, tuple[str, str]]:
+    """What is wrong with weights, one of `MISFITS` and a text, by name."""
+    expected = module.state_dict()
+    missing, unexpected, shape, kind = MISFITS
+    found = {}
+    for name in expected.keys() | weights.keys():
+        if name not in weights:
+            found[name] = missing, name
+        elif name not in expected:
+            found[name] = unexpected, name
+        elif weights[name].shape != expected[name].shape:
+            found[name] = (
+                shape,
+                f"{name} is {list(weights[name].shape)}, the configuration "
+                f"needs {list(expected[name].shape)}",
+            )
+        elif (
+            weights[name].is_floating_point()
+            != expected[name].is_floating_point()
+        ):
+            found[name] = (
+                kind,
+                f"{name} is {weights[name].dtype}, not {expected[name].dtype}",
+            )
+    return found
 
 
 def upgrade_names(

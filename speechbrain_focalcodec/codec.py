@@ -10,7 +10,8 @@ depend on the batch it is in.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,12 @@ from torch import nn
 from speechbrain_focalcodec import checkpoint, windowed
 from speechbrain_focalcodec.audio import resampled_length
 from speechbrain_focalcodec.config import CodecConfig
-from speechbrain_focalcodec.errors import StreamError, TokenError
+from speechbrain_focalcodec.errors import (
+    PartError,
+    StreamError,
+    TokenError,
+)
+from speechbrain_focalcodec.hub import HubOptions
 from speechbrain_focalcodec.modules.bsq import (
     BinarySphericalQuantizer,
     to_sphere,
@@ -36,6 +42,7 @@ from speechbrain_focalcodec.modules.mel import LogMel
 from speechbrain_focalcodec.modules.vocos import Vocos
 from speechbrain_focalcodec.modules.wavenext import WaveNeXt
 from speechbrain_focalcodec.modules.wavlm import WavLM
+from speechbrain_focalcodec.part_configs import PART_CONFIGS
 from speechbrain_focalcodec.schedule import Convert
 from speechbrain_focalcodec.windows import CONTEXT, WINDOW
 
@@ -55,7 +62,7 @@ PARTS: dict[str, type[nn.Module]] = {
 }
 
 # Options that a configuration carries and no module needs.
-UNUSED_OPTIONS = {"max_cached_steps"}
+UNUSED_OPTIONS = {"max_cached_steps", "use_flex_attention"}
 
 Staged = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
@@ -69,15 +76,20 @@ class FocalCodec(nn.Module):
     Arguments
     ---------
     config : dict or CodecConfig
-        In the layout of `config.json`, see
-        :mod:`speechbrain_focalcodec.config`.
+        In the layout of `config.json`; for what is left out see
+        :func:`speechbrain_focalcodec.config.fill_defaults`.
     name : str
         What the model is called in messages and token files.
+    parts : sequence of str, optional
+        Names of the parts to have, such as ``("decompressor", "decoder")``;
+        all by default. The quantizer, which has no weights, is always there.
 
     Raises
     ------
     ConfigError
         If `config` does not fit the schema.
+    ValueError
+        If `parts` is empty or names no part.
 
     Example
     -------
@@ -91,21 +103,48 @@ class FocalCodec(nn.Module):
     (torch.Size([2, 16000]), tensor([16000,  8000]))
     """
 
+    encoder: Any
+    compressor: Any
+    quantizer: Any
+    decompressor: Any
+    decoder: Any
+
     def __init__(
-        self, config: dict[str, Any] | CodecConfig, name: str = "unnamed"
+        self,
+        config: dict[str, Any] | CodecConfig,
+        name: str = "unnamed",
+        parts: Sequence[str] | None = None,
     ):
         super().__init__()
         self.config = CodecConfig.parse(config)
         self.name = name
-        self.encoder = self._build("encoder")
-        self.compressor = self._build("compressor")
-        self.quantizer = self._build("quantizer")
-        self.decompressor = self._build("decompressor")
-        self.decoder = self._build("decoder")
+        parts = tuple(PART_CONFIGS if parts is None else parts)
+        if not parts or not set(parts) <= PART_CONFIGS.keys():
+            raise ValueError(
+                f"parts must be some of {', '.join(PART_CONFIGS)}, got {parts}"
+            )
+        for role in PART_CONFIGS:
+            if role in parts or role == "quantizer":
+                setattr(self, role, self._build(role))
+        # Where the weights of absent parts are.
+        self.weights_file: Path | None = None
         # What acceleration.accelerate changed, and what it leaves behind.
         self.accelerated: str | None = None
         self.autocast_dtype: torch.dtype | None = None
         self._fingerprint: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in PART_CONFIGS and name not in self._modules:
+            raise PartError(
+                f"{self.name} was loaded without its {name}; it has "
+                f"{', '.join(self.parts)}: load it with {name} among its parts"
+            )
+        return super().__getattr__(name)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts that it has."""
+        return tuple(role for role in PART_CONFIGS if role in self._modules)
 
     def _build(self, role: str) -> Any:
         """One part, from the table, with the options of its config."""
@@ -121,20 +160,36 @@ class FocalCodec(nn.Module):
         source: str | Path,
         revision: str | None = None,
         device: str | torch.device | None = None,
+        *,
+        parts: Sequence[str] | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
     ) -> "FocalCodec":
         """Load a model; executes nothing that was downloaded.
 
         Arguments
         ---------
         source : str or Path
-            Name of a bundled model, a local folder with `config.json` and
-            `model.safetensors` (either published format), or a repository on
-            the Hugging Face hub.
+            Name of a bundled model; a local folder or a repository on the
+            Hugging Face hub with `config.json` and `model.safetensors`
+            (either published format); or a configuration in one of these,
+            such as ``folder/config_x.json`` or ``owner/name/config_x.json``,
+            with weights of the same name beside it (config_x.safetensors).
         revision : str, optional
             Hub only: commit, tag or branch. The six releases are pinned when
             it is not given.
         device : str or torch.device, optional
             Where to put the model; the CPU by default.
+        parts : sequence of str, optional
+            The parts to load, such as ``("decompressor", "decoder")``: the
+            weights of the others are not read. All by default.
+        cache_dir : str or Path, optional
+            Hub only: folder of the local cache.
+        local_files_only : bool
+            Hub only: whether to use the local cache alone.
+        token : str or bool, optional
+            Hub only: for a private repository.
 
         Returns
         -------
@@ -144,10 +199,14 @@ class FocalCodec(nn.Module):
         Raises
         ------
         ConfigError
-            If `config.json` is missing or does not fit the schema.
+            If the configuration is missing or does not fit the schema, or
+            leaves out options and no published default fits the weights.
         CheckpointError
             If the source cannot be found or fetched, or a weight is missing,
-            unexpected or of another shape.
+            unexpected or of another shape; if the weights are pickled, or a
+            revision is given for what is not on the hub.
+        ValueError
+            If `parts` is empty or names no part.
 
         Example
         -------
@@ -155,7 +214,13 @@ class FocalCodec(nn.Module):
         >>> codec.bitrate
         650.0
         """
-        codec = checkpoint.load_codec(cls, source, revision)
+        options: HubOptions = {
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "token": token,
+        }
+        files = checkpoint.find_model(source, revision, options)
+        codec = checkpoint.load_codec(cls, files, parts)
         return codec.to(device).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -168,6 +233,8 @@ class FocalCodec(nn.Module):
 
         Raises
         ------
+        PartError
+            If the model was loaded without some of its parts.
         ValueError
             If the model was accelerated: its weights are no longer exact.
 
@@ -191,13 +258,15 @@ class FocalCodec(nn.Module):
         """SHA-256 (hex) over configuration and weights: the model's identity.
 
         Tokens mean something only to the model with the same fingerprint.
-        Acceleration does not change it.
+        Acceleration does not change it. A model that was loaded without some
+        of its parts reads them for it.
         """
         if self._fingerprint is not None:
             return self._fingerprint
-        # Without defaults: an option added later leaves old models the same.
-        config = self.config.model_dump(mode="json", exclude_defaults=True)
-        return checkpoint.fingerprint_of(config, self.state_dict())
+        weights = self.state_dict()
+        if len(self.parts) < len(PART_CONFIGS):
+            weights |= checkpoint.absent_weights(self)
+        return checkpoint.fingerprint_of(self.config.identity(), weights)
 
     def keep_fingerprint(self) -> None:
         """Keep the present identity, whatever becomes of the weights."""
@@ -208,13 +277,13 @@ class FocalCodec(nn.Module):
     @property
     def sample_rate_input(self) -> int:
         """Sample rate of the waveform to encode (Hz)."""
-        return int(self.encoder.sample_rate)
+        return self.config.encoder_config.sample_rate
 
     @property
     def sample_rate_output(self) -> int:
         """Sample rate of the decoded waveform (Hz)."""
-        rate = self.sample_rate_input * self.decoder.hop_length
-        return rate // self.encoder.hop_length
+        rate = self.sample_rate_input * self.config.decoder_config.hop_length
+        return rate // self.config.encoder_config.hop_length
 
     @property
     def token_rate(self) -> float:
@@ -225,13 +294,13 @@ class FocalCodec(nn.Module):
     def hop_length(self) -> int:
         """Input samples a token."""
         factors = self.config.compressor_config.downscale_factors
-        return int(self.encoder.hop_length) * math.prod(factors)
+        return self.config.encoder_config.hop_length * math.prod(factors)
 
     @property
     def output_hop_length(self) -> int:
         """Output samples a token."""
         factors = self.config.decompressor_config.upscale_factors
-        return int(self.decoder.hop_length) * math.prod(factors)
+        return self.config.decoder_config.hop_length * math.prod(factors)
 
     @property
     def bitrate(self) -> float:
@@ -241,16 +310,24 @@ class FocalCodec(nn.Module):
     @property
     def codebook_size(self) -> int:
         """Number of different tokens."""
-        return self.quantizer.codebook_size
+        return self.config.quantizer_config.codebook_size
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        """All codes [codebook_size, d], in the order of their tokens."""
+        toks = torch.arange(
+            self.codebook_size, device=self.quantizer.powers.device
+        )
+        return self.quantizer.toks_to_codes(toks)
 
     @property
     def causal(self) -> bool:
         """Whether every part can run on a stream."""
         return (
-            self.encoder.causal
+            self.config.encoder_config.causal
             and self.config.compressor_config.causal
             and self.config.decompressor_config.causal
-            and self.decoder.causal
+            and self.config.decoder_config.causal
         )
 
     @property
@@ -259,11 +336,11 @@ class FocalCodec(nn.Module):
         if not self.causal:
             return None
         frames = math.lcm(
-            self.encoder.chunk,
+            self.config.encoder_config.chunk,
             1 + self.config.decompressor_config.lookahead_size,
             math.prod(self.config.compressor_config.downscale_factors),
         )
-        return frames * self.encoder.hop_length
+        return frames * self.config.encoder_config.hop_length
 
     @property
     def latency(self) -> float | None:
@@ -523,7 +600,161 @@ class FocalCodec(nn.Module):
         lengths = lengths * self.decoder.hop_length
         return zero_beyond(sig, lengths), lengths
 
-    # The whole way
+    # Stages joined
+
+    def sig_to_toks(
+        self,
+        sig: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Waveform to tokens, in a single pass.
+
+        Arguments
+        ---------
+        sig, lengths, state
+            See :meth:`sig_to_feats`.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Tokens, int64 [B, N]; with `lengths`, the new ones too.
+        """
+        return _through(
+            sig,
+            lengths,
+            partial(self.sig_to_feats, state=state),
+            partial(self.feats_to_lats, state=state),
+            self.lats_to_toks,
+        )
+
+    def sig_to_codes(
+        self,
+        sig: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Waveform to codes, in a single pass.
+
+        Arguments
+        ---------
+        sig, lengths, state
+            See :meth:`sig_to_feats`.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Codes [B, N, d]; with `lengths`, the new ones too.
+        """
+        return _through(
+            sig,
+            lengths,
+            partial(self.sig_to_feats, state=state),
+            partial(self.feats_to_lats, state=state),
+            self.lats_to_codes,
+        )
+
+    def sig_to_qfeats(
+        self,
+        sig: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Waveform to quantized features, in a single pass.
+
+        Arguments
+        ---------
+        sig, lengths, state
+            See :meth:`sig_to_feats`.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Features [B, T, C]; with `lengths`, the new ones too.
+        """
+        return _through(
+            sig,
+            lengths,
+            partial(self.sig_to_codes, state=state),
+            partial(self.codes_to_qfeats, state=state),
+        )
+
+    def toks_to_qfeats(
+        self,
+        toks: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Tokens to quantized features, in a single pass.
+
+        Arguments
+        ---------
+        toks, lengths, state
+            See :meth:`codes_to_qfeats`.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Features [B, T, C]; with `lengths`, the new ones too.
+        """
+        return _through(
+            toks,
+            lengths,
+            self.toks_to_codes,
+            partial(self.codes_to_qfeats, state=state),
+        )
+
+    def toks_to_sig(
+        self,
+        toks: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Tokens to waveform, in a single pass.
+
+        Arguments
+        ---------
+        toks, lengths, state
+            See :meth:`codes_to_qfeats`.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Waveform [B, T]; with `lengths`, the new ones too.
+        """
+        return _through(
+            toks,
+            lengths,
+            self.toks_to_codes,
+            partial(self.codes_to_sig, state=state),
+        )
+
+    def codes_to_sig(
+        self,
+        codes: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Staged:
+        """Codes to waveform, in a single pass.
+
+        Arguments
+        ---------
+        codes, lengths, state
+            See :meth:`codes_to_qfeats`.
+
+        Returns
+        -------
+        torch.Tensor or (torch.Tensor, torch.Tensor)
+            Waveform [B, T]; with `lengths`, the new ones too.
+        """
+        return _through(
+            codes,
+            lengths,
+            partial(self.codes_to_qfeats, state=state),
+            partial(self.feats_to_sig, state=state),
+        )
+
+    # The whole way, of any length
 
     def encode(
         self,
@@ -996,6 +1227,19 @@ def fit_length(sig: torch.Tensor, num_samples: int) -> torch.Tensor:
     """
     missing = num_samples - sig.shape[-1]
     return nn.functional.pad(sig, (0, missing))
+
+
+def _through(
+    x: torch.Tensor, lengths: torch.Tensor | None, *stages: Callable[..., Any]
+) -> Staged:
+    """Stages one after the other."""
+    if lengths is None:
+        for stage in stages:
+            x = stage(x)
+        return x
+    for stage in stages:
+        x, lengths = stage(x, lengths)
+    return x, lengths
 
 
 def _check_rank(x: torch.Tensor, rank: int, name: str, shape: str) -> None:

@@ -5,6 +5,10 @@ are looked up in a fixed table and every option is known here: what is not in
 the schema is an error that names it, so a downloaded file can select nothing
 but these parts. The options are in
 :mod:`speechbrain_focalcodec.part_configs`.
+
+The two versions of the published package have different defaults. What a
+configuration leaves out gets those of the version that wrote it, before the
+schema sees it: by :func:`fill_defaults`, and nowhere else.
 """
 
 import json
@@ -27,7 +31,12 @@ from speechbrain_focalcodec.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from speechbrain_focalcodec.errors import ConfigError, abridge
 from speechbrain_focalcodec.file_hash import read_file
 from speechbrain_focalcodec.part_configs import (
+    DECODERS,
+    DEFAULTS,
+    NEW_OPTIONS,
+    OLD_OPTIONS,
     PART_CONFIGS,
+    VERSIONS,
     FocalDecoderConfig,
     FocalEncoderConfig,
     LogMelConfig,
@@ -37,7 +46,15 @@ from speechbrain_focalcodec.part_configs import (
     WavLMConfig,
 )
 
-__all__ = ["CodecConfig", "parse_model", "read_config", "read_json"]
+__all__ = [
+    "CodecConfig",
+    "fill_defaults",
+    "left_out",
+    "parse_model",
+    "read_config",
+    "read_json",
+    "version_of",
+]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -48,6 +65,8 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_FRAME_RATE = 1000
 MAX_VALUES = 1 << 22
 MAX_KEPT = 1 << 27
+# Keys that say where a configuration comes from, and select nothing.
+METADATA = {"model_id", "version"}
 
 
 class CodecConfig(BaseModel):
@@ -104,9 +123,7 @@ class CodecConfig(BaseModel):
         encoder, decoder = self.encoder_config, self.decoder_config
         compressor = self.compressor_config
         decompressor = self.decompressor_config
-        feature_dim = (
-            encoder.dim if isinstance(encoder, WavLMConfig) else encoder.n_mels
-        )
+        feature_dim = encoder.feature_dim
         bits = self.quantizer_config.codebook_size.bit_length() - 1
         for name, got, source, needed in (
             ("compressor_config.input_dim", compressor.input_dim)
@@ -129,10 +146,8 @@ class CodecConfig(BaseModel):
                 "the products of compressor_config.downscale_factors and "
                 f"decompressor_config.upscale_factors differ: {down}, {up}"
             )
-        rate, hop_length = 16000, math.prod(getattr(encoder, "strides", ()))
-        if isinstance(encoder, LogMelConfig):
-            rate, hop_length = encoder.sample_rate, encoder.hop_length
-        rate = rate * decoder.hop_length // hop_length
+        hop_length = encoder.hop_length
+        rate = encoder.sample_rate * decoder.hop_length // hop_length
         if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
             raise ValueError(
                 f"decoder_config.hop_length is {decoder.hop_length} and the "
@@ -181,7 +196,10 @@ class CodecConfig(BaseModel):
 
     @classmethod
     def parse(
-        cls, data: Any, source: str | Path = "the configuration"
+        cls,
+        data: Any,
+        source: str | Path = "the configuration",
+        version: str | None = None,
     ) -> "CodecConfig":
         """Validate a configuration.
 
@@ -191,6 +209,9 @@ class CodecConfig(BaseModel):
             Content of `config.json`.
         source : str or Path
             Where it comes from, for the message.
+        version : str, optional
+            Version of the published package whose defaults it leaves out,
+            ``0.0.1`` or ``0.0.2``; by default see :func:`fill_defaults`.
 
         Returns
         -------
@@ -211,13 +232,39 @@ class CodecConfig(BaseModel):
         speechbrain_focalcodec.errors.ConfigError: the configuration: \
 decoder_config.dimm: unknown key
         """
+        if not isinstance(data, cls):
+            data = fill_defaults(data, version)
         return parse_model(cls, data, source)
+
+    def identity(self) -> dict[str, Any]:
+        """What a model's fingerprint holds of its configuration.
+
+        Defaults are left out, so that an option added later leaves the
+        fingerprints of earlier models as they are.
+
+        Returns
+        -------
+        dict
+            JSON-able.
+        """
+        data = self.model_dump(
+            mode="json",
+            exclude_defaults=True,
+            exclude={"encoder_config": {"use_flex_attention"}},
+        )
+        if self.decoder_name == "WaveNeXt":
+            # Its default was once to be causal.
+            causal = data["decoder_config"].pop("causal", False)
+            if not causal:
+                data["decoder_config"]["causal"] = False
+        return data
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as `config.json` holds it.
 
-        Options that were not given and have their default are left out, so a
-        file that was read is written back with the same keys.
+        Options that were not given are left out, so a file that was read is
+        written back with the same keys; but not those whose default depends
+        on a version, so it means the same to every reader.
 
         Returns
         -------
@@ -232,6 +279,169 @@ decoder_config.dimm: unknown key
                 mode="json", exclude_unset=True
             )
         return data
+
+
+def version_of(data: dict[str, Any]) -> str | None:
+    """Which version of the published package wrote a configuration.
+
+    Arguments
+    ---------
+    data : dict
+        Content of `config.json`; need not be valid.
+
+    Returns
+    -------
+    str or None
+        ``0.0.1`` or ``0.0.2``; None where its keys do not tell.
+
+    Example
+    -------
+    >>> version_of({"decoder_config": {"input_channels": 1024}})
+    '0.0.1'
+    >>> version_of({"encoder_config": {"causal": False}})
+    '0.0.2'
+    """
+    if data.get("version") in VERSIONS:
+        return data["version"]
+    if data.get("encoder_name") == "LogMel":
+        # This package's own; it took the defaults of v0.0.1.
+        return VERSIONS[0]
+    parts = {role: _options(data, role) for role in PART_CONFIGS}
+    # v0.0.2 also reads what only v0.0.1 writes.
+    if (
+        any(NEW_OPTIONS & part.keys() for part in parts.values())
+        or "input_dim" in parts["decoder"]
+        or data.get("decoder_name") == "WaveNeXt"
+    ):
+        return VERSIONS[1]
+    return VERSIONS[0] if OLD_OPTIONS & parts["decoder"].keys() else None
+
+
+def left_out(data: dict[str, Any]) -> list[str]:
+    """Options that are not written and whose default depends on the version.
+
+    Arguments
+    ---------
+    data : dict
+        Content of `config.json`; need not be valid.
+
+    Returns
+    -------
+    list of str
+        Their paths.
+
+    Example
+    -------
+    >>> left_out({"decoder_name": "Vocos"})[-1]
+    'decompressor_config.focal_factor'
+    """
+    names = [] if "decoder_name" in data else ["decoder_name"]
+    return names + [
+        f"{role}_config.{key}"
+        for role, defaults in DEFAULTS.items()
+        for key in defaults
+        if key not in _options(data, role)
+    ]
+
+
+def fill_defaults(data: Any, version: str | None = None) -> Any:
+    """Write out the options whose default depends on the version.
+
+    Arguments
+    ---------
+    data : dict
+        Content of `config.json`; need not be valid.
+    version : str, optional
+        ``0.0.1`` or ``0.0.2``. By default :func:`version_of`, and where that
+        does not tell, 0.0.1; a WaveNeXt is then causal where all other parts
+        are, as it always was in this package's own configurations.
+
+    Returns
+    -------
+    dict
+        A copy without :data:`METADATA`; what is no dict as it is.
+
+    Example
+    -------
+    >>> filled = fill_defaults({}, "0.0.2")
+    >>> filled["decoder_name"], filled["quantizer_config"]
+    ('WaveNeXt', {'codebook_size': 4096})
+    """
+    if not isinstance(data, dict):
+        return data
+    column = VERSIONS.index(version or version_of(data) or VERSIONS[0])
+    data = {key: data[key] for key in data if key not in METADATA}
+    data.setdefault("decoder_name", DECODERS[column])
+    for role, defaults in DEFAULTS.items():
+        filled = {key: values[column] for key, values in defaults.items()}
+        _fill(data, role, filled)
+    if data["decoder_name"] == "WaveNeXt":
+        causal = version is None and all_causal(data)
+        _fill(data, "decoder", {"causal": causal})
+    return data
+
+
+def as_saved_before(data: Any) -> Any:
+    """Write out what earlier versions of this package left out on saving.
+
+    A WaveNeXt was causal by default; the rest was as in v0.0.1.
+
+    Arguments
+    ---------
+    data : dict
+        Content of a `config.json` that this package wrote.
+
+    Returns
+    -------
+    dict
+        A copy, for :meth:`CodecConfig.parse` with version 0.0.1.
+
+    Example
+    -------
+    >>> as_saved_before({"decoder_name": "WaveNeXt"})["decoder_config"]
+    {'causal': True}
+    """
+    if isinstance(data, dict) and data.get("decoder_name") == "WaveNeXt":
+        data = dict(data)
+        _fill(data, "decoder", {"causal": True})
+    return data
+
+
+def all_causal(data: dict[str, Any]) -> bool:
+    """Whether every part before the decoder is causal.
+
+    Arguments
+    ---------
+    data : dict
+        Content of `config.json`; need not be valid.
+
+    Returns
+    -------
+    bool
+        Whether they are.
+
+    Example
+    -------
+    >>> all_causal({"encoder_config": {"causal": True}})
+    False
+    """
+    return all(
+        _options(data, role).get("causal") is True
+        for role in ("encoder", "compressor", "decompressor")
+    )
+
+
+def _options(data: dict[str, Any], role: str) -> dict[str, Any]:
+    """The options of a part that are written, whatever stands there."""
+    part = data.get(f"{role}_config")
+    return part if isinstance(part, dict) else {}
+
+
+def _fill(data: dict[str, Any], role: str, defaults: dict[str, Any]) -> None:
+    """Give a part defaults; what is no dict is left for the schema."""
+    part = data.setdefault(f"{role}_config", {})
+    if isinstance(part, dict):
+        data[f"{role}_config"] = {**defaults, **part}
 
 
 def parse_model(cls: type[M], data: Any, source: str | Path) -> M:
@@ -289,7 +499,7 @@ def _printable(value: Any) -> str:
 
 
 def read_config(path: str | Path) -> CodecConfig:
-    """Read and validate a `config.json`.
+    """Read and validate a `config.json` without its weights.
 
     Arguments
     ---------
@@ -304,16 +514,26 @@ def read_config(path: str | Path) -> CodecConfig:
     Raises
     ------
     ConfigError
-        If the file is missing, no JSON, or does not fit the schema.
+        If the file is missing, no JSON, or does not fit the schema; or if it
+        leaves out options whose default depends on the version that wrote it,
+        and does not tell which that is.
 
     Example
     -------
     >>> path = getfixture("tmp_path") / "config.json"
-    >>> _ = path.write_text('{"decoder_name": "Vocos"}')
+    >>> _ = path.write_text('{"decoder_config": {"input_dim": 1024}}')
     >>> read_config(path).decoder_name
-    'Vocos'
+    'WaveNeXt'
     """
-    return CodecConfig.parse(read_json(path), path)
+    data = read_json(path)
+    config = CodecConfig.parse(data, path)
+    missing = left_out(data)
+    if missing and version_of(data) is None:
+        raise ConfigError(
+            f"{path}: does not tell which version of the published package "
+            f"wrote it; write down {abridge(missing, most=12)}"
+        )
+    return config
 
 
 def read_json(path: str | Path) -> Any:

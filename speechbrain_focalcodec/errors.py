@@ -13,6 +13,8 @@ __all__ = [
     "ConfigError",
     "DataError",
     "FocalCodecError",
+    "InstallationError",
+    "PartError",
     "StreamError",
     "TokenError",
     "VoiceError",
@@ -30,6 +32,10 @@ class ConfigError(FocalCodecError, ValueError):
 
 class CheckpointError(FocalCodecError, ValueError):
     """Weights are missing, unexpected, damaged or cannot be fetched."""
+
+
+class PartError(CheckpointError, AttributeError):
+    """A codec was loaded without the part that is needed."""
 
 
 class AudioError(FocalCodecError, ValueError):
@@ -50,6 +56,10 @@ class VoiceError(FocalCodecError, ValueError):
 
 class DataError(FocalCodecError, ValueError):
     """A dataset folder or manifest is incomplete or damaged."""
+
+
+class InstallationError(FocalCodecError, ImportError):
+    """Two installed libraries do not fit each other."""
 
 
 def abridge(items: Sequence[str], separator: str = ", ", most: int = 5) -> str:

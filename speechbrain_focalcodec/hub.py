@@ -4,14 +4,52 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
+from typing import TypedDict
 
 from speechbrain_focalcodec.errors import CheckpointError
 from speechbrain_focalcodec.file_hash import sha256_of
 
-__all__ = ["RELEASES", "Release", "fetch", "is_repository", "offline_message"]
+__all__ = [
+    "HubOptions",
+    "RELEASES",
+    "Release",
+    "fetch",
+    "is_repository",
+    "offline_message",
+    "pickled_message",
+    "split_file",
+]
 
 # What a model's folder holds.
 MODEL_FILES = ("config.json", "model.safetensors")
+# How long to wait for the hub before the local cache is taken (s).
+PATIENCE = 6.0
+
+_NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+
+
+class HubOptions(TypedDict, total=False):
+    """How to reach the hub, as :func:`huggingface_hub.hf_hub_download` says.
+
+    Arguments
+    ---------
+    cache_dir : str or Path, optional
+        Folder of the local cache; the client's own by default.
+    local_files_only : bool
+        Whether to use the local cache alone.
+    token : str or bool, optional
+        For a private repository; the one logged in with by default.
+
+    Example
+    -------
+    >>> HubOptions(local_files_only=True)
+    {'local_files_only': True}
+    """
+
+    cache_dir: str | Path | None
+    local_files_only: bool
+    token: str | bool | None
 
 
 @dataclass(frozen=True)
@@ -73,15 +111,40 @@ def is_repository(source: str) -> bool:
     >>> is_repository("lucadellalib/focalcodec_50hz"), is_repository("a/b/c")
     (True, False)
     """
-    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source))
+    return bool(re.fullmatch(_NAME, source))
+
+
+def split_file(source: str) -> tuple[str, str] | None:
+    """Repository and name of a configuration on the hub.
+
+    Arguments
+    ---------
+    source : str
+        What the user gave.
+
+    Returns
+    -------
+    tuple of str or None
+        None unless it has the form ``owner/name/file.json``.
+
+    Example
+    -------
+    >>> split_file("owner/name/config_x.json")
+    ('owner/name', 'config_x.json')
+    """
+    match = re.fullmatch(rf"({_NAME})/([\w-][\w.-]*\.json)", source)
+    return (match[1], match[2]) if match else None
 
 
 def fetch(
     repository: str,
     revision: str | None = None,
     names: Sequence[str | Sequence[str]] = MODEL_FILES,
+    options: HubOptions | None = None,
 ) -> Path:
     """Download a model, or find it in the local cache.
+
+    A hub that does not answer within some seconds is not waited for.
 
     Arguments
     ---------
@@ -93,6 +156,8 @@ def fetch(
     names : sequence of str
         Files to fetch, by default `config.json` and `model.safetensors`. Of
         several names given for one, the first that is there is taken.
+    options : dict, optional
+        See :class:`HubOptions`.
 
     Returns
     -------
@@ -108,27 +173,144 @@ def fetch(
     """
     release = RELEASES.get(repository, Release())
     wanted = revision or release.revision
+    options = options or {}
+    choices = [(name,) if isinstance(name, str) else name for name in names]
+    silence = None
+    if not options.get("local_files_only") and not all(
+        _is_cached(repository, choice, wanted, options) for choice in choices
+    ):
+        silence = _ask(repository, choices[0][0], wanted, options)
+        if silence is not None:
+            options = {**options, "local_files_only": True}
     commit = wanted
     paths: list[Path] = []
-    for choice in names:
-        choice = (choice,) if isinstance(choice, str) else tuple(choice)
-        paths.append(_fetch_first(repository, wanted, commit, choice))
+    for choice in choices:
+        paths.append(
+            _fetch_first(repository, wanted, commit, choice, options, silence)
+        )
         # All files of one commit, when a branch moves in between.
         commit = paths[0].parent.name
     if release.sha256 is not None and wanted == release.revision:
-        _check_sha256(paths[-1], release.sha256)
+        for path in paths:
+            if path.name == MODEL_FILES[1]:
+                _check_sha256(path, release.sha256)
     return paths[0].parent
+
+
+def _is_cached(
+    repository: str,
+    choice: Sequence[str],
+    wanted: str | None,
+    options: HubOptions,
+) -> bool:
+    """Whether a file of a known commit is in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return bool(re.fullmatch("[0-9a-f]{40}", wanted or "")) and any(
+        isinstance(
+            try_to_load_from_cache(
+                repository, name, options.get("cache_dir"), wanted
+            ),
+            str,
+        )
+        for name in choice
+    )
+
+
+def _ask(
+    repository: str, name: str, wanted: str | None, options: HubOptions
+) -> str | None:
+    """Why the hub cannot be reached; None when it answers.
+
+    The client alone asks again for minutes, and so does looking up a host.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    reasons: list[str | None] = []
+
+    def ask() -> None:
+        reason = None
+        try:
+            get_hf_file_metadata(
+                hf_hub_url(repository, name, revision=wanted),
+                token=options.get("token"),
+                timeout=PATIENCE,
+            )
+        except HFValidationError:
+            pass  # the download says what is wrong
+        except HfHubHTTPError as error:
+            # What is not there is an answer, unlike a server that fails.
+            if error.response is None or error.response.status_code >= 500:
+                reason = str(error)
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+        reasons.append(reason)
+
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return reasons[0] if reasons else f"no answer in {PATIENCE:g} seconds"
+
+
+def _exists(
+    repository: str, name: str, commit: str | None, options: HubOptions
+) -> bool:
+    """Whether the hub has a file, as far as it answers."""
+    from huggingface_hub import file_exists
+
+    try:
+        token = options.get("token")
+        return file_exists(repository, name, revision=commit, token=token)
+    except Exception:
+        return False
+
+
+def pickled_message(path: str | Path, first: str = "") -> str:
+    """What to do with pickled weights, which this package does not read.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    first : str
+        What to do before they are converted.
+
+    Returns
+    -------
+    str
+        For an error.
+
+    Example
+    -------
+    >>> "'a/model.safetensors'" in pickled_message("a/model.pt")
+    True
+    """
+    target = str(Path(path).with_suffix(".safetensors"))
+    command = (
+        "import torch, safetensors.torch as s; "
+        f"w = torch.load({str(path)!r}, 'cpu', weights_only=True); "
+        "s.save_file({k: v.clone().contiguous() for k, v in w.items()}, "
+        f"{target!r})"
+    )
+    return (
+        f"{path}: pickled weights are not read, as they can run code; if you "
+        f'trust them, {first}convert them once: python -c "{command}"'
+    )
 
 
 def _fetch_first(
     repository: str,
     wanted: str | None,
     commit: str | None,
-    choice: tuple[str, ...],
+    choice: Sequence[str],
+    options: HubOptions,
+    silence: str | None,
 ) -> Path:
     """Fetch the first of some files that a commit has.
 
-    `wanted` is what the user asked for, to be named in errors.
+    `wanted` is what the user asked for, to be named in errors; `silence` why
+    the hub cannot be reached.
     """
     import huggingface_hub
     from huggingface_hub.utils import (
@@ -145,12 +327,15 @@ def _fetch_first(
         try:
             return Path(
                 huggingface_hub.hf_hub_download(
-                    repository, name, revision=commit
+                    repository, name, revision=commit, **options
                 )
             )
         except LocalEntryNotFoundError as error:
             # Another of the files may be in the cache.
-            reason = str(error.__cause__ or error).partition("\n")[0]
+            reason = silence or str(error.__cause__ or error)
+            if silence is None and options.get("local_files_only"):
+                reason = "local_files_only is set"
+            reason = reason.partition("\n")[0]
             unreachable = unreachable or CheckpointError(
                 f"{at}: the hub cannot be reached ({reason}) and the local "
                 "cache has no copy; connect once, or give a local folder"
@@ -171,7 +356,11 @@ def _fetch_first(
     if unreachable is not None:
         raise unreachable
     hint = ""
-    if len(choice) == 1 and choice[0] in MODEL_FILES:
+    pickled = choice[0].replace(".safetensors", ".pt")
+    if pickled != choice[0] and _exists(repository, pickled, commit, options):
+        first = "download them with their configuration and "
+        hint = f", but {pickled_message(pickled, first)}"
+    elif len(choice) == 1 and choice[0] in MODEL_FILES:
         hint = (
             "; is it a FocalCodec model, or a WavLM with safetensors weights?"
         )

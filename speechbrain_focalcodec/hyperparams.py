@@ -3,17 +3,30 @@
 HyperPyYAML executes what it names: it is for folders that one trusts.
 """
 
+import filecmp
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hyperpyyaml import dump_hyperpyyaml
-from speechbrain.utils.fetching import FetchSource
+from speechbrain.utils.fetching import (
+    FetchConfig,
+    FetchFrom,
+    FetchSource,
+    guess_source,
+)
 from speechbrain.utils.parameter_transfer import Pretrainer
 
 from speechbrain_focalcodec.atomic import atomic_write_text
+from speechbrain_focalcodec.checkpoint import WEIGHTS_FILE
 from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.errors import CheckpointError
 
-__all__ = ["WeightsPretrainer", "write_hyperparams"]
+__all__ = ["WeightsPretrainer", "own_savedir", "write_hyperparams"]
+
+# Says in a savedir which model of the hub it holds.
+SOURCE_FILE = "source.txt"
 
 _HYPERPARAMS = """\
 # For speechbrain_focalcodec.inference.PretrainedFocalCodec.from_hparams.
@@ -89,6 +102,86 @@ class WeightsPretrainer(Pretrainer):
             else:
                 self.paths[key] = f"{default_source}/{path}"
         return super().collect_files(default_source, *args, **kwargs)
+
+
+@contextmanager
+def own_savedir(
+    source: str | Path | FetchSource,
+    hparams_file: str,
+    savedir: str | Path | None,
+    config: FetchConfig,
+) -> Iterator[None]:
+    """Refuse a savedir that holds another model than the source's.
+
+    SpeechBrain would load what it finds there.
+
+    Arguments
+    ---------
+    source : str or Path or FetchSource
+        What ``from_hparams`` is given.
+    hparams_file : str
+        Name of the hyperparameters file.
+    savedir : str or Path, optional
+        Where SpeechBrain keeps the model; nothing is checked without one.
+    config : FetchConfig
+        Nothing is checked either if it replaces what is there.
+
+    Yields
+    ------
+    None
+        The model is to be loaded now.
+
+    Raises
+    ------
+    CheckpointError
+        If the savedir holds another model.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "hyperparams.yaml").write_text("a: 1")
+    >>> with own_savedir("o/n", "hyperparams.yaml", folder, FetchConfig()):
+    ...     pass
+    Traceback (most recent call last):
+    ...
+    speechbrain_focalcodec.errors.CheckpointError: ...: holds another model \
+than o/n; give each model a savedir of its own
+    """
+    if savedir is None:
+        yield
+        return
+    savedir = Path(savedir)
+    kind, place = guess_source(source)
+    label = f"{place}@{config.revision}" if config.revision else str(place)
+    local = kind == FetchFrom.LOCAL
+    found = savedir / hparams_file
+    # Pretrainer's name for the weights of `codec`.
+    weights = savedir / "codec.ckpt"
+    if config.overwrite or config.allow_updates:
+        same = True
+    elif local:
+        same = all(
+            not ours.exists()
+            or (theirs.is_file() and filecmp.cmp(ours, theirs, shallow=False))
+            for ours, theirs in (
+                (found, Path(place) / hparams_file),
+                (weights, Path(place) / WEIGHTS_FILE),
+            )
+        )
+    elif (savedir / SOURCE_FILE).is_file():
+        same = (savedir / SOURCE_FILE).read_text(encoding="utf-8") == label
+    else:
+        # Links into the hub's cache name the repository.
+        repository = f"models--{place}".replace("/", "--")
+        same = not found.exists() or repository in found.resolve().parts
+    if not same:
+        raise CheckpointError(
+            f"{savedir}: holds another model than {label}; give each model a "
+            "savedir of its own"
+        )
+    yield
+    if not local:
+        atomic_write_text(savedir / SOURCE_FILE, label)
 
 
 def write_hyperparams(folder: str | Path, codec: FocalCodec) -> Path:

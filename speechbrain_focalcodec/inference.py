@@ -8,14 +8,17 @@ from typing import Any
 import torch
 from speechbrain.dataio.preprocess import AudioNormalizer
 from speechbrain.inference.interfaces import Pretrained
+from speechbrain.utils.fetching import FetchConfig, FetchSource
 from torch.nn.utils.rnn import pad_sequence
 
+from speechbrain_focalcodec import windowed
 from speechbrain_focalcodec.acceleration import Precision, accelerate
 from speechbrain_focalcodec.audio import find_audio_files
 from speechbrain_focalcodec.audio_gate import check_sig
 from speechbrain_focalcodec.audio_stream import AudioReader, AudioWriter
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import AudioError, TokenError, VoiceError
+from speechbrain_focalcodec.hyperparams import own_savedir
 from speechbrain_focalcodec.lengths import absolute_lengths
 from speechbrain_focalcodec.resampling import resample, resampled_length
 from speechbrain_focalcodec.schedule import Convert
@@ -32,8 +35,7 @@ class PretrainedFocalCodec(Pretrained):
     Load it with :meth:`from_pretrained`, which executes no code of the model,
     or with SpeechBrain's ``from_hparams(source, savedir=...)``. The latter
     executes what the folder's ``hyperparams.yaml`` names: use it for folders
-    that you trust only, and give each model a savedir of its own, since
-    SpeechBrain keeps what it finds there.
+    that you trust only, and give each model a savedir of its own.
 
     Lengths are SpeechBrain's: of each item relative to the longest, float [B].
     Any length goes, in bounded memory; files are read, resampled and written
@@ -99,13 +101,18 @@ class PretrainedFocalCodec(Pretrained):
         *,
         precision: Precision | None = None,
         compile: bool = False,
+        parts: Sequence[str] | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
     ) -> "PretrainedFocalCodec":
         """Load a model from JSON and safetensors; no code is executed.
 
         Arguments
         ---------
         source : str or Path
-            A bundled model's name, a local folder or a hub repository.
+            A bundled model's name, a local folder, a hub repository or a
+            configuration in one: see :meth:`FocalCodec.from_pretrained`.
         revision : str, optional
             The hub revision.
         run_opts : dict, optional
@@ -115,6 +122,8 @@ class PretrainedFocalCodec(Pretrained):
             :func:`~speechbrain_focalcodec.acceleration.accelerate`.
         compile : bool
             Whether to use torch.compile.
+        parts, cache_dir, local_files_only, token
+            See :meth:`FocalCodec.from_pretrained`.
 
         Returns
         -------
@@ -134,10 +143,51 @@ class PretrainedFocalCodec(Pretrained):
         ...     "tests/parity/offline_50hz", run_opts={"device": "cpu"}
         ... )
         """
-        codec = FocalCodec.from_pretrained(source, revision=revision)
+        codec = FocalCodec.from_pretrained(
+            source,
+            revision=revision,
+            parts=parts,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+        )
         model = cls(modules={"codec": codec}, run_opts=run_opts)
         accelerate(model.codec, precision, compile)
         return model
+
+    @classmethod
+    def from_hparams(
+        cls,
+        source: str | Path | FetchSource,
+        hparams_file: str = "hyperparams.yaml",
+        **kwargs: Any,
+    ) -> "PretrainedFocalCodec":
+        """Load a model SpeechBrain's way; executes what its YAML names.
+
+        Arguments
+        ---------
+        source : str or Path or FetchSource
+            A folder that ``focalcodec export`` wrote, or a hub repository
+            that holds one; trust it.
+        hparams_file : str
+            Name of the hyperparameters file.
+        **kwargs : dict
+            As for SpeechBrain's ``from_hparams``, such as ``savedir``.
+
+        Returns
+        -------
+        PretrainedFocalCodec
+            The model.
+
+        Raises
+        ------
+        CheckpointError
+            If its weights do not fit, or `savedir` holds another model.
+        """
+        savedir = kwargs.get("savedir")
+        config = kwargs.get("fetch_config", FetchConfig())
+        with own_savedir(source, hparams_file, savedir, config):
+            return super().from_hparams(source, hparams_file, **kwargs)
 
     @property
     def codec(self) -> FocalCodec:
@@ -545,6 +595,7 @@ class PretrainedFocalCodec(Pretrained):
         self,
         paths: str | Path | Sequence[str | Path],
         name: str | None = None,
+        continuous: bool = False,
     ) -> VoiceReference:
         """Make a target speaker's reference from audio files.
 
@@ -555,6 +606,9 @@ class PretrainedFocalCodec(Pretrained):
             speaker; a few minutes of clean speech do.
         name : str, optional
             What to call the speaker; the first path's name by default.
+        continuous : bool
+            Whether to take the encoder's features, see
+            :meth:`VoiceReference.from_sigs`.
 
         Returns
         -------
@@ -593,6 +647,8 @@ class PretrainedFocalCodec(Pretrained):
         if name is None:
             first = Path(paths[0]).absolute()
             name = first.name if first.is_dir() else first.stem
+        if continuous:
+            return self._continuous_reference(files, name)
         toks = [self.tokenize_file(file).toks for file in files]
         with self.inference_ctx:
             return VoiceReference.from_toks(
@@ -601,6 +657,34 @@ class PretrainedFocalCodec(Pretrained):
                 name,
                 window=self.window,
                 batch_size=self.batch_size,
+            )
+
+    def _continuous_reference(
+        self, files: Sequence[Path], name: str
+    ) -> VoiceReference:
+        """A reference of the encoder's features."""
+        codec = self.codec
+        rate = codec.sample_rate_input
+        num = 0
+        for file in files:
+            with AudioReader(file, rate) as reader:
+                num += windowed.num_frames(codec, reader.num_samples)
+
+        def read() -> Iterator[torch.Tensor]:
+            for file in files:
+                with AudioReader(file, rate) as reader:
+                    yield from windowed.feats_stream(
+                        codec,
+                        reader.read,
+                        reader.num_samples,
+                        self.window,
+                        self.context,
+                        self.batch_size,
+                    )
+
+        with self.inference_ctx:
+            return VoiceReference.from_feats(
+                codec, read(), name, num_frames=num
             )
 
     def convert_voice_file(

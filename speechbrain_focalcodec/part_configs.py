@@ -1,6 +1,7 @@
 """The options of each part of a codec: names, types, bounds and defaults.
 
-Missing options take the values of the released models.
+The defaults are those of the published v0.0.1, in whose format the offline
+releases are; :data:`DEFAULTS` has what v0.0.2 changed.
 """
 
 import math
@@ -74,8 +75,29 @@ class WavLMConfig(PartConfig):
     causal: bool = False
     window_size: Size = 512
     lookahead_size: Lookahead = 3
-    # The published code's table of positions; here it has no limit.
-    max_cached_steps: Count = 2048
+    # How the published code computes attention; neither changes a result.
+    max_cached_steps: Annotated[int, Field(ge=0)] = 2048
+    use_flex_attention: bool = False
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the waveform (Hz)."""
+        return 16000
+
+    @property
+    def hop_length(self) -> int:
+        """Samples a frame."""
+        return math.prod(self.strides)
+
+    @property
+    def feature_dim(self) -> int:
+        """Channels of the features."""
+        return self.dim
+
+    @property
+    def chunk(self) -> int:
+        """Causal only: frames that see each other."""
+        return 1 + self.lookahead_size
 
     @model_validator(mode="after")
     def _consistent(self) -> "WavLMConfig":
@@ -117,6 +139,16 @@ class LogMelConfig(PartConfig):
     std: Annotated[Finite, Field(ge=1e-6)] = 2.0
     causal: bool = False
 
+    @property
+    def feature_dim(self) -> int:
+        """Channels of the features."""
+        return self.n_mels
+
+    @property
+    def chunk(self) -> int:
+        """Causal only: frames that see each other."""
+        return 1
+
     @model_validator(mode="after")
     def _consistent(self) -> "LogMelConfig":
         if self.hop_length > self.n_fft:
@@ -131,8 +163,8 @@ class FocalConfig(PartConfig):
 
     Example
     -------
-    >>> FocalConfig(causal=True).focal_window
-    14
+    >>> FocalConfig().focal_window
+    7
     """
 
     hidden_dims: Sizes = (1024, 512, 256)
@@ -143,22 +175,10 @@ class FocalConfig(PartConfig):
     use_post_norm: bool = False
     use_layerscale: bool = False
     layerscale_init: Finite = 1e-4
+    tanhscale_init: Finite = 0.5
     normalize_modulator: bool = False
     causal: bool = False
     window_size: Size = 512
-
-    @model_validator(mode="before")
-    @classmethod
-    def _causal_defaults(cls, data: Any) -> Any:
-        """The causal releases have other sizes than the offline ones."""
-        if isinstance(data, dict) and data.get("causal") is True:
-            released = {
-                "hidden_dims": (1024, 1024, 1024),
-                "focal_window": 14,
-                "focal_factor": 4,
-            }
-            return {**released, **data}
-        return data
 
     def _check_factors(self, name: str, factors: tuple[int, ...]) -> None:
         if len(factors) != len(self.hidden_dims):
@@ -302,7 +322,6 @@ class WaveNeXtConfig(ConvNeXtConfig):
     dim: Size = 1024
     ffn_dim: Size = 2048
     hop_length: Size = 480
-    causal: bool = True
 
 
 PART_CONFIGS: dict[str, dict[str, type[PartConfig]]] = {
@@ -312,3 +331,35 @@ PART_CONFIGS: dict[str, dict[str, type[PartConfig]]] = {
     "decompressor": {"FocalDecoder": FocalDecoderConfig},
     "decoder": {"Vocos": VocosConfig, "WaveNeXt": WaveNeXtConfig},
 }
+
+# The versions of the published package.
+VERSIONS = ("0.0.1", "0.0.2")
+# What a version takes for an option that is not written, where they differ.
+DECODERS = ("Vocos", "WaveNeXt")
+DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
+    "compressor": {
+        "output_dim": (13, 12),
+        "hidden_dims": ((1024, 512, 256), (1024, 1024, 1024)),
+        "focal_window": (7, 14),
+        "focal_factor": (2, 4),
+    },
+    "quantizer": {"codebook_size": (8192, 4096)},
+    "decompressor": {
+        "input_dim": (13, 12),
+        "hidden_dims": ((256, 512, 1024), (1024, 1024, 1024)),
+        "focal_window": (7, 14),
+        "focal_factor": (2, 4),
+    },
+}
+# Options that v0.0.1 does not have.
+NEW_OPTIONS = {
+    "causal",
+    "last_window_size",
+    "lookahead_size",
+    "max_cached_steps",
+    "tanhscale_init",
+    "use_flex_attention",
+    "window_size",
+}
+# Options of the decoder that v0.0.2 has under another name, or no more.
+OLD_OPTIONS = {"input_channels", "padding"}

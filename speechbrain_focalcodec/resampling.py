@@ -4,7 +4,8 @@ from fractions import Fraction
 from typing import TypeVar
 
 import torch
-import torchaudio
+
+from speechbrain_focalcodec.extras import import_torchaudio
 
 __all__ = [
     "MAX_SAMPLE_RATE",
@@ -14,6 +15,8 @@ __all__ = [
     "resample_context",
     "resampled_length",
 ]
+
+torchaudio = import_torchaudio()
 
 Length = TypeVar("Length", int, torch.Tensor)
 

@@ -1,10 +1,10 @@
 """Voice conversion: a target speaker's frames, and the nearest of them.
 
-A reference holds quantized feature frames of the target speaker's speech. To
-convert, each quantized feature frame of other speech gives way to the mean of
-the `k` frames of the reference that are nearest to it by cosine; the decoder
-makes a waveform of these. No training is needed. Frames belong to a model:
-another one's are refused.
+A reference holds feature frames of the target speaker's speech: quantized ones,
+or continuous ones as the encoder gives them. To convert, each quantized feature
+frame of other speech gives way to the mean of the `k` frames of the reference
+that are nearest to it by cosine; the decoder makes a waveform of these. No
+training is needed. Frames belong to a model: another one's are refused.
 
 The search is exact. It goes through the reference block by block, so memory
 depends neither on the reference nor on the speech; an hour of reference stays
@@ -12,8 +12,9 @@ on disk.
 """
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ QUERIES = 4096
 
 
 class VoiceReference:
-    """Quantized feature frames of a target speaker: the matching set.
+    """Feature frames of a target speaker: the matching set.
 
     Make one with :meth:`from_sigs`, from files with
     :meth:`PretrainedFocalCodec.prepare_reference`, or :meth:`load` one.
@@ -58,7 +59,7 @@ class VoiceReference:
     Arguments
     ---------
     frames : torch.Tensor or StoredFrames
-        Quantized features [M, C].
+        Features [M, C], quantized or continuous.
     facts : Facts
         The model that they belong to, their rate and the speaker's name.
 
@@ -125,6 +126,7 @@ class VoiceReference:
         sigs: Iterable[torch.Tensor],
         name: str = "",
         *,
+        continuous: bool = False,
         window: float | None = WINDOW,
         context: float = CONTEXT,
         batch_size: int = 1,
@@ -140,6 +142,9 @@ class VoiceReference:
             `sample_rate_input`; a generator may read them as they are wanted.
         name : str
             What to call the speaker.
+        continuous : bool
+            Whether to take the encoder's features, as the demo of the
+            published package does; quantized features otherwise.
         window, context, batch_size
             See :meth:`FocalCodec.encode_stream`.
 
@@ -158,20 +163,102 @@ class VoiceReference:
             If the folder for temporary files cannot hold the frames.
         """
 
-        def encode(i: int, sig: torch.Tensor) -> torch.Tensor:
-            check_sig(sig, f"sigs[{i}]", ndim=1)
-            return codec.encode_stream(
-                lambda start, stop: sig[start:stop],
-                len(sig),
-                window=window,
-                context=context,
-                batch_size=batch_size,
-            )
+        def read_with(encode: Callable[..., Any]) -> Iterator[Any]:
+            for i, sig in enumerate(sigs):
+                check_sig(sig, f"sigs[{i}]", ndim=1)
+                yield encode(
+                    codec,
+                    lambda start, stop, sig=sig: sig[start:stop],
+                    len(sig),
+                    window,
+                    context,
+                    batch_size,
+                )
 
-        toks = (encode(i, sig) for i, sig in enumerate(sigs))
-        return cls.from_toks(
-            codec, toks, name, window=window, batch_size=batch_size
+        if not continuous:
+            toks = read_with(windowed.encode_stream)
+            return cls.from_toks(
+                codec, toks, name, window=window, batch_size=batch_size
+            )
+        sigs = list(sigs)
+        num = sum(windowed.num_frames(codec, len(sig)) for sig in sigs)
+        feats = chain.from_iterable(read_with(windowed.feats_stream))
+        return cls.from_feats(codec, feats, name, num_frames=num)
+
+    @classmethod
+    def from_feats(
+        cls,
+        codec: "FocalCodec",
+        feats: Iterable[torch.Tensor],
+        name: str = "",
+        *,
+        num_frames: int | None = None,
+    ) -> "VoiceReference":
+        """Make a reference from features of the target speaker's speech.
+
+        The features may come from another model whose encoder this one's
+        imitates: the published demo converts with a streaming model and takes
+        the reference from the offline 50 Hz model.
+
+        Arguments
+        ---------
+        codec : FocalCodec
+            The model that is to decode.
+        feats : iterable of torch.Tensor
+            Features, each [N, C], continuous (`sig_to_feats`) or quantized.
+        name : str
+            What to call the speaker; characters that cannot be printed are
+            replaced.
+        num_frames : int, optional
+            How many frames there are in all. When it is not given, all of
+            them are held in memory first.
+
+        Returns
+        -------
+        VoiceReference
+            See :meth:`from_sigs`.
+
+        Raises
+        ------
+        VoiceError
+            If there are none, or the model's features have another size.
+        FocalCodecError
+            If the folder for temporary files cannot hold the frames.
+
+        Example
+        -------
+        >>> from speechbrain_focalcodec import FocalCodec
+        >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+        >>> feats = codec.sig_to_feats(torch.randn(1, 32000))
+        >>> VoiceReference.from_feats(codec, feats).seconds
+        2.0
+        """
+        if num_frames is None:
+            feats = list(feats)
+            num_frames = sum(len(part) for part in feats)
+        if num_frames == 0:
+            raise VoiceError(
+                "there is no reference speech; give at least one recording"
+            )
+        dim = codec.config.decoder_config.input_dim
+
+        def checked() -> Iterator[torch.Tensor]:
+            for part in feats:
+                if part.ndim != 2 or part.shape[1] != dim:
+                    raise VoiceError(
+                        f"feats must be [N, {dim}] for {codec.name}, got "
+                        f"{list(part.shape)}"
+                    )
+                yield part.detach()
+
+        hop = codec.output_hop_length // codec.decoder.hop_length
+        facts = Facts(
+            fingerprint=codec.fingerprint,
+            model=codec.name,
+            frame_rate=codec.token_rate * hop,
+            name="".join(c if c.isprintable() else "?" for c in name)[:200],
         )
+        return cls(_gather(checked(), num_frames), facts)
 
     @classmethod
     def from_toks(
@@ -225,22 +312,12 @@ class VoiceReference:
             codec.toks_to_codes(one[None].to(device))  # checks them
         hop = codec.output_hop_length // codec.decoder.hop_length
         num = sum(len(one) for one in all_toks) * hop
-        if num == 0:
-            raise VoiceError(
-                "there is no reference speech; give at least one recording"
-            )
         parts = (
             part
             for one in all_toks
             for part in windowed.qfeats_stream(codec, one, window, batch_size)
         )
-        facts = Facts(
-            fingerprint=codec.fingerprint,
-            model=codec.name,
-            frame_rate=codec.token_rate * hop,
-            name="".join(c if c.isprintable() else "?" for c in name)[:200],
-        )
-        return cls(_gather(parts, num), facts)
+        return cls.from_feats(codec, parts, name, num_frames=num)
 
     @classmethod
     def load(cls, path: str | Path) -> "VoiceReference":

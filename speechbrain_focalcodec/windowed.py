@@ -45,6 +45,8 @@ __all__ = [
     "decode_stream",
     "encode",
     "encode_stream",
+    "feats_stream",
+    "num_frames",
     "qfeats_stream",
 ]
 
@@ -57,15 +59,11 @@ def _encode_once(
     sig: torch.Tensor,
     lengths: torch.Tensor | None = None,
     state: StreamState | None = None,
+    to_toks: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Waveform to tokens."""
-    return _chain(
-        sig,
-        lengths,
-        partial(codec.sig_to_feats, state=state),
-        partial(codec.feats_to_lats, state=state),
-        codec.lats_to_toks,
-    )
+    """Waveform to tokens, or to features."""
+    stage = codec.sig_to_toks if to_toks else codec.sig_to_feats
+    return _chain(sig, lengths, partial(stage, state=state))
 
 
 def _decode_once(
@@ -141,15 +139,19 @@ class _Way:
 
 
 def _encoding(
-    codec: "FocalCodec", window: float | None, context: float
+    codec: "FocalCodec",
+    window: float | None,
+    context: float,
+    to_toks: bool = True,
 ) -> _Way:
-    once = partial(_encode_once, codec)
+    once = partial(_encode_once, codec, to_toks=to_toks)
+    count = codec.num_tokens if to_toks else partial(num_frames, codec)
     if codec.causal:
         count_steps("context", context, 1.0)
         size = _slice_size(codec, window) * codec.hop_length
-        return _Way(once, codec.num_tokens, size)
+        return _Way(once, count, size)
     passes = encode_passes(codec, window, context)
-    return _Way(once, codec.num_tokens, passes=passes)
+    return _Way(once, count, passes=passes if to_toks else passes[:1])
 
 
 def _decoding(
@@ -161,7 +163,7 @@ def _decoding(
     once = partial(_decode_once, codec, convert=convert, to_sig=to_sig)
     hop = codec.output_hop_length
     if not to_sig:
-        hop //= codec.decoder.hop_length
+        hop //= codec.config.decoder_config.hop_length
     if codec.causal:
         return _Way(once, lambda num: num * hop, _slice_size(codec, window))
     passes = decode_passes(codec, window, convert, to_sig)
@@ -365,6 +367,79 @@ def encode_stream(
         Tokens, int64 [N], on the CPU.
     """
     way = _encoding(codec, window, context)
+    parts = _read_parts(codec, read, num_samples, way, batch_size)
+    toks, _ = _put_together(parts, [way.count(num_samples)])
+    return toks[0].cpu()
+
+
+def num_frames(codec: "FocalCodec", num_samples: int) -> int:
+    """Feature frames that a waveform gives.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        The model.
+    num_samples : int
+        Samples at the input's rate.
+
+    Returns
+    -------
+    int
+        Frames.
+
+    Example
+    -------
+    >>> from speechbrain_focalcodec import FocalCodec
+    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+    >>> num_frames(codec, 16000)
+    50
+    """
+    return int(codec.encoder.output_lengths(torch.tensor(num_samples)))
+
+
+def feats_stream(
+    codec: "FocalCodec",
+    read: Callable[[int, int], torch.Tensor],
+    num_samples: int,
+    window: float | None,
+    context: float,
+    batch_size: int,
+) -> Iterator[torch.Tensor]:
+    """Waveform to features, piece by piece.
+
+    Arguments
+    ---------
+    codec : FocalCodec
+        The model.
+    read, num_samples, window, context, batch_size
+        Of :meth:`FocalCodec.encode_stream`.
+
+    Returns
+    -------
+    iterator of torch.Tensor
+        Consecutive frames [T, C], on the CPU.
+
+    Example
+    -------
+    >>> from speechbrain_focalcodec import FocalCodec
+    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
+    >>> read = lambda start, stop: torch.zeros(stop - start)
+    >>> [list(x.shape) for x in feats_stream(codec, read, 160000, 6, 1, 1)]
+    [[250, 80], [250, 80]]
+    """
+    way = _encoding(codec, window, context, to_toks=False)
+    parts = _read_parts(codec, read, num_samples, way, batch_size)
+    return (part.cpu() for _, part in parts)
+
+
+def _read_parts(
+    codec: "FocalCodec",
+    read: Callable[[int, int], torch.Tensor],
+    num_samples: int,
+    way: _Way,
+    batch_size: int,
+) -> Iterator[Part]:
+    """What one utterance gives that is read part by part."""
     batch_size = _check_batch_size(batch_size, 1)
     if num_samples < 1:
         raise ValueError(
@@ -382,9 +457,7 @@ def encode_stream(
             )
         return sig.to(model.device)
 
-    parts = _parts(way, read_checked, [num_samples], batch_size)
-    toks, _ = _put_together(parts, [way.count(num_samples)])
-    return toks[0].cpu()
+    return _parts(way, read_checked, [num_samples], batch_size)
 
 
 def decode_stream(

@@ -9,7 +9,8 @@ import sys
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
+from time import monotonic
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ class Hub:
         self.repositories = {NAME: {COMMIT: files_of(MODEL)}}
         self.branches = {"main": COMMIT}
         self.requests = []
+        self.tokens = set()
         self.storage = ""
         self.on_get = lambda path: None
         self.cut_weights = False  # break off in the middle
@@ -95,6 +97,8 @@ def serving(state):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self, body=True):
             state.requests.append(self.path)
+            if "Authorization" in self.headers:
+                state.tokens.add(self.headers["Authorization"])
             status, headers, content = state.respond(self.path)
             if body:
                 state.on_get(self.path)
@@ -132,7 +136,11 @@ def connect(monkeypatch, url):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache, and a client that does not wait before it retries."""
+    """An empty cache, and a client that does not wait before it retries.
+
+    The server here answers however busy the machine is.
+    """
+    monkeypatch.setattr(hub, "PATIENCE", 60.0)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
@@ -349,6 +357,105 @@ def test_a_broken_download_is_an_error_and_leaves_nothing(server, cache):
     assert "download failed" in message
     server.cut_weights = False
     assert load(NAME).fingerprint == load(MODEL).fingerprint
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_hub_that_does_not_answer_is_not_waited_for(
+    server, monkeypatch, cached
+):
+    if cached:
+        load(NAME)
+    answer = Event()
+    respond = server.respond
+    server.respond = lambda path: answer.wait(60) and respond(path)
+    monkeypatch.setattr(hub, "PATIENCE", 0.5)
+    start = monotonic()
+    if cached:
+        assert load(NAME).fingerprint == load(MODEL).fingerprint
+    else:
+        assert unreachable(refused(NAME)) == "no answer in 0.5 seconds"
+    assert monotonic() - start < 10
+    answer.set()
+
+
+def test_a_release_without_a_network_fails_in_time(tmp_path):
+    """As a user has it: the waits of the client are real."""
+    program = (
+        "import sys, time\n"
+        "from speechbrain_focalcodec import FocalCodec\n"
+        "import huggingface_hub\n"
+        "start = time.monotonic()\n"
+        "try:\n"
+        "    FocalCodec.from_pretrained('lucadellalib/focalcodec_25hz')\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, time.monotonic() - start)\n"
+    )
+    with serving(Hub()) as url:
+        pass  # nobody listens there any more
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ
+        | {
+            "HF_ENDPOINT": url,
+            "HF_HOME": str(tmp_path),
+            "HF_HUB_OFFLINE": "0",
+        },
+        cwd=PARITY.parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    name, seconds = done.stdout.split()
+    assert name == "CheckpointError" and float(seconds) < 10
+
+
+# Options of the client
+
+
+def test_the_cache_can_be_elsewhere(server, cache, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    expected = load(NAME, cache_dir=elsewhere).fingerprint
+    assert not cache.exists()
+    before = len(server.requests)
+    codec = load(NAME, cache_dir=elsewhere, local_files_only=True)
+    assert codec.fingerprint == expected
+    with pytest.raises(CheckpointError, match="local_files_only is set"):
+        load(NAME, local_files_only=True)
+    assert len(server.requests) == before
+
+
+def test_a_token_is_sent(server):
+    load(NAME, token="hf_secret")
+    assert server.tokens == {"Bearer hf_secret"}
+
+
+# A configuration of a repository
+
+
+def test_a_configuration_of_a_repository_has_weights_of_its_name(server):
+    files = server.repositories[NAME][COMMIT]
+    for name, content in files_of(OTHER).items():
+        suffix = Path(name).suffix
+        files[f"config_x{suffix}"] = content
+    codec = load(f"{NAME}/config_x.json")
+    assert codec.name == f"{NAME}/config_x.json"
+    assert codec.fingerprint == load(OTHER).fingerprint
+    assert {name for _, name in server.fetched} == {
+        "config_x.json",
+        "config_x.safetensors",
+    }
+    config = f"{NAME}/config.json"
+    assert load(config).fingerprint == load(MODEL).fingerprint
+
+
+def test_pickled_weights_of_a_repository_are_not_fetched(server):
+    files = server.repositories[NAME][COMMIT]
+    files["model.pt"] = files.pop("model.safetensors")
+    message = refused(NAME)
+    assert message.startswith(f"{NAME} (revision main): model.safetensors: ")
+    assert "python -c" in message and "'model.pt'" in message
+    assert not any("/storage/" in path for path in server.requests)
 
 
 # What is not there

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from speechbrain.utils.fetching import FetchFrom, FetchSource
+from speechbrain.utils.fetching import (
+    FetchConfig,
+    FetchFrom,
+    FetchSource,
+    LocalStrategy,
+)
 
 from speechbrain_focalcodec.audio import read_audio, resample, write_audio
 from speechbrain_focalcodec.errors import (
@@ -217,6 +223,58 @@ def test_an_export_can_be_moved(model, export, tmp_path, monkeypatch):
     loaded = PretrainedFocalCodec.from_hparams("moved", run_opts=CPU)
     assert loaded.fingerprint == model.fingerprint
     assert moved.is_dir()
+
+
+@pytest.mark.parametrize("strategy", ["SYMLINK", "COPY"])
+def test_a_savedir_of_another_model_is_refused(
+    model, export, tmp_path, strategy
+):
+    other = tmp_path / "other"
+    PretrainedFocalCodec.from_pretrained(
+        PARITY / "offline_25hz", run_opts=CPU
+    ).codec.save_pretrained(other)
+    # The same hyperparameters: the weights alone would tell.
+    shutil.copy(export / "hyperparams.yaml", other)
+    options = {
+        "savedir": tmp_path / "savedir",
+        "local_strategy": LocalStrategy[strategy],
+        "run_opts": CPU,
+    }
+    for _ in range(2):
+        loaded = PretrainedFocalCodec.from_hparams(export, **options)
+        assert loaded.fingerprint == model.fingerprint
+    with pytest.raises(CheckpointError, match="savedir: holds another model"):
+        PretrainedFocalCodec.from_hparams(other, **options)
+    with pytest.raises(CheckpointError, match="holds another model than o/n"):
+        PretrainedFocalCodec.from_hparams("o/n", **options)
+    # Replacing what is there can be asked for.
+    write_hyperparams(
+        other, PretrainedFocalCodec.from_pretrained(other, run_opts=CPU).codec
+    )
+    options["fetch_config"] = FetchConfig(overwrite=True)
+    loaded = PretrainedFocalCodec.from_hparams(other, **options)
+    assert loaded.codec.token_rate == 25
+
+
+def test_a_savedir_of_another_repository_is_refused(
+    export, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download",
+        lambda filename, **options: export / filename,
+    )
+    options = {
+        "savedir": tmp_path / "savedir",
+        "local_strategy": LocalStrategy.COPY,
+        "run_opts": CPU,
+    }
+    for _ in range(2):
+        PretrainedFocalCodec.from_hparams("owner/first", **options)
+    with pytest.raises(CheckpointError, match="than owner/second"):
+        PretrainedFocalCodec.from_hparams("owner/second", **options)
+    options["fetch_config"] = FetchConfig(revision="v1")
+    with pytest.raises(CheckpointError, match="than owner/first@v1"):
+        PretrainedFocalCodec.from_hparams("owner/first", **options)
 
 
 def test_from_hparams_loads_strictly(export):

@@ -6,14 +6,20 @@ import importlib
 import os
 import re
 import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from torch.torch_version import TorchVersion
 
 import speechbrain_focalcodec
+from speechbrain_focalcodec.errors import InstallationError
+from speechbrain_focalcodec.extras import import_torchaudio
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "speechbrain_focalcodec"
@@ -69,10 +75,48 @@ def test_torch_and_torchaudio_are_a_pair(config):
     # 2.11.0 asks for no torch, and loads with 2.11.0 alone.
     assert "2.11.0" not in core["torch"]
     assert "2.11.0" not in core["torchaudio"]
-    for version in ("2.7.1", "2.10.0"):
-        assert version in core["torch"] and version in core["torchaudio"]
+    for release in ("2.7.1", "2.10.0"):
+        assert release in core["torch"] and release in core["torchaudio"]
     # Neither has an upper bound.
     assert "99.0" in core["torch"] and "99.0" in core["torchaudio"]
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "command"),
+    [
+        ("2.9.1+cpu", "pip install 'torchaudio==2.9.1'"),
+        ("2.11.0+cu130", "pip install 'torchaudio==2.11.0'"),
+        ("2.14.1", "pip install 'torchaudio>=2.11.1'"),
+    ],
+)
+@pytest.mark.parametrize("error", ["OSError", "RuntimeError"])
+def test_a_torchaudio_that_does_not_load_is_named(
+    tmp_path, monkeypatch, torch_version, command, error
+):
+    (tmp_path / "torchaudio.py").write_text(f"raise {error}('symbol')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchaudio", raising=False)
+    monkeypatch.setattr(torch, "__version__", TorchVersion(torch_version))
+    with pytest.raises(InstallationError) as caught:
+        import_torchaudio()
+    assert str(caught.value) == (
+        f"torchaudio {version('torchaudio')} does not load with torch "
+        f"{torch_version}; install one that does: {command}"
+    )
+
+
+def test_a_command_says_so_in_one_line(tmp_path):
+    (tmp_path / "torchaudio.py").write_text("raise OSError('symbol')\n")
+    script = Path(sys.executable).parent / "focalcodec"
+    run = subprocess.run(
+        [script, "info"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    assert "does not load with torch" in line and "pip install" in line
 
 
 def test_ranges_are_loose(config, extras):

@@ -15,9 +15,11 @@ from speechbrain_focalcodec.modules.causal import StreamState
 TOLERANCE = 1e-4
 
 CASES = sorted(path.parent.name for path in PARITY.glob("*/case.json"))
-OFFLINE = [case for case in CASES if not case.startswith("causal")]
+FULL = [case for case in CASES if case.startswith("full_options")]
 CAUSAL = [case for case in CASES if case.startswith("causal")]
-INPUTS = [(case, "a") for case in CASES] + [(case, "b") for case in OFFLINE]
+OFFLINE = [case for case in CASES if case not in CAUSAL + FULL]
+INPUTS = [(case, "a") for case in CASES]
+INPUTS += [(case, "b") for case in OFFLINE + FULL]
 
 
 def load(case: str) -> tuple[FocalCodec, dict[str, torch.Tensor]]:
@@ -39,8 +41,8 @@ def assert_same_toks(
 
 
 def test_all_cases_are_here():
-    assert len(CASES) == 8
-    assert len(CAUSAL) == 2
+    assert len(CASES) == 10
+    assert len(CAUSAL) == len(FULL) == 2
 
 
 @torch.no_grad()
@@ -69,6 +71,41 @@ def test_each_stage(case, which):
     rec_sig, sig_lengths = codec.decode(want["toks"])
     assert_close(rec_sig, want["rec_sig"])
     assert sig_lengths.tolist() == [want["rec_sig"].shape[1]]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", CASES)
+def test_stages_joined(case):
+    """With lengths, without, and what a stream carries."""
+    codec, expected = load(case)
+    want = {key[2:]: x for key, x in expected.items() if key[:2] == "a."}
+    assert_close(codec.codebook[want["toks"]], want["codes"])
+    assert_close(codec.toks_to_qfeats(want["toks"]), want["qfeats"])
+    assert_close(codec.toks_to_sig(want["toks"]), want["rec_sig"])
+    assert_close(codec.codes_to_sig(want["codes"]), want["rec_sig"])
+    toks = codec.sig_to_toks(want["sig"])
+    assert_same_toks(toks, want["toks"], want["lats"])
+    assert torch.equal(
+        codec.codes_to_toks(codec.sig_to_codes(want["sig"])), toks
+    )
+    assert_close(codec.sig_to_qfeats(want["sig"]), codec.toks_to_qfeats(toks))
+    sig = torch.cat([want["sig"], 0.1 * torch.randn_like(want["sig"])])
+    lengths = torch.tensor([sig.shape[1], sig.shape[1] // 2])
+    batch, num = codec.sig_to_toks(sig, lengths)
+    assert torch.equal(batch[:1], toks)
+    assert torch.equal(
+        batch[1:, : num[1]], codec.sig_to_toks(sig[1:, : lengths[1]])
+    )
+    assert not batch[1, num[1] :].any()
+    rec_sig, samples = codec.toks_to_sig(batch, num)
+    alone = codec.toks_to_sig(batch[1:, : num[1]])
+    assert samples[1] == alone.shape[1]
+    assert_close(rec_sig[1:, : samples[1]], alone)
+    if codec.causal:
+        state = StreamState()
+        chunks = want["sig"].split(codec.chunk_length, dim=1)
+        qfeats = [codec.sig_to_qfeats(x, state=state) for x in chunks]
+        assert_close(torch.cat(qfeats, 1), codec.toks_to_qfeats(toks))
 
 
 @torch.no_grad()

@@ -242,6 +242,31 @@ def test_a_reference_holds_the_frames_of_each_recording(name, monkeypatch):
     close(stored.match(query, 1), naive(stored.to("cpu")._frames, query, 1))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["offline_12_5hz", "causal_50hz", "mini"])
+def test_continuous_references(name, monkeypatch):
+    codec = CODECS[name]
+    sigs = [noise(16000 * 5 + 3), noise(900), noise(7000)]
+    feats = [codec.sig_to_feats(sig[None])[0] for sig in sigs]
+    reference = VoiceReference.from_sigs(codec, iter(sigs), continuous=True)
+    close(reference._frames, torch.cat(feats), 1e-4)
+    same = VoiceReference.from_feats(codec, iter(feats), "x")
+    close(same._frames, reference._frames, 1e-4)
+    assert same.fingerprint == reference.fingerprint == codec.fingerprint
+    quantized = VoiceReference.from_sigs(codec, sigs)
+    assert quantized.num_frames >= reference.num_frames
+    size = min(quantized.num_frames, reference.num_frames)
+    assert (quantized._frames[:size] - reference._frames[:size]).abs().max() > 1
+    # By windows, and in a temporary file; attention sees its window alone.
+    monkeypatch.setattr(voice_module, "IN_MEMORY", 0)
+    stored = VoiceReference.from_sigs(
+        codec, sigs, continuous=True, window=3, context=1
+    )
+    assert not stored.in_memory and stored.num_frames == reference.num_frames
+    if name != "offline_12_5hz":
+        close(stored.to("cpu")._frames, reference._frames, 1e-4)
+
+
 def test_what_is_no_reference_speech_is_refused():
     codec = CODECS["offline_50hz"]
     for call, kind, message in (
@@ -257,6 +282,16 @@ def test_what_is_no_reference_speech_is_refused():
             lambda: VoiceReference.from_toks(codec, [torch.tensor([99])]),
             TokenError,
             r"0\.\.31",
+        ),
+        (
+            lambda: VoiceReference.from_feats(codec, [noise(3, 4)]),
+            VoiceError,
+            r"feats must be \[N, 32\]",
+        ),
+        (
+            lambda: VoiceReference.from_sigs(codec, [], continuous=True),
+            VoiceError,
+            "no refer",
         ),
         (
             lambda: VoiceReference(torch.full((3, 2), torch.inf), FACTS),
@@ -520,6 +555,11 @@ def test_files_and_batches_are_converted(model, corpus, tmp_path):
     same = model.prepare_reference(paths, name="x")
     assert torch.equal(same._frames, reference._frames)
     assert same.facts.name == "x"
+    feats = [
+        model.codec.sig_to_feats(read_audio(p, 16000)[0][None]) for p in paths
+    ]
+    whole = model.prepare_reference(corpus, continuous=True)
+    close(whole._frames, torch.cat(feats, 1)[0], 1e-4)
     source, target = tmp_path / "in.wav", tmp_path / "out.wav"
     model.convert_voice_file(source, reference, target, k=2)
     written, rate = read_audio(target)
@@ -572,6 +612,13 @@ def test_the_command_with_the_bundled_model(corpus, tmp_path):
     assert result.exit_code == 0, result.output
     assert (tmp_path / "a.wav").read_bytes() == (
         tmp_path / "b.wav"
+    ).read_bytes()
+    result = focalcodec(
+        *(DEMO_CLIP, tmp_path / "c.wav", "--reference", corpus, "--continuous")
+    )
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "a.wav").read_bytes() != (
+        tmp_path / "c.wav"
     ).read_bytes()
     sig, rate = read_audio(tmp_path / "a.wav")
     clip, _ = read_audio(DEMO_CLIP)

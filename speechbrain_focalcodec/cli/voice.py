@@ -44,6 +44,14 @@ def convert_voice(
             "give it to --reference later."
         ),
     ] = None,
+    continuous: Annotated[
+        bool,
+        typer.Option(
+            "--continuous",
+            help="Prepare the reference of the encoder's features, not of "
+            "quantized ones.",
+        ),
+    ] = False,
     k: Annotated[
         int,
         typer.Option(
@@ -76,7 +84,7 @@ def convert_voice(
     interface = load_model(
         model, device, precision, window, context, batch_size
     )
-    voice = open_reference(interface, reference)
+    voice = open_reference(interface, reference, continuous)
     voice.converter(interface.codec, k)  # refuses what does not fit
     if save_reference is not None:
         voice.save(save_reference)
@@ -90,7 +98,7 @@ def convert_voice(
 
 
 def open_reference(
-    interface: "PretrainedFocalCodec", path: Path
+    interface: "PretrainedFocalCodec", path: Path, continuous: bool = False
 ) -> "VoiceReference":
     """Load a prepared reference, or prepare one.
 
@@ -100,6 +108,8 @@ def open_reference(
         The model.
     path : Path
         A prepared reference (.safetensors), an audio file, or a folder.
+    continuous : bool
+        Whether to prepare it of the encoder's features.
 
     Returns
     -------
@@ -124,4 +134,4 @@ def open_reference(
 
     if path.suffix.lower() == SUFFIX and not path.is_dir():
         return VoiceReference.load(path)
-    return interface.prepare_reference(path)
+    return interface.prepare_reference(path, continuous=continuous)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from torchaudio.functional import resample
 from tqdm import tqdm
 
 from speechbrain_focalcodec.audio import resampled_length
 from speechbrain_focalcodec.data.chunks import entry_span
 from speechbrain_focalcodec.errors import AudioError, DataError
+from speechbrain_focalcodec.extras import import_torchaudio
 
 __all__ = ["RandomSegment", "SignalReader", "read_slice"]
 
@@ -250,7 +250,7 @@ def _read_resampled(
     sig = read_slice(
         path, first * period_from, min(last * period_from, num_samples)
     )
-    sig = resample(
+    sig = import_torchaudio().functional.resample(
         _to_float(sig),
         sample_rate_from,
         sample_rate_to,

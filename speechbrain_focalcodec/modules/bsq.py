@@ -66,7 +66,8 @@ class BinarySphericalQuantizer(nn.Module):
         torch.Tensor
             Codes [..., d], each +-1/sqrt(d).
         """
-        return torch.where(lats > 0, 1.0, -1.0).to(lats) / math.sqrt(self.dim)
+        signs = torch.where(lats > 0, 1.0, -1.0).to(lats)
+        return signs * (1 / math.sqrt(self.dim))
 
     def lats_to_toks(self, lats: torch.Tensor) -> torch.Tensor:
         """Quantize to indices.
@@ -97,7 +98,8 @@ class BinarySphericalQuantizer(nn.Module):
             Codes [..., d], float32.
         """
         bits = (toks[..., None] & self.powers) > 0
-        return torch.where(bits, 1.0, -1.0) / math.sqrt(self.dim)
+        # A product, as in the published code: a quotient rounds otherwise.
+        return torch.where(bits, 1.0, -1.0) * (1 / math.sqrt(self.dim))
 
     def straight_through(self, lats: torch.Tensor) -> torch.Tensor:
         """Codes whose gradient is that of the latents.

@@ -15,7 +15,7 @@ from speechbrain_focalcodec.modules.causal import (
     scope,
 )
 from speechbrain_focalcodec.modules.focal import FocalBlock
-from speechbrain_focalcodec.modules.layouts import Linear
+from speechbrain_focalcodec.modules.layouts import Linear, then_gelu
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.modules.scaling import DownScale, UpScale
 
@@ -68,7 +68,7 @@ class Refiner(nn.Module):
         y = zero_beyond(x, lengths)
         y = F.pad(y, (0, 0, 0, -steps % self.chunk))
         y = y.reshape(batch, -1, self.chunk * dim)
-        y = self.out_proj(self.in_proj.then_gelu(y))
+        y = self.out_proj(then_gelu(self.in_proj, y))
         return x + y.reshape(batch, -1, dim)[:, :steps]
 
 

@@ -13,6 +13,7 @@ from speechbrain_focalcodec.modules.layouts import (
     Linear,
     StridedConv,
     depthwise_conv,
+    then_gelu,
 )
 from speechbrain_focalcodec.modules.masking import zero_beyond
 
@@ -162,7 +163,7 @@ class ConvNeXtBlock(nn.Module):
         """
         y = self.norm(self.dwconv(x, lengths, scope(state, "dwconv")))
         return torch.addcmul(
-            x, self.gamma, self.pwconv2(self.pwconv1.then_gelu(y))
+            x, self.gamma, self.pwconv2(then_gelu(self.pwconv1, y))
         )
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from speechbrain_focalcodec.modules.layouts import Linear
+from speechbrain_focalcodec.modules.layouts import Linear, then_gelu
 
 __all__ = ["FeedForward"]
 
@@ -43,4 +43,4 @@ class FeedForward(nn.Module):
         torch.Tensor
             Same shape.
         """
-        return self.out_proj(self.dropout(self.in_proj.then_gelu(x)))
+        return self.out_proj(self.dropout(then_gelu(self.in_proj, x)))

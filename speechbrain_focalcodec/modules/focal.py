@@ -62,9 +62,9 @@ class ScaledTanh(nn.Module):
         return torch.tanh(self.alpha * x)
 
 
-def _norm(dim: int, causal: bool) -> nn.Module:
+def _norm(dim: int, causal: bool, init: float) -> nn.Module:
     """The norm of a focal block."""
-    return ScaledTanh() if causal else nn.LayerNorm(dim)
+    return ScaledTanh(init) if causal else nn.LayerNorm(dim)
 
 
 def _add(
@@ -93,6 +93,8 @@ class FocalModulation(nn.Module):
         Whether to look to the left only; the mean becomes a convolution.
     window_size : int
         Causal only: taps of that convolution.
+    tanhscale_init : float
+        Causal only: first value of the norm's alpha.
 
     Example
     -------
@@ -110,6 +112,7 @@ class FocalModulation(nn.Module):
         normalize_modulator: bool = False,
         causal: bool = False,
         window_size: int = 512,
+        tanhscale_init: float = 0.5,
     ):
         super().__init__()
         self.dim = dim
@@ -127,7 +130,9 @@ class FocalModulation(nn.Module):
         )
         self.packed = Derived(pack_depthwise)
         self.context_proj = PointwiseConv(dim, dim)
-        self.norm = _norm(dim, causal) if use_norm else nn.Identity()
+        self.norm: nn.Module = nn.Identity()
+        if use_norm:
+            self.norm = _norm(dim, causal, tanhscale_init)
         self.out_proj = Linear(dim, dim)
 
     @property
@@ -227,7 +232,7 @@ class FocalBlock(nn.Module):
     dim : int
         Channels.
     focal_window, focal_level, focal_factor, normalize_modulator, causal,
-    window_size
+    window_size, tanhscale_init
         See :class:`FocalModulation`.
     dropout : float
         Dropout of the feed-forward network.
@@ -257,10 +262,11 @@ class FocalBlock(nn.Module):
         normalize_modulator: bool = False,
         causal: bool = False,
         window_size: int = 512,
+        tanhscale_init: float = 0.5,
     ):
         super().__init__()
         self.use_post_norm = use_post_norm
-        self.modulation_norm = _norm(dim, causal)
+        self.modulation_norm = _norm(dim, causal, tanhscale_init)
         self.modulation = FocalModulation(
             dim,
             focal_window,
@@ -270,8 +276,9 @@ class FocalBlock(nn.Module):
             normalize_modulator,
             causal,
             window_size,
+            tanhscale_init,
         )
-        self.feed_forward_norm = _norm(dim, causal)
+        self.feed_forward_norm = _norm(dim, causal, tanhscale_init)
         self.feed_forward = FeedForward(dim, 4 * dim, dropout)
         self.modulation_gamma: torch.Tensor | float = 1.0
         self.feed_forward_gamma: torch.Tensor | float = 1.0

@@ -22,6 +22,7 @@ __all__ = [
     "pack_depthwise",
     "packed_product",
     "packing_pays",
+    "then_gelu",
 ]
 
 
@@ -179,6 +180,32 @@ class Linear(nn.Linear):
             )
         y = F.linear(x, self.weight, self.bias)
         return y if activation == "none" else F.gelu(y)
+
+
+def then_gelu(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Apply a linear layer and GELU, in one step where the layer has one.
+
+    Layers that took the place of a :class:`Linear` (adapters, LoRA) do not.
+
+    Arguments
+    ---------
+    layer : nn.Module
+        A linear layer.
+    x : torch.Tensor
+        Frames [..., in_features].
+
+    Returns
+    -------
+    torch.Tensor
+        Frames [..., out_features].
+
+    Example
+    -------
+    >>> then_gelu(nn.Linear(2, 3), torch.zeros(1, 2)).shape
+    torch.Size([1, 3])
+    """
+    joined = getattr(layer, "then_gelu", None)
+    return F.gelu(layer(x)) if joined is None else joined(x)
 
 
 def _pack_first_tap(weight: torch.Tensor) -> torch.Tensor:

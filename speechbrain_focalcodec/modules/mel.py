@@ -6,10 +6,10 @@ variance by two fixed numbers. It has no trained weights.
 """
 
 import torch
-import torchaudio
 from torch import nn
 from torch.nn import functional as F
 
+from speechbrain_focalcodec.extras import import_torchaudio
 from speechbrain_focalcodec.modules.causal import StreamState, extend_left
 from speechbrain_focalcodec.modules.masking import zero_beyond
 
@@ -80,7 +80,7 @@ class LogMel(nn.Module):
         )
         self.register_buffer(
             "filterbank",
-            torchaudio.functional.melscale_fbanks(
+            import_torchaudio().functional.melscale_fbanks(
                 n_fft // 2 + 1,
                 f_min,
                 f_max,

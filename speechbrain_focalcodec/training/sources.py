@@ -19,9 +19,14 @@ from torch import nn
 
 from speechbrain_focalcodec import checkpoint
 from speechbrain_focalcodec.codec import FocalCodec
-from speechbrain_focalcodec.config import CodecConfig, read_config
+from speechbrain_focalcodec.config import (
+    CodecConfig,
+    as_saved_before,
+    read_json,
+)
 from speechbrain_focalcodec.errors import CheckpointError
 from speechbrain_focalcodec.hub import RELEASES, is_repository
+from speechbrain_focalcodec.part_configs import VERSIONS
 from speechbrain_focalcodec.training.checkpointing import (
     RANK,
     AtomicCheckpointer,
@@ -53,7 +58,13 @@ DISCRIMINATOR = "discriminator"
 DISCRIMINATOR_FILE = "discriminator.safetensors"
 
 # Options that change no output for the same weights.
-UNUSED = {"max_cached_steps", "dropout", "layerscale_init"}
+UNUSED = {
+    "max_cached_steps",
+    "use_flex_attention",
+    "dropout",
+    "layerscale_init",
+    "tanhscale_init",
+}
 # Options without weights that change a part's output, but not what its weights
 # mean: the model's own are taken, and training fits the weights to them.
 CHOSEN = {"fade"}
@@ -78,6 +89,8 @@ class Source:
         Of the codec that they belong to.
     is_run : bool
         Whether it is a run.
+    file : str
+        Name of a model's file of weights.
 
     Example
     -------
@@ -90,6 +103,7 @@ class Source:
     folder: Path
     config: CodecConfig
     is_run: bool
+    file: str = checkpoint.WEIGHTS_FILE
 
     @property
     def parts(self) -> list[str]:
@@ -146,7 +160,7 @@ class Source:
                 ) from error
         if name == DISCRIMINATOR:
             return checkpoint.read_weights(self.folder / DISCRIMINATOR_FILE)
-        path = self.folder / checkpoint.WEIGHTS_FILE
+        path = self.folder / self.file
         found = checkpoint.upgrade_names(checkpoint.read_weights(path), path)
         return {
             key.removeprefix(f"{name}."): value
@@ -215,9 +229,10 @@ def _find_source(name: str | Path) -> Source:
                 f"{name}: no such folder in {folder.parent}; give the output "
                 "folder of a training, or a model"
             )
-        _, folder = checkpoint.resolve_source(str(name))
-        config = read_config(folder / checkpoint.CONFIG_FILE)
-        return Source(str(name), folder, config, is_run=False)
+        files = checkpoint.find_model(str(name))
+        config = checkpoint.match_config(FocalCodec, files)
+        folder, file = files.weights.parent, files.weights.name
+        return Source(str(name), folder, config, is_run=False, file=file)
     save, best = folder / SAVE_FOLDER, None
     if save.is_dir():
         checkpointer = AtomicCheckpointer(save)
@@ -231,7 +246,9 @@ def _find_source(name: str | Path) -> Source:
             "folder of a training that has finished an epoch (a --debug run "
             "keeps its own only with --debug_persistently), or a model folder"
         )
-    config = read_config(folder / checkpoint.CONFIG_FILE)
+    path = folder / checkpoint.CONFIG_FILE
+    data = as_saved_before(read_json(path))
+    config = CodecConfig.parse(data, path, VERSIONS[0])
     return Source(str(name), best.path, config, is_run=True)
 
 

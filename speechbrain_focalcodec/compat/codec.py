@@ -1,0 +1,825 @@
+"""The published class: parts in a row, states of streams by place."""
+
+import copy
+import json
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from speechbrain_focalcodec import checkpoint
+from speechbrain_focalcodec.atomic import atomic_path, atomic_write_text
+from speechbrain_focalcodec.codec import FocalCodec as MainCodec
+from speechbrain_focalcodec.compat.bsq import BinarySphericalQuantizer
+from speechbrain_focalcodec.compat.focalnet import FocalDecoder, FocalEncoder
+from speechbrain_focalcodec.compat.mel import LogMel
+from speechbrain_focalcodec.compat.vocos import Vocos
+from speechbrain_focalcodec.compat.wavenext import WaveNeXt
+from speechbrain_focalcodec.compat.wavlm import WavLM
+from speechbrain_focalcodec.config import CodecConfig, read_json
+from speechbrain_focalcodec.lengths import absolute_lengths
+from speechbrain_focalcodec.modules.bsq import to_sphere
+from speechbrain_focalcodec.modules.masking import zero_beyond
+from speechbrain_focalcodec.voice_search import nearest
+
+__all__ = ["FocalCodec", "REGISTRY"]
+
+REGISTRY: dict[str, Any] = {
+    "BinarySphericalQuantizer": BinarySphericalQuantizer,
+    "FocalDecoder": FocalDecoder,
+    "FocalEncoder": FocalEncoder,
+    "LogMel": LogMel,
+    "Vocos": Vocos,
+    "WaveNeXt": WaveNeXt,
+    "WavLM": WavLM,
+}
+ROLES = ("encoder", "compressor", "quantizer", "decompressor", "decoder")
+
+# What a part carries from chunk to chunk: () or [] at first.
+State = tuple[Any, ...] | list[Any]
+
+
+class FocalCodec(nn.Module):
+    """Speech to tokens and back, as `focalcodec.FocalCodec`.
+
+    A method for each way from one of sig, feats, lats, toks and codes to
+    another, or to qfeats. They take:
+
+    * the states of the parts on the way, in order: what the call for the
+      chunk before gave with ``return_state=True``. Models that are not causal
+      carry nothing. States are left as they are, and may be used again.
+    * ``length``, relative lengths, float [B] in (0, 1]. An utterance gives
+      what it gives alone, and zeros beyond its length.
+    * on the way to a waveform, ``matching_set``, features [M, C] of a speaker:
+      each frame is replaced by the mean of the ``topk`` nearest of them; and
+      ``output_length``, samples to cut to, or to fill up to with the last one.
+
+    With ``return_state=True`` they give the states after the output.
+
+    Arguments
+    ---------
+    encoder_name, compressor_name, quantizer_name, decompressor_name, \
+decoder_name : str
+        Of `REGISTRY`.
+    encoder_config, compressor_config, quantizer_config, decompressor_config, \
+decoder_config : dict, optional
+        Options of each part; what is left out is as in v0.0.2.
+
+    Raises
+    ------
+    ValueError
+        If there is no such part.
+
+    Example
+    -------
+    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz_causal")
+    >>> state = []
+    >>> for chunk in torch.randn(1, 3200).split(codec.chunk_size, dim=1):
+    ...     toks, *state = codec.sig_to_toks(chunk, *state, return_state=True)
+    >>> codec.toks_to_sig(toks).shape
+    torch.Size([1, 640])
+    """
+
+    __version__ = "0.0.2"
+
+    def __init__(
+        self,
+        encoder_name: str = "WavLM",
+        encoder_config: dict[str, Any] | None = None,
+        compressor_name: str = "FocalEncoder",
+        compressor_config: dict[str, Any] | None = None,
+        quantizer_name: str = "BinarySphericalQuantizer",
+        quantizer_config: dict[str, Any] | None = None,
+        decompressor_name: str = "FocalDecoder",
+        decompressor_config: dict[str, Any] | None = None,
+        decoder_name: str = "WaveNeXt",
+        decoder_config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model_id: str | None = None
+        self.encoder = _build(encoder_name, encoder_config)
+        self.compressor = _build(compressor_name, compressor_config)
+        self.quantizer = _build(quantizer_name, quantizer_config)
+        self.decompressor = _build(decompressor_name, decompressor_config)
+        self.decoder = _build(decoder_name, decoder_config)
+        for role in ROLES:
+            part = getattr(self, role)
+            setattr(self, f"{role}_name", type(part).__name__)
+            setattr(self, f"{role}_config", part.config)
+
+    # Loading and saving
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        config: str,
+        overrides: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> "FocalCodec":
+        """Load a model with its weights; executes nothing that it reads.
+
+        Arguments
+        ---------
+        config : str
+            A JSON file, with or without its suffix, beside weights of the same
+            name; or what the main class's `from_pretrained` takes.
+        overrides : dict, optional
+            Options to change, such as ``{"encoder_config.dropout": 0.1}``.
+        **kwargs : dict
+            For the hub: `revision`, `cache_dir`, `local_files_only`, `token`.
+
+        Returns
+        -------
+        FocalCodec
+            In eval mode.
+
+        Raises
+        ------
+        ConfigError, CheckpointError
+            As of the main class.
+        """
+        return cls.from_config(config, True, overrides, **kwargs)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: str,
+        pretrained: bool = False,
+        overrides: dict[str, Any] | None = None,
+        *,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> "FocalCodec":
+        """Make a model of a configuration.
+
+        Arguments
+        ---------
+        config : str
+            See :meth:`from_pretrained`.
+        pretrained : bool
+            Whether to load its weights, too; they are random otherwise.
+        overrides : dict, optional
+            See :meth:`from_pretrained`.
+        revision : str, optional
+            Commit, tag or branch on the hub.
+        **kwargs : dict
+            See :meth:`from_pretrained`.
+
+        Returns
+        -------
+        FocalCodec
+            In eval mode.
+
+        Raises
+        ------
+        ConfigError, CheckpointError
+            As of the main class.
+        """
+        file = f"{config.removesuffix('.json')}.json"
+        # In a repository on the hub it has two slashes.
+        if not Path(file).is_file() and (
+            Path(config).exists() or config.count("/") < 2
+        ):
+            file = config
+        options: Any = kwargs
+        files = checkpoint.find_model(file, revision, options)
+        data = read_json(files.config)
+        for path, value in (overrides or {}).items():
+            *keys, last = path.split(".")
+            table = data
+            for key in keys:
+                table = table.setdefault(key, {})
+            table[last] = value
+        if not pretrained:
+            model = cls(**CodecConfig.parse(data, files.config).model_dump())
+        else:
+            parsed = checkpoint.match_config(MainCodec, files, data)
+            model = cls(**parsed.model_dump())
+            weights = checkpoint.read_weights(files.weights)
+            weights = checkpoint.upgrade_names(weights, files.weights)
+            checkpoint.load_state(model, weights, files.weights)
+        model.model_id = config
+        return model.eval()
+
+    def to_config(self, config: str, pretrained: bool = False) -> None:
+        """Write the configuration.
+
+        Arguments
+        ---------
+        config : str
+            The JSON file, with or without its suffix.
+        pretrained : bool
+            Whether to write the weights beside it, too, as safetensors.
+        """
+        options: dict[str, Any] = {}
+        for role in ROLES:
+            options[f"{role}_name"] = getattr(self, f"{role}_name")
+            options[f"{role}_config"] = getattr(self, f"{role}_config")
+        file = Path(f"{os.fspath(config).removesuffix('.json')}.json")
+        if pretrained:
+            weights = {
+                name: value.detach().cpu().contiguous()
+                for name, value in self.state_dict().items()
+            }
+            with atomic_path(file.with_suffix(".safetensors")) as temporary:
+                save_file(weights, temporary, metadata={"format": "pt"})
+        atomic_write_text(file, json.dumps(options, indent=2) + "\n")
+
+    def to_pretrained(self, config: str) -> None:
+        """Write configuration and weights.
+
+        Arguments
+        ---------
+        config : str
+            See :meth:`to_config`.
+        """
+        self.to_config(config, pretrained=True)
+
+    # Facts
+
+    @property
+    def sample_rate_input(self) -> int:
+        """Sample rate of the waveform to encode (Hz)."""
+        return self.encoder.sample_rate
+
+    @property
+    def sample_rate_output(self) -> int:
+        """Sample rate of the decoded waveform (Hz)."""
+        rate = self.sample_rate_input * self.decoder.upsample_factor
+        return rate // self.encoder.downsample_factor
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate (Hz), where input and output have the same."""
+        if self.sample_rate_input != self.sample_rate_output:
+            raise RuntimeError(
+                f"the model takes {self.sample_rate_input} Hz and gives "
+                f"{self.sample_rate_output} Hz; use sample_rate_input or "
+                "sample_rate_output"
+            )
+        return self.sample_rate_input
+
+    @property
+    def causal(self) -> bool:
+        """Whether every part can run on a stream."""
+        return all(
+            getattr(self, role).causal for role in ROLES if role != "quantizer"
+        )
+
+    @property
+    def chunk_size(self) -> int:
+        """Samples of one chunk of a stream."""
+        size = self.encoder.chunk_size
+        if self.causal:
+            frames = self.decompressor.chunk_size, self.compressor.chunk_size
+            size = math.lcm(
+                size, math.lcm(*frames) * self.encoder.downsample_factor
+            )
+        return size
+
+    @property
+    def latency(self) -> float | None:
+        """Length of one chunk (ms); None when offline."""
+        if not self.causal:
+            return None
+        return 1000.0 * self.chunk_size / self.sample_rate_input
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        """All codes [codebook_size, d]."""
+        return self.quantizer.codebook
+
+    def info(self) -> dict[str, Any]:
+        """What the model is.
+
+        Returns
+        -------
+        dict
+            Facts by name.
+        """
+        facts: dict[str, Any] = {
+            "model_id": self.model_id,
+            "version": self.__version__,
+        }
+        for name in (
+            *("sample_rate_input", "sample_rate_output"),
+            *("causal", "chunk_size", "latency"),
+        ):
+            facts[name] = getattr(self, name)
+        sizes = [value.numel() for value in self.state_dict().values()]
+        return facts | {"num_total_params": sum(sizes)}
+
+    def jit(self, classes: Sequence[type] | None = None) -> "FocalCodec":
+        """A copy for inference with parts that TorchScript runs.
+
+        The encoder and causal parts stay as they are: their work depends on
+        the length of the input, or on what they carry. A warning names them.
+
+        Arguments
+        ---------
+        classes : sequence of type, optional
+            Only these parts.
+
+        Returns
+        -------
+        FocalCodec
+            A copy, with the present weights.
+        """
+        model = copy.deepcopy(self)
+        weight = next(self.parameters())
+        x = torch.randn(1, self.sample_rate_input).to(weight)  # a second
+        for role in ROLES:
+            part = getattr(model, role)
+            if role == "quantizer":
+                x = part.lats_to_codes(x)
+                continue
+            with torch.no_grad():
+                y, _ = part(x)
+                if classes is None or isinstance(part, tuple(classes)):
+                    try:
+                        part.trace(x)
+                    except RuntimeError as error:
+                        message = f"{role}: not traced: {error}"
+                        warnings.warn(message, stacklevel=2)
+            x = y
+        return model
+
+    # Ways
+
+    def forward(
+        self,
+        sig: torch.Tensor,
+        encoder_state: State = (),
+        compressor_state: State = (),
+        decompressor_state: State = (),
+        decoder_state: State = (),
+        length: torch.Tensor | None = None,
+        return_state: bool = False,
+    ) -> tuple[Any, ...]:
+        """Waveform to tokens, codes and waveform.
+
+        Arguments
+        ---------
+        sig : torch.Tensor
+            Waveform [B, T].
+        encoder_state, compressor_state, decompressor_state, decoder_state
+            See the class.
+        length : torch.Tensor, optional
+            Relative lengths, float [B].
+        return_state : bool
+            Whether to give the states, too.
+
+        Returns
+        -------
+        toks : torch.Tensor
+            Tokens, int64 [B, N].
+        codes : torch.Tensor
+            Codes [B, N, d].
+        rec_sig : torch.Tensor
+            Waveform that lasts as long as `sig`.
+        *states
+            With `return_state`, those of the four parts.
+        """
+        codes, states, lengths = _chain(
+            sig,
+            None if length is None else absolute_lengths("length", length, sig),
+            (self.encoder, encoder_state),
+            (self.compressor, compressor_state),
+            to_sphere,
+            self.quantizer.lats_to_codes,
+        )
+        rate = self.sample_rate_output / self.sample_rate_input
+        rec_sig, more, _ = _chain(
+            codes,
+            lengths,
+            (self.decompressor, decompressor_state),
+            (self.decoder, decoder_state),
+            partial(_fit, length=int(sig.shape[-1] * rate)),
+        )
+        out = self.quantizer.codes_to_toks(codes), codes, rec_sig
+        return (*out, *states, *more) if return_state else out
+
+    def sig_to_sig(
+        self,
+        sig: torch.Tensor,
+        encoder_state: State = (),
+        compressor_state: State = (),
+        decompressor_state: State = (),
+        decoder_state: State = (),
+        length: torch.Tensor | None = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Waveform to tokens and back."""
+        _, _, rec_sig, *states = self(
+            sig,
+            encoder_state,
+            compressor_state,
+            decompressor_state,
+            decoder_state,
+            length,
+            return_state=True,
+        )
+        return (rec_sig, *states) if return_state else rec_sig
+
+    # sig to ...
+
+    def sig_to_feats(
+        self,
+        sig: torch.Tensor,
+        encoder_state: State = (),
+        length: torch.Tensor | None = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Waveform to features."""
+        return _run(
+            sig,
+            return_state,
+            (self.encoder, encoder_state),
+            length=length,
+        )
+
+    def sig_to_lats(
+        self,
+        sig: torch.Tensor,
+        encoder_state: State = (),
+        compressor_state: State = (),
+        length: torch.Tensor | None = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Waveform to latents."""
+        return _run(
+            sig,
+            return_state,
+            (self.encoder, encoder_state),
+            (self.compressor, compressor_state),
+            to_sphere,
+            length=length,
+        )
+
+    def sig_to_toks(
+        self,
+        sig: torch.Tensor,
+        encoder_state: State = (),
+        compressor_state: State = (),
+        length: torch.Tensor | None = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Waveform to tokens."""
+        return _run(
+            sig,
+            return_state,
+            (self.encoder, encoder_state),
+            (self.compressor, compressor_state),
+            to_sphere,
+            self.quantizer.lats_to_toks,
+            length=length,
+        )
+
+    def sig_to_codes(
+        self,
+        sig: torch.Tensor,
+        encoder_state: State = (),
+        compressor_state: State = (),
+        length: torch.Tensor | None = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Waveform to codes."""
+        return _run(
+            sig,
+            return_state,
+            (self.encoder, encoder_state),
+            (self.compressor, compressor_state),
+            to_sphere,
+            self.quantizer.lats_to_codes,
+            length=length,
+        )
+
+    def sig_to_qfeats(
+        self,
+        sig: torch.Tensor,
+        encoder_state: State = (),
+        compressor_state: State = (),
+        decompressor_state: State = (),
+        length: torch.Tensor | None = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Waveform to quantized features."""
+        return _run(
+            sig,
+            return_state,
+            (self.encoder, encoder_state),
+            (self.compressor, compressor_state),
+            to_sphere,
+            self.quantizer.lats_to_codes,
+            (self.decompressor, decompressor_state),
+            length=length,
+        )
+
+    # feats to ...
+
+    def feats_to_lats(
+        self,
+        feats: torch.Tensor,
+        compressor_state: State = (),
+        return_state: bool = False,
+    ) -> Any:
+        """Features to latents."""
+        return _run(
+            feats,
+            return_state,
+            (self.compressor, compressor_state),
+            to_sphere,
+        )
+
+    def feats_to_toks(
+        self,
+        feats: torch.Tensor,
+        compressor_state: State = (),
+        return_state: bool = False,
+    ) -> Any:
+        """Features to tokens."""
+        return _run(
+            feats,
+            return_state,
+            (self.compressor, compressor_state),
+            to_sphere,
+            self.quantizer.lats_to_toks,
+        )
+
+    def feats_to_codes(
+        self,
+        feats: torch.Tensor,
+        compressor_state: State = (),
+        return_state: bool = False,
+    ) -> Any:
+        """Features to codes."""
+        return _run(
+            feats,
+            return_state,
+            (self.compressor, compressor_state),
+            to_sphere,
+            self.quantizer.lats_to_codes,
+        )
+
+    def feats_to_qfeats(
+        self,
+        feats: torch.Tensor,
+        compressor_state: State = (),
+        decompressor_state: State = (),
+        return_state: bool = False,
+    ) -> Any:
+        """Features to quantized features."""
+        return _run(
+            feats,
+            return_state,
+            (self.compressor, compressor_state),
+            to_sphere,
+            self.quantizer.lats_to_codes,
+            (self.decompressor, decompressor_state),
+        )
+
+    def feats_to_sig(
+        self,
+        feats: torch.Tensor,
+        decoder_state: State = (),
+        matching_set: torch.Tensor | None = None,
+        topk: int = 4,
+        num_splits: int = 1,
+        output_length: int | None = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Features to waveform."""
+        return _run(
+            feats,
+            return_state,
+            partial(
+                self._match,
+                matching_set=matching_set,
+                topk=topk,
+                num_splits=num_splits,
+            ),
+            (self.decoder, decoder_state),
+            partial(_fit, length=output_length),
+        )
+
+    # lats to ...
+
+    def lats_to_toks(self, lats: torch.Tensor) -> torch.Tensor:
+        """Latents to tokens."""
+        return self.quantizer.lats_to_toks(lats)
+
+    def lats_to_codes(self, lats: torch.Tensor) -> torch.Tensor:
+        """Latents to codes."""
+        return self.quantizer.lats_to_codes(lats)
+
+    def lats_to_qfeats(
+        self,
+        lats: torch.Tensor,
+        decompressor_state: State = (),
+        return_state: bool = False,
+    ) -> Any:
+        """Latents to quantized features."""
+        return _run(
+            lats,
+            return_state,
+            self.quantizer.lats_to_codes,
+            (self.decompressor, decompressor_state),
+        )
+
+    # toks to ...
+
+    def toks_to_codes(self, toks: torch.Tensor) -> torch.Tensor:
+        """Tokens to codes."""
+        return self.quantizer.toks_to_codes(toks)
+
+    def toks_to_qfeats(
+        self,
+        toks: torch.Tensor,
+        decompressor_state: State = (),
+        return_state: bool = False,
+    ) -> Any:
+        """Tokens to quantized features."""
+        return _run(
+            toks,
+            return_state,
+            self.quantizer.toks_to_codes,
+            (self.decompressor, decompressor_state),
+        )
+
+    def toks_to_sig(
+        self,
+        toks: torch.Tensor,
+        decompressor_state: State = (),
+        decoder_state: State = (),
+        matching_set: torch.Tensor | None = None,
+        topk: int = 4,
+        num_splits: int = 1,
+        output_length: int | None = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Tokens to waveform."""
+        return _run(
+            toks,
+            return_state,
+            self.quantizer.toks_to_codes,
+            (self.decompressor, decompressor_state),
+            partial(
+                self._match,
+                matching_set=matching_set,
+                topk=topk,
+                num_splits=num_splits,
+            ),
+            (self.decoder, decoder_state),
+            partial(_fit, length=output_length),
+        )
+
+    # codes to ...
+
+    def codes_to_toks(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes to tokens."""
+        return self.quantizer.codes_to_toks(codes)
+
+    def codes_to_qfeats(
+        self,
+        codes: torch.Tensor,
+        decompressor_state: State = (),
+        return_state: bool = False,
+    ) -> Any:
+        """Codes to quantized features."""
+        return _run(
+            codes,
+            return_state,
+            (self.decompressor, decompressor_state),
+        )
+
+    def codes_to_sig(
+        self,
+        codes: torch.Tensor,
+        decompressor_state: State = (),
+        decoder_state: State = (),
+        matching_set: torch.Tensor | None = None,
+        topk: int = 4,
+        num_splits: int = 1,
+        output_length: int | None = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Codes to waveform."""
+        return _run(
+            codes,
+            return_state,
+            (self.decompressor, decompressor_state),
+            partial(
+                self._match,
+                matching_set=matching_set,
+                topk=topk,
+                num_splits=num_splits,
+            ),
+            (self.decoder, decoder_state),
+            partial(_fit, length=output_length),
+        )
+
+    # Voice conversion
+
+    def knn(
+        self,
+        input: torch.Tensor,
+        matching_set: torch.Tensor,
+        topk: int = 4,
+        num_splits: int = 1,
+    ) -> torch.Tensor:
+        """The frames of a set that are nearest by cosine.
+
+        Arguments
+        ---------
+        input : torch.Tensor
+            Frames [..., C].
+        matching_set : torch.Tensor
+            Frames to look among [M, C].
+        topk : int
+            How many to find; M at most.
+        num_splits : int
+            Parts of the set that are searched one after the other.
+
+        Returns
+        -------
+        torch.Tensor
+            Frames [..., topk, C], the nearest first.
+        """
+        frames = matching_set.to(input.device)
+        norms = frames.float().norm(dim=-1)
+        blocks = frames.float().split(max(1, len(frames) // num_splits))
+        starts = [0]
+        for block in blocks[:-1]:
+            starts.append(starts[-1] + len(block))
+        places = nearest(
+            input.float().flatten(end_dim=-2),
+            zip(starts, blocks, strict=True),
+            # A frame of zeros is like nothing.
+            torch.where(norms > 0, 1 / norms, 0.0),
+            min(topk, len(frames)),
+        )
+        return frames[places].reshape(*input.shape[:-1], -1, frames.shape[1])
+
+    def _match(
+        self,
+        feats: torch.Tensor,
+        matching_set: torch.Tensor | None,
+        topk: int,
+        num_splits: int,
+    ) -> torch.Tensor:
+        """Means of the nearest frames of a set, where there is one."""
+        if matching_set is None:
+            return feats
+        return self.knn(feats, matching_set, topk, num_splits).mean(dim=-2)
+
+
+def _build(name: str, options: dict[str, Any] | None) -> Any:
+    """One part, from the table."""
+    if name not in REGISTRY:
+        raise ValueError(f"no part {name!r}; there are {sorted(REGISTRY)}")
+    return REGISTRY[name](**(options or {}))
+
+
+def _chain(
+    x: torch.Tensor, lengths: torch.Tensor | None, *stages: Any
+) -> tuple[torch.Tensor, list[State], torch.Tensor | None]:
+    """Functions, and parts with their states, one after the other."""
+    states: list[State] = []
+    for stage in stages:
+        if not isinstance(stage, tuple):
+            x = zero_beyond(stage(x), lengths)
+            continue
+        part, state = stage
+        x, kept, lengths = part.run(x, state, lengths)
+        # A list or a tuple, as it was given.
+        states.append(type(state)([kept]))
+    return x, states, lengths
+
+
+def _run(
+    x: torch.Tensor,
+    return_state: bool,
+    *stages: Any,
+    length: torch.Tensor | None = None,
+) -> Any:
+    """What stages give, with their states where these are wanted."""
+    lengths = None
+    if length is not None:
+        lengths = absolute_lengths("length", length, x)
+    x, states, _ = _chain(x, lengths, *stages)
+    return (x, *states) if return_state else x
+
+
+def _fit(sig: torch.Tensor, length: int | None) -> torch.Tensor:
+    """Cut a waveform, or fill it up with its last sample."""
+    if length is None:
+        return sig
+    missing = max(0, length - sig.shape[1])
+    return torch.cat([sig[:, :length], sig[:, -1:].expand(-1, missing)], 1)
