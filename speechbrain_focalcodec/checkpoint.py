@@ -134,7 +134,7 @@ def resolve_source(
     if isinstance(source, str) and hub.is_repository(text):
         folder = hub.fetch(text, revision, names, options, hub.PATIENCE)
         return text, folder
-    if folder.suffix in PICKLES and folder.is_file():
+    if folder.suffix in PICKLES and os.path.isfile(folder):
         raise CheckpointError(hub.pickled_message(folder))
     raise CheckpointError(
         f"model {text!r}: neither a folder, nor a hub repository "
@@ -212,14 +212,14 @@ def find_model(
     """
     text = os.fspath(source)
     path = Path(os.path.expanduser(text))
-    if path.suffix == ".json" and path.is_file():
+    if path.suffix == ".json" and os.path.isfile(path):
         _check_no_revision(path, revision)
         name = path.stem
         if path.name == CONFIG_FILE:
             name = path.resolve().parent.name
         return ModelFiles(name, path, _beside(path, _weights_names(path.name)))
     match = hub.split_file(text) if isinstance(source, str) else None
-    if match is None or path.parent.is_dir():
+    if match is None or os.path.isdir(path.parent):
         name, folder = resolve_source(source, revision, options=options)
         config = folder / CONFIG_FILE
         names = (WEIGHTS_FILE, *_weights_names(CONFIG_FILE))

@@ -227,6 +227,7 @@ WAVLM = {"hidden_dims": [512], "kernel_sizes": [1]}
         },
         {
             "encoder_config": WAVLM | {"strides": [160]},
+            "decoder_name": "Vocos",
             "decoder_config": {"n_fft": 65536, "hop_length": 160},
         },
         {
