@@ -170,6 +170,7 @@ class RowwiseInt8(nn.Module):
         self.scale = scale[:, 0]
         self.zero_points = torch.zeros_like(self.scale, dtype=torch.int64)
         self.exact = multiplies_int8()
+        self.bias: torch.Tensor
         given = torch.zeros_like(self.scale)
         if bias is not None:
             given.copy_(bias.detach())

@@ -539,8 +539,9 @@ def _check_graph(
     `given` and `got` are the names of the data and of its lengths.
     """
     types = {"sig": "tensor(float)", "toks": "tensor(int64)"}
+    chunk = None if step is None else step.chunk_length
     for what, ports, (data, lengths), size, mark in (
-        ("inputs", session.get_inputs(), given, step and step.chunk_length, ""),
+        ("inputs", session.get_inputs(), given, chunk, ""),
         ("outputs", session.get_outputs(), got, None, "_out"),
     ):
         wanted: list[tuple[str, str, list[int | None]]] = [

@@ -48,7 +48,7 @@ class _Extractor(nn.Module):
     ) -> torch.Tensor:
         # Just as long as the frames reach: no more, and one of them at least.
         steps = sig.shape[1]
-        hops = torch.sym_max(steps - self.reach, 0) // self.hop_length
+        hops: Any = torch.sym_max(steps - self.reach, 0) // self.hop_length
         used = hops * self.hop_length + self.reach
         sig = F.pad(sig, (0, used - steps))
         # Padding is seen only by what is shorter than the first frame.

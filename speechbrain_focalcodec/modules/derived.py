@@ -170,11 +170,11 @@ def can_keep(weight: torch.Tensor) -> bool:
     """
     if not COPIES_ON_WRITE or weight.is_inference():
         return False
+    if torch._C._is_cow_tensor(weight):
+        return True
     if weight.untyped_storage().nbytes() != weight.nbytes:
         # Others write to the same memory, and each would move all of it.
         return False
-    if torch._C._is_cow_tensor(weight):
-        return True
     try:
         with torch.inference_mode(False), torch.no_grad():
             torch._lazy_clone(weight.detach())
@@ -198,7 +198,7 @@ class DerivedFromAll(Derived):
     Example
     -------
     >>> linear, total = nn.Linear(2, 3), DerivedFromAll(
-    ...     lambda module: sum(float(p.sum()) for p in module.parameters())
+    ...     lambda module: sum(p.detach().sum().item() for p in module.parameters())
     ... )
     >>> before = total(linear)
     >>> linear.bias.data[0] += 8
@@ -206,7 +206,7 @@ class DerivedFromAll(Derived):
     8
     """
 
-    def forward(self, module: nn.Module) -> Any:
+    def forward(self, module: nn.Module) -> Any:  # type: ignore[override]
         """Give what is derived.
 
         Arguments

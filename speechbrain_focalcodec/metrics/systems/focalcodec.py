@@ -83,7 +83,7 @@ class FocalCodecSystem(System):
             raise ValueError(
                 f"{codec.name} is in training mode; call its eval() first"
             )
-        self.codec = codec
+        self.codec: FocalCodec = codec
         self.feats_only = feats_only
         self.k = k
         prefix = "feats:" if feats_only else ""
