@@ -24,8 +24,9 @@ class DistillationBrain(StudentBrain):
     Hyperparameters beside those of
     :class:`~speechbrain_focalcodec.training.base.CodecBrain`:
     ``first_layer_weight`` and ``last_layer_weight``, between which the layers'
-    weights are evenly spaced; the loss is the mean over the layers. ``start_from`` must have the position
-    embedding, or an encoder to go on with.
+    weights are evenly spaced; the loss is the mean over the layers.
+    ``start_from`` must have the position embedding, or an encoder to go on
+    with.
     """
 
     TRAINED = ("encoder",)

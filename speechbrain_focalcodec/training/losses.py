@@ -45,7 +45,8 @@ class CentredLogMel(nn.Module):
 
     Example
     -------
-    >>> CentredLogMel(16000)(torch.randn(2, 8000), torch.tensor([8000, 99])).shape
+    >>> lengths = torch.tensor([8000, 99])
+    >>> CentredLogMel(16000)(torch.randn(2, 8000), lengths).shape
     torch.Size([2, 26, 80])
     """
 
