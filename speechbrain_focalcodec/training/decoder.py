@@ -345,14 +345,16 @@ class DecoderBrain(CodecBrain):
         And their lengths, where there is padding.
         """
         estimate, target = predictions["estimate"], predictions["target"]
-        lengths = predictions["lengths"]
+        lengths = predictions.get("lengths")
         starts, size = predictions.get("judged"), self._judged_samples
         if starts is not None and size is not None:
             estimate = take_windows(estimate, starts, size)
             target = take_windows(target, starts, size)
-            lengths = lengths.clamp(max=size)
-        full = bool((lengths >= target.shape[1]).all())
-        return estimate[:, None], target[:, None], None if full else lengths
+        if lengths is not None:
+            lengths = lengths.clamp(max=target.shape[1])
+            if bool((lengths == target.shape[1]).all()):
+                lengths = None
+        return estimate[:, None], target[:, None], lengths
 
     @staticmethod
     def _means(

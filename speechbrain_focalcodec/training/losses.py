@@ -243,14 +243,11 @@ class MultiResolutionSTFTLoss(nn.Module):
         for n_fft in self.n_ffts:
             x = self._magnitudes(estimate, n_fft)
             y = self._magnitudes(target, n_fft)
-            error = norm_over_processes(y - x)
-            convergence = error / norm_over_processes(y)
-            distance = _mean_distance(
-                x.log().transpose(1, 2),
-                y.log().transpose(1, 2),
-                1 + lengths // (n_fft // 4),
-            )
-            total = total + convergence + distance
+            frames = 1 + lengths // (n_fft // 4)
+            error = norm_over_processes(zero_beyond(y - x, frames))
+            norm = norm_over_processes(zero_beyond(y, frames))
+            distance = _mean_distance(x.log(), y.log(), frames)
+            total = total + error / norm + distance
         return total / len(self.n_ffts)
 
     def _magnitudes(self, sig: torch.Tensor, n_fft: int) -> torch.Tensor:
@@ -263,7 +260,7 @@ class MultiResolutionSTFTLoss(nn.Module):
             pad_mode="constant",
         )
         power = spectrum.real.square() + spectrum.imag.square()
-        return power.clamp(min=self.floor**2).sqrt()
+        return power.clamp(min=self.floor**2).sqrt().transpose(1, 2)
 
 
 def _all_if_none(
