@@ -168,7 +168,9 @@ def test_padding_does_not_count_for_the_discriminator():
     brain.__dict__ |= {
         "modules": SimpleNamespace(discriminator=discriminator),
         "hparams": SimpleNamespace(judged_samples=None),
-        "record": lambda **terms: found.update(terms),
+        "record": lambda **terms: found.update(
+            {name: float(value) for name, value in terms.items()}
+        ),
     }
     estimate, target = torch.randn(2, 1, 800)
     lengths = torch.tensor([800])
