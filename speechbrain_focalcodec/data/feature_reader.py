@@ -129,7 +129,7 @@ cache: it has no features.json; train with it, which makes what is missing
             ) from None
 
 
-class SampleSegment:
+class SampleSegment(RandomSegment):
     """The samples of segments that are drawn in frames.
 
     Arguments
@@ -155,10 +155,10 @@ class SampleSegment:
     def __init__(
         self, segment: RandomSegment, cache: FeatureCache, hop: int
     ) -> None:
+        super().__init__(segment.segment_samples * hop, segment.seed)
         self.frames = segment
         self.cache = cache
         self.hop = hop
-        self.segment_samples = segment.segment_samples * hop
 
     def start(self, utt_id: str, num_samples: int) -> int:
         """Return the first sample of an utterance's segment.

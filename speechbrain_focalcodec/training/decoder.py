@@ -271,6 +271,7 @@ class DecoderBrain(CodecBrain):
             with torch.no_grad():
                 _, real_maps = discriminator(wanted)
             discriminator.requires_grad_(True)
+            hinges = [_mean(F.relu(1 - x), given, kept) for x in _floats(fake)]
             distances = [
                 _mean((x - y).abs(), given, kept)
                 for maps in zip(fake_maps, real_maps, strict=True)
@@ -279,7 +280,7 @@ class DecoderBrain(CodecBrain):
             terms["adversarial"], terms["feature_matching"] = self._means(
                 given,
                 kept,
-                sum(_mean(F.relu(1 - x), given, kept) for x in _floats(fake)),
+                torch.stack(hinges).sum(),
                 torch.stack(distances).mean(),
             )
         self.record(**terms)

@@ -7,6 +7,7 @@ features are zero beyond their lengths, and what lies there counts for nothing.
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -159,7 +160,7 @@ class LogMelLoss(nn.Module):
         spectrogram: nn.Module | None = None,
     ):
         super().__init__()
-        self.mel = spectrogram or CentredLogMel(
+        self.mel: Any = spectrogram or CentredLogMel(
             sample_rate, n_mels, n_fft, hop_length, floor
         )
 

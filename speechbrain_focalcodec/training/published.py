@@ -72,14 +72,16 @@ def best_checkpoint(save_folder: str | Path) -> Path:
     if save.is_dir():
         checkpointer = AtomicCheckpointer(save)
         adversarial = next(save.glob("CKPT*/generator.ckpt"), None) is not None
-        key = {"max_key": "epoch"} if adversarial else {"min_key": "loss"}
         try:
+            if adversarial:
+                found = checkpointer.find_checkpoint(max_key="epoch")
+            else:
+                found = checkpointer.find_checkpoint(min_key="loss")
             # One that was made within an epoch has neither key.
-            found = checkpointer.find_checkpoint(**key)
             found = found or checkpointer.find_checkpoint()
         except TypeError as error:
             raise CheckpointError(
-                f"{save}: a CKPT.yaml has a value of {key} that is no number"
+                f"{save}: epoch or loss in a CKPT.yaml is no number"
             ) from error
     if found is None:
         raise CheckpointError(
