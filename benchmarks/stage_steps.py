@@ -2,14 +2,16 @@
 
 import json
 import os
+import runpy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import speechbrain as sb
 import torch
+from hyperpyyaml import load_hyperpyyaml
 from measuring import synchronize
 
 from speechbrain_focalcodec.checkpoint import CONFIG_FILE, WEIGHTS_FILE
@@ -17,6 +19,11 @@ from speechbrain_focalcodec.training.base import CodecBrain
 from speechbrain_focalcodec.training.yamls import load_yaml
 
 HPARAMS = Path(__file__).parent.parent / "hparams" / "train"
+# Stages of the published recipe: script, YAML and Brain.
+PUBLISHED = {
+    "decoder": ("train_decoder.py", "vocos.yaml", "Resynthesis"),
+    "quantizer": ("train_quantizer.py", "bsq.yaml", "Quantization"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,16 +36,22 @@ class Step:
         Its loss.
     wall : float
         Seconds from asking the loader for the batch to the end of the step.
+    cpu : float
+        Seconds of CPU, of all threads: where other work slows the machine.
+    reading : float
+        Seconds of CPU until the batch was there.
     audio : float
-        Seconds of waveform in the batch, without padding; 0 for features.
-    padded : float
-        The same with padding.
+        Seconds that it trains on, without padding.
+    padding : float
+        Share of the batch that is padding.
     """
 
     loss: float
     wall: float
+    cpu: float
+    reading: float
     audio: float
-    padded: float
+    padding: float
 
 
 def load_stage(
@@ -134,24 +147,88 @@ def take_steps(
     Step
         One after the other.
     """
-    device = torch.device(brain.device)
-    brain.on_fit_start()
-    torch.manual_seed(0)
-    loader = brain.make_dataloader(
-        dataset, sb.Stage.TRAIN, **hparams["train_loader"]
-    )
-    brain.modules.train()
+    loader = _make_loader(brain, dataset, hparams)
     brain._train_set = dataset
     brain.on_stage_start(sb.Stage.TRAIN, 1)
-    start = time.perf_counter()
+    yield from _timed(brain, loader, hparams)
+
+
+def take_published_steps(
+    recipe: Path, name: str, dataset: Any, hparams: dict[str, Any], device: str
+) -> Iterator[Step]:
+    """Train an epoch by the authors' own SpeechBrain recipe.
+
+    On the same batches; its encoder has random weights, and the package
+    `focalcodec` must be installed. The recipe's code is run.
+
+    Arguments
+    ---------
+    recipe : Path
+        Folder of the recipe.
+    name : str
+        The stage, a key of :data:`PUBLISHED`.
+    dataset : DynamicItemDataset
+        The training data.
+    hparams : dict
+        Of :func:`load_stage`, with the loader's options.
+    device : str
+        Where.
+
+    Yields
+    ------
+    Step
+        One after the other.
+    """
+    script, yaml, brain_class = PUBLISHED[name]
+    # Downloads, and what is only needed for its test.
+    left_out = "encoder_checkpoint utmos_computer dwer_computer cache_folder"
+    overrides = dict.fromkeys([*left_out.split(), "wavlm_sim_computer"])
+    overrides |= {
+        "data_folder": hparams["data_folder"],
+        "output_folder": hparams["output_folder"],
+    }
+    with open(recipe / "hparams" / yaml, encoding="utf-8") as stream:
+        theirs = load_hyperpyyaml(stream, overrides)
+    brain = runpy.run_path(str(recipe / script))[brain_class](
+        modules=theirs["modules"],
+        opt_class=theirs["opt_class"],
+        hparams=theirs,
+        run_opts={"noprogressbar": True, "device": device},
+    )
+    loader = _make_loader(brain, dataset, hparams)
+    yield from _timed(brain, loader, hparams)
+
+
+def _make_loader(
+    brain: sb.Brain, dataset: Any, hparams: dict[str, Any]
+) -> Iterable[Any]:
+    brain.on_fit_start()
+    torch.manual_seed(0)
+    brain.modules.train()
+    return brain.make_dataloader(
+        dataset, sb.Stage.TRAIN, **hparams["train_loader"]
+    )
+
+
+def _timed(
+    brain: sb.Brain, loader: Iterable[Any], hparams: dict[str, Any]
+) -> Iterator[Step]:
+    """Take the steps of a Brain."""
+    codec = hparams["codec"]
+    hop = codec.decoder.hop_length / codec.sample_rate_output
+    size = hparams.get("segment_frames")
+    device = torch.device(brain.device)
+    start, cpu = time.perf_counter(), time.process_time()
     for batch in loader:
+        reading = time.process_time() - cpu
+        data, lengths = batch.feats if hasattr(batch, "feats") else batch.sig
+        unit = hop if data.ndim == 3 else 1 / hparams["sample_rate"]
+        seconds = lengths * data.shape[1] * unit
+        if size is not None:
+            seconds = seconds.clamp(max=size * hop)
+        audio, padding = float(seconds.sum()), 1 - float(lengths.mean())
         loss = float(brain.fit_batch(batch))
         synchronize(device)
-        wall = time.perf_counter() - start
-        audio = padded = 0.0
-        if hasattr(batch, "sig"):
-            sig, lengths = batch.sig
-            padded = sig.numel() / hparams["sample_rate"]
-            audio = padded * float(lengths.mean())
-        yield Step(loss, wall, audio, padded)
-        start = time.perf_counter()
+        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+        yield Step(loss, wall, cpu, reading, audio, padding)
+        start, cpu = time.perf_counter(), time.process_time()

@@ -104,6 +104,9 @@ def read_plan(path: Path) -> Plan:
     hparams = YAML(typ="rt").load(resolve_yaml(path, given))
     size, rate = hparams["batch_size"], hparams["sample_rate"]
     segment = hparams["train_data_options"].get("segment_samples")
+    if hparams.get("segment_frames") is not None:
+        options = hparams["model"]["codec"]["config"]["decoder_config"]
+        segment = hparams["segment_frames"] * options["hop_length"]
     splits = hparams["train_splits"]
     steps = hparams.get("total_steps")
     if segment is None:
@@ -116,6 +119,64 @@ def read_plan(path: Path) -> Plan:
         return Plan(size)
     hours = steps * size * segment / rate / 3600
     return Plan(size, f"{steps:,} steps", hours)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a stage steps, done in one of several ways.
+
+    Arguments
+    ---------
+    yaml, way : str
+        The stage, and how it is done.
+    batch_size : int
+        Utterances a step.
+    item_seconds, padding : float
+        Mean duration of what an utterance gives, and share of padding.
+    seconds, cpu : float
+        Least seconds of a step, and of its CPU time.
+    reading : float
+        Least share of the CPU time for reading.
+    """
+
+    yaml: str
+    way: str
+    batch_size: int
+    item_seconds: float
+    padding: float
+    seconds: float
+    cpu: float
+    reading: float
+
+
+def make_pace_table(paces: Sequence[Pace]) -> str:
+    """Write paces as a Markdown table.
+
+    Arguments
+    ---------
+    paces : sequence of Pace
+        The rows.
+
+    Returns
+    -------
+    str
+        The table.
+    """
+    head = ["YAML", "how", "batch", "padding", "steps/s", "CPU s/step"]
+    head.append("reading")
+    rows = [
+        [
+            pace.yaml,
+            pace.way,
+            f"{pace.batch_size} x {pace.item_seconds:.2f} s",
+            show(pace.padding, ".0%"),
+            show(1 / pace.seconds),
+            show(pace.cpu),
+            show(pace.reading, ".2%"),
+        ]
+        for pace in paces
+    ]
+    return markdown_table(head, rows)
 
 
 def show_time(hours: float | None) -> str:

@@ -1,6 +1,8 @@
 """What training costs: steps of each stage, their speed and memory.
 
     python benchmarks/training_speed.py --batch-size 1 --steps 2
+    python benchmarks/training_speed.py --yamls decoder,quantizer --cached \\
+        --batch-size 4 --steps 4 --published SPEECHBRAIN
 
 Each YAML is a process of its own. Its Brain is built as the recipes build it,
 with random weights in the place of trained ones (speed does not depend on
@@ -28,8 +30,22 @@ import torch
 import typer
 from measuring import describe_machine, measure_memory, run_apart
 from reporting import parse_names, write_json
-from stage_steps import HPARAMS, load_stage, make_brain, take_steps
-from training_report import Cost, make_table, read_plan
+from stage_steps import (
+    HPARAMS,
+    PUBLISHED,
+    Step,
+    load_stage,
+    make_brain,
+    take_published_steps,
+    take_steps,
+)
+from training_report import (
+    Cost,
+    Pace,
+    make_pace_table,
+    make_table,
+    read_plan,
+)
 
 from speechbrain_focalcodec.data.folder import prepare_folder
 from speechbrain_focalcodec.data.manifest import write_manifest
@@ -37,6 +53,7 @@ from speechbrain_focalcodec.data.pipeline import make_dataset
 from speechbrain_focalcodec.data.scan import WHOLE
 from speechbrain_focalcodec.errors import DataError, FocalCodecError
 from speechbrain_focalcodec.training.base import CodecBrain
+from speechbrain_focalcodec.training.caching import use_feature_cache
 
 app = typer.Typer(add_completion=False)
 
@@ -50,6 +67,8 @@ MINI = (
     "mini_stream_joint"
 )
 WARM_UP = 1
+# In a clone of SpeechBrain.
+RECIPE = Path("recipes/LibriTTS/focalcodec")
 # Lengths of made-up utterances: as LibriTTS's, 5.6 s on average.
 SHORTEST, MEAN, LONGEST = 1.0, 5.6, 25.0
 
@@ -266,12 +285,87 @@ def measure(path: Path, setting: Setting) -> Cost:
         batch_size=hparams["batch_size"],
         steps=len(taken),
         item_seconds=audio / len(taken) / hparams["batch_size"],
-        padding=1 - audio / sum(step.padded for step in taken),
+        padding=sum(step.padding for step in taken) / len(taken),
         steps_per_second=len(taken) / wall,
         audio_per_second=audio / wall,
         peak_mib=memory.peak,
         loss=taken[-1].loss,
     )
+
+
+def compare(path: Path, setting: Setting, published: Path | None) -> list[Pace]:
+    """Take steps of a stage in several ways, in turn, on the same batches.
+
+    Without and with a feature cache, and by the published recipe. Of each
+    way the fastest step is kept: other work on the machine only slows.
+
+    Arguments
+    ---------
+    path : Path
+        The stage's YAML.
+    setting : Setting
+        How.
+    published : Path, optional
+        A clone of SpeechBrain.
+
+    Returns
+    -------
+    list of Pace
+        One a way.
+    """
+    logging.getLogger("speechbrain").setLevel(logging.WARNING)
+    options = {"device": setting.device}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        hparams = load(path, folder, setting)
+        rounds = WARM_UP + setting.steps
+        batch_size = hparams["batch_size"]
+        write_noise(folder, hparams["sample_rate"], batch_size, rounds)
+
+        def dataset() -> Any:
+            return make_dataset(
+                folder / f"{WHOLE}.json",
+                hparams["data_folder"],
+                hparams["sample_rate"],
+                seed=hparams["seed"],
+                **hparams["train_data_options"],
+            )
+
+        ways = {
+            "without cache": take_steps(
+                make_brain(hparams, options), dataset(), hparams
+            )
+        }
+        cached = load(path, folder, setting)
+        cached["feature_cache"] = folder / "cache"
+        features, brain = dataset(), make_brain(cached, options)
+        use_feature_cache(brain, {"train": features}, cached)
+        ways["with cache"] = take_steps(brain, features, cached)
+        if published is not None and path.stem in PUBLISHED:
+            ways["published recipe"] = take_published_steps(
+                published / RECIPE,
+                *(path.stem, dataset(), hparams, setting.device),
+            )
+        taken: dict[str, list[Step]] = {way: [] for way in ways}
+        for _ in range(rounds):
+            for way, steps in ways.items():
+                taken[way].append(next(steps))
+    paces = []
+    for way, found in taken.items():
+        kept = found[WARM_UP:]
+        paces.append(
+            Pace(
+                path.stem,
+                way,
+                batch_size,
+                sum(x.audio for x in kept) / len(kept) / batch_size,
+                sum(x.padding for x in kept) / len(kept),
+                min(x.wall for x in kept),
+                min(x.cpu for x in kept),
+                min(x.reading / x.cpu for x in kept),
+            )
+        )
+    return paces
 
 
 def count_parameters(brain: CodecBrain) -> tuple[int, int]:
@@ -370,6 +464,19 @@ def training_speed(
         Path | None, typer.Option(help="A model's YAML, for all stages.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    cached: Annotated[
+        bool,
+        typer.Option(
+            "--cached", help="Compare with and without a feature cache."
+        ),
+    ] = False,
+    published: Annotated[
+        Path | None,
+        typer.Option(
+            help="A clone of SpeechBrain, whose recipe is run beside ours "
+            "(decoder, quantizer; with --cached)."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the results as JSON.")
     ] = None,
@@ -381,6 +488,20 @@ def training_speed(
     setting = Setting(
         steps, device, batch_size, segment, precision, workers, data, model
     )
+    if published is not None and not (published / RECIPE).is_dir():
+        raise typer.BadParameter(f"--published: {published} has no {RECIPE}")
+    if cached:
+        paces = [
+            pace
+            for path in paths
+            for pace in run_apart(compare, path, setting, published)
+        ]
+        typer.echo(make_pace_table(paces))
+        if out is not None:
+            environment = describe_machine(torch.device(device))
+            results = [asdict(pace) for pace in paces]
+            write_json(out, {"environment": environment, "results": results})
+        return
     costs = measure_all(paths, setting, out)
     typer.echo(make_table(costs))
     if len(costs) < len(paths):

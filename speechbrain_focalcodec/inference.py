@@ -791,15 +791,20 @@ class PretrainedFocalCodec(Pretrained):
     ) -> VoiceReference:
         """A reference of the encoder's features."""
         codec = self.codec
-        rate = codec.sample_rate_input
+        open_reader = partial(
+            AudioReader,
+            sample_rate=codec.sample_rate_input,
+            channel=self.channel,
+            strict=self.strict,
+        )
         num = 0
         for file in files:
-            with AudioReader(file, rate) as reader:
+            with open_reader(file) as reader:
                 num += windowed.num_frames(codec, reader.num_samples)
 
         def read() -> Iterator[torch.Tensor]:
             for file in files:
-                with AudioReader(file, rate) as reader:
+                with open_reader(file) as reader:
                     yield from windowed.feats_stream(
                         codec,
                         reader.read,

@@ -104,7 +104,7 @@ def test_segments_lie_within_pieces(corpus, preload):
         set_epoch(dataset, epoch)
         for long, short in zip(make(None), dataset, strict=True):
             assert long["id"] == short["id"]
-            assert short["sig"].shape == (3000,)
+            assert len(short["sig"]) == min(3000, len(long["sig"]))
             if len(long["sig"]) >= 3000:
                 starts = long["sig"].unfold(0, 20, 1)[: len(long["sig"]) - 2999]
                 near = (starts - short["sig"][:20]).abs().amax(1).argmin()

@@ -101,15 +101,18 @@ def test_segments_are_slices_of_the_utterance(corpus, preload):
             assert (windows == short["sig"]).all(1).any()
 
 
-def test_short_utterances_are_padded_on_the_right(corpus):
+def test_utterances_shorter_than_a_segment_are_given_whole(corpus):
+    """A batch pads them, and knows their lengths."""
     root, manifest = corpus
-    whole = make_dataset(manifest, root, 16000)
-    dataset = make_dataset(manifest, root, 16000, segment_samples=20000)
-    for long, padded in zip(whole, dataset, strict=True):
-        length = len(long["sig"])
-        assert padded["sig"].shape == (20000,)
-        assert torch.equal(padded["sig"][:length], long["sig"])
-        assert not padded["sig"][length:].any()
+    whole = list(make_dataset(manifest, root, 16000))
+    lengths = sorted(len(item["sig"]) for item in whole)
+    dataset = make_dataset(manifest, root, 16000, segment_samples=lengths[-1])
+    assert lengths[0] < lengths[-1]
+    for long, short in zip(whole, dataset, strict=True):
+        assert torch.equal(short["sig"], long["sig"])
+    message = f"segment_samples is 20000, but .* has {lengths[-1]} samples"
+    with pytest.raises(DataError, match=message):
+        make_dataset(manifest, root, 16000, segment_samples=20000)
 
 
 @pytest.mark.parametrize("preload", [False, True])
@@ -179,7 +182,6 @@ def test_resampled_segments_are_slices_of_the_resampled_utterance(
     item = ("utt1", str(path), len(sig), rate_from)
     start = chooser.start("utt1", total)
     expected = expected[start : start + segment]
-    expected = torch.nn.functional.pad(expected, (0, segment - len(expected)))
     assert torch.allclose(reader(*item), expected, atol=1e-6)
     entry = {"wav": item[1], "num_samples": len(sig), "sample_rate": rate_from}
     reader.preload({"utt1": entry})

@@ -24,7 +24,10 @@ from speechbrain_focalcodec.training.entry import (
     prepare_manifests,
 )
 from speechbrain_focalcodec.training.losses import LogMelLoss
-from speechbrain_focalcodec.training.segments import crop_features
+from speechbrain_focalcodec.training.segments import (
+    crop_features,
+    random_starts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +272,8 @@ def test_features_and_waveform_stay_aligned(lengths, short, segment, hop):
     samples = (frames * hop + 3 - short).clamp(min=1)
     sig = steps.repeat_interleave(hop, 1).float()
     sig = torch.nn.functional.pad(sig, (0, 3), value=0.5)
-    cut = crop_features(feats, frames, sig, samples, segment, hop)
+    starts = random_starts(frames, segment)
+    cut = crop_features(feats, frames, sig, samples, starts, segment, hop)
     feats, kept, sig, lengths_cut = cut
     assert feats.shape == (len(lengths), segment, 1)
     assert sig.shape == (len(lengths), segment * hop)
@@ -287,16 +291,14 @@ def test_features_and_waveform_stay_aligned(lengths, short, segment, hop):
 
 def test_every_segment_is_drawn_and_the_generator_decides():
     frames = torch.full((400,), 8)
-    feats = torch.arange(8.0).expand(400, 8)[..., None]
-    sig = torch.zeros(400, 8)
 
-    def starts(seed=None):
-        generator = torch.Generator().manual_seed(seed)
-        cut = crop_features(feats, frames, sig, frames, 5, 1, generator)
-        return cut[0][:, 0, 0]
+    def starts(seed):
+        torch.manual_seed(seed)
+        return random_starts(frames, 5)
 
-    assert set(starts(1).tolist()) == {0.0, 1.0, 2.0, 3.0}
+    assert set(starts(1).tolist()) == {0, 1, 2, 3}
     assert torch.equal(starts(1), starts(1))
     assert not torch.equal(starts(1), starts(2))
+    feats, sig = torch.zeros(400, 8, 1), torch.zeros(400, 8)
     with pytest.raises(ValueError, match="segment_frames"):
-        crop_features(feats, frames, sig, frames, 0, 1)
+        crop_features(feats, frames, sig, frames, frames, 0, 1)

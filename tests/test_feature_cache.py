@@ -39,8 +39,8 @@ from speechbrain_focalcodec.data.reader import SignalReader
 from speechbrain_focalcodec.data.splits import merge_manifests
 from speechbrain_focalcodec.errors import ConfigError, DataError
 from speechbrain_focalcodec.training.caching import use_feature_cache
-from speechbrain_focalcodec.training.decoder import DecoderBrain
 from speechbrain_focalcodec.training.entry import fit_and_evaluate
+from speechbrain_focalcodec.training.position import PositionBrain
 from speechbrain_focalcodec.training.quantizer import QuantizerBrain
 from speechbrain_focalcodec.training.yamls import load_yaml
 
@@ -222,10 +222,10 @@ def test_a_flipped_bit_is_found_when_it_is_read(mini, entries, tmp_path):
     [path] = tmp_path.glob("*.safetensors")
     flip(path, -1)
     message = f"{path.name} of the feature cache .* remove the file"
-    # The last one of the file, also when other frames are asked for.
     with pytest.raises(DataError, match=message):
-        for name in entries:
-            cache.read(name, 0, 2)
+        contents(cache)
+    # Frames elsewhere in the utterance are whole, and are given.
+    assert [cache.read(name, 0, 2).shape for name in entries] == [(2, 80)] * 6
     path.unlink()
     assert len(contents(make_feature_cache(tmp_path, mini, entries))) == 6
 
@@ -519,8 +519,8 @@ def test_stages_that_need_waveforms_refuse(mini, corpus, tmp_path):
         "train_data_options": {"segment_samples": 3200, "augment": True},
     }
     datasets = {"train": dataset_of(corpus)}
-    with pytest.raises(ConfigError, match="DecoderBrain needs waveforms"):
-        use_feature_cache(brain(DecoderBrain), datasets, hparams)
+    with pytest.raises(ConfigError, match="PositionBrain needs whole wave"):
+        use_feature_cache(brain(PositionBrain), datasets, hparams)
     trained = FocalCodec(CONFIG)
     with pytest.raises(ConfigError, match="trains the encoder"):
         use_feature_cache(brain(QuantizerBrain, trained), datasets, hparams)

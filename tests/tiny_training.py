@@ -52,6 +52,7 @@ RECIPE = [
     *("--distributed_backend=gloo", "--debug"),
     f"--start_from={OFFLINE}",
     "--evaluation={metrics: [mel]}",
+    "--train_data_options={segment_samples: 8000}",
 ]
 
 

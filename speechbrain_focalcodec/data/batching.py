@@ -281,12 +281,11 @@ def signal_lengths(dataset: Any) -> tuple[np.ndarray, int]:
             "the dataset gives no waveforms whose lengths are known: make it "
             "with make_dataset"
         )
-    if reader.segment is not None:  # shorter ones are padded
-        lengths = np.full(len(dataset), reader.segment.segment_samples)
-        return lengths, reader.sample_rate
     spans = (
         entry_span(dataset.data[utt_id], reader.sample_rate)
         for utt_id in dataset.data_ids
     )
     lengths = np.fromiter((stop - start for start, stop in spans), np.int64)
+    if reader.segment is not None:
+        lengths = lengths.clip(max=reader.segment.segment_samples)
     return lengths, reader.sample_rate

@@ -17,16 +17,18 @@ import torch
 from speechbrain_focalcodec.audio import resampled_length
 from speechbrain_focalcodec.checkpoint import fingerprint_of
 from speechbrain_focalcodec.codec import FocalCodec
-from speechbrain_focalcodec.data.feature_shards import DTYPE
+from speechbrain_focalcodec.data.feature_shards import BLOCK, DTYPE
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["CacheIdentity", "CachePlan", "SHARD_BYTES", "read_json"]
 
 SHARD_BYTES = 2**28
-VERSION = 1
-# Bytes a frame and channel; and about what an utterance takes in a header.
+VERSION = 2
+# Bytes a frame and channel; and about what an utterance takes in a header, and
+# a block of its frames.
 ITEM_BYTES = DTYPE.itemsize
 HEADER_BYTES = 256
+CHECKSUM_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,7 @@ class CachePlan:
         chosen = range(len(self.shards)) if numbers is None else numbers
         return sum(
             sum(self.shards[i].values()) * self.identity.dim * ITEM_BYTES
+            + sum(self.shards[i].values()) // BLOCK * CHECKSUM_BYTES
             + len(self.shards[i]) * HEADER_BYTES
             for i in chosen
         )

@@ -8,7 +8,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_focalcodec.data.feature_plan import read_json
 from speechbrain_focalcodec.data.feature_shards import FeatureShard
-from speechbrain_focalcodec.data.reader import RandomSegment
+from speechbrain_focalcodec.data.reader import RandomSegment, SignalReader
 from speechbrain_focalcodec.errors import DataError, abridge
 
 __all__ = ["FeatureCache", "FeatureReader", "INDEX_FILE", "add_features"]
@@ -129,6 +129,56 @@ cache: it has no features.json; train with it, which makes what is missing
             ) from None
 
 
+class SampleSegment(RandomSegment):
+    """The samples of segments that are drawn in frames.
+
+    Arguments
+    ---------
+    segment : RandomSegment
+        Chooses the frames.
+    cache : FeatureCache
+        Knows how many there are.
+    hop : int
+        Samples of a frame.
+
+    Example
+    -------
+    >>> class Cache:
+    ...     def num_frames(self, utt_id):
+    ...         return 50
+    >>> segment = RandomSegment(20)
+    >>> samples = SampleSegment(segment, Cache(), 320)
+    >>> samples.start("utt1", 16000) == 320 * segment.start("utt1", 50)
+    True
+    """
+
+    def __init__(
+        self, segment: RandomSegment, cache: FeatureCache, hop: int
+    ) -> None:
+        super().__init__(segment.segment_samples * hop, segment.seed)
+        self.frames = segment
+        self.cache = cache
+        self.hop = hop
+
+    def start(self, utt_id: str, num_samples: int) -> int:
+        """Return the first sample of an utterance's segment.
+
+        Arguments
+        ---------
+        utt_id : str
+            The utterance.
+        num_samples : int
+            Its length, which the cache knows in frames.
+
+        Returns
+        -------
+        int
+            The start.
+        """
+        frames = self.cache.num_frames(utt_id)
+        return self.hop * self.frames.start(utt_id, frames)
+
+
 class FeatureReader:
     """Reads the features of an utterance, or of a random segment of it.
 
@@ -183,6 +233,7 @@ def add_features(
     segment_frames: int | None = None,
     seed: int = 0,
     with_sig: bool = False,
+    hop: int = 1,
 ) -> None:
     """Let a dataset give cached features ("feats") in place of waveforms.
 
@@ -199,7 +250,9 @@ def add_features(
     seed : int
         Seed of the segments' positions.
     with_sig : bool
-        Give the waveforms ("sig") too.
+        Give the waveforms ("sig") too, of the same segments.
+    hop : int
+        Samples of a frame, at the rate of the waveforms.
 
     Raises
     ------
@@ -223,6 +276,9 @@ def add_features(
         segment = RandomSegment(segment_frames, seed)
     dataset.add_dynamic_item(FeatureReader(cache, segment), "id", "feats")
     keys = ["id", "feats", "sig"] if with_sig else ["id", "feats"]
+    for item in dataset.pipeline.dynamic_items:
+        if segment is not None and isinstance(item.func, SignalReader):
+            item.func.segment = SampleSegment(segment, cache, hop)
     dataset.set_output_keys(keys)
 
 

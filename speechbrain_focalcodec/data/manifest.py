@@ -5,18 +5,29 @@
 files are found and read.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from speechbrain_focalcodec.atomic import atomic_write_text
-from speechbrain_focalcodec.data.scan import Corpus, scan_split
+from speechbrain_focalcodec.data.scan import (
+    Corpus,
+    read_header,
+    scan_split,
+)
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = [
+    "is_manifest",
+    "manifest_split",
     "prepare_splits",
     "read_manifest",
     "split_manifest",
+    "take_manifests",
     "write_manifest",
 ]
 
@@ -110,6 +121,124 @@ def prepare_splits(
         )
         write_manifest(paths[split], entries)
     return paths
+
+
+def is_manifest(split: str) -> bool:
+    """Tell whether a split is given as a manifest of its own.
+
+    Arguments
+    ---------
+    split : str
+        Name of a split, or path of a JSON manifest.
+
+    Returns
+    -------
+    bool
+        Whether it is a path.
+
+    Example
+    -------
+    >>> is_manifest("train-clean-100"), is_manifest("old/save/train.json")
+    (False, True)
+    """
+    return split.endswith(".json")
+
+
+def manifest_split(path: str) -> str:
+    """Name of the split that a manifest of the user's becomes.
+
+    Arguments
+    ---------
+    path : str
+        The manifest.
+
+    Returns
+    -------
+    str
+        Its file's name, and what tells it from others of that name.
+
+    Example
+    -------
+    >>> manifest_split("old/save/train.json")
+    'train-...'
+    """
+    place = str(Path(path).resolve()).encode()
+    return (
+        f"{Path(path).stem}-{hashlib.blake2b(place, digest_size=4).hexdigest()}"
+    )
+
+
+def take_manifests(
+    paths: Sequence[str], data_folder: str | Path, save_folder: str | Path
+) -> None:
+    """Take manifests of other SpeechBrain recipes as prepared splits.
+
+    Of each utterance "wav" is needed, a path in which ``{data_root}`` stands
+    for the data folder. Lengths and sample rates are read from the files, the
+    speaker ("spk_id") is kept.
+
+    Arguments
+    ---------
+    paths : sequence of str
+        The manifests, such as a recipe's ``save/train.json``.
+    data_folder : str or Path
+        What ``{data_root}`` stands for.
+    save_folder : str or Path
+        Where :func:`split_manifest` of :func:`manifest_split` is written.
+
+    Raises
+    ------
+    DataError
+        If a manifest or a file cannot be read, or an utterance has no "wav".
+
+    Example
+    -------
+    >>> import numpy, soundfile
+    >>> tmp = getfixture("tmp_path")
+    >>> soundfile.write(tmp / "a.wav", numpy.zeros(800), 16000)
+    >>> path = str(tmp / "train.json")
+    >>> write_manifest(path, {"a": {"wav": "{data_root}/a.wav"}})
+    >>> take_manifests([path], tmp, tmp)
+    >>> read_manifest(split_manifest(tmp, manifest_split(path)))
+    {'a': {'wav': '{data_root}/a.wav', 'num_samples': 800, ...
+    """
+    for path in paths:
+        entries = read_manifest(path)
+        with ThreadPoolExecutor() as pool:
+            numbers = pool.map(
+                partial(_read_numbers, path, str(data_folder)), entries.items()
+            )
+            taken = dict(zip(entries, numbers, strict=True))
+        # A dataset wants the same keys of all.
+        if all("spk_id" in entry for entry in entries.values()):
+            for utt_id, entry in entries.items():
+                taken[utt_id]["spk_id"] = entry["spk_id"]
+        write_manifest(split_manifest(save_folder, manifest_split(path)), taken)
+
+
+def _read_numbers(
+    path: str, data_folder: str, item: tuple[str, dict]
+) -> dict[str, Any]:
+    """An utterance of a manifest, as preparation writes it."""
+    utt_id, entry = item
+    wav = entry.get("wav")
+    if not isinstance(wav, str):
+        raise DataError(f"the utterance {utt_id} of {path} lacks wav")
+    try:
+        num_samples, sample_rate = read_header(
+            Path(wav.format(data_root=data_folder))
+        )
+    except (OSError, ValueError, LookupError) as error:
+        raise DataError(
+            f"the utterance {utt_id} of {path}: {error}; data_folder must be "
+            "what {data_root} stands for"
+        ) from error
+    return {
+        "wav": wav,
+        "num_samples": num_samples,
+        "sample_rate": sample_rate,
+        "duration": num_samples / sample_rate,
+    }
 
 
 def split_manifest(save_folder: str | Path, split: str) -> Path:

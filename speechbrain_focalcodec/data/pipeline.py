@@ -39,8 +39,8 @@ def make_dataset(
         Sample rate of "sig", in Hz; other rates are resampled on the fly.
     segment_samples : int, optional
         Length of random segments, in samples at `sample_rate`; see
-        :class:`RandomSegment` and :func:`set_epoch`. Whole utterances are
-        given when it is left out.
+        :class:`RandomSegment` and :func:`set_epoch`. Shorter utterances,
+        and all when it is left out, are given whole.
     seed : int
         Seed of the segments' positions.
     min_samples : int, optional
@@ -63,8 +63,8 @@ def make_dataset(
     Raises
     ------
     DataError
-        When the manifest is missing or damaged, no utterance is left, or a
-        length is not positive.
+        When the manifest is missing or damaged, no utterance is left, all
+        are shorter than a segment, or a length is not positive.
 
     Example
     -------
@@ -116,6 +116,15 @@ def make_dataset(
     segment = None
     if segment_samples is not None:
         segment = RandomSegment(segment_samples, seed)
+        spans = (entry_span(entry, sample_rate) for entry in data.values())
+        longest = max(stop - start for start, stop in spans)
+        if longest < segment_samples:
+            raise DataError(
+                f"segment_samples is {segment_samples}, but the longest "
+                f"utterance of {manifest} has {longest} samples at "
+                f"{sample_rate} Hz: lower segment_samples, or take longer "
+                "utterances"
+            )
     reader = SignalReader(sample_rate, segment)
     if preload:
         reader.preload(data)

@@ -33,9 +33,11 @@ class RandomSegment:
     Arguments
     ---------
     segment_samples : int
-        Length of the segments, in samples.
+        Length of the segments, in samples (or frames, where these are cut).
     seed : int
         Seed of the choice.
+    name : str
+        What the length is called, for the message.
 
     Example
     -------
@@ -49,11 +51,14 @@ class RandomSegment:
     0
     """
 
-    def __init__(self, segment_samples: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        segment_samples: int,
+        seed: int = 0,
+        name: str = "segment_samples",
+    ) -> None:
         if segment_samples < 1:
-            raise DataError(
-                f"segment_samples must be positive, not {segment_samples}"
-            )
+            raise DataError(f"{name} must be positive, not {segment_samples}")
         self.segment_samples = int(segment_samples)
         self.seed = int(seed)
         # Shared memory: loader workers that live on see the new epoch too.
@@ -159,9 +164,9 @@ class SignalReader:
         Returns
         -------
         torch.Tensor
-            float32 [T] at the reader's sample rate; T is the segment's
-            length (shorter utterances are zero-padded on the right), or the
-            utterance's when there are no segments.
+            float32 [T] at the reader's sample rate; T is the length of the
+            segment, or of the utterance where that is shorter or there are
+            no segments.
         """
         if chunk is None:
             total = resampled_length(num_samples, sample_rate, self.sample_rate)
@@ -178,9 +183,6 @@ class SignalReader:
             sig = _read_resampled(
                 wav, num_samples, sample_rate, self.sample_rate, start, stop
             )
-        if self.segment is not None:
-            missing = self.segment.segment_samples - len(sig)
-            sig = torch.nn.functional.pad(sig, (0, missing))
         return sig
 
     def preload(self, entries: dict[str, dict[str, Any]]) -> None:

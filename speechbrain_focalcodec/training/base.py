@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from speechbrain.utils.distributed import if_main_process, run_on_main
-from torch import nn
 
 from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.checkpoint import CONFIG_FILE
@@ -28,7 +27,7 @@ from speechbrain_focalcodec.training.sources import (
 )
 from speechbrain_focalcodec.training.surgery import freeze
 from speechbrain_focalcodec.training.teacher import (
-    full_context_encoder,
+    full_context_codec,
     is_student,
     load_frozen_encoder,
 )
@@ -91,7 +90,8 @@ class CodecBrain(RecipeBrain):
         self._check_sample_rate(codec, hparams)
         self.prepare_codec(codec, hparams)
         self.sources = find_sources(hparams["start_from"] or [])
-        self.teacher = self._load(codec, hparams)
+        teacher = self._load(codec, hparams)
+        self.teacher = None if teacher is None else teacher.encoder
         codec.requires_grad_(False)
         parts = {
             name: codec.get_submodule(PARTS[name]) for name in self.TRAINED
@@ -117,8 +117,10 @@ class CodecBrain(RecipeBrain):
         )
         # Frozen parts are no modules of the Brain: they stay in eval mode.
         self.codec = codec.to(self.device).eval()
-        if self.teacher is not None:
-            self.teacher.to(self.device)
+        #: Its encoder gives what :meth:`full_context_features` does.
+        self.teacher_codec = self.codec
+        if teacher is not None:
+            self.teacher_codec = teacher.to(self.device)
         self._samples = Samples(hparams["num_samples"])
         if self.checkpointer is not None:
             for name in self.TRAINED:
@@ -149,18 +151,18 @@ class CodecBrain(RecipeBrain):
             The hyperparameters.
         """
 
-    def _load(self, codec: FocalCodec, hparams: dict) -> nn.Module | None:
+    def _load(self, codec: FocalCodec, hparams: dict) -> FocalCodec | None:
         """Load what is given; the teacher where there is one."""
         required = self.required(hparams)
         teacher = None
         encoder_source = hparams["encoder_source"]
         if is_student(codec):
             if self.needs_teacher(hparams):
-                teacher = full_context_encoder(codec, encoder_source)
+                teacher = full_context_codec(codec, encoder_source)
             if self.NEEDS_STUDENT:
                 required = ("encoder", *required)
             elif teacher is not None:
-                codec.encoder.load_state_dict(teacher.state_dict())
+                codec.encoder.load_state_dict(teacher.encoder.state_dict())
         elif self._lacks_encoder(codec):
             load_frozen_encoder(codec, encoder_source)
         self.loaded = load_parts(codec, self.sources, required)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 
+from speechbrain_focalcodec.audio import resampled_length
 from speechbrain_focalcodec.data.feature_cache import make_feature_cache
 from speechbrain_focalcodec.data.feature_reader import add_features
 from speechbrain_focalcodec.errors import ConfigError
@@ -25,21 +26,24 @@ def use_feature_cache(
 ) -> None:
     """Let datasets give cached features; make the caches where missing.
 
-    Random segments are segments of the whole utterance's features then:
-    their frames have seen what is around the segment, and they begin at a
-    multiple of the hop. Without a cache, each segment is encoded alone.
+    The segments of ``segment_frames`` are those that are cut without a cache.
+    Those of ``segment_samples`` are segments of the whole utterance's features
+    then: their frames have seen what is around the segment, and they begin at
+    a multiple of the hop. Without a cache, each is encoded alone.
 
     Arguments
     ---------
     brain : CodecBrain
-        Its codec's encoder, which must be frozen, makes the features.
+        Its codec's encoder, or that one's teacher, makes the features. It
+        must be frozen.
     datasets : dict
-        By split; they give features ("feats") afterwards, and waveforms too
-        for validation that decodes.
+        By split; they give features ("feats") afterwards. Waveforms too, of
+        the same segments, to a stage that trains on them, and for validation
+        that decodes.
     hparams : dict
         With ``feature_cache`` (the folder; each split gets one in it),
-        ``num_workers``, ``seed``, and for each split its options, such as
-        ``train_data_options``.
+        ``num_workers``, ``seed``, perhaps ``segment_frames``, and for each
+        split its options, such as ``train_data_options``.
 
     Raises
     ------
@@ -50,11 +54,15 @@ def use_feature_cache(
         See :func:`~speechbrain_focalcodec.data.feature_cache\
 .make_feature_cache`.
     """
-    encoder = brain.codec.encoder
+    codec = brain.teacher_codec if brain.HEARS_OUTPUT else brain.codec
     name = type(brain).__name__
     if not brain.TAKES_FEATURES:
-        raise ConfigError(f"{name} needs waveforms: set feature_cache to null")
-    if any(weight.requires_grad for weight in encoder.parameters()):
+        raise ConfigError(
+            f"{name} needs whole waveforms"
+            f"{' to quantize' if hparams.get('dequantized') else ''}: set "
+            "feature_cache to null"
+        )
+    if any(weight.requires_grad for weight in codec.encoder.parameters()):
         raise ConfigError(
             f"{name} trains the encoder, whose features change: set "
             "feature_cache to null"
@@ -64,10 +72,14 @@ def use_feature_cache(
             "augmentation changes the waveforms, which cached features do not "
             "follow: set augmentation or feature_cache to null"
         )
+    segment_frames = hparams.get("segment_frames")
+    known = KNOWN_OPTIONS - (
+        set() if segment_frames is None else {"segment_samples"}
+    )
     # The largest last: what does not fit the disk is found out early.
     for split, dataset in sorted(datasets.items(), key=lambda x: len(x[1])):
         options = hparams[f"{split}_data_options"]
-        unknown = {k for k, v in options.items() if v} - KNOWN_OPTIONS
+        unknown = {k for k, v in options.items() if v} - known
         if unknown:
             raise ConfigError(
                 f"{split}_data_options has {', '.join(sorted(unknown))}, but "
@@ -76,17 +88,24 @@ def use_feature_cache(
             )
         cache = make_feature_cache(
             Path(hparams["feature_cache"]) / split,
-            brain.codec,
+            codec,
             {utt_id: dataset.data[utt_id] for utt_id in dataset.data_ids},
             hparams["num_workers"],
         )
-        segment = options.get("segment_samples")
-        if segment is not None:
-            segment = int(encoder.output_lengths(torch.tensor(segment)))
+        segment = segment_frames if split == "train" else None
+        if options.get("segment_samples") is not None:
+            samples = resampled_length(
+                torch.tensor(options["segment_samples"]),
+                hparams.get("sample_rate", codec.sample_rate_input),
+                codec.sample_rate_input,
+            )
+            segment = int(codec.encoder.output_lengths(samples))
+        hears = brain.HEARS_OUTPUT
         add_features(
             dataset,
             cache,
             segment,
             hparams["seed"],
-            with_sig=split == "valid" and brain.audible,
+            with_sig=hears or (split == "valid" and brain.audible),
+            hop=brain.codec.decoder.hop_length,
         )

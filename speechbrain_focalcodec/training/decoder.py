@@ -11,15 +11,13 @@ from typing import Any
 
 import speechbrain as sb
 import torch
-from speechbrain.lobes.models.HifiGAN import (
-    HingeDLoss,
-    HingeGLoss,
-    MelganFeatureLoss,
-)
+from torch.nn import functional as F
 
 from speechbrain_focalcodec.audio import resample, resampled_length
-from speechbrain_focalcodec.errors import ConfigError
-from speechbrain_focalcodec.modules.masking import zero_beyond
+from speechbrain_focalcodec.data.chunks import entry_span
+from speechbrain_focalcodec.data.reader import RandomSegment
+from speechbrain_focalcodec.errors import ConfigError, DataError
+from speechbrain_focalcodec.modules.masking import length_mask, zero_beyond
 from speechbrain_focalcodec.training.base import CodecBrain
 from speechbrain_focalcodec.training.distributed import mean_over_processes
 from speechbrain_focalcodec.training.losses import takes_lengths
@@ -48,10 +46,11 @@ class DecoderBrain(CodecBrain):
     ``start_from`` then must have. A decoder and a discriminator in
     ``start_from`` are gone on with. Optional: ``segment_frames`` (train on
     random segments of so many frames, of features that were computed from the
-    whole utterance), and ``discriminator_warmup`` (steps in which the
-    discriminator learns alone: a new one beside a trained decoder would lead
-    it astray), and ``judged_samples`` (the discriminator gets a random part of
-    so many samples of each utterance, to save time).
+    whole utterance), ``feature_cache`` (where these are kept, see
+    :mod:`~speechbrain_focalcodec.training.caching`), ``discriminator_warmup``
+    (steps in which the discriminator learns alone: a new one beside a trained
+    decoder would lead it astray), and ``judged_samples`` (the discriminator
+    gets a random part of so many samples of each utterance, to save time).
 
     The discriminator and the decoder each take one step a batch, by
     SpeechBrain's own helpers: gradients are accumulated and clipped, and
@@ -59,10 +58,14 @@ class DecoderBrain(CodecBrain):
     """
 
     TRAINED: tuple[str, ...] = ("decoder",)
+    TAKES_FEATURES = True
     HEARS_OUTPUT = True
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        # A part of the features would not give a part of the quantized ones.
+        if self.hparams.dequantized:
+            self.TAKES_FEATURES = False
         if self.adversarial:
             # As it is before DDP or a compiler wraps it: their names of
             # weights would not be found again.
@@ -73,10 +76,12 @@ class DecoderBrain(CodecBrain):
                 )
         for loss in self.hparams.losses.values():
             loss.to(self.device)
-        self.hinge_generator = HingeGLoss()
-        self.hinge_discriminator = HingeDLoss()
-        self.feature_matching = MelganFeatureLoss()
         self._active = "generator"
+        size = getattr(self.hparams, "segment_frames", None)
+        self._segment = None
+        if size is not None:
+            seed = getattr(self.hparams, "seed", 0)
+            self._segment = RandomSegment(size, seed, "segment_frames")
         if (
             self.adversarial
             and self.scaler.is_enabled()
@@ -148,6 +153,9 @@ class DecoderBrain(CodecBrain):
             discriminator gets, int64 [B]; None where it gets all.
         """
         sig, lengths = self.signals(batch)
+        if hasattr(batch, "feats"):
+            # Of the segment alone, as are the waveforms.
+            return self.decode(*self.features(batch), sig, lengths)
         codec = self.codec
         with torch.no_grad():
             rates = codec.sample_rate_output, codec.sample_rate_input
@@ -162,11 +170,13 @@ class DecoderBrain(CodecBrain):
                 feats, frames = self.full_context_features(
                     inputs, input_lengths
                 )
-        segment_frames = getattr(self.hparams, "segment_frames", None)
-        if segment_frames is not None and stage == sb.Stage.TRAIN:
+        segment = self._segment
+        if segment is not None and stage == sb.Stage.TRAIN:
+            starts = map(segment.start, batch.id, frames.tolist())
             feats, frames, sig, lengths = crop_features(
                 *(feats, frames, sig, lengths),
-                *(segment_frames, codec.decoder.hop_length),
+                torch.tensor(list(starts), device=frames.device),
+                *(segment.segment_samples, codec.decoder.hop_length),
             )
         return self.decode(feats, frames, sig, lengths)
 
@@ -256,15 +266,22 @@ class DecoderBrain(CodecBrain):
             # Not the wrapper of DDP: its weights get no gradient here.
             discriminator = self._discriminator
             discriminator.requires_grad_(False)
-            given, wanted = self._judged(predictions)
+            given, wanted, kept = self._judged(predictions)
             fake, fake_maps = discriminator(given)
             with torch.no_grad():
                 _, real_maps = discriminator(wanted)
             discriminator.requires_grad_(True)
+            hinges = [_mean(F.relu(1 - x), given, kept) for x in _floats(fake)]
+            distances = [
+                _mean((x - y).abs(), given, kept)
+                for maps in zip(fake_maps, real_maps, strict=True)
+                for x, y in zip(*maps, strict=True)
+            ]
             terms["adversarial"], terms["feature_matching"] = self._means(
                 given,
-                sum(map(self.hinge_generator, _floats(fake))),
-                self.feature_matching(fake_maps, real_maps),
+                kept,
+                torch.stack(hinges).sum(),
+                torch.stack(distances).mean(),
             )
         self.record(**terms)
         if stage != sb.Stage.TRAIN:
@@ -291,19 +308,22 @@ class DecoderBrain(CodecBrain):
         torch.Tensor
             Scalar.
         """
-        given, wanted = self._judged(predictions)
+        given, wanted, kept = self._judged(predictions)
         fake, _ = self.modules.discriminator(given.detach())
         real, _ = self.modules.discriminator(wanted)
         fake, real = _floats(fake), _floats(real)
-        loss = sum(
-            self.hinge_discriminator(score_fake=f, score_real=r)[0]
-            for f, r in zip(fake, real, strict=True)
-        )
+
+        def mean(scores: Sequence[torch.Tensor]) -> torch.Tensor:
+            """Over discriminators, however many scores each gives."""
+            return torch.stack([_mean(x, given, kept) for x in scores]).mean()
+
+        hinges = [F.relu(1 - x) for x in real] + [F.relu(1 + x) for x in fake]
         loss, score_real, score_fake = self._means(
             given,
-            loss,
-            _mean_of_means(real),
-            _mean_of_means(fake),
+            kept,
+            mean(hinges) * len(hinges),
+            mean(real),
+            mean(fake),
         )
         self.record(
             discriminator=loss,
@@ -312,29 +332,90 @@ class DecoderBrain(CodecBrain):
             # Its sides are told apart by the sign.
             discriminator_accuracy=0.5
             * (
-                _mean_of_means([(r > 0).float() for r in real])
-                + _mean_of_means([(f < 0).float() for f in fake])
+                mean([(x > 0).float() for x in real])
+                + mean([(x < 0).float() for x in fake])
             ),
         )
         return loss
 
     def _judged(
         self, predictions: dict[str, Any]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Estimate and target as the discriminator gets them, [B, 1, T]."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Estimate and target as the discriminator gets them, [B, 1, T].
+
+        And their lengths, where there is padding.
+        """
         estimate, target = predictions["estimate"], predictions["target"]
+        lengths = predictions.get("lengths")
         starts, size = predictions.get("judged"), self._judged_samples
         if starts is not None and size is not None:
             estimate = take_windows(estimate, starts, size)
             target = take_windows(target, starts, size)
-        return estimate[:, None], target[:, None]
+        if lengths is not None:
+            lengths = lengths.clamp(max=target.shape[1])
+            if bool((lengths == target.shape[1]).all()):
+                lengths = None
+        return estimate[:, None], target[:, None], lengths
 
     @staticmethod
     def _means(
-        sig: torch.Tensor, *means: torch.Tensor
+        sig: torch.Tensor, lengths: torch.Tensor | None, *means: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """From means over waveforms [B, 1, T] here, those of all processes."""
-        return mean_over_processes(torch.stack(means), sig.numel()).unbind()
+        weight = sig.numel() if lengths is None else lengths.sum()
+        return mean_over_processes(torch.stack(means), weight).unbind()
+
+    def fit(self, epoch_counter, train_set, *args, **kwargs):
+        """Train, once it is known that utterances are as long as a segment.
+
+        Arguments
+        ---------
+        epoch_counter : iterable
+            Gives the epochs.
+        train_set : Dataset or DataLoader
+            The training data.
+        *args : tuple
+            As for `Brain.fit`.
+        **kwargs : dict
+            As for `Brain.fit`.
+
+        Raises
+        ------
+        DataError
+            If all are shorter.
+        """
+        if self._segment is not None:
+            dataset = getattr(train_set, "dataset", train_set)
+            rates = self.codec.sample_rate_output, self.codec.sample_rate_input
+            spans = (
+                entry_span(dataset.data[utt_id], rates[0])
+                for utt_id in dataset.data_ids
+            )
+            longest = torch.tensor(max(stop - start for start, stop in spans))
+            frames = self.codec.encoder.output_lengths(
+                resampled_length(longest, *rates)
+            )
+            if frames < self._segment.segment_samples:
+                raise DataError(
+                    f"segment_frames is {self._segment.segment_samples}, but "
+                    f"the longest utterance has {int(frames)} frames: lower "
+                    "segment_frames, or take longer utterances"
+                )
+        super().fit(epoch_counter, train_set, *args, **kwargs)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Move random segments on.
+
+        Arguments
+        ---------
+        stage : sb.Stage
+            Training, validation or test.
+        epoch : int, optional
+            The epoch.
+        """
+        super().on_stage_start(stage, epoch)
+        if stage == sb.Stage.TRAIN and self._segment is not None:
+            self._segment.set_epoch(epoch)
 
     def fit_batch(self, batch: Any) -> torch.Tensor:
         """One step of the discriminator, if any, and one of the decoder.
@@ -458,6 +539,20 @@ def _floats(scores: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [score.float() for score in scores]
 
 
-def _mean_of_means(scores: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Mean over discriminators, however many scores each gives."""
-    return torch.stack([x.mean() for x in scores]).mean()
+def _mean(
+    x: torch.Tensor, sig: torch.Tensor, lengths: torch.Tensor | None
+) -> torch.Tensor:
+    """Mean of scores [B, N] or maps [B, C, N, ...] of waveforms [B, 1, T].
+
+    The share of the N steps that lies beyond a waveform's length does not
+    count.
+    """
+    if lengths is None:
+        return x.mean()
+    axis = 1 if x.ndim == 2 else 2
+    steps = x.shape[axis]
+    valid = length_mask(-(-lengths * steps // sig.shape[-1]), steps)
+    shape = [len(x), *[1] * (x.ndim - 1)]
+    shape[axis] = steps
+    valid = valid.reshape(shape).expand_as(x)
+    return torch.where(valid, x, 0).sum() / valid.sum()

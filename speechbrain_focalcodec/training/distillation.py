@@ -24,8 +24,9 @@ class DistillationBrain(StudentBrain):
     Hyperparameters beside those of
     :class:`~speechbrain_focalcodec.training.base.CodecBrain`:
     ``first_layer_weight`` and ``last_layer_weight``, between which the layers'
-    errors are weighted evenly. ``start_from`` must have the position
-    embedding, or an encoder to go on with.
+    weights are evenly spaced; the loss is the mean over the layers.
+    ``start_from`` must have the position embedding, or an encoder to go on
+    with.
     """
 
     TRAINED = ("encoder",)
@@ -91,7 +92,7 @@ class DistillationBrain(StudentBrain):
     def compute_objectives(
         self, predictions: dict[str, Any], batch: Any, stage: sb.Stage
     ) -> torch.Tensor:
-        """Weighted sum of the layers' mean squared errors.
+        """Mean of the layers' weighted mean squared errors.
 
         Arguments
         ---------
@@ -125,4 +126,5 @@ class DistillationBrain(StudentBrain):
         if stage != sb.Stage.TRAIN:
             last = predictions["estimates"][-1], predictions["targets"][-1]
             self.compare(batch, *last, frames)
-        return sum(w * error for w, error in zip(weights, errors, strict=True))
+        weighted = [w * x for w, x in zip(weights, errors, strict=True)]
+        return torch.stack(weighted).mean()

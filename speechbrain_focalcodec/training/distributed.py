@@ -191,7 +191,7 @@ def run_long_on_main(work: Callable[[], object]) -> None:
         work()
         return
     # Not NCCL, which would keep the others' GPUs busy with waiting.
-    group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    group: Any = distributed.new_group(backend="gloo", timeout=_PATIENCE)
     error: Exception | None = None
     if if_main_process():
         try:

@@ -9,6 +9,11 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_focalcodec.data.batching import duration_loader
+from speechbrain_focalcodec.data.manifest import (
+    is_manifest,
+    manifest_split,
+    take_manifests,
+)
 from speechbrain_focalcodec.data.pipeline import make_dataset
 from speechbrain_focalcodec.data.splits import (
     TEST_NAME,
@@ -65,6 +70,9 @@ def prepare_manifests(
         With ``data_folder``, ``save_folder``, ``train_splits``,
         ``valid_splits``, ``num_valid``, ``seed`` and, optionally,
         ``test_splits`` and ``prepare_options`` (more arguments of `prepare`).
+        A split that is the path of a JSON manifest is not prepared but taken
+        as it is, see
+        :func:`~speechbrain_focalcodec.data.manifest.take_manifests`.
 
     Raises
     ------
@@ -82,15 +90,23 @@ def prepare_manifests(
             f"{hparams['num_valid']} would hold utterances out of train_splits "
             "too: give --num_valid=0, or --valid_splits=[]"
         )
-    run_on_main(
-        prepare,
-        kwargs={
-            "data_folder": hparams["data_folder"],
-            "save_folder": hparams["save_folder"],
-            "splits": list(dict.fromkeys(chain(*splits.values()))),
-            **(hparams.get("prepare_options") or {}),
-        },
-    )
+    names = list(dict.fromkeys(chain(*splits.values())))
+    manifests = [name for name in names if is_manifest(name)]
+    folders = {key: hparams[key] for key in ("data_folder", "save_folder")}
+    run_on_main(take_manifests, kwargs={"paths": manifests, **folders})
+    if len(manifests) < len(names):
+        run_on_main(
+            prepare,
+            kwargs={
+                "splits": [name for name in names if name not in manifests],
+                **folders,
+                **(hparams.get("prepare_options") or {}),
+            },
+        )
+    splits = {
+        key: [manifest_split(x) if is_manifest(x) else x for x in value]
+        for key, value in splits.items()
+    }
     run_on_main(
         merge_manifests,
         kwargs={

@@ -1,7 +1,9 @@
 """From the checkpoints of the stages to a model folder."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -10,7 +12,7 @@ from speechbrain_focalcodec.atomic import atomic_path
 from speechbrain_focalcodec.checkpoint import Weights, load_state
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.config import CodecConfig
-from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.errors import CheckpointError, ConfigError
 from speechbrain_focalcodec.hyperparams import write_hyperparams
 from speechbrain_focalcodec.training.sources import (
     DISCRIMINATOR,
@@ -76,7 +78,8 @@ def export_runs(
             f"decoder_share must be within 0 and 1, not {decoder_share}"
         )
     sources = find_sources(runs)
-    codec = FocalCodec(_joint_config(sources), name=Path(out).name)
+    config = _joint_config(sources, encoder)
+    codec = FocalCodec(config, name=Path(out).name)
     has_encoder = any(source.has("encoder") for source in sources)
     if not has_encoder and next(codec.encoder.parameters(), None) is not None:
         if encoder is None:
@@ -101,7 +104,9 @@ def export_runs(
     return FocalCodec.from_pretrained(out)
 
 
-def _joint_config(sources: Sequence[Source]) -> CodecConfig:
+def _joint_config(
+    sources: Sequence[Source], encoder: str | Path | None
+) -> CodecConfig:
     """The configuration of the parts that will be taken."""
     owners: dict[str, Source] = {}
     for source in sources:
@@ -129,10 +134,33 @@ def _joint_config(sources: Sequence[Source]) -> CodecConfig:
         "decompressor",
         "decoder",
     ):
-        published = owners[role].config.to_dict()
+        told = owners[role].config
+        if f"{role}_config" not in told:
+            told = _options_elsewhere(role, owners[role], sources, encoder)
         for key in (f"{role}_name", f"{role}_config"):
-            config[key] = published[key]
+            config[key] = told[key]
     return CodecConfig.parse(config)
+
+
+def _options_elsewhere(
+    role: str,
+    owner: Source,
+    sources: Sequence[Source],
+    encoder: str | Path | None,
+) -> Mapping[str, Any]:
+    """Options of a part whose source, a published recipe, tells none."""
+    told = [source.config for source in sources]
+    # Not of a WavLM in the layout of transformers, which has no other part.
+    with suppress(ConfigError):
+        told += [x.config for x in find_sources(encoder or ())]
+    for config in told:
+        if f"{role}_config" in config:
+            return config
+    raise CheckpointError(
+        f"{owner.name}: has no hyperparams.yaml that tells the options of its "
+        f"{role}; copy it there from the training's output folder, or give a "
+        "model with the same options in front of the runs"
+    )
 
 
 def _average_decoders(

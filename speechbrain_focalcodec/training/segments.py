@@ -1,4 +1,4 @@
-"""Random segments after feature extraction.
+"""Segments after feature extraction.
 
 The frozen encoder sees the whole utterance, so that features have their full
 context; the decoder is trained on a part of them.
@@ -17,14 +17,13 @@ def crop_features(
     frames: torch.Tensor,
     sig: torch.Tensor,
     lengths: torch.Tensor,
+    start: torch.Tensor,
     segment_frames: int,
     hop: int,
-    generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Crop features at random, and the waveform alike.
+    """Crop features, and the waveform alike.
 
-    Each utterance that is longer than a segment gives a random one; shorter
-    ones are kept whole and padded with zeros.
+    What is shorter than a segment is padded with zeros.
 
     Arguments
     ---------
@@ -36,12 +35,12 @@ def crop_features(
         Waveform [B, T] at the decoder's output rate.
     lengths : torch.Tensor
         Its lengths in samples, int64 [B].
+    start : torch.Tensor
+        First frames of the segments, int64 [B].
     segment_frames : int
         Frames of a segment.
     hop : int
         Samples of the waveform to a frame.
-    generator : torch.Generator, optional
-        Of the CPU; by default torch's own.
 
     Returns
     -------
@@ -65,7 +64,7 @@ def crop_features(
     >>> feats = torch.arange(9.0).expand(2, 9)[..., None]
     >>> sig = torch.arange(18.0).expand(2, 18)
     >>> feats, frames, sig, lengths = crop_features(
-    ...     feats, frames, sig, 2 * frames, 4, 2
+    ...     feats, frames, sig, 2 * frames, torch.tensor([5, 0]), 4, 2
     ... )
     >>> feats.shape, frames, sig.shape, lengths
     (torch.Size([2, 4, 1]), tensor([4, 3]), torch.Size([2, 8]), tensor([8, 6]))
@@ -77,7 +76,6 @@ def crop_features(
             f"segment_frames ({segment_frames}) and hop ({hop}) must be "
             "positive"
         )
-    start = random_starts(frames, segment_frames, generator)
     frames = (frames - start).clamp(max=segment_frames)
     lengths = torch.minimum((lengths - start * hop).clamp(min=0), frames * hop)
     feats = take_windows(feats, start, segment_frames)
@@ -90,12 +88,11 @@ def crop_features(
     )
 
 
-def random_starts(
-    lengths: torch.Tensor,
-    size: int,
-    generator: torch.Generator | None = None,
-) -> torch.Tensor:
+def random_starts(lengths: torch.Tensor, size: int) -> torch.Tensor:
     """Draw where parts of utterances begin that lie within them.
+
+    By torch's own generator, which differs between processes and is kept in
+    checkpoints.
 
     Arguments
     ---------
@@ -103,9 +100,6 @@ def random_starts(
         Steps of each utterance, int64 [B].
     size : int
         Steps of a part.
-    generator : torch.Generator, optional
-        Of the CPU; by default torch's own, which differs between processes
-        and is kept in checkpoints.
 
     Returns
     -------
@@ -119,7 +113,7 @@ def random_starts(
     (tensor(True), 0)
     """
     choices = (lengths - size + 1).clamp(min=1)
-    chance = torch.rand(len(lengths), dtype=torch.float64, generator=generator)
+    chance = torch.rand(len(lengths), dtype=torch.float64)
     return (chance.to(lengths.device) * choices).long()
 
 

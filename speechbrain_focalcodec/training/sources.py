@@ -1,14 +1,15 @@
 """Where weights come from: runs of earlier stages, and models.
 
-A run is the output folder of a stage: its best checkpoint (with a
-discriminator, its last one) holds the parts that it trained. A model is a
+A run is the output folder of a stage, or of a published recipe: its best
+checkpoint (with a discriminator, its last one) holds the parts that it
+trained. A model is a
 bundled name, a folder or a hub repository, and holds all parts. What is loaded
 must fit: options of a part that its weights do not show, and the features that
 it was trained on, are compared too. An option that a part can learn to live
 with, such as a causal Vocos's `fade`, is the model YAML's.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ from speechbrain_focalcodec.part_configs import VERSIONS
 from speechbrain_focalcodec.training.checkpointing import (
     RANK,
     AtomicCheckpointer,
+)
+from speechbrain_focalcodec.training.published import (
+    FILES,
+    best_checkpoint,
+    read_options,
 )
 
 __all__ = [
@@ -85,10 +91,13 @@ class Source:
         What the user called it.
     folder : Path
         Where its weights are: a checkpoint of a run, or a model's folder.
-    config : CodecConfig
-        Of the codec that they belong to.
+    config : dict
+        Options of the codec that they belong to, in the layout of
+        `config.json`. A published recipe may not tell those of all parts.
     is_run : bool
         Whether it is a run.
+    published : bool
+        Whether it is a run of a published recipe.
     file : str
         Name of a model's file of weights.
 
@@ -101,8 +110,9 @@ class Source:
 
     name: str
     folder: Path
-    config: CodecConfig
+    config: Mapping[str, Any]
     is_run: bool
+    published: bool = False
     file: str = checkpoint.WEIGHTS_FILE
 
     @property
@@ -126,10 +136,16 @@ class Source:
             Whether it has.
         """
         if self.is_run:
-            return (self.folder / f"{name}.ckpt").is_file()
+            return self._file(name).is_file()
         if name == DISCRIMINATOR:
             return (self.folder / DISCRIMINATOR_FILE).is_file()
         return name in self.parts
+
+    def _file(self, name: str) -> Path:
+        """A run's file of a module; where it is missing, what it would be."""
+        names = FILES.get(name, (name,)) if self.published else (name,)
+        paths = [self.folder / f"{name}.ckpt" for name in names]
+        return next((path for path in paths if path.is_file()), paths[-1])
 
     def weights(self, name: str) -> checkpoint.Weights:
         """Read the weights of a module that it has.
@@ -150,14 +166,17 @@ class Source:
             If the file cannot be read.
         """
         if self.is_run:
-            path = self.folder / f"{name}.ckpt"
+            path = self._file(name)
             try:
                 # A run is the user's own; still nothing but tensors is read.
-                return torch.load(path, map_location="cpu", weights_only=True)
+                found = torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:
                 raise CheckpointError(
                     f"{path}: cannot be read: {error}"
                 ) from error
+            if not self.published:
+                return found
+            return _upgrade(found, name, path)
         if name == DISCRIMINATOR:
             return checkpoint.read_weights(self.folder / DISCRIMINATOR_FILE)
         path = self.folder / self.file
@@ -230,10 +249,14 @@ def _find_source(name: str | Path) -> Source:
                 "folder of a training, or a model"
             )
         files = checkpoint.find_model(str(name))
-        config = checkpoint.match_config(FocalCodec, files)
+        config = checkpoint.match_config(FocalCodec, files).model_dump()
         folder, file = files.weights.parent, files.weights.name
         return Source(str(name), folder, config, is_run=False, file=file)
     save, best = folder / SAVE_FOLDER, None
+    if save.is_dir() and not (folder / checkpoint.CONFIG_FILE).is_file():
+        return Source(
+            str(name), best_checkpoint(save), read_options(folder), True, True
+        )
     if save.is_dir():
         checkpointer = AtomicCheckpointer(save)
         # Earlier versions wrote no rank.
@@ -248,8 +271,22 @@ def _find_source(name: str | Path) -> Source:
         )
     path = folder / checkpoint.CONFIG_FILE
     data = as_saved_before(read_json(path))
-    config = CodecConfig.parse(data, path, VERSIONS[0])
+    config = CodecConfig.parse(data, path, VERSIONS[0]).model_dump()
     return Source(str(name), best.path, config, is_run=True)
+
+
+def _upgrade(found: Any, name: str, path: Path) -> checkpoint.Weights:
+    """Weights of a published recipe, of either version, by our names."""
+    if not isinstance(found, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor)
+        for key, value in found.items()
+    ):
+        raise CheckpointError(f"{path}: is no table of weights by name")
+    weights = {f"{name}.{key}": value for key, value in found.items()}
+    return {
+        key.removeprefix(f"{name}."): value
+        for key, value in checkpoint.upgrade_names(weights, path).items()
+    }
 
 
 def load_parts(
@@ -343,7 +380,9 @@ def load_module(
 def check_fit(source: Source, config: CodecConfig, part: str) -> None:
     """Raise if a part, or the features it was trained on, are others.
 
-    What differs in an option of :data:`CHOSEN` is told in the log.
+    What differs in an option of :data:`CHOSEN` is told in the log. Options
+    that the source does not tell are not compared: the shapes of its weights
+    are, when they are loaded.
 
     Arguments
     ---------
@@ -373,7 +412,10 @@ def check_fit(source: Source, config: CodecConfig, part: str) -> None:
 def _compare(
     source: Source, config: CodecConfig, role: str, ignored: set, what: str
 ) -> None:
-    theirs, ours = _options(source.config, role), _options(config, role)
+    if f"{role}_config" not in source.config:
+        return
+    theirs = _options(source.config, role)
+    ours = _options(config.model_dump(), role)
     if not theirs.get("causal") and not ours.get("causal"):
         ignored = ignored | CAUSAL
     for key in sorted(theirs.keys() | ours.keys()):
@@ -392,10 +434,9 @@ def _compare(
         )
 
 
-def _options(config: CodecConfig, role: str) -> dict[str, Any]:
+def _options(config: Mapping[str, Any], role: str) -> dict[str, Any]:
     """A part's name and options."""
-    options = getattr(config, f"{role}_config").model_dump()
-    return {"name": getattr(config, f"{role}_name"), **options}
+    return {"name": config[f"{role}_name"], **config[f"{role}_config"]}
 
 
 def _fit_refiner(

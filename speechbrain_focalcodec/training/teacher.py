@@ -7,7 +7,6 @@ learns to give, from the past alone, what WavLM gives with full context.
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.config import CodecConfig
@@ -24,7 +23,7 @@ from speechbrain_focalcodec.wavlm_import import load_encoder
 __all__ = [
     "LayerOutputs",
     "frames_before_position",
-    "full_context_encoder",
+    "full_context_codec",
     "is_student",
     "load_frozen_encoder",
 ]
@@ -51,9 +50,9 @@ def is_student(codec: FocalCodec) -> bool:
     return isinstance(codec.encoder, WavLM) and codec.encoder.causal
 
 
-def full_context_encoder(
+def full_context_codec(
     codec: FocalCodec, source: str | Path | None
-) -> nn.Module:
+) -> FocalCodec:
     """The frozen teacher of a causal encoder.
 
     Arguments
@@ -67,8 +66,9 @@ def full_context_encoder(
 
     Returns
     -------
-    nn.Module
-        A WavLM with full context, in eval mode.
+    FocalCodec
+        Its encoder is a WavLM with full context, in eval mode; the other
+        parts are not to be used.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def full_context_encoder(
     Example
     -------
     >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
-    >>> full_context_encoder(codec, "tests/parity/offline_50hz").causal
+    >>> full_context_codec(codec, "tests/parity/offline_50hz").encoder.causal
     False
     """
     config = codec.config.model_dump()
@@ -88,7 +88,7 @@ def full_context_encoder(
         CodecConfig.parse({"encoder_config": encoder, **_tiny(encoder["dim"])})
     )
     load_frozen_encoder(offline, source)
-    return offline.encoder.requires_grad_(False).eval()
+    return offline.requires_grad_(False).eval()
 
 
 def load_frozen_encoder(codec: FocalCodec, source: str | Path | None) -> None:
