@@ -13,7 +13,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from speechbrain_focalcodec import checkpoint
+from speechbrain_focalcodec import __version__, checkpoint
 from speechbrain_focalcodec.audio import read_audio, write_audio
 from speechbrain_focalcodec.cli import app
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
@@ -402,7 +402,39 @@ def test_bad_models_and_devices_are_named(corpus, tmp_path):
     assert "no_such_model" in line
     result = CliRunner().invoke(app, [*map(str, arguments), "--device", "warp"])
     assert result.exit_code == 2
-    assert "warp" in result.stderr and "--device" in result.stderr
+    (line,) = result.stderr.splitlines()
+    assert "warp" in line and "--device" in line
+
+
+def test_version_and_short_help():
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.stdout == f"focalcodec {__version__}\n"
+    for arguments in (["-h"], ["encode", "-h"]):
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0 and "Usage: " in result.stdout
+
+
+def test_quiet_prints_results_and_errors_alone(corpus, tmp_path):
+    (corpus / "empty.wav").touch()
+    arguments = ["encode", str(corpus), str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["-q", *arguments])
+    assert len(tree(tmp_path / "out")) == 3
+    assert not result.stdout
+    assert all(
+        "empty.wav" in line or line == "failed:"
+        for line in result.stderr.splitlines()
+    )
+    result = CliRunner().invoke(app, ["-q", "info", "--json"])
+    assert json.loads(result.stdout)["codebook_size"] == 8192
+
+
+def test_verbose_says_where_an_error_arose(tmp_path):
+    arguments = ["encode", str(tmp_path / "no.wav"), str(tmp_path / "a.focal")]
+    result = CliRunner().invoke(app, arguments)
+    assert "Traceback" not in result.stderr
+    result = CliRunner().invoke(app, ["-v", *arguments])
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: ")
 
 
 def test_ctrl_c_says_what_is_kept(corpus, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ Bad input is reported in one line here, for all commands.
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import typer
 import typer.core
 from tqdm import tqdm
 
+from speechbrain_focalcodec.cli.notes import QUIET, note
 from speechbrain_focalcodec.cli.piping import PIPE, reading, writing
 from speechbrain_focalcodec.errors import FocalCodecError
 
@@ -54,8 +56,8 @@ class Jobs:
 class OneLineErrors(typer.core.TyperGroup):
     """Commands whose bad input gives one line on stderr and exit code 1.
 
-    So does Ctrl-C, with 130. Other exceptions are defects and keep their
-    traceback.
+    So does a bad value of an option, with 2, and Ctrl-C, with 130. Other
+    exceptions are defects and keep their traceback.
 
     Example
     -------
@@ -64,15 +66,23 @@ class OneLineErrors(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> object:
         """Run the command, catching what stands for bad input."""
+        quiet = QUIET.set(bool(ctx.params.get("quiet")))
         try:
             return super().invoke(ctx)
+        except typer.BadParameter as error:
+            typer.echo(f"error: {_one_line(error.format_message())}", err=True)
+            raise typer.Exit(2) from error
         except (FocalCodecError, OSError) as error:
+            if ctx.params.get("verbose"):
+                traceback.print_exc()
             typer.echo(f"error: {_one_line(error)}", err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             told = str(error) or "stopped: no unfinished file is left"
             typer.echo(told, err=True)
             raise typer.Exit(130) from error
+        finally:
+            QUIET.reset(quiet)
 
 
 def plan(
@@ -247,8 +257,9 @@ def run(jobs: Jobs, convert: Callable[[Path, Path], object], verb: str) -> None:
         return
     done = 0
     # disable=None: no bar when stderr is not a terminal.
+    disable = True if QUIET.get() else None
     for source, target in tqdm(
-        jobs.pairs, desc=verb, unit="file", disable=None, file=sys.stderr
+        jobs.pairs, desc=verb, unit="file", disable=disable, file=sys.stderr
     ):
         try:
             with _naming(source):
@@ -263,7 +274,7 @@ def run(jobs: Jobs, convert: Callable[[Path, Path], object], verb: str) -> None:
                 "and kept; the same command, without --overwrite, goes on with "
                 "the others"
             ) from error
-    typer.echo(
+    note(
         f"{verb}: {done} done, {jobs.skipped} skipped (output exists), "
         f"{len(jobs.failures)} failed"
     )
@@ -285,7 +296,7 @@ def _naming(source: Path) -> Iterator[None]:
         raise type(error)(f"{source}: {error}") from error
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     """The message; file names may have line breaks, or be no Unicode."""
     text = " ".join(str(error).split())
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from speechbrain_focalcodec.cli.notes import QUIET
 from speechbrain_focalcodec.cli.options import (
     BatchDuration,
     DataRoot,
@@ -183,7 +184,7 @@ def evaluate(
     from speechbrain_focalcodec.corpus.report import ProgressBar
     from speechbrain_focalcodec.metrics.report import to_markdown
 
-    bar = ProgressBar()
+    bar = ProgressBar(quiet=QUIET.get())
     options: dict[str, Any] = {
         "voice_conversion": voice_conversion,
         "reference": reference,

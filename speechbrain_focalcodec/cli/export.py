@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from speechbrain_focalcodec.cli.notes import note
+
 __all__ = ["export"]
 
 
@@ -73,7 +75,7 @@ def export(
         decoder_share,
     )
     parameters = sum(p.numel() for p in codec.parameters())
-    typer.echo(
+    note(
         f"{out}: {parameters / 1e6:.1f} M parameters, "
         f"{codec.bitrate / 1000:.2f} kbps"
     )

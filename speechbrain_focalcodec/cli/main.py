@@ -7,11 +7,13 @@ quick.
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from speechbrain_focalcodec import __version__
 from speechbrain_focalcodec.cli.batch import OneLineErrors, plan, run
 from speechbrain_focalcodec.cli.demo import demo
 from speechbrain_focalcodec.cli.evaluate import evaluate
@@ -46,11 +48,48 @@ __all__ = ["app", "decode", "encode", "info", "load_model", "resynthesize"]
 app = typer.Typer(
     name="focalcodec",
     cls=OneLineErrors,
-    help="Turn speech into FocalCodec tokens, and tokens into speech.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"focalcodec {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="Print results and errors, no progress."
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Print log messages, and where errors arose.",
+        ),
+    ] = False,
+) -> None:
+    """Turn speech into FocalCodec tokens, and tokens into speech."""
+    if verbose:
+        logging.basicConfig(level=logging.INFO)
+
 
 # Typed functions of modules that import cheaply.
 app.command()(encode)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from speechbrain_focalcodec.cli.notes import note
 from speechbrain_focalcodec.cli.options import Model
 
 __all__ = ["export_onnx"]
@@ -64,10 +65,13 @@ def export_onnx(
         )
     codec = load_model(model, "cpu").codec
     try:
-        facts = onnx_export.export_onnx(codec, out, int8)
+        facts = onnx_export.export_onnx(
+            codec,
+            out,
+            int8,
+            announce=lambda name: note(f"exporting {name} ...", err=True),
+        )
     except (ImportError, ValueError) as error:
         raise FocalCodecError(str(error)) from error
     size = sum((out / name).stat().st_size for name in facts.files)
-    typer.echo(
-        f"{out}: {facts.name}, {facts.weights} weights, {size / 1e6:.1f} MB"
-    )
+    note(f"{out}: {facts.name}, {facts.weights} weights, {size / 1e6:.1f} MB")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from speechbrain_focalcodec.cli.notes import note
 from speechbrain_focalcodec.cli.options import (
     CausalModel,
     Channel,
@@ -36,8 +37,10 @@ def stream(
     output: Annotated[
         Path | None,
         typer.Option(
+            "--out",
+            "--output",
             help="Audio file to write, or - for standard output; the report "
-            "goes to standard error then."
+            "goes to standard error then.",
         ),
     ] = None,
     reference_voice: Annotated[
@@ -76,15 +79,14 @@ def stream(
         int | None,
         typer.Option(min=1, help="Threads of the CPU; torch's choice."),
     ] = None,
-    json_path: Annotated[
-        Path | None,
-        typer.Option("--json", help="JSON file to write the report to."),
-    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of lines.")
+    ] = False,
     channel: Channel = None,
     strict: Strict = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace outputs that exist."),
+        typer.Option("--overwrite", help="Replace an output that exists."),
     ] = False,
 ) -> None:
     """Resynthesise live audio chunk by chunk, and report the latency.
@@ -116,14 +118,14 @@ def stream(
         Where the model runs; ``bf16`` or ``int8``.
     threads : int, optional
         Threads of the CPU.
-    json_path : Path, optional
-        JSON file to write the report to.
+    as_json : bool
+        Whether to print the report as JSON.
     channel : int, optional
         The file's channel to read; the mean of all by default.
     strict : bool
         Whether to refuse a file that is warned of otherwise.
     overwrite : bool
-        Whether to replace outputs that exist.
+        Whether to replace an output that exists.
 
     Raises
     ------
@@ -138,7 +140,7 @@ def stream(
     Model       causal_50hz, cpu, ...
     """
     source = None if input == MICROPHONE else Path(input)
-    _check_paths(source, output, json_path, overwrite)
+    _check_paths(source, output, overwrite)
     if duration is not None and not (duration > 0 and math.isfinite(duration)):
         raise typer.BadParameter(
             "must be a positive number of seconds", param_hint="--duration"
@@ -147,7 +149,6 @@ def stream(
     # imports this module.
     import torch
 
-    from speechbrain_focalcodec.atomic import atomic_write_text
     from speechbrain_focalcodec.checkpoint import DEFAULT_CAUSAL_MODEL
     from speechbrain_focalcodec.cli.main import load_model
     from speechbrain_focalcodec.live import stream_audio
@@ -183,7 +184,7 @@ def stream(
             duration=duration,
             realtime=realtime,
             play=play,
-            announce=lambda line: typer.echo(line, err=True),
+            announce=lambda line: note(line, err=True),
             channel=channel,
             strict=strict,
         )
@@ -203,17 +204,16 @@ def stream(
     }
     if output not in (None, PIPE):
         rows["Written to"] = str(output)
-    for name, value in rows.items():
-        typer.echo(f"{name:<12}{value}", err=output == PIPE)
-    if json_path is not None:
+    if as_json:
         text = json.dumps(facts | report.to_dict(), indent=2)
-        atomic_write_text(json_path, text + "\n")
+    else:
+        text = "\n".join(f"{name:<12}{value}" for name, value in rows.items())
+    typer.echo(text, err=output == PIPE)
 
 
 def _check_paths(
     source: Path | None,
     output: Path | None,
-    json_path: Path | None,
     overwrite: bool,
 ) -> None:
     """Refuse what cannot be read or written, before anything is done."""
@@ -227,19 +227,17 @@ def _check_paths(
         raise AudioError(
             f"{source}: {kind}; give an audio file or {MICROPHONE}"
         )
-    if output == PIPE:
-        output = None
-    if output is not None:
-        write_format(output)
-    for path in (output, json_path):
-        if path is None or not path.exists():
-            continue
-        if path.is_dir():
-            raise AudioError(f"{path}: is a folder; give a file")
-        if source is not None and source.samefile(path):
-            raise AudioError(
-                f"{source}: would be overwritten by its own output; give "
-                "another output"
-            )
-        if not overwrite:
-            raise AudioError(f"{path}: exists; give --overwrite to replace it")
+    if output is None or output == PIPE:
+        return
+    write_format(output)
+    if not output.exists():
+        return
+    if output.is_dir():
+        raise AudioError(f"{output}: is a folder; give a file")
+    if source is not None and source.samefile(output):
+        raise AudioError(
+            f"{source}: would be overwritten by its own output; give another "
+            "output"
+        )
+    if not overwrite:
+        raise AudioError(f"{output}: exists; give --overwrite to replace it")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from speechbrain_focalcodec.cli.notes import QUIET, note
 from speechbrain_focalcodec.cli.options import (
     BatchDuration,
     Channel,
@@ -226,7 +227,7 @@ def tokenize(
             raise typer.Exit(launch(_again(ctx), processes))
     from speechbrain_focalcodec.corpus.report import ProgressBar
 
-    bar = ProgressBar()
+    bar = ProgressBar(quiet=QUIET.get())
     options: dict[str, Any] = {
         "batch_duration": batch_duration,
         "workers": workers,
@@ -268,13 +269,13 @@ def tokenize(
         made = "all shards are as they were made"
     else:
         made = "nothing was left to do"
-    typer.echo(
+    note(
         f"{out}: {info.rows} utterances, {info.duration / 3600:.2f} h, "
         f"{info.tokens} tokens in {len(info.shards)} shards; "
         f"{info.failures} failed; {made}"
     )
     if info.failures:
-        typer.echo(f"what failed is in {out / 'failures.parquet'}", err=True)
+        note(f"what failed is in {out / 'failures.parquet'}", err=True)
         if info.rows == 0:
             raise typer.Exit(1)
 

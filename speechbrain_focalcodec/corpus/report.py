@@ -59,6 +59,8 @@ class ProgressBar(Report):
     ---------
     pause : float
         Seconds between two lines, where there is no terminal.
+    quiet : bool
+        Whether to show nothing.
 
     Attributes
     ----------
@@ -77,11 +79,12 @@ class ProgressBar(Report):
     2.0
     """
 
-    def __init__(self, pause: float = 60.0) -> None:
+    def __init__(self, pause: float = 60.0, quiet: bool = False) -> None:
         self._bar: tqdm | None = None
         self._pause = pause
         self.check: Callable[[], None] = lambda: None
         self.is_at_work = False
+        self._quiet = quiet
         self.hours = 0.0
         self.rate = 0.0  # seconds of audio a second
 
@@ -94,7 +97,7 @@ class ProgressBar(Report):
             initial=done,
             unit="file",
             # None: no bar when stderr is not a terminal.
-            disable=None,
+            disable=True if self._quiet else None,
             file=sys.stderr,
             dynamic_ncols=True,
         )
@@ -117,7 +120,11 @@ class ProgressBar(Report):
         self._bar.set_postfix_str(facts, refresh=False)
         self._bar.update(done - self._done)
         self._done = done
-        if self._bar.disable and now - self._said >= self._pause:
+        if (
+            self._bar.disable
+            and not self._quiet
+            and now - self._said >= self._pause
+        ):
             self._said = now
             counted = self._before + done
             left = (self._total - counted) * elapsed / max(done, 1)

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,7 +53,10 @@ EXAMPLE = 16000
 
 @torch.no_grad()
 def export_onnx(
-    codec: "FocalCodec", folder: str | Path, int8: bool = False
+    codec: "FocalCodec",
+    folder: str | Path,
+    int8: bool = False,
+    announce: Callable[[str], object] = lambda name: None,
 ) -> OnnxFacts:
     """Write a model as ONNX: a file each way, and `onnx.json`.
 
@@ -69,6 +72,9 @@ def export_onnx(
     int8 : bool
         Whether to store the weights of linear layers as 8-bit integers: a
         smaller file that runs faster and gives somewhat different tokens.
+    announce : callable
+        Called with the name of each graph before it is made, which takes up
+        to a minute.
 
     Returns
     -------
@@ -91,7 +97,7 @@ def export_onnx(
     temporary = Path(tempfile.mkdtemp(prefix=".onnx.", dir=folder))
     try:
         write = _write_steps if codec.causal else _write_offline
-        steps = write(codec, temporary, int8)
+        steps = write(codec, temporary, int8, announce)
         files = sorted(temporary.iterdir())
         hashes = {path.name: sha256_of(path) for path in files}
         weights: Literal["int8", "float32"] = "int8" if int8 else "float32"
@@ -164,7 +170,10 @@ def _facts(
 
 
 def _write_offline(
-    codec: "FocalCodec", folder: Path, int8: bool
+    codec: "FocalCodec",
+    folder: Path,
+    int8: bool,
+    announce: Callable[[str], object],
 ) -> dict[str, OnnxStep]:
     """Write graphs for whole utterances."""
     lengths = torch.tensor([EXAMPLE, EXAMPLE // 2])
@@ -188,6 +197,7 @@ def _write_offline(
             DECODER_FILE,
         ),
     ):
+        announce(name)
         _write(
             graph,
             tuple(inputs.values()),
@@ -200,7 +210,10 @@ def _write_offline(
 
 
 def _write_steps(
-    codec: "FocalCodec", folder: Path, int8: bool
+    codec: "FocalCodec",
+    folder: Path,
+    int8: bool,
+    announce: Callable[[str], object],
 ) -> dict[str, OnnxStep]:
     """Write graphs for a chunk, and tell of their state."""
     batch = torch.export.Dim("batch", min=1)
@@ -221,6 +234,7 @@ def _write_steps(
             DECODER_STEP_FILE,
         ),
     ):
+        announce(file)
         lengths = torch.full((2,), step.chunk_length)
         kept = [torch.cat([x, x]) for x in step.start.values()]
         x = torch.zeros(2, step.chunk_length, dtype=dtype)

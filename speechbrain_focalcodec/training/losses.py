@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchaudio.functional import melscale_fbanks
 
+from speechbrain_focalcodec.extras import import_torchaudio
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.distributed import (
     mean_over_processes,
@@ -51,6 +51,9 @@ class CentredLogMel(nn.Module):
     torch.Size([2, 26, 80])
     """
 
+    window: torch.Tensor
+    filterbank: torch.Tensor
+
     def __init__(
         self,
         sample_rate: int,
@@ -64,7 +67,7 @@ class CentredLogMel(nn.Module):
         self.hop_length = hop_length
         self.floor = floor
         window = torch.hann_window(n_fft)
-        bands = melscale_fbanks(
+        bands = import_torchaudio().functional.melscale_fbanks(
             n_fft // 2 + 1,
             0.0,
             sample_rate / 2,
