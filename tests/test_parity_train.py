@@ -28,23 +28,6 @@ STAGES = {
 }
 
 
-# Options of the published classes that change nothing for given weights.
-UNUSED = {"tanhscale_init", "use_flex_attention"}
-
-
-def copy_model(case: Path, folder: Path) -> Path:
-    """The case's model, without options that change nothing."""
-    config = json.loads((case / "config.json").read_text())
-    for options in config.values():
-        if isinstance(options, dict):
-            for key in UNUSED & options.keys():
-                del options[key]
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    shutil.copy(case / "model.safetensors", folder)
-    return folder
-
-
 def make_teacher(case: Path, model: Path, folder: Path) -> Path:
     """What gives the frozen encoder: the teacher's folder, or the model's."""
     weights = case / "teacher.safetensors"
@@ -75,7 +58,7 @@ def write_wavs(case: Path, folder: Path) -> int:
 
 def load_case(case: Path, folder: Path) -> dict:
     """The stage's YAML, for the case's model and batch."""
-    model = copy_model(case, folder / "model")
+    model = case
     yaml = folder / "model.yaml"
     yaml.write_text(
         "codec: !new:speechbrain_focalcodec.codec.FocalCodec\n"
