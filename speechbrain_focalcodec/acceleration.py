@@ -84,7 +84,7 @@ def accelerate(
             f"{codec.name} was accelerated before ({codec.accelerated}); "
             "load the model again"
         )
-    device = next(codec.parameters()).device
+    device = codec.device
     if precision == "int8" and device.type != "cpu":
         raise ValueError(f"precision int8 is for the CPU, not {device}")
     if precision is None and not compile:

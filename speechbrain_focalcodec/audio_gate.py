@@ -68,7 +68,7 @@ class CheckedFile:
     channel : int, optional
         The channel to read, from 0; the mean of all by default.
     strict : bool
-        Whether to refuse what is logged otherwise.
+        Whether to raise an error in place of a warning.
 
     Attributes
     ----------
@@ -258,7 +258,7 @@ class _Levels:
             self._channels_energy += float(np.square(channels).sum())
 
     def problem(self) -> str | None:
-        """What is strange about it."""
+        """What to warn of; None if nothing."""
         count = self._num_channels
         # One for channels that have nothing in common, or if all but one are
         # silent; the number of channels for equal ones; zero for opposites.
@@ -373,7 +373,7 @@ def _regular_size(path: Path) -> int:
 def open_slices(path: str | Path, stop: int) -> Iterator[soundfile.SoundFile]:
     """Open a file of a prepared corpus, to read a slice of it.
 
-    It is not checked, unless libsndfile finds fewer samples than it holds.
+    It is checked only where libsndfile finds fewer samples than `stop`.
 
     Arguments
     ---------
@@ -406,6 +406,8 @@ def open_slices(path: str | Path, stop: int) -> Iterator[soundfile.SoundFile]:
                 Path(path), raw, os.fstat(raw.fileno()).st_size
             )
             if whole.file is not raw:
+                if file is not None:
+                    file.close()
                 file = soundfile.SoundFile(whole.file)
         if file is None:
             os.lseek(raw.fileno(), 0, os.SEEK_SET)

@@ -70,7 +70,7 @@ class AudioReader:
     channel : int, optional
         The channel to read, from 0; the mean of all by default.
     strict : bool
-        Whether to refuse a signal that is logged otherwise: channels that
+        Whether to raise an error in place of a warning: channels that
         cancel, samples far outside [-1, 1], near silence.
 
     Attributes

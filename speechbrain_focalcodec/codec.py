@@ -13,6 +13,7 @@ do not fit are errors that name the argument.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -279,6 +280,12 @@ class FocalCodec(nn.Module):
     # Facts
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are; the CPU if it has none."""
+        tensors = chain(self.parameters(), self.buffers())
+        return next(tensors, torch.empty(0)).device
+
+    @property
     def sample_rate_input(self) -> int:
         """Sample rate of the waveform to encode (Hz)."""
         return self.config.encoder_config.sample_rate
@@ -319,10 +326,7 @@ class FocalCodec(nn.Module):
     @property
     def codebook(self) -> torch.Tensor:
         """All codes [codebook_size, d], in the order of their tokens."""
-        toks = torch.arange(
-            self.codebook_size, device=self.quantizer.powers.device
-        )
-        return self.quantizer.toks_to_codes(toks)
+        return self.quantizer.codebook
 
     @property
     def causal(self) -> bool:

@@ -61,7 +61,7 @@ class Direction:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.codec.parameters()).device
+        return self.codec.device
 
     @torch.no_grad()
     def run(self, x: torch.Tensor, state: StreamState) -> torch.Tensor:

@@ -50,7 +50,7 @@ class PretrainedFocalCodec(Pretrained):
     channel : int, optional
         The channel of files to read, from 0; the mean of all by default.
     strict : bool
-        Whether to refuse files that are logged otherwise: channels that
+        Whether to raise an error in place of a warning: channels that
         cancel, samples far outside [-1, 1], near silence.
 
     Arguments
@@ -431,8 +431,7 @@ class PretrainedFocalCodec(Pretrained):
         ):
             if got not in (None, has):
                 raise ValueError(f"{name}: the model has {has}, not {got}")
-        toks = torch.arange(size, device=self.device)
-        return self.codec.quantizer.toks_to_codes(toks)
+        return self.codec.codebook
 
     def forward(
         self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None

@@ -263,7 +263,7 @@ def stream_audio(
     channel : int, optional
         The file's channel to read, from 0; the mean of all by default.
     strict : bool
-        Whether to refuse a file that is logged otherwise: channels that
+        Whether to raise an error in place of a warning: channels that
         cancel, samples far outside [-1, 1], near silence.
 
     Returns

@@ -548,7 +548,7 @@ class StreamingVoiceConverter(StreamingResynthesizer):
     def __init__(
         self, codec: "FocalCodec", reference: "VoiceReference", k: int = 4
     ):
-        device = next(codec.parameters()).device
+        device = codec.device
         self._reference, self._k = reference.to(device), k
         super().__init__(codec, self._reference.converter(codec, k))
         self._made_with = (codec, self._reference, k)

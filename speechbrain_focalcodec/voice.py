@@ -303,7 +303,7 @@ class VoiceReference:
         >>> VoiceReference.from_toks(codec, [torch.arange(100)]).seconds
         2.0
         """
-        device = next(codec.parameters()).device
+        device = codec.device
         # Tokens are small: with all of them the size of the rest is known.
         all_toks = list(toks)
         for one in all_toks:

@@ -526,7 +526,7 @@ def _stream(
 ) -> Iterator[torch.Tensor]:
     """What one utterance's tokens give, piece by piece, on the CPU."""
     batch_size = _check_batch_size(batch_size, 1)
-    device = next(codec.parameters()).device
+    device = codec.device
     parts = _parts(
         way, lambda row, i, j: toks[i:j].to(device), [len(toks)], batch_size
     )

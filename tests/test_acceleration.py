@@ -181,13 +181,17 @@ def flatten(codec):
     vector = nn.utils.parameters_to_vector(codec.parameters()).detach()
     nn.utils.vector_to_parameters(vector, codec.parameters())
     codec.encode(SIG)
+    before = codec.fingerprint
     vector.mul_(1.1)
+    assert codec.accelerated or codec.fingerprint != before
 
 
 def share(codec):
     codec.share_memory()
     codec.encode(SIG)
+    before = codec.fingerprint
     scale(codec)
+    assert codec.accelerated or codec.fingerprint != before
 
 
 SIG = 0.1 * torch.randn(1, 12000, generator=torch.Generator().manual_seed(1))

@@ -149,3 +149,17 @@ def test_bad_requests_are_refused(folder, arguments, message):
     with pytest.raises(DataError, match=message):
         merge_manifests(folder, **arguments)
     assert not (folder / "valid.json").exists()
+
+
+@pytest.mark.parametrize("name", ["valid_splits", "test_splits"])
+def test_what_is_trained_on_judges_nothing(folder, name):
+    """Manifests of two names may share utterances; nothing is written then."""
+    paths = merge_manifests(folder, ["a"], ["b"])
+    before = paths["train"].read_bytes()
+    entries = read_manifest(split_manifest(folder, "c"))
+    shared = read_manifest(split_manifest(folder, "a"))
+    write_manifest(folder / "d.json", entries | dict([shared.popitem()]))
+    splits = {"valid_splits": ["b"], name: ["d"]}
+    with pytest.raises(DataError, match=f"1 utterance.* of {name}"):
+        merge_manifests(folder, ["a"], **splits)
+    assert paths["train"].read_bytes() == before

@@ -28,12 +28,12 @@ STAGES = {
 }
 
 
-def make_teacher(case: Path, model: Path, folder: Path) -> Path:
-    """What gives the frozen encoder: the teacher's folder, or the model's."""
+def make_teacher(case: Path, folder: Path) -> Path:
+    """The model whose encoder is frozen: the teacher, or the case's own."""
     weights = case / "teacher.safetensors"
     if not weights.is_file():
-        return model
-    config = json.loads((model / "config.json").read_text())
+        return case
+    config = json.loads((case / "config.json").read_text())
     config["encoder_config"]["causal"] = False
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
@@ -58,19 +58,18 @@ def write_wavs(case: Path, folder: Path) -> int:
 
 def load_case(case: Path, folder: Path) -> dict:
     """The stage's YAML, for the case's model and batch."""
-    model = case
     yaml = folder / "model.yaml"
     yaml.write_text(
         "codec: !new:speechbrain_focalcodec.codec.FocalCodec\n"
-        f"    config: !include:{model / 'config.json'}\n"
+        f"    config: !include:{case / 'config.json'}\n"
     )
     options = {
         "data_folder": case,
         "output_folder": folder / "out",
         "model": f"!include:{yaml}",
-        "encoder_source": make_teacher(case, model, folder / "teacher"),
+        "encoder_source": make_teacher(case, folder / "teacher"),
         # The position embedding starts from the teacher's.
-        "start_from": [] if case.name == "stream_position" else model,
+        "start_from": [] if case.name == "stream_position" else case,
         "batch_size": write_wavs(case, folder),
         "number_of_epochs": 3,
         "num_workers": 0,

@@ -138,6 +138,15 @@ def test_the_whole_file_is_checked(tmp_path):
         FocalCodec.from_pretrained(tmp_path, parts=DECODER)
 
 
+@pytest.mark.parametrize("part", ["encoder", "quantizer"])
+def test_a_part_without_weights_is_loaded(part):
+    """A log-mel encoder and a quantizer have none."""
+    model = PretrainedFocalCodec.from_pretrained(
+        "focalcodec_mini_50hz", parts=(part,), run_opts={"device": "cpu"}
+    )
+    assert model.codec.device == torch.device("cpu")
+
+
 def test_the_interface_takes_parts_too():
     model = PretrainedFocalCodec.from_pretrained(
         PARITY / "offline_50hz", parts=DECODER, run_opts={"device": "cpu"}

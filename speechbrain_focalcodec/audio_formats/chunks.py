@@ -167,7 +167,7 @@ class _Container:
         return padded
 
     def is_filled_from(self, position: int) -> bool:
-        """Whether the rest is chunks, or there is none."""
+        """Whether only whole chunks follow."""
         while chunk := self.chunk(position):
             if chunk.stop > self.size:
                 return False

@@ -170,7 +170,7 @@ class _Walk:
         raise AudioError("holds no MPEG audio")
 
     def __iter__(self) -> Iterator[_Frame]:
-        """Yield the whole frames up to the first thing that is none."""
+        """Yield whole frames until something else follows."""
         while self.position < self.end:
             head = read_at(self.file, self.position, _HEAD)
             length = self._length(head)

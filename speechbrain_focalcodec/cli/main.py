@@ -217,7 +217,7 @@ def load_model(
     channel : int, optional
         The channel of audio files to read; the mean of all by default.
     strict : bool
-        Whether to refuse audio that is warned of otherwise.
+        Whether to raise an error in place of a warning.
 
     Returns
     -------

@@ -46,7 +46,7 @@ Strict = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="Refuse audio that is only warned of otherwise: channels that "
+        help="Raise an error in place of a warning: for channels that "
         "cancel, samples far outside [-1, 1], near silence.",
     ),
 ]

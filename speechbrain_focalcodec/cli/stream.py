@@ -123,7 +123,7 @@ def stream(
     channel : int, optional
         The file's channel to read; the mean of all by default.
     strict : bool
-        Whether to refuse a file that is warned of otherwise.
+        Whether to raise an error in place of a warning.
     overwrite : bool
         Whether to replace an output that exists.
 

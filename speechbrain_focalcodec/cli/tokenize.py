@@ -179,7 +179,7 @@ def tokenize(
     channel : int, optional
         The channel of audio to read; the mean of all by default.
     strict : bool
-        Whether audio that is warned of otherwise is a failure.
+        Whether a warning about audio is a failure.
     shard_size : int, optional
         Items of a shard.
     max_failures : float

@@ -86,10 +86,10 @@ def convert_voice(
                 f"{save_reference}: exists; give --overwrite to replace it"
             )
     interface = load_model(
-        *(model, device, precision, window, context, batch_size),
-        *(channel, strict),
+        model, device, precision, window, context, batch_size, strict=strict
     )
     voice = open_reference(interface, reference, continuous)
+    interface.channel = channel  # of the input, not of the reference
     voice.converter(interface.codec, k)  # refuses what does not fit
     if save_reference is not None:
         voice.save(save_reference)

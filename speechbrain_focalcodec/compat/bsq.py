@@ -27,13 +27,6 @@ class BinarySphericalQuantizer(bsq.BinarySphericalQuantizer):
         super().__init__(codebook_size)
         self.config = {"codebook_size": codebook_size}
 
-    @property
-    def codebook(self) -> torch.Tensor:
-        """All codes [codebook_size, d]."""
-        device = self.get_buffer("powers").device
-        toks = torch.arange(self.codebook_size, device=device)
-        return self.toks_to_codes(toks)
-
     def codes_to_toks(self, codes: torch.Tensor) -> torch.Tensor:
         """The same as `lats_to_toks`.
 

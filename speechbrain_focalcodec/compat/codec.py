@@ -23,7 +23,7 @@ from speechbrain_focalcodec.compat.mel import LogMel
 from speechbrain_focalcodec.compat.vocos import Vocos
 from speechbrain_focalcodec.compat.wavenext import WaveNeXt
 from speechbrain_focalcodec.compat.wavlm import WavLM
-from speechbrain_focalcodec.config import CodecConfig, read_json
+from speechbrain_focalcodec.config import CodecConfig, read_json, version_of
 from speechbrain_focalcodec.lengths import absolute_lengths
 from speechbrain_focalcodec.modules.bsq import to_sphere
 from speechbrain_focalcodec.modules.masking import zero_beyond
@@ -198,7 +198,9 @@ decoder_config : dict, optional
                 table = table.setdefault(key, {})
             table[last] = value
         if not pretrained:
-            model = cls(**CodecConfig.parse(data, files.config).model_dump())
+            version = version_of(data) or cls.__version__
+            parsed = CodecConfig.parse(data, files.config, version)
+            model = cls(**parsed.model_dump())
         else:
             parsed = checkpoint.match_config(MainCodec, files, data)
             model = cls(**parsed.model_dump())
@@ -229,7 +231,7 @@ decoder_config : dict, optional
                 for name, value in self.state_dict().items()
             }
             with atomic_path(file.with_suffix(".safetensors")) as temporary:
-                save_file(weights, temporary, metadata={"format": "pt"})
+                save_file(weights, temporary, metadata=checkpoint.METADATA)
         atomic_write_text(file, json.dumps(options, indent=2) + "\n")
 
     def to_pretrained(self, config: str) -> None:

@@ -32,7 +32,7 @@ class AudioJob(NamedTuple):
     channel : int, optional
         The channel, from 0; the mean of all by default.
     strict : bool
-        Whether a signal that is logged otherwise is wrong. Parts of files
+        Whether a warning is an error. Parts of files
         are neither logged nor wrong.
 
     Example

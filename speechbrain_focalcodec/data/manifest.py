@@ -226,9 +226,9 @@ def _read_numbers(
         raise DataError(f"the utterance {utt_id} of {path} lacks wav")
     try:
         num_samples, sample_rate = read_header(
-            Path(wav.format(data_root=data_folder))
+            Path(wav.replace("{data_root}", data_folder))
         )
-    except (OSError, ValueError, LookupError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(
             f"the utterance {utt_id} of {path}: {error}; data_folder must be "
             "what {data_root} stands for"

@@ -89,26 +89,28 @@ def merge_manifests(
     paths = {name: save_folder / f"{name}.json" for name in JOINED}
     train = join_splits(save_folder, train_splits)
     valid = join_splits(save_folder, valid_splits)
+    test = join_splits(save_folder, test_splits)
+    for name, entries in (("valid_splits", valid), ("test_splits", test)):
+        if both := train.keys() & entries.keys():
+            raise DataError(
+                f"{len(both)} utterance(s) of {name} are trained on too, for "
+                f"example {min(both)}"
+            )
     if num_valid:
         train, held_out = hold_out_speakers(train, num_valid, seed)
         valid |= held_out
     if max_utterances is not None and max_utterances < len(train):
         chosen = random.Random(seed).sample(sorted(train), max_utterances)
         train = {utt_id: train[utt_id] for utt_id in chosen}
-    for name, entries, hint in [
-        ("train", train, "train_splits or max_utterances"),
-        ("valid", valid, "valid_splits or num_valid"),
+    for entries, name, hint in [
+        (train, "train", "train_splits or max_utterances"),
+        (valid, "valid", "valid_splits or num_valid"),
     ]:
         if not entries:
             raise DataError(f"no utterances for {name}.json: set {hint}")
+    for name, entries in (("train", train), ("valid", valid)):
         write_manifest(paths[name], entries)
     if test_splits:
-        test = join_splits(save_folder, test_splits)
-        if shared := train.keys() & test.keys():
-            raise DataError(
-                f"{len(shared)} utterance(s) of test_splits are trained on "
-                f"too, for example {min(shared)}"
-            )
         paths["test"] = save_folder / TEST_NAME
         write_manifest(paths["test"], test)
     return paths

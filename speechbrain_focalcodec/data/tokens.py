@@ -362,7 +362,7 @@ class _Features:
 
     @torch.no_grad()
     def __call__(self, toks: torch.Tensor) -> torch.Tensor:
-        device = next(self.codec.parameters()).device
+        device = self.codec.device
         codes = self.codes(toks)[None].to(device)
         return self.codec.codes_to_qfeats(codes)[0].float().cpu()
 

@@ -54,6 +54,14 @@ class BinarySphericalQuantizer(nn.Module):
             persistent=False,
         )
 
+    @property
+    def codebook(self) -> torch.Tensor:
+        """All codes [codebook_size, d], in the order of their tokens."""
+        toks = torch.arange(
+            self.codebook_size, device=self.get_buffer("powers").device
+        )
+        return self.toks_to_codes(toks)
+
     def lats_to_codes(self, lats: torch.Tensor) -> torch.Tensor:
         """Quantize.
 

@@ -186,9 +186,8 @@ def can_keep(weight: torch.Tensor) -> bool:
 class DerivedFromAll(Derived):
     """What is computed from all weights of a module, kept until one changes.
 
-    Elsewhere than on the CPU, and in memory that is not a weight's own,
-    changes are seen by address and version, which writing through ``.data``
-    moves not.
+    On a GPU, and in memory that is not a weight's own, a checksum of the
+    values tells of changes.
 
     Arguments
     ---------
@@ -223,7 +222,7 @@ class DerivedFromAll(Derived):
         if any(weight.is_inference() for weight in weights):
             return self.compute(module)
         kept = self._kept
-        if kept is None or kept[0] != _states(weights):
+        if kept is None or kept[0] != list(map(_seen_state, weights)):
             value = self.compute(module)
             with torch.inference_mode(False), torch.no_grad():
                 sources = [
@@ -231,7 +230,7 @@ class DerivedFromAll(Derived):
                     for weight in weights
                     if weight.device.type == "cpu" and can_keep(weight)
                 ]
-            kept = (_states(weights), sources, value)
+            kept = (list(map(_seen_state, weights)), sources, value)
             self._kept = kept
         return kept[2]
 
@@ -243,8 +242,10 @@ def _state(weight: torch.Tensor, args: tuple) -> tuple:
     return address, weight.dtype, weight.shape, weight.stride(), args
 
 
-def _states(weights: list[torch.Tensor]) -> list[tuple]:
-    """Where weights lie, and how often they were written openly."""
-    if COPIES_ON_WRITE:
-        return [_state(weight, (weight._version,)) for weight in weights]
-    return [(weight.data_ptr(), weight._version) for weight in weights]
+def _seen_state(weight: torch.Tensor) -> tuple:
+    """The state of a weight; with checksums where a write could go unseen."""
+    if weight.device.type == "cpu" and can_keep(weight):
+        return _state(weight, (weight._version,))
+    values = weight.detach().contiguous().flatten().view(torch.uint8)
+    sums = [int(part.sum()) for part in (values[::2], values[::3], values)]
+    return weight.data_ptr(), weight.dtype, weight.shape, *sums

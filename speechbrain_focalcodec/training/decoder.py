@@ -44,7 +44,7 @@ class DecoderBrain(CodecBrain):
     ``dequantized``: whether to train on the features that the decoder will get
     in use, after the quantizer, whose compressor and decompressor
     ``start_from`` then must have. A decoder and a discriminator in
-    ``start_from`` are gone on with. Optional: ``segment_frames`` (train on
+    ``start_from`` are trained further. Optional: ``segment_frames`` (train on
     random segments of so many frames, of features that were computed from the
     whole utterance), ``feature_cache`` (where these are kept, see
     :mod:`~speechbrain_focalcodec.training.caching`), ``discriminator_warmup``

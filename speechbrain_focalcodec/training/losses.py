@@ -76,8 +76,6 @@ class CentredLogMel(nn.Module):
             norm="slaney",
             mel_scale="slaney",
         )
-        self.window: torch.Tensor
-        self.filterbank: torch.Tensor
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filterbank", bands, persistent=False)
 

@@ -35,9 +35,6 @@ CLASSES = {
     "focalcodec.wavenext.WaveNeXt": ("decoder", "WaveNeXt"),
 }
 QUANTIZER = "speechbrain.lobes.models.bsq.BinarySphericalQuantizer"
-# First values of weights, and how attention is computed: nothing for weights
-# that are trained.
-WITHOUT_EFFECT = {"tanhscale_init", "use_flex_attention"}
 
 
 def best_checkpoint(save_folder: str | Path) -> Path:
@@ -145,13 +142,15 @@ def read_options(folder: str | Path) -> dict[str, Any]:
         options = {
             str(option): _plain(value, f"{path}: {key}.{option}")
             for option, value in node.items()
-            if option not in WITHOUT_EFFECT
         }
         if name in CLASSES:
             role, kind = CLASSES[name]
         elif name == QUANTIZER and "code_dim" in options:
             role, kind = "quantizer", "BinarySphericalQuantizer"
-            options = {"codebook_size": 2 ** options["code_dim"]}
+            bits = options["code_dim"]
+            if not isinstance(bits, int) or not 1 <= bits <= 24:
+                raise ConfigError(f"{path}: {key}.code_dim must be 1 to 24")
+            options = {"codebook_size": 2**bits}
         else:
             continue
         part = parse_model(PART_CONFIGS[role][kind], options, f"{path}: {key}")

@@ -279,7 +279,7 @@ def _signals() -> Iterator[None]:
 def _kept(state: dict[str, Any]) -> str:
     """What a run that was stopped has kept, and how to go on."""
     if state["debug"]:
-        return "stopped: a --debug run is not gone on with"
+        return "stopped: a --debug run cannot be resumed"
     save = state["save"]
     kept = [] if save is None else sorted(save.glob(f"{CKPT_PREFIX}*"))
     if not kept:
@@ -306,7 +306,7 @@ def _end(error: Exception, state: dict[str, Any]) -> NoReturn:
         logger.critical("Exception:", exc_info=error)
         raise SystemExit(1) from error
     elif not isinstance(error, FocalCodecError | ValueError | OSError):
-        line = f"{type(error).__name__}: {line}"
+        line = f"{type(error).__name__}: {line} (--debug prints the traceback)"
     if state["debug"]:
         traceback.print_exception(error)
     logger.debug("Exception:", exc_info=error)

@@ -161,7 +161,7 @@ class FocalCodecSystem(System):
 
     @property
     def _device(self) -> torch.device:
-        return next(self.codec.parameters()).device
+        return self.codec.device
 
     def _check_converts(self) -> None:
         if self.feats_only:
