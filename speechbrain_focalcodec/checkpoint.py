@@ -136,8 +136,9 @@ def resolve_source(
         return text, folder
     if folder.suffix in PICKLES and os.path.isfile(folder):
         raise CheckpointError(hub.pickled_message(folder))
+    shown = text if len(text) <= 200 else f"{text[:200]}..."
     raise CheckpointError(
-        f"model {text!r}: neither a folder, nor a hub repository "
+        f"model {shown!r}: neither a folder, nor a hub repository "
         "(owner/name), nor a configuration (.json) in one of these, nor one "
         f"of the bundled models {bundled}"
     )

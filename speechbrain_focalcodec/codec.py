@@ -1286,7 +1286,8 @@ def _check_floats(
     if dim is None:
         _check_rank(x, 2, name, "[B, T]")
     else:
-        _check_rank(x, 3, name, f"[B, T, {dim}]")
+        shape = "[B, T, C]" if name == "feats" else "[B, N, d]"
+        _check_rank(x, 3, name, shape)
     if not x.is_floating_point():
         advice = "; divide integer samples by their full scale"
         raise ValueError(
@@ -1297,7 +1298,9 @@ def _check_floats(
             f"{name} must have {dim} channels, [B, T, {dim}], in this model, "
             f"got {list(x.shape)}"
         )
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    # A training counts its losses that are not finite.
+    is_trained = x.requires_grad and torch.is_grad_enabled()
+    if is_trained or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
     # NaN and infinity spread to a sum, which is faster to look at.
     if math.isfinite(x.detach().sum()):

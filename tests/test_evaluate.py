@@ -100,7 +100,7 @@ def test_three_clips_two_systems(data, tmp_path, monkeypatch):
 def test_corrupt_clips_are_listed(data, tmp_path):
     bad = bad_files(data)
     out = tmp_path / "out"
-    with pytest.raises(DataError, match="3 of 8 utterances .*max-failures"):
+    with pytest.raises(DataError, match="4 of 8 utterances .*max-failures"):
         evaluate(data, [Gain()], [Level()], out)
     summary = evaluate(data, [Gain()], [Level()], out, max_failures=0.6)
     assert summary["gain"].utterances == 3 and summary["gain"].failures == 0

@@ -210,7 +210,8 @@ def test_names_that_are_too_long_give_one_line(wav, tmp_path):
         assert line.startswith("error: ") and "too long" in line
     result = focalcodec("encode", wav, tmp_path / "a.focal", model=long)
     (line,) = result.stderr.splitlines()
-    assert result.exit_code == 1 and "too long" in line
+    assert result.exit_code == 1 and "neither a folder" in line
+    assert len(line) < 1000
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "y" * 251 + ".txt", "z." * 127])

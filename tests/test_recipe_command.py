@@ -51,6 +51,7 @@ def run(corpus, output, **given):
         "num_valid": 0,
         "batch_size": 2,
         "num_samples": 0,
+        "train_data_options": "{segment_samples: 4000}",
         "number_of_epochs": 2,
         "total_steps": 4,
         "device": "cpu",

@@ -170,7 +170,7 @@ def test_commands_of_the_page_exist():
     from speechbrain_focalcodec.cli import app
 
     page = (ROOT / "docs" / "streaming.md").read_text()
-    commands = re.findall(r"^    focalcodec (.*)$", page, re.MULTILINE)
+    commands = re.findall(r"^    focalcodec ([^>\n]*)", page, re.MULTILINE)
     assert len(commands) >= 5
     for line in commands:
         name, *args = line.split()

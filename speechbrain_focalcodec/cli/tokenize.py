@@ -295,8 +295,7 @@ class _Loading(NamedTuple):
 
         return load_model(
             *(self.model, device, self.precision, self.window, self.context),
-            channel=self.channel,
-            strict=self.strict,
+            *(1, self.channel, self.strict),
         )
 
 

@@ -167,7 +167,7 @@ class CachePlan:
         >>> plan.shards
         ({'utt1': 50, 'utt2': 50},)
         >>> plan.num_bytes()
-        16512
+        16584
         """
         names = sorted(entries)
         lengths = [

@@ -120,7 +120,7 @@ def _check(codec: "FocalCodec") -> None:
             "rounds its weights; export the model before that"
         )
     parts = (codec.encoder, codec.decoder, *_focal_configs(codec))
-    if not codec.causal and any(part.causal for part in parts):
+    if len({part.causal for part in parts}) > 1:
         raise ValueError(
             f"{codec.name} is causal in some parts and offline in others, "
             "which cannot be exported; choose one that is either"
