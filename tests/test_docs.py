@@ -98,10 +98,12 @@ OTHER_TOOLS = ("codec2:", "opus:")
 REQUIRED = ("data_folder", "start_from", "encoder_source")
 # Flags of a row that stay with the page.
 PAGES_OWN = (
+    "--codec_source",
     "--debug",
     "--encoder_source",
     "--num_valid",
     "--start_from",
+    "--test_splits",
     "--train_splits",
     "--valid_splits",
 )
@@ -373,6 +375,11 @@ def train(words):
         for option in options
         if option.partition("=")[0] not in shortened
     ]
+    given = "".join(f"{key}: given\n" for key in REQUIRED)
+    if YAML().load(resolve_yaml(Path(yaml), given))["num_valid"] and not any(
+        option.startswith("--num_valid") for option in kept
+    ):
+        flags.append("--num_valid=2")  # of few utterances
     with arguments(script, yaml, *kept, *flags):
         runpy.run_path(script, run_name="__main__")
 

@@ -556,7 +556,7 @@ def quick_export(folder, monkeypatch):
     """What the command calls, without the tracing."""
     calls = []
 
-    def export(codec, out, int8, announce):
+    def export(codec, out, int8, announce=print):
         announce(CASE)
         calls.append((codec.name, int8))
         shutil.copytree(folder, out, dirs_exist_ok=True)

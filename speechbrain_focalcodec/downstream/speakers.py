@@ -434,7 +434,7 @@ class _Decode(_Read):
 
     @torch.no_grad()
     def __call__(self) -> torch.Tensor:
-        device = self.codec.device
+        device = next(self.codec.parameters()).device
         toks = self.dataset[self.index]["tokens"][None].to(device)
         sig = self.codec.decode(toks)[0][0].float().cpu()
         return resample(sig, self.codec.sample_rate_output, SAMPLE_RATE)
