@@ -21,16 +21,16 @@ from speech import spread
 from tqdm import tqdm
 
 from speechbrain_focalcodec.audio import find_audio_files
-from speechbrain_focalcodec.bitstream import (
+from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
+from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.inference import PretrainedFocalCodec
+from speechbrain_focalcodec.tokens.content import TokenFile
+from speechbrain_focalcodec.tokens.focal import (
     HEADER_BYTES,
     read_focal,
     read_header,
     write_focal,
 )
-from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
-from speechbrain_focalcodec.errors import DataError
-from speechbrain_focalcodec.inference import PretrainedFocalCodec
-from speechbrain_focalcodec.token_data import TokenFile
 
 app = typer.Typer(add_completion=False)
 

@@ -9,8 +9,8 @@ from measuring import time_runs
 from systems import OnOnnxRuntime, make_noise
 
 from speechbrain_focalcodec.codec import FocalCodec
-from speechbrain_focalcodec.latency import ChunkTimes, Spread
 from speechbrain_focalcodec.streaming import StreamingResynthesizer
+from speechbrain_focalcodec.streaming.latency import ChunkTimes, Spread
 
 GIB = 2**30
 

@@ -20,7 +20,7 @@ from speechbrain_focalcodec.audio import read_audio, resample, write_audio
 from speechbrain_focalcodec.metrics.base import SAMPLE_RATE
 from speechbrain_focalcodec.metrics.systems.original import ORIGINAL
 from speechbrain_focalcodec.metrics.systems.registry import make_system
-from speechbrain_focalcodec.plotting import plot_spectrograms
+from speechbrain_focalcodec.utils.plotting import plot_spectrograms
 
 
 def main(

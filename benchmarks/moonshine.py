@@ -25,9 +25,9 @@ import torch
 from tokenizers import Tokenizer
 
 from speechbrain_focalcodec.errors import ConfigError
-from speechbrain_focalcodec.file_hash import sha256_of
 from speechbrain_focalcodec.metrics.base import SAMPLE_RATE
 from speechbrain_focalcodec.metrics.dwer import WordErrorRates
+from speechbrain_focalcodec.utils.files import sha256_of
 
 LAYERS, HEADS, HEAD_DIM = 8, 8, 52  # of Moonshine base
 BEGIN, END = 1, 2

@@ -22,8 +22,8 @@ from systems import make_noise
 
 from speechbrain_focalcodec import compat
 from speechbrain_focalcodec.codec import FocalCodec
-from speechbrain_focalcodec.latency import Spread
 from speechbrain_focalcodec.streaming import StreamingResynthesizer
+from speechbrain_focalcodec.streaming.latency import Spread
 
 NAMES = ("published", "compat", "this codec")
 

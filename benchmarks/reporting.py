@@ -9,7 +9,7 @@ import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from speechbrain_focalcodec.atomic import atomic_path, atomic_write_text
+from speechbrain_focalcodec.utils.files import atomic_path, atomic_write_text
 
 
 def parse_names(text: str) -> list[str]:

@@ -9,7 +9,7 @@ Each model is resynthesised chunk by chunk once its windows are full (the first
 model has random weights, the mini model is trained. In float32 all weights are
 read once a chunk; how long that takes at the machine's memory rate, measured
 around each case, is the physical limit. Streams at once need
-`speechbrain_focalcodec.stream_pool`, and are skipped by name without it.
+`speechbrain_focalcodec.streaming.pool`, and are skipped by name without it.
 """
 
 import statistics

@@ -9,7 +9,7 @@ import torch
 from systems import Missing, make_noise
 
 from speechbrain_focalcodec.codec import FocalCodec
-from speechbrain_focalcodec.latency import ChunkTimes, Spread
+from speechbrain_focalcodec.streaming.latency import ChunkTimes, Spread
 
 # From a codec and a size to a pool: `join() -> slot`, `push({slot: sig}) ->
 # {slot: out}`, `leave(slot)`.
@@ -67,7 +67,9 @@ def find_pool() -> MakePool:
         If this version has none.
     """
     try:
-        module = importlib.import_module("speechbrain_focalcodec.stream_pool")
+        module = importlib.import_module(
+            "speechbrain_focalcodec.streaming.pool"
+        )
     except ImportError as error:
         raise Missing(str(error)) from error
     return module.StreamPool

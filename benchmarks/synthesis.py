@@ -25,8 +25,8 @@ from reporting import markdown_table, show, write_json
 from speechbrain.utils.edit_distance import accumulatable_wer_stats
 from tqdm import tqdm
 
-from speechbrain_focalcodec.atomic import atomic_path
 from speechbrain_focalcodec.audio import write_audio
+from speechbrain_focalcodec.audio.resampling import resample
 from speechbrain_focalcodec.data.an4 import prepare_an4
 from speechbrain_focalcodec.data.manifest import read_manifest
 from speechbrain_focalcodec.downstream.interfaces import TokenASR
@@ -41,7 +41,7 @@ from speechbrain_focalcodec.metrics.wer import (
     WordErrors,
     count_word_errors,
 )
-from speechbrain_focalcodec.resampling import resample
+from speechbrain_focalcodec.utils.files import atomic_path
 
 #: Text of a waveform [T] and its sample rate.
 Ear = Callable[[torch.Tensor, int], str]

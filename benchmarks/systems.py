@@ -13,8 +13,8 @@ from speechbrain_focalcodec.checkpoint import (
     DEFAULT_MODEL,
 )
 from speechbrain_focalcodec.codec import FocalCodec
-from speechbrain_focalcodec.onnx_codec import OnnxFocalCodec
-from speechbrain_focalcodec.onnx_streaming import OnnxStreamingResynthesizer
+from speechbrain_focalcodec.onnx.runtime import OnnxFocalCodec
+from speechbrain_focalcodec.onnx.sessions import OnnxStreamingResynthesizer
 
 ENCODER = "encoder alone"
 WHOLE = "encode+decode"
@@ -200,9 +200,7 @@ class OnOnnxRuntime:
     """
 
     def __init__(self, codec: FocalCodec, int8: bool = False):
-        export = importlib.import_module(
-            "speechbrain_focalcodec.export.onnx_export"
-        )
+        export = importlib.import_module("speechbrain_focalcodec.onnx.export")
         self.quantizer = codec.quantizer
         self.sample_rate_input = codec.sample_rate_input
         self.token_rate = codec.token_rate

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec
     from speechbrain_focalcodec.inference import PretrainedFocalCodec
-    from speechbrain_focalcodec.onnx_codec import OnnxFocalCodec
+    from speechbrain_focalcodec.onnx.runtime import OnnxFocalCodec
 
 __all__ = [
     "FocalCodec",
@@ -15,6 +15,9 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Modules that version 0.1.0 documented under other names are found there.
+__path__.append(f"{__path__[0]}/compat/earlier")
 
 
 def __getattr__(name: str) -> Any:
@@ -28,7 +31,7 @@ def __getattr__(name: str) -> Any:
 
         return PretrainedFocalCodec
     if name == "OnnxFocalCodec":
-        from speechbrain_focalcodec.onnx_codec import OnnxFocalCodec
+        from speechbrain_focalcodec.onnx.runtime import OnnxFocalCodec
 
         return OnnxFocalCodec
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,7 +22,6 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from speechbrain_focalcodec import hub
-from speechbrain_focalcodec.atomic import atomic_path
 from speechbrain_focalcodec.config import (
     CodecConfig,
     all_causal,
@@ -36,7 +35,8 @@ from speechbrain_focalcodec.errors import (
     ConfigError,
     abridge,
 )
-from speechbrain_focalcodec.part_configs import PART_CONFIGS, VERSIONS
+from speechbrain_focalcodec.modules.part_configs import PART_CONFIGS, VERSIONS
+from speechbrain_focalcodec.utils.files import atomic_path
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.codec import FocalCodec

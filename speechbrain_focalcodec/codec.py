@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from speechbrain_focalcodec import checkpoint, windowed
-from speechbrain_focalcodec.audio import resampled_length
+from speechbrain_focalcodec import checkpoint
+from speechbrain_focalcodec.audio.files import resampled_length
 from speechbrain_focalcodec.config import CodecConfig
 from speechbrain_focalcodec.errors import (
     AudioError,
@@ -30,6 +30,9 @@ from speechbrain_focalcodec.errors import (
     TokenError,
 )
 from speechbrain_focalcodec.hub import HubOptions
+from speechbrain_focalcodec.long_audio import engine as windowed
+from speechbrain_focalcodec.long_audio.schedule import Convert
+from speechbrain_focalcodec.long_audio.windows import CONTEXT, WINDOW
 from speechbrain_focalcodec.modules.bsq import (
     BinarySphericalQuantizer,
     to_sphere,
@@ -43,15 +46,13 @@ from speechbrain_focalcodec.modules.masking import (
 )
 from speechbrain_focalcodec.modules.means import TimeMeans
 from speechbrain_focalcodec.modules.mel import LogMel
+from speechbrain_focalcodec.modules.part_configs import PART_CONFIGS
 from speechbrain_focalcodec.modules.vocos import Vocos
 from speechbrain_focalcodec.modules.wavenext import WaveNeXt
 from speechbrain_focalcodec.modules.wavlm import WavLM
-from speechbrain_focalcodec.part_configs import PART_CONFIGS
-from speechbrain_focalcodec.schedule import Convert
-from speechbrain_focalcodec.windows import CONTEXT, WINDOW
 
 if TYPE_CHECKING:
-    from speechbrain_focalcodec.voice import VoiceReference
+    from speechbrain_focalcodec.voice.reference import VoiceReference
 
 __all__ = ["FocalCodec"]
 
@@ -1027,7 +1028,7 @@ class FocalCodec(nn.Module):
             Waveform [B, T] at `sample_rate_input`.
         reference : VoiceReference
             Speech of the target speaker, see
-            :mod:`speechbrain_focalcodec.voice`.
+            :mod:`speechbrain_focalcodec.voice.reference`.
         lengths : torch.Tensor, optional
             Samples, int64 [B].
         k : int
@@ -1050,7 +1051,7 @@ class FocalCodec(nn.Module):
 
         Example
         -------
-        >>> from speechbrain_focalcodec.voice import VoiceReference
+        >>> from speechbrain_focalcodec.voice.reference import VoiceReference
         >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
         >>> reference = VoiceReference.from_sigs(codec, [torch.randn(16000)])
         >>> codec.convert_voice(torch.randn(1, 12345), reference).shape

@@ -4,7 +4,7 @@ A configuration names the five parts and gives the options of each. The names
 are looked up in a fixed table and every option is known here: what is not in
 the schema is an error that names it, so a downloaded file can select nothing
 but these parts. The options are in
-:mod:`speechbrain_focalcodec.part_configs`.
+:mod:`speechbrain_focalcodec.modules.part_configs`.
 
 The two versions of the published package have different defaults. What a
 configuration leaves out gets those of the version that wrote it, before the
@@ -27,10 +27,9 @@ from pydantic import (
     model_validator,
 )
 
-from speechbrain_focalcodec.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
+from speechbrain_focalcodec.audio.files import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from speechbrain_focalcodec.errors import ConfigError, abridge
-from speechbrain_focalcodec.file_hash import read_file
-from speechbrain_focalcodec.part_configs import (
+from speechbrain_focalcodec.modules.part_configs import (
     DECODERS,
     DEFAULTS,
     NEW_OPTIONS,
@@ -45,6 +44,7 @@ from speechbrain_focalcodec.part_configs import (
     WaveNeXtConfig,
     WavLMConfig,
 )
+from speechbrain_focalcodec.utils.files import read_file
 
 __all__ = [
     "CodecConfig",

@@ -8,7 +8,7 @@ from threading import Thread
 from typing import TypedDict
 
 from speechbrain_focalcodec.errors import CheckpointError
-from speechbrain_focalcodec.file_hash import sha256_of
+from speechbrain_focalcodec.utils.files import sha256_of
 
 __all__ = [
     "HubOptions",

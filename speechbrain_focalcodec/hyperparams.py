@@ -18,10 +18,10 @@ from speechbrain.utils.fetching import (
 )
 from speechbrain.utils.parameter_transfer import Pretrainer
 
-from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.checkpoint import WEIGHTS_FILE
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = ["WeightsPretrainer", "own_savedir", "write_hyperparams"]
 

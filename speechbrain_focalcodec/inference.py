@@ -11,20 +11,20 @@ from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.fetching import FetchConfig, FetchSource
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_focalcodec import windowed
 from speechbrain_focalcodec.acceleration import Precision, accelerate
-from speechbrain_focalcodec.audio import find_audio_files
-from speechbrain_focalcodec.audio_gate import check_sig
-from speechbrain_focalcodec.audio_stream import AudioReader, AudioWriter
+from speechbrain_focalcodec.audio.files import find_audio_files
+from speechbrain_focalcodec.audio.gate import check_sig
+from speechbrain_focalcodec.audio.resampling import resample, resampled_length
+from speechbrain_focalcodec.audio.stream import AudioReader, AudioWriter
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import AudioError, TokenError, VoiceError
 from speechbrain_focalcodec.hyperparams import own_savedir
-from speechbrain_focalcodec.lengths import absolute_lengths
-from speechbrain_focalcodec.resampling import resample, resampled_length
-from speechbrain_focalcodec.schedule import Convert
-from speechbrain_focalcodec.token_data import TokenFile
-from speechbrain_focalcodec.voice import VoiceReference
-from speechbrain_focalcodec.windows import CONTEXT, WINDOW
+from speechbrain_focalcodec.long_audio import engine as windowed
+from speechbrain_focalcodec.long_audio.schedule import Convert
+from speechbrain_focalcodec.long_audio.windows import CONTEXT, WINDOW
+from speechbrain_focalcodec.tokens.content import TokenFile
+from speechbrain_focalcodec.utils.lengths import absolute_lengths
+from speechbrain_focalcodec.voice.reference import VoiceReference
 
 __all__ = ["PretrainedFocalCodec"]
 

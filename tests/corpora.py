@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from speechbrain_focalcodec.corpus.audio_jobs import AudioJob
+from speechbrain_focalcodec.jobs.audio import AudioJob
 
 __all__ = ["bad_files", "clip", "files_of", "read_or_die", "rows_of"]
 

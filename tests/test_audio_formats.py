@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from speechbrain_focalcodec.audio import read_audio
-from speechbrain_focalcodec.data.reader import read_slice
+from speechbrain_focalcodec.audio.slices import read_slice
 from speechbrain_focalcodec.errors import AudioError
 
 CASES = Path(__file__).parent / "audio_cases"

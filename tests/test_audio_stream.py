@@ -11,11 +11,13 @@ from damage import damaged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from speechbrain_focalcodec import audio, audio_gate, audio_stream
+from speechbrain_focalcodec.audio import files as audio
+from speechbrain_focalcodec.audio import gate as audio_gate
 from speechbrain_focalcodec.audio import read_audio, write_audio
-from speechbrain_focalcodec.audio_stream import AudioReader, AudioWriter
+from speechbrain_focalcodec.audio import stream as audio_stream
+from speechbrain_focalcodec.audio.resampling import resample_context
+from speechbrain_focalcodec.audio.stream import AudioReader, AudioWriter
 from speechbrain_focalcodec.errors import AudioError
-from speechbrain_focalcodec.resampling import resample_context
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
 
@@ -242,7 +244,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     code = """
 import resource, sys
 import soundfile, torch
-from speechbrain_focalcodec.audio_stream import AudioReader
+from speechbrain_focalcodec.audio.stream import AudioReader
 
 torch.set_num_threads(1)
 
@@ -319,7 +321,7 @@ def test_a_full_disk_is_named(tmp_path):
     code = """
 import resource, sys
 import torch
-from speechbrain_focalcodec.audio_stream import AudioWriter
+from speechbrain_focalcodec.audio.stream import AudioWriter
 from speechbrain_focalcodec.errors import AudioError
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))

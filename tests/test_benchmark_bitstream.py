@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from speechbrain_focalcodec.audio import write_audio
-from speechbrain_focalcodec.token_data import TokenFile
+from speechbrain_focalcodec.tokens.content import TokenFile
 
 ROOT = Path(__file__).parent.parent
 # As for a script that is run: the benchmarks import each other.

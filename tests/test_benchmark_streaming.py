@@ -54,7 +54,7 @@ class Pool:
 
 @pytest.fixture
 def pool(monkeypatch):
-    module = types.ModuleType("speechbrain_focalcodec.stream_pool")
+    module = types.ModuleType("speechbrain_focalcodec.streaming.pool")
     module.StreamPool = Pool
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
@@ -109,7 +109,7 @@ def test_chunks_and_streams_side_by_side(monkeypatch, pool, tmp_path):
 
 
 def test_without_a_pool(monkeypatch, tmp_path):
-    name = "speechbrain_focalcodec.stream_pool"
+    name = "speechbrain_focalcodec.streaming.pool"
     monkeypatch.setitem(sys.modules, name, None)
     result = run(
         *("--models", CAUSAL, "--options", "", "--threads", "1"),

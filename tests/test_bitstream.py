@@ -17,8 +17,11 @@ from damage import damaged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from speechbrain_focalcodec import bitstream
-from speechbrain_focalcodec.bitstream import (
+from speechbrain_focalcodec.errors import TokenError
+from speechbrain_focalcodec.tokens import focal as bitstream
+from speechbrain_focalcodec.tokens.content import MAX_TOKENS, TokenFile
+from speechbrain_focalcodec.tokens.files import load_tokens, save_tokens
+from speechbrain_focalcodec.tokens.focal import (
     HEADER_BYTES,
     pack_tokens,
     read_focal,
@@ -26,9 +29,6 @@ from speechbrain_focalcodec.bitstream import (
     unpack_tokens,
     write_focal,
 )
-from speechbrain_focalcodec.errors import TokenError
-from speechbrain_focalcodec.token_data import MAX_TOKENS, TokenFile
-from speechbrain_focalcodec.token_file import load_tokens, save_tokens
 
 DOCS = Path(__file__).parent.parent / "docs" / "bitstream.md"
 PROPERTY = settings(
@@ -300,7 +300,7 @@ def test_a_coded_file_without_the_library(tmp_path, monkeypatch):
 def test_the_library_is_imported_when_needed_only(tmp_path):
     written(tmp_path, make(some_tokens(50)))
     code = (
-        "import sys; from speechbrain_focalcodec.token_file import *; "
+        "import sys; from speechbrain_focalcodec.tokens.files import *; "
         "import speechbrain_focalcodec.inference; "
         f"load_tokens({str(tmp_path / 'whole.focal')!r}); "
         "sys.exit('constriction' in sys.modules)"

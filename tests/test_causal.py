@@ -5,8 +5,8 @@ import torch
 from causal_codecs import CODECS, make_codec
 from torch.nn import functional as F
 
-from speechbrain_focalcodec.direction import decoding, encoding
 from speechbrain_focalcodec.modules.causal import StepState, StreamState
+from speechbrain_focalcodec.streaming.direction import decoding, encoding
 
 
 @torch.no_grad()

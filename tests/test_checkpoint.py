@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from speechbrain_focalcodec import FocalCodec, atomic, checkpoint
+from speechbrain_focalcodec import FocalCodec, checkpoint
 from speechbrain_focalcodec.errors import CheckpointError, ConfigError
+from speechbrain_focalcodec.utils import files as atomic
 
 PARITY = Path(__file__).parent / "parity"
 CASES = sorted(path.parent.name for path in PARITY.glob("*/config.json"))

@@ -17,7 +17,7 @@ from speechbrain_focalcodec import __version__, checkpoint
 from speechbrain_focalcodec.audio import read_audio, write_audio
 from speechbrain_focalcodec.cli import app
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
-from speechbrain_focalcodec.token_file import (
+from speechbrain_focalcodec.tokens.files import (
     TokenFile,
     load_tokens,
     save_tokens,

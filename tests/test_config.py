@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from speechbrain_focalcodec import FocalCodec
 from speechbrain_focalcodec.config import CodecConfig, read_config
 from speechbrain_focalcodec.errors import ConfigError
-from speechbrain_focalcodec.part_configs import PART_CONFIGS, LogMelConfig
+from speechbrain_focalcodec.modules.part_configs import (
+    PART_CONFIGS,
+    LogMelConfig,
+)
 
 PARITY = Path(__file__).parent / "parity"
 CASES = sorted(path.parent.name for path in PARITY.glob("*/config.json"))

@@ -13,7 +13,7 @@ from speechbrain_focalcodec import FocalCodec
 from speechbrain_focalcodec.audio import read_audio, write_audio
 from speechbrain_focalcodec.cli import app
 from speechbrain_focalcodec.cli.demo import DEMO_CLIP
-from speechbrain_focalcodec.token_file import load_tokens
+from speechbrain_focalcodec.tokens.files import load_tokens
 
 PARITY = Path(__file__).parent / "parity"
 

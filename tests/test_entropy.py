@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechbrain_focalcodec import entropy
-from speechbrain_focalcodec.entropy import (
+from speechbrain_focalcodec.tokens import entropy
+from speechbrain_focalcodec.tokens.entropy import (
     code_tokens,
     least_code_bits,
     restore_tokens,

@@ -23,9 +23,9 @@ from evaluation_fakes import (
 )
 
 from speechbrain_focalcodec.audio import read_audio
-from speechbrain_focalcodec.corpus.report import Report
 from speechbrain_focalcodec.corpus.sources import open_source
 from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.jobs.report import Report
 from speechbrain_focalcodec.metrics import finishing, plots
 from speechbrain_focalcodec.metrics.harness import evaluate
 from speechbrain_focalcodec.metrics.summary import (

@@ -18,9 +18,13 @@ from torch.distributed import HashStore
 from typer.testing import CliRunner
 
 from speechbrain_focalcodec.cli import app
-from speechbrain_focalcodec.corpus import group as groups
 from speechbrain_focalcodec.corpus import run
-from speechbrain_focalcodec.corpus.group import (
+from speechbrain_focalcodec.corpus.layout import check_shards, read_info
+from speechbrain_focalcodec.corpus.run import default_workers, tokenize
+from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.inference import PretrainedFocalCodec
+from speechbrain_focalcodec.jobs import group as groups
+from speechbrain_focalcodec.jobs.group import (
     Alone,
     StoreGroup,
     check,
@@ -29,11 +33,7 @@ from speechbrain_focalcodec.corpus.group import (
     local_place,
     together,
 )
-from speechbrain_focalcodec.corpus.layout import check_shards, read_info
-from speechbrain_focalcodec.corpus.report import Report
-from speechbrain_focalcodec.corpus.run import default_workers, tokenize
-from speechbrain_focalcodec.errors import DataError
-from speechbrain_focalcodec.inference import PretrainedFocalCodec
+from speechbrain_focalcodec.jobs.report import Report
 
 SHARDS = 8
 FAST = ["--workers", "0", "--device", "cpu", "--shard-size", "1"]
@@ -537,7 +537,7 @@ def test_each_process_has_a_gpu_of_its_own(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr("speechbrain_focalcodec.cli.main.load_model", load)
+    monkeypatch.setattr("speechbrain_focalcodec.cli.model.load_model", load)
     if local is not None:
         monkeypatch.setenv("LOCAL_RANK", local)
     CliRunner().invoke(

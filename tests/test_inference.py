@@ -27,7 +27,7 @@ from speechbrain_focalcodec.hyperparams import write_hyperparams
 from speechbrain_focalcodec.inference import (
     PretrainedFocalCodec,
 )
-from speechbrain_focalcodec.lengths import absolute_lengths
+from speechbrain_focalcodec.utils.lengths import absolute_lengths
 
 PARITY = Path(__file__).parent / "parity"
 CPU = {"device": "cpu"}

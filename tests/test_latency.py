@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechbrain_focalcodec.latency import ChunkTimes, Spread
+from speechbrain_focalcodec.streaming.latency import ChunkTimes, Spread
 
 TIMES = st.lists(st.floats(0, 1e3), min_size=1, max_size=300)
 
@@ -115,7 +115,7 @@ def test_a_chunk_lasts(duration):
 
 def test_latency_needs_no_torch():
     code = (
-        "import sys; import speechbrain_focalcodec.latency; "
+        "import sys; import speechbrain_focalcodec.streaming.latency; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -12,17 +12,17 @@ from typer.main import get_command
 
 from speechbrain_focalcodec.cli import app
 from speechbrain_focalcodec.cli.tokenize import _again
-from speechbrain_focalcodec.corpus import launch as module
-from speechbrain_focalcodec.corpus.launch import default_processes, launch
+from speechbrain_focalcodec.jobs import launch as module
+from speechbrain_focalcodec.jobs.launch import default_processes, launch
 
 WAIT = """
 import os, sys, time
-from speechbrain_focalcodec.corpus.launch import end_with_parent
+from speechbrain_focalcodec.jobs.launch import end_with_parent
 end_with_parent()
 open(f"{sys.argv[1]}/{os.environ['RANK']}", "w").write(str(os.getpid()))
 time.sleep(300)
 """
-RUN = "from speechbrain_focalcodec.corpus.launch import launch; import sys;"
+RUN = "from speechbrain_focalcodec.jobs.launch import launch; import sys;"
 RUN += "sys.exit(launch(['-c', sys.argv[1], sys.argv[2]], 2))"
 
 

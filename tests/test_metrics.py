@@ -11,7 +11,6 @@ import torch
 from speechbrain_focalcodec.audio import read_audio
 from speechbrain_focalcodec.cli.demo import DEMO_CLIP
 from speechbrain_focalcodec.errors import AudioError, CheckpointError
-from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.metrics.bootstrap import bootstrap_ratio
 from speechbrain_focalcodec.metrics.stoi import stoi
 from speechbrain_focalcodec.metrics.wer import (
@@ -20,6 +19,7 @@ from speechbrain_focalcodec.metrics.wer import (
     count_word_errors,
     word_error_rate,
 )
+from speechbrain_focalcodec.utils.extras import import_extra
 
 
 @pytest.fixture(scope="module")

@@ -29,18 +29,18 @@ from speechbrain_focalcodec.errors import (
     StreamError,
     TokenError,
 )
-from speechbrain_focalcodec.export import onnx_export
-from speechbrain_focalcodec.export.fourier import (
+from speechbrain_focalcodec.onnx import export as onnx_export
+from speechbrain_focalcodec.onnx.files import read_facts
+from speechbrain_focalcodec.onnx.fourier import (
     InverseRealFourier,
     RealFourier,
 )
-from speechbrain_focalcodec.export.onnx_files import read_facts
-from speechbrain_focalcodec.file_hash import sha256_of
-from speechbrain_focalcodec.onnx_streaming import (
+from speechbrain_focalcodec.onnx.sessions import (
     OnnxStreamingDecoder,
     OnnxStreamingEncoder,
     OnnxStreamingResynthesizer,
 )
+from speechbrain_focalcodec.utils.files import sha256_of
 
 MINI = "focalcodec_mini_50hz"
 OFFLINE = sorted(

@@ -28,9 +28,9 @@ from speechbrain_focalcodec.errors import (
     StreamError,
     TokenError,
 )
-from speechbrain_focalcodec.export import onnx_export
-from speechbrain_focalcodec.export.onnx_graphs import StepGraph
-from speechbrain_focalcodec.onnx_streaming import (
+from speechbrain_focalcodec.onnx import export as onnx_export
+from speechbrain_focalcodec.onnx.graphs import StepGraph
+from speechbrain_focalcodec.onnx.sessions import (
     OnnxStreamingDecoder,
     OnnxStreamingEncoder,
     OnnxStreamingResynthesizer,
@@ -454,7 +454,7 @@ def test_streams_without_torch(folder):
 import sys
 import numpy as np
 from speechbrain_focalcodec import OnnxFocalCodec
-from speechbrain_focalcodec.onnx_streaming import OnnxStreamingResynthesizer
+from speechbrain_focalcodec.onnx.sessions import OnnxStreamingResynthesizer
 session = OnnxStreamingResynthesizer(OnnxFocalCodec({str(folder)!r}, threads=1))
 assert len(session.push(np.zeros(1280, np.float32))) == 1920
 assert "torch" not in sys.modules

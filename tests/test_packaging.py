@@ -19,7 +19,7 @@ from torch.torch_version import TorchVersion
 
 import speechbrain_focalcodec
 from speechbrain_focalcodec.errors import InstallationError
-from speechbrain_focalcodec.extras import import_torchaudio
+from speechbrain_focalcodec.utils.extras import import_torchaudio
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "speechbrain_focalcodec"

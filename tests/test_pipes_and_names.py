@@ -9,10 +9,10 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.audio import read_audio, write_audio
 from speechbrain_focalcodec.cli import app
-from speechbrain_focalcodec.token_file import load_tokens
+from speechbrain_focalcodec.tokens.files import load_tokens
+from speechbrain_focalcodec.utils.files import atomic_write_text
 
 PARITY = Path(__file__).parent / "parity"
 OFFLINE, CAUSAL = PARITY / "offline_50hz", PARITY / "causal_50hz"

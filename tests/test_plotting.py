@@ -4,7 +4,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from speechbrain_focalcodec.plotting import plot_spectrograms
+from speechbrain_focalcodec.utils.plotting import plot_spectrograms
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ from speechbrain_focalcodec.corpus.ray_engine import (
     RayOptions,
     tokenize_with_ray,
 )
-from speechbrain_focalcodec.corpus.report import Report
 from speechbrain_focalcodec.corpus.run import tokenize
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
+from speechbrain_focalcodec.jobs.report import Report
 
 SHARDS = 8
 OPTIONS = {"items_per_shard": 1, "workers": 0}

@@ -12,12 +12,12 @@ import pytest
 from make_corpus import make_corpus
 from ruamel.yaml import YAML
 
-from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.data.folder import prepare_folder
 from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
 from speechbrain_focalcodec.training.entry import main
 from speechbrain_focalcodec.training.quantizer import QuantizerBrain
 from speechbrain_focalcodec.training.yamls import changed_keys
+from speechbrain_focalcodec.utils.files import atomic_write_text
 
 ROOT = Path(__file__).parents[1]
 YAML_FILE = "hparams/train/mini_quantizer.yaml"

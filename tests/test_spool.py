@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechbrain_focalcodec import spool as spool_module
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import FocalCodecError
-from speechbrain_focalcodec.spool import Spool
+from speechbrain_focalcodec.long_audio import spool as spool_module
+from speechbrain_focalcodec.long_audio.spool import Spool
 
 CODEC = FocalCodec.from_pretrained("focalcodec_mini_50hz")
 SIG = 0.1 * torch.randn(2, 16000 * 6)

@@ -6,8 +6,8 @@ import pytest
 import typer
 
 from speechbrain_focalcodec.cli.stopping import stopping
-from speechbrain_focalcodec.corpus.report import ProgressBar
 from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.jobs.report import ProgressBar
 
 ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 

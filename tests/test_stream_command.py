@@ -15,17 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from speechbrain_focalcodec import FocalCodec, live, sound_device
+from speechbrain_focalcodec import FocalCodec
+from speechbrain_focalcodec.audio import devices as sound_device
 from speechbrain_focalcodec.audio import read_audio, write_audio
+from speechbrain_focalcodec.audio.devices import Microphone, Playback
+from speechbrain_focalcodec.audio.live_resampling import StreamResampler
+from speechbrain_focalcodec.audio.resampling import resample
 from speechbrain_focalcodec.cli import app
 from speechbrain_focalcodec.cli.demo import DEMO_CLIP
 from speechbrain_focalcodec.errors import AudioError
-from speechbrain_focalcodec.resampling import resample
-from speechbrain_focalcodec.sound_device import Microphone, Playback
-from speechbrain_focalcodec.stream_resampling import StreamResampler
 from speechbrain_focalcodec.streaming import (
     StreamingResynthesizer,
     StreamingVoiceConverter,
+    live,
 )
 from speechbrain_focalcodec.voice import VoiceReference
 

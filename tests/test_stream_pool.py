@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from speechbrain_focalcodec import FocalCodec
 from speechbrain_focalcodec.errors import AudioError, StreamError
-from speechbrain_focalcodec.stream_pool import SESSIONS, StreamPool
+from speechbrain_focalcodec.streaming.pool import SESSIONS, StreamPool
 
 
 @pytest.fixture(scope="module")

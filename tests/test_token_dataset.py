@@ -25,8 +25,8 @@ from speechbrain_focalcodec.data.token_order import rank_rows
 from speechbrain_focalcodec.data.token_sampler import TokenBatchSampler
 from speechbrain_focalcodec.data.tokens import TokenDataset
 from speechbrain_focalcodec.errors import DataError
-from speechbrain_focalcodec.file_hash import sha256_of
 from speechbrain_focalcodec.modules.token_embedding import TokenEmbedding
+from speechbrain_focalcodec.utils.files import sha256_of
 
 BATCHES = ({"batch_size": 4}, {"max_batch_tokens": 90})
 

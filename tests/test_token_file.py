@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from speechbrain_focalcodec.errors import TokenError
-from speechbrain_focalcodec.token_file import (
+from speechbrain_focalcodec.tokens.files import (
     TokenFile,
     load_tokens,
     save_tokens,

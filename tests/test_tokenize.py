@@ -23,20 +23,21 @@ from typer.testing import CliRunner
 
 from speechbrain_focalcodec.audio import read_audio
 from speechbrain_focalcodec.cli import app
-from speechbrain_focalcodec.corpus import loading, maker, run
-from speechbrain_focalcodec.corpus.audio_jobs import AudioJob
-from speechbrain_focalcodec.corpus.batching import plan_batches
+from speechbrain_focalcodec.corpus import maker, run
 from speechbrain_focalcodec.corpus.layout import (
     check_shards,
     read_info,
     sha256_of,
 )
-from speechbrain_focalcodec.corpus.loading import Loader
-from speechbrain_focalcodec.corpus.report import ProgressBar, Report
 from speechbrain_focalcodec.corpus.run import tokenize
 from speechbrain_focalcodec.corpus.sources import open_source
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
+from speechbrain_focalcodec.jobs import loading
+from speechbrain_focalcodec.jobs.audio import AudioJob
+from speechbrain_focalcodec.jobs.batching import plan_batches
+from speechbrain_focalcodec.jobs.loading import Loader
+from speechbrain_focalcodec.jobs.report import ProgressBar, Report
 
 MODEL = "tests/parity/offline_50hz"
 
@@ -674,7 +675,7 @@ def test_memory_is_asked_for_by_batches(monkeypatch):
             asked.append(number)
             yield number
 
-    for number in maker.ahead(begin(), 3):
+    for number in loading.read_ahead(begin(), 3):
         assert len(asked) - number <= 4
     assert len(asked) == 50
 

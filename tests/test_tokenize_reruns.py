@@ -13,12 +13,12 @@ from corpora import clip, files_of
 from speechbrain_focalcodec.corpus import ray_engine
 from speechbrain_focalcodec.corpus.layout import check_shards, read_info
 from speechbrain_focalcodec.corpus.lock import run_lock
-from speechbrain_focalcodec.corpus.report import Report
 from speechbrain_focalcodec.corpus.run import tokenize
 from speechbrain_focalcodec.data import token_rows
 from speechbrain_focalcodec.data.tokens import TokenDataset
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
+from speechbrain_focalcodec.jobs.report import Report
 
 KEYS = ("id", "tokens", "num_samples", "speaker", "path")
 

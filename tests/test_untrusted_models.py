@@ -24,7 +24,7 @@ from speechbrain_focalcodec.errors import (
     ConfigError,
     FocalCodecError,
 )
-from speechbrain_focalcodec.export.onnx_files import (
+from speechbrain_focalcodec.onnx.files import (
     OnnxFacts,
     check_files,
     read_facts,

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from speechbrain_focalcodec import voice as voice_module
 from speechbrain_focalcodec.acceleration import accelerate
 from speechbrain_focalcodec.audio import read_audio, write_audio
 from speechbrain_focalcodec.cli import app
@@ -24,7 +23,8 @@ from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import AudioError, TokenError, VoiceError
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
 from speechbrain_focalcodec.voice import VoiceReference
-from speechbrain_focalcodec.voice_file import Facts
+from speechbrain_focalcodec.voice import reference as voice_module
+from speechbrain_focalcodec.voice.file import Facts
 
 KNN_CASES = ("offline_50hz", "offline_25hz", "offline_12_5hz")
 KNN_CASES += ("offline_options",)

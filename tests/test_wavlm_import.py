@@ -13,7 +13,7 @@ from transformers import WavLMConfig, WavLMForCTC, WavLMModel
 from speechbrain_focalcodec import FocalCodec
 from speechbrain_focalcodec.errors import CheckpointError, ConfigError
 from speechbrain_focalcodec.modules.wavlm import WavLM
-from speechbrain_focalcodec.wavlm_import import (
+from speechbrain_focalcodec.training.wavlm_import import (
     load_encoder,
     wavlm_from_transformers,
 )

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from speechbrain_focalcodec.windows import plan_windows
+from speechbrain_focalcodec.long_audio.windows import plan_windows
 
 
 @given(

@@ -16,10 +16,13 @@ from speechbrain_focalcodec.audio import read_audio
 from speechbrain_focalcodec.cli.demo import DEMO_CLIP
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import TokenError
+from speechbrain_focalcodec.long_audio.passes import run_passes
+from speechbrain_focalcodec.long_audio.schedule import (
+    decode_passes,
+    encode_passes,
+)
+from speechbrain_focalcodec.long_audio.windows import Sizes
 from speechbrain_focalcodec.modules.means import TimeMeans
-from speechbrain_focalcodec.passes import run_passes
-from speechbrain_focalcodec.schedule import decode_passes, encode_passes
-from speechbrain_focalcodec.windows import Sizes
 
 OFFLINE = {
     **{name: c for name, c in MASKING_CODECS.items() if not c.causal},
@@ -217,7 +220,7 @@ def one_mean_a_window(monkeypatch):
         lambda self, x: x.mean(1, keepdim=True),
     )
     monkeypatch.setattr(
-        "speechbrain_focalcodec.passes._mean",
+        "speechbrain_focalcodec.long_audio.passes._mean",
         lambda step, read, groups, steps: torch.zeros(len(steps), 1),
     )
 

@@ -135,7 +135,7 @@ def plan(
             "the name of a folder"
         )
     # Here, since it imports torch.
-    from speechbrain_focalcodec.audio import find_audio_files
+    from speechbrain_focalcodec.audio.files import find_audio_files
 
     if target.suffix.lower() in target_suffixes and not target.is_dir():
         raise FocalCodecError(

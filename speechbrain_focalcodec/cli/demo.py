@@ -75,13 +75,13 @@ def demo(
     """
     # Imported here: `focalcodec --help` must not wait for torch, and main
     # imports this module.
-    from speechbrain_focalcodec.audio import read_audio
+    from speechbrain_focalcodec.audio.files import read_audio
     from speechbrain_focalcodec.checkpoint import DEFAULT_CAUSAL_MODEL
-    from speechbrain_focalcodec.cli.main import load_model
-    from speechbrain_focalcodec.live import stream_audio
-    from speechbrain_focalcodec.plotting import plot_spectrograms
-    from speechbrain_focalcodec.streaming import StreamingResynthesizer
-    from speechbrain_focalcodec.token_file import save_tokens
+    from speechbrain_focalcodec.cli.model import load_model
+    from speechbrain_focalcodec.streaming.live import stream_audio
+    from speechbrain_focalcodec.streaming.sessions import StreamingResynthesizer
+    from speechbrain_focalcodec.tokens.files import save_tokens
+    from speechbrain_focalcodec.utils.plotting import plot_spectrograms
 
     audio = DEMO_CLIP if audio is None else audio
     if model is None and stream:
@@ -133,7 +133,7 @@ def _measure_speed(
     interface: "PretrainedFocalCodec", audio: Path, toks: "torch.Tensor"
 ) -> dict[str, str]:
     """Encode and decode once more, now that all is loaded, without files."""
-    from speechbrain_focalcodec.audio import read_audio
+    from speechbrain_focalcodec.audio.files import read_audio
 
     rate = interface.codec.sample_rate_input
     wavs = read_audio(audio, rate)[0][None]

@@ -181,7 +181,7 @@ def evaluate(
         raise typer.BadParameter(
             f"{data}: no such file or folder", param_hint="DATA"
         )
-    from speechbrain_focalcodec.corpus.report import ProgressBar
+    from speechbrain_focalcodec.jobs.report import ProgressBar
     from speechbrain_focalcodec.metrics.report import to_markdown
 
     bar = ProgressBar(quiet=QUIET.get())

@@ -18,6 +18,7 @@ from speechbrain_focalcodec.cli.batch import OneLineErrors, plan, run
 from speechbrain_focalcodec.cli.demo import demo
 from speechbrain_focalcodec.cli.evaluate import evaluate
 from speechbrain_focalcodec.cli.export import export
+from speechbrain_focalcodec.cli.model import load_model
 from speechbrain_focalcodec.cli.onnx import export_onnx
 from speechbrain_focalcodec.cli.options import (
     BatchSize,
@@ -38,12 +39,12 @@ from speechbrain_focalcodec.cli.tokenize import tokenize
 from speechbrain_focalcodec.cli.tokens import decode, encode, token_facts
 from speechbrain_focalcodec.cli.training import plot_training
 from speechbrain_focalcodec.cli.voice import convert_voice
-from speechbrain_focalcodec.windows import CONTEXT, WINDOW
+from speechbrain_focalcodec.long_audio.windows import CONTEXT, WINDOW
 
 if TYPE_CHECKING:
-    from speechbrain_focalcodec.inference import PretrainedFocalCodec
+    pass
 
-__all__ = ["app", "decode", "encode", "info", "load_model", "resynthesize"]
+__all__ = ["app", "decode", "encode", "info", "resynthesize"]
 
 app = typer.Typer(
     name="focalcodec",
@@ -111,7 +112,7 @@ def resynthesize(
     overwrite: Overwrite = False,
 ) -> None:
     """Encode audio files and decode them again."""
-    from speechbrain_focalcodec.audio import AUDIO_SUFFIXES, WRITE_FORMATS
+    from speechbrain_focalcodec.audio.files import AUDIO_SUFFIXES, WRITE_FORMATS
 
     jobs = plan(input, output, AUDIO_SUFFIXES, tuple(WRITE_FORMATS), overwrite)
     interface = load_model(
@@ -185,88 +186,3 @@ app.command()(stream)
 app.command()(export_onnx)
 app.command()(tokenize)
 app.command()(plot_training)
-
-
-def load_model(
-    model: str | None,
-    device: str | None,
-    precision: str | None = None,
-    window: float = WINDOW,
-    context: float = CONTEXT,
-    batch_size: int = 1,
-    channel: int | None = None,
-    strict: bool = False,
-) -> "PretrainedFocalCodec":
-    """Load the model that the options name, set as they say.
-
-    Arguments
-    ---------
-    model : str, optional
-        A bundled model's name, a local folder or a hub repository; the
-        bundled model by default.
-    device : str, optional
-        Such as ``cpu`` or ``cuda:0``; a GPU when there is one by default.
-    precision : str, optional
-        ``bf16`` or ``int8``; exact by default.
-    window : float
-        Length of a window (s).
-    context : float
-        What windows see of their neighbours when encoding (s).
-    batch_size : int
-        Windows at once.
-    channel : int, optional
-        The channel of audio files to read; the mean of all by default.
-    strict : bool
-        Whether to raise an error in place of a warning.
-
-    Returns
-    -------
-    PretrainedFocalCodec
-        The model on that device.
-
-    Raises
-    ------
-    typer.BadParameter
-        If there is no such device here, or an option does not fit.
-    FocalCodecError
-        If the model cannot be loaded.
-
-    Example
-    -------
-    >>> load_model("tests/parity/offline_50hz", "cpu").codec.causal
-    False
-    """
-    import torch
-
-    from speechbrain_focalcodec.acceleration import accelerate
-    from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
-    from speechbrain_focalcodec.inference import PretrainedFocalCodec
-    from speechbrain_focalcodec.windowed import check_windows
-
-    if device is not None:
-        try:
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise typer.BadParameter(
-                f"{device}: cannot be used here ({reason}); try cpu",
-                param_hint="--device",
-            ) from error
-    interface = PretrainedFocalCodec.from_pretrained(
-        DEFAULT_MODEL if model is None else model,
-        run_opts={} if device is None else {"device": device},
-    )
-    codec = interface.codec
-    if batch_size < 1:
-        raise typer.BadParameter(
-            "must be at least 1", param_hint="--batch-size"
-        )
-    interface.window, interface.context = window, context
-    interface.batch_size = batch_size
-    interface.channel, interface.strict = channel, strict
-    try:
-        accelerate(codec, precision)  # type: ignore[arg-type]
-        check_windows(codec, window, context)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    return interface

@@ -54,10 +54,10 @@ def export_onnx(
     """
     # Imported here: `focalcodec --help` must not wait for torch, and main
     # imports this module.
-    from speechbrain_focalcodec.cli.main import load_model
+    from speechbrain_focalcodec.cli.model import load_model
     from speechbrain_focalcodec.errors import FocalCodecError
-    from speechbrain_focalcodec.export import onnx_export
-    from speechbrain_focalcodec.export.onnx_files import FACTS_FILE
+    from speechbrain_focalcodec.onnx import export as onnx_export
+    from speechbrain_focalcodec.onnx.files import FACTS_FILE
 
     if (out / FACTS_FILE).exists() and not overwrite:
         raise FocalCodecError(

@@ -10,7 +10,7 @@ import typer
 from speechbrain_focalcodec.errors import FocalCodecError
 
 if TYPE_CHECKING:
-    from speechbrain_focalcodec.corpus.report import ProgressBar
+    from speechbrain_focalcodec.jobs.report import ProgressBar
 
 __all__ = ["stopping"]
 
@@ -41,7 +41,7 @@ def stopping(bar: "ProgressBar", message: str | None) -> Iterator[None]:
 
     Example
     -------
-    >>> from speechbrain_focalcodec.corpus.report import ProgressBar
+    >>> from speechbrain_focalcodec.jobs.report import ProgressBar
     >>> with stopping(ProgressBar(), "stopped"):
     ...     pass
     """

@@ -149,11 +149,11 @@ def stream(
     # imports this module.
     import torch
 
+    from speechbrain_focalcodec.audio.devices import import_sounddevice
     from speechbrain_focalcodec.checkpoint import DEFAULT_CAUSAL_MODEL
-    from speechbrain_focalcodec.cli.main import load_model
-    from speechbrain_focalcodec.live import stream_audio
-    from speechbrain_focalcodec.sound_device import import_sounddevice
-    from speechbrain_focalcodec.streaming import (
+    from speechbrain_focalcodec.cli.model import load_model
+    from speechbrain_focalcodec.streaming.live import stream_audio
+    from speechbrain_focalcodec.streaming.sessions import (
         StreamingResynthesizer,
         StreamingVoiceConverter,
     )
@@ -217,7 +217,7 @@ def _check_paths(
     overwrite: bool,
 ) -> None:
     """Refuse what cannot be read or written, before anything is done."""
-    from speechbrain_focalcodec.audio_stream import write_format
+    from speechbrain_focalcodec.audio.stream import write_format
 
     if source == PIPE:
         source = None

@@ -24,18 +24,18 @@ from speechbrain_focalcodec.cli.options import (
     Workers,
 )
 from speechbrain_focalcodec.cli.stopping import stopping
-from speechbrain_focalcodec.corpus.launch import (
+from speechbrain_focalcodec.errors import FocalCodecError
+from speechbrain_focalcodec.jobs.launch import (
     default_processes,
     end_with_parent,
     launch,
 )
-from speechbrain_focalcodec.errors import FocalCodecError
-from speechbrain_focalcodec.windows import CONTEXT, WINDOW
+from speechbrain_focalcodec.long_audio.windows import CONTEXT, WINDOW
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.corpus.layout import DatasetInfo
-    from speechbrain_focalcodec.corpus.report import ProgressBar
     from speechbrain_focalcodec.inference import PretrainedFocalCodec
+    from speechbrain_focalcodec.jobs.report import ProgressBar
 
 __all__ = ["tokenize"]
 
@@ -225,7 +225,7 @@ def tokenize(
         if processes > 1:
             _check_there(source)  # once, not by each of them
             raise typer.Exit(launch(_again(ctx), processes))
-    from speechbrain_focalcodec.corpus.report import ProgressBar
+    from speechbrain_focalcodec.jobs.report import ProgressBar
 
     bar = ProgressBar(quiet=QUIET.get())
     options: dict[str, Any] = {
@@ -291,7 +291,7 @@ class _Loading(NamedTuple):
     strict: bool
 
     def load(self, device: str | None) -> "PretrainedFocalCodec":
-        from speechbrain_focalcodec.cli.main import load_model
+        from speechbrain_focalcodec.cli.model import load_model
 
         return load_model(
             *(self.model, device, self.precision, self.window, self.context),
@@ -331,15 +331,15 @@ def _run(
     """Do this process's part."""
     # Its own account of a lost process is a page of C++.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from speechbrain_focalcodec.corpus.loading import warm_up
+    from speechbrain_focalcodec.jobs.loading import warm_up
 
     # Their imports then go on beside the model's.
     if options["workers"] != 0:
         warm_up()
     import torch
 
-    from speechbrain_focalcodec.corpus import group as groups
     from speechbrain_focalcodec.corpus.run import tokenize
+    from speechbrain_focalcodec.jobs import group as groups
 
     if device is None and torch.cuda.is_available():
         place, _ = groups.local_place()
@@ -391,7 +391,7 @@ def _check_there(source: Path) -> None:
 @contextmanager
 def _stopping(silent: bool, bar: "ProgressBar") -> Iterator[None]:
     """End in one line, or none, when a signal or the leader asks for it."""
-    from speechbrain_focalcodec.corpus.group import LeaderLost
+    from speechbrain_focalcodec.jobs.group import LeaderLost
 
     with stopping(bar, None if silent else _STOPPED):
         try:

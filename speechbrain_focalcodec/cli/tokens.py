@@ -22,8 +22,8 @@ from speechbrain_focalcodec.cli.options import (
     Window,
 )
 from speechbrain_focalcodec.errors import TokenError
-from speechbrain_focalcodec.extras import import_extra
-from speechbrain_focalcodec.windows import CONTEXT, WINDOW
+from speechbrain_focalcodec.long_audio.windows import CONTEXT, WINDOW
+from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["TokenFormat", "decode", "encode", "token_facts"]
 
@@ -74,9 +74,9 @@ def encode(
     ] = False,
 ) -> None:
     """Turn audio files into token files (.focal, or .npz)."""
-    from speechbrain_focalcodec.audio import AUDIO_SUFFIXES
-    from speechbrain_focalcodec.cli.main import load_model
-    from speechbrain_focalcodec.token_file import save_tokens
+    from speechbrain_focalcodec.audio.files import AUDIO_SUFFIXES
+    from speechbrain_focalcodec.cli.model import load_model
+    from speechbrain_focalcodec.tokens.files import save_tokens
 
     suffixes = _SUFFIXES if format is None else (f".{format.value}",)
     jobs = plan(input, output, AUDIO_SUFFIXES, suffixes, overwrite)
@@ -117,10 +117,10 @@ def decode(
     overwrite: Overwrite = False,
 ) -> None:
     """Turn token files (.focal or .npz) into audio files."""
-    from speechbrain_focalcodec.audio import WRITE_FORMATS
-    from speechbrain_focalcodec.cli.main import load_model
-    from speechbrain_focalcodec.token_data import PREFIX_DIGITS
-    from speechbrain_focalcodec.token_file import load_tokens
+    from speechbrain_focalcodec.audio.files import WRITE_FORMATS
+    from speechbrain_focalcodec.cli.model import load_model
+    from speechbrain_focalcodec.tokens.content import PREFIX_DIGITS
+    from speechbrain_focalcodec.tokens.files import load_tokens
 
     jobs = plan(input, output, _SUFFIXES, tuple(WRITE_FORMATS), overwrite)
     # A decoder needs no context.
@@ -180,8 +180,8 @@ def token_facts(path: Path) -> dict[str, Any]:
     ...
     speechbrain_focalcodec.errors.TokenError: a.focal: no such file; ...
     """
-    from speechbrain_focalcodec.bitstream import is_focal, read_header
-    from speechbrain_focalcodec.token_file import load_tokens
+    from speechbrain_focalcodec.tokens.files import load_tokens
+    from speechbrain_focalcodec.tokens.focal import is_focal, read_header
 
     file = load_tokens(path)
     size = path.stat().st_size

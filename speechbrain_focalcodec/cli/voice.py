@@ -20,11 +20,11 @@ from speechbrain_focalcodec.cli.options import (
     Window,
 )
 from speechbrain_focalcodec.errors import VoiceError
-from speechbrain_focalcodec.windows import CONTEXT, WINDOW
+from speechbrain_focalcodec.long_audio.windows import CONTEXT, WINDOW
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.inference import PretrainedFocalCodec
-    from speechbrain_focalcodec.voice import VoiceReference
+    from speechbrain_focalcodec.voice.reference import VoiceReference
 
 __all__ = ["convert_voice", "open_reference"]
 
@@ -74,9 +74,9 @@ def convert_voice(
 
     A minute or more of clean speech makes a good reference.
     """
-    from speechbrain_focalcodec.audio import AUDIO_SUFFIXES, WRITE_FORMATS
-    from speechbrain_focalcodec.cli.main import load_model
-    from speechbrain_focalcodec.voice_file import check_name
+    from speechbrain_focalcodec.audio.files import AUDIO_SUFFIXES, WRITE_FORMATS
+    from speechbrain_focalcodec.cli.model import load_model
+    from speechbrain_focalcodec.voice.file import check_name
 
     jobs = plan(input, output, AUDIO_SUFFIXES, tuple(WRITE_FORMATS), overwrite)
     if save_reference is not None:
@@ -128,14 +128,14 @@ def open_reference(
 
     Example
     -------
-    >>> from speechbrain_focalcodec.cli.main import load_model
+    >>> from speechbrain_focalcodec.cli.model import load_model
     >>> interface = load_model("tests/parity/offline_50hz", "cpu")
     >>> clip = Path("speechbrain_focalcodec/assets/demo.flac")
     >>> open_reference(interface, clip)
     VoiceReference('demo', 6.0 s, of offline_50hz)
     """
-    from speechbrain_focalcodec.voice import VoiceReference
-    from speechbrain_focalcodec.voice_file import SUFFIX
+    from speechbrain_focalcodec.voice.file import SUFFIX
+    from speechbrain_focalcodec.voice.reference import VoiceReference
 
     if path.suffix.lower() == SUFFIX and not path.is_dir():
         return VoiceReference.load(path)

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from speechbrain_focalcodec import checkpoint
-from speechbrain_focalcodec.atomic import atomic_path, atomic_write_text
 from speechbrain_focalcodec.codec import FocalCodec as MainCodec
 from speechbrain_focalcodec.compat.bsq import BinarySphericalQuantizer
 from speechbrain_focalcodec.compat.focalnet import FocalDecoder, FocalEncoder
@@ -24,10 +23,11 @@ from speechbrain_focalcodec.compat.vocos import Vocos
 from speechbrain_focalcodec.compat.wavenext import WaveNeXt
 from speechbrain_focalcodec.compat.wavlm import WavLM
 from speechbrain_focalcodec.config import CodecConfig, read_json, version_of
-from speechbrain_focalcodec.lengths import absolute_lengths
 from speechbrain_focalcodec.modules.bsq import to_sphere
 from speechbrain_focalcodec.modules.masking import zero_beyond
-from speechbrain_focalcodec.voice_search import nearest
+from speechbrain_focalcodec.utils.files import atomic_path, atomic_write_text
+from speechbrain_focalcodec.utils.lengths import absolute_lengths
+from speechbrain_focalcodec.voice.search import nearest
 
 __all__ = ["FocalCodec", "REGISTRY"]
 

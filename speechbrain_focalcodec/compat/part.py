@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from speechbrain_focalcodec.codec import UNUSED_OPTIONS
-from speechbrain_focalcodec.lengths import absolute_lengths
 from speechbrain_focalcodec.modules.causal import StreamState
 from speechbrain_focalcodec.modules.masking import zero_beyond
+from speechbrain_focalcodec.utils.lengths import absolute_lengths
 
 __all__ = ["Part", "TensorState"]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from speechbrain_focalcodec.atomic import atomic_path, atomic_write_text
 from speechbrain_focalcodec.corpus.items import ItemTable
 from speechbrain_focalcodec.corpus.layout import (
     DATA_NAME,
@@ -30,7 +29,11 @@ from speechbrain_focalcodec.corpus.shards import (
     read_facts,
 )
 from speechbrain_focalcodec.errors import DataError, abridge
-from speechbrain_focalcodec.file_hash import sha256_of
+from speechbrain_focalcodec.utils.files import (
+    atomic_path,
+    atomic_write_text,
+    sha256_of,
+)
 
 __all__ = [
     "finish",

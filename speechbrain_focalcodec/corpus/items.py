@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from speechbrain_focalcodec.atomic import atomic_path
 from speechbrain_focalcodec.corpus.content_hash import (
     ContentHash,
     seal,
@@ -22,6 +21,7 @@ from speechbrain_focalcodec.corpus.content_hash import (
 from speechbrain_focalcodec.corpus.item_batches import FIXED, ItemBatches
 from speechbrain_focalcodec.corpus.sources import Source
 from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.utils.files import atomic_path
 
 __all__ = ["ItemTable", "describe_changes", "shard_size", "write_items"]
 

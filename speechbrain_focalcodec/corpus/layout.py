@@ -19,7 +19,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speechbrain_focalcodec.errors import DataError
-from speechbrain_focalcodec.file_hash import sha256_of
+from speechbrain_focalcodec.utils.files import sha256_of
 
 __all__ = [
     "COLUMNS",

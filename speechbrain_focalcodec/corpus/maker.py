@@ -1,26 +1,19 @@
 """Making shards: audio read ahead, encoded in batches, written by rename."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_focalcodec.corpus.audio_jobs import (
-    AudioJob,
-    Header,
-    read_sig,
-)
-from speechbrain_focalcodec.corpus.batching import plan_batches
+from speechbrain_focalcodec.audio.resampling import resampled_length
 from speechbrain_focalcodec.corpus.items import ItemTable
 from speechbrain_focalcodec.corpus.layout import shard_name
-from speechbrain_focalcodec.corpus.loading import Loader, Pending
 from speechbrain_focalcodec.corpus.plan import Plan
 from speechbrain_focalcodec.corpus.shards import (
     Failure,
@@ -31,11 +24,16 @@ from speechbrain_focalcodec.corpus.shards import (
 )
 from speechbrain_focalcodec.errors import AudioError, DataError
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
-from speechbrain_focalcodec.resampling import resampled_length
+from speechbrain_focalcodec.jobs.audio import (
+    AudioJob,
+    Header,
+    read_sig,
+)
+from speechbrain_focalcodec.jobs.batching import plan_batches
+from speechbrain_focalcodec.jobs.loading import Loader, Pending, read_ahead
 
-__all__ = ["Progress", "ShardMaker", "ahead"]
+__all__ = ["Progress", "ShardMaker"]
 
-Thing = TypeVar("Thing")
 # Told of each batch: items, seconds of audio, failures among the items.
 Progress = Callable[[int, float, list[Failure]], None]
 
@@ -146,7 +144,9 @@ class ShardMaker:
         FocalCodecError
             If a shard cannot be written, or what `progress` raises.
         """
-        for batch in ahead(self._batches(indices, is_near_end), self._depth):
+        for batch in read_ahead(
+            self._batches(indices, is_near_end), self._depth
+        ):
             self._encode(batch)
             if batch.is_last:
                 yield self._publish(batch.shard)
@@ -155,7 +155,7 @@ class ShardMaker:
         self, indices: Iterable[int], is_near_end: Callable[[], bool]
     ) -> Iterator[_Batch]:
         opened = (self._open(i) for i in indices)
-        for shard in ahead(opened, lambda: 0 if is_near_end() else 1):
+        for shard in read_ahead(opened, lambda: 0 if is_near_end() else 1):
             found = dict(enumerate(shard.pending.result()))
             bad = {i: h for i, h in found.items() if isinstance(h, str)}
             self._fail(shard, bad)
@@ -345,33 +345,3 @@ class ShardMaker:
         trace: TracebackType | None,
     ) -> None:
         self._loader.__exit__(kind, error, trace)
-
-
-def ahead(
-    things: Iterable[Thing], number: int | Callable[[], int]
-) -> Iterator[Thing]:
-    """Give things in their order, having asked for some that follow.
-
-    Arguments
-    ---------
-    things : iterable
-        What is begun when it is asked for.
-    number : int or callable
-        How many to ask for ahead, or what says so each time.
-
-    Returns
-    -------
-    iterator
-        The things.
-
-    Example
-    -------
-    >>> [n for n in ahead(range(5), 2)]
-    [0, 1, 2, 3, 4]
-    """
-    waiting: deque[Thing] = deque()
-    for thing in things:
-        waiting.append(thing)
-        while len(waiting) > (number() if callable(number) else number):
-            yield waiting.popleft()
-    yield from waiting

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.corpus.items import (
     ItemTable,
     describe_changes,
@@ -32,7 +31,7 @@ from speechbrain_focalcodec.corpus.layout import (
 from speechbrain_focalcodec.corpus.shards import read_facts
 from speechbrain_focalcodec.corpus.sources import Source
 from speechbrain_focalcodec.errors import DataError
-from speechbrain_focalcodec.file_hash import read_file
+from speechbrain_focalcodec.utils.files import atomic_write_text, read_file
 
 __all__ = ["Plan", "load_plan", "make_plan"]
 

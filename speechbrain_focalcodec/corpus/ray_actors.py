@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from speechbrain_focalcodec.corpus.group import Alone
 from speechbrain_focalcodec.corpus.items import ItemTable
 from speechbrain_focalcodec.corpus.layout import ModelInfo
 from speechbrain_focalcodec.corpus.maker import ShardMaker
@@ -25,6 +24,7 @@ from speechbrain_focalcodec.corpus.run import (
 from speechbrain_focalcodec.corpus.shards import Failure, ShardFacts
 from speechbrain_focalcodec.errors import DataError, FocalCodecError
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
+from speechbrain_focalcodec.jobs.group import Alone
 
 __all__ = ["Crew", "Load", "News", "ShardWorker"]
 

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from speechbrain_focalcodec.corpus.finishing import finish, finished
-from speechbrain_focalcodec.corpus.group import Alone
 from speechbrain_focalcodec.corpus.layout import DatasetInfo, ModelInfo
 from speechbrain_focalcodec.corpus.lock import run_lock
 from speechbrain_focalcodec.corpus.ray_actors import Crew, Load, ShardWorker
-from speechbrain_focalcodec.corpus.report import Report
 from speechbrain_focalcodec.corpus.run import (
     MAX_FAILURES,
     Tally,
@@ -28,7 +26,9 @@ from speechbrain_focalcodec.corpus.run import (
     settle,
 )
 from speechbrain_focalcodec.errors import DataError
-from speechbrain_focalcodec.extras import import_extra
+from speechbrain_focalcodec.jobs.group import Alone
+from speechbrain_focalcodec.jobs.report import Report
+from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["RayOptions", "tokenize_with_ray"]
 

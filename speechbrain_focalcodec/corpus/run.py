@@ -21,17 +21,7 @@ from speechbrain_focalcodec.corpus.finishing import (
     undamaged,
     write_failures,
 )
-from speechbrain_focalcodec.corpus.group import (
-    Alone,
-    Group,
-    LeaderLost,
-    check,
-    local_place,
-    together,
-    wait_for,
-)
 from speechbrain_focalcodec.corpus.items import ItemTable
-from speechbrain_focalcodec.corpus.launch import cores
 from speechbrain_focalcodec.corpus.layout import (
     DATA_NAME,
     INFO_NAME,
@@ -42,11 +32,21 @@ from speechbrain_focalcodec.corpus.layout import (
 from speechbrain_focalcodec.corpus.lock import run_lock
 from speechbrain_focalcodec.corpus.maker import ShardMaker
 from speechbrain_focalcodec.corpus.plan import Plan, load_plan, make_plan
-from speechbrain_focalcodec.corpus.report import Report
 from speechbrain_focalcodec.corpus.shards import Failure, ShardFacts
 from speechbrain_focalcodec.corpus.sources import open_source
 from speechbrain_focalcodec.errors import DataError, abridge
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
+from speechbrain_focalcodec.jobs.group import (
+    Alone,
+    Group,
+    LeaderLost,
+    check,
+    local_place,
+    together,
+    wait_for,
+)
+from speechbrain_focalcodec.jobs.launch import cores
+from speechbrain_focalcodec.jobs.report import Report
 
 __all__ = [
     "LOST_AFTER",

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from speechbrain_focalcodec.atomic import atomic_path
 from speechbrain_focalcodec.corpus.content_hash import seal, unseal
 from speechbrain_focalcodec.corpus.layout import COLUMNS, token_type
+from speechbrain_focalcodec.utils.files import atomic_path
 
 __all__ = [
     "Failure",

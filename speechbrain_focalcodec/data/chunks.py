@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from speechbrain_focalcodec.audio import resampled_length
+from speechbrain_focalcodec.audio.files import resampled_length
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["cut_entries", "entry_span"]

@@ -30,10 +30,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from speechbrain_focalcodec.atomic import atomic_write_text
-from speechbrain_focalcodec.audio import resampled_length
+from speechbrain_focalcodec.audio.files import resampled_length
 from speechbrain_focalcodec.codec import FocalCodec
-from speechbrain_focalcodec.corpus.batching import plan_batches
 from speechbrain_focalcodec.data.feature_plan import (
     SHARD_BYTES,
     CacheIdentity,
@@ -44,6 +42,8 @@ from speechbrain_focalcodec.data.feature_reader import INDEX_FILE, FeatureCache
 from speechbrain_focalcodec.data.feature_shards import is_whole, write_shard
 from speechbrain_focalcodec.data.reader import SignalReader
 from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.jobs.batching import plan_batches
+from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = ["BATCH_SAMPLES", "PLAN_FILE", "make_feature_cache"]
 

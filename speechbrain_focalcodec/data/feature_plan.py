@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from speechbrain_focalcodec.audio import resampled_length
+from speechbrain_focalcodec.audio.files import resampled_length
 from speechbrain_focalcodec.checkpoint import fingerprint_of
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.feature_shards import BLOCK, DTYPE

@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from speechbrain_focalcodec.atomic import atomic_path
 from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.utils.files import atomic_path
 
 __all__ = ["BLOCK", "DTYPE", "FeatureShard", "is_whole", "write_shard"]
 

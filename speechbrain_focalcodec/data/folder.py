@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechbrain_focalcodec.audio import AUDIO_SUFFIXES
+from speechbrain_focalcodec.audio.files import AUDIO_SUFFIXES
 from speechbrain_focalcodec.data.manifest import prepare_splits
 from speechbrain_focalcodec.data.scan import WHOLE, Corpus
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from speechbrain_focalcodec.corpus.sources.transcripts import read_librispeech
 from speechbrain_focalcodec.data.manifest import prepare_splits
 from speechbrain_focalcodec.data.scan import Corpus
-from speechbrain_focalcodec.errors import DataError
 
-__all__ = ["prepare_librispeech", "read_transcripts"]
+__all__ = ["prepare_librispeech"]
 
 
 def prepare_librispeech(
@@ -75,7 +75,7 @@ def prepare_librispeech(
             "LibriSpeech",
             ("LibriSpeech",),
             (".flac",),
-            read_text=read_transcripts,
+            read_text=read_librispeech,
         ),
         data_folder,
         save_folder,
@@ -85,41 +85,3 @@ def prepare_librispeech(
         max_failures,
         decode,
     )
-
-
-def read_transcripts(chapter: Path) -> dict[str, str]:
-    """Read a chapter's transcripts: lines of utterance id and text.
-
-    Arguments
-    ---------
-    chapter : Path
-        The folder that holds ``*.trans.txt``.
-
-    Returns
-    -------
-    dict
-        Text by utterance id, of those utterances that have one.
-
-    Raises
-    ------
-    DataError
-        If a file cannot be read or is not UTF-8.
-
-    Example
-    -------
-    >>> chapter = getfixture("tmp_path")
-    >>> _ = (chapter / "84-1.trans.txt").write_text("84-1-0000 GO ON")
-    >>> read_transcripts(chapter)
-    {'84-1-0000': 'GO ON'}
-    """
-    texts = {}
-    for path in chapter.glob("[!.]*.trans.txt"):
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read {path}: {error}") from error
-        for line in lines:
-            utt_id, _, text = line.strip().partition(" ")
-            if text:
-                texts[utt_id] = text
-    return texts

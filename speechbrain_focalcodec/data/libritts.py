@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from speechbrain_focalcodec.corpus.sources.transcripts import read_libritts
 from speechbrain_focalcodec.data.manifest import prepare_splits
 from speechbrain_focalcodec.data.scan import Corpus
-from speechbrain_focalcodec.errors import DataError
 
-__all__ = ["prepare_libritts", "read_transcripts"]
-
-TEXT_SUFFIX = ".normalized.txt"
+__all__ = ["prepare_libritts"]
 
 
 def prepare_libritts(
@@ -78,7 +76,7 @@ def prepare_libritts(
             "LibriTTS",
             ("LibriTTS", "LibriTTS_R"),
             (".wav",),
-            read_text=read_transcripts,
+            read_text=read_libritts,
         ),
         data_folder,
         save_folder,
@@ -88,40 +86,3 @@ def prepare_libritts(
         max_failures,
         decode,
     )
-
-
-def read_transcripts(chapter: Path) -> dict[str, str]:
-    """Read a chapter's transcripts: one file for each utterance.
-
-    Arguments
-    ---------
-    chapter : Path
-        The folder that holds ``*.normalized.txt``.
-
-    Returns
-    -------
-    dict
-        Text by utterance id, of those utterances that have one.
-
-    Raises
-    ------
-    DataError
-        If a file cannot be read or is not UTF-8.
-
-    Example
-    -------
-    >>> chapter = getfixture("tmp_path")
-    >>> path = chapter / "84_1_000000_000000.normalized.txt"
-    >>> _ = path.write_text("Go on.")
-    >>> read_transcripts(chapter)
-    {'84_1_000000_000000': 'Go on.'}
-    """
-    texts = {}
-    for path in chapter.glob("[!.]*" + TEXT_SUFFIX):
-        try:
-            text = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read {path}: {error}") from error
-        if text:
-            texts[path.name.removesuffix(TEXT_SUFFIX)] = text
-    return texts

@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.data.scan import (
     Corpus,
     read_header,
     scan_split,
 )
 from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = [
     "is_manifest",

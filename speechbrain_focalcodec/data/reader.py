@@ -6,17 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from tqdm import tqdm
 
-from speechbrain_focalcodec.audio import resampled_length
-from speechbrain_focalcodec.audio_gate import open_slices
+from speechbrain_focalcodec.audio.files import resampled_length
+from speechbrain_focalcodec.audio.slices import read_slice
 from speechbrain_focalcodec.data.chunks import entry_span
-from speechbrain_focalcodec.errors import AudioError, DataError
-from speechbrain_focalcodec.extras import import_torchaudio
+from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.utils.extras import import_torchaudio
 
-__all__ = ["RandomSegment", "SignalReader", "read_slice"]
+__all__ = ["RandomSegment", "SignalReader"]
 
 # torchaudio's defaults, from which the reach of its filter follows.
 LOWPASS_FILTER_WIDTH = 6
@@ -262,66 +261,6 @@ def _read_resampled(
     )
     offset = start - first * period_to
     return sig[offset : offset + stop - start]
-
-
-def read_slice(
-    path: str,
-    start: int,
-    stop: int,
-    allow_int16: bool = False,
-    channel: int | None = None,
-) -> np.ndarray:
-    """Read a slice of a file as mono.
-
-    Arguments
-    ---------
-    path : str
-        The file.
-    start, stop : int
-        The slice, in samples of a channel.
-    allow_int16 : bool
-        Whether to give integers where these are exact.
-    channel : int, optional
-        The channel to read, from 0; the mean of all by default.
-
-    Returns
-    -------
-    np.ndarray
-        The channel, or the mean of all, float32 [stop - start], or int16.
-
-    Raises
-    ------
-    AudioError
-        If the file cannot be read, ends early or is not finite.
-
-    Example
-    -------
-    >>> path = str(getfixture("tmp_path") / "a.wav")
-    >>> soundfile.write(path, np.zeros(800), 16000)
-    >>> read_slice(path, 100, 300).shape
-    (200,)
-    """
-    try:
-        with open_slices(path, stop) as file:
-            exact = file.subtype == "PCM_16" and file.channels == 1
-            file.seek(start)
-            sig = file.read(
-                stop - start,
-                dtype="int16" if exact and allow_int16 else "float32",
-                always_2d=True,
-            )
-    except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"cannot read {path}: {error}") from error
-    if len(sig) != stop - start:
-        raise AudioError(
-            f"{path} ends early: it gives {len(sig)} of the samples {start} "
-            f"to {stop} that its manifest promises; fetch the file again"
-        )
-    if not np.isfinite(sig).all():
-        raise AudioError(f"{path} holds samples that are not finite")
-    if channel is not None:
-        sig = sig[:, channel : channel + 1]
-    return sig[:, 0] if sig.shape[1] == 1 else sig.mean(axis=1)
 
 
 def _to_float(sig: np.ndarray) -> torch.Tensor:

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from speechbrain_focalcodec.atomic import atomic_write_text
-from speechbrain_focalcodec.audio import AUDIO_SUFFIXES
-from speechbrain_focalcodec.audio_gate import CheckedFile
-from speechbrain_focalcodec.audio_tree import audio_tree
+from speechbrain_focalcodec.audio.files import AUDIO_SUFFIXES
+from speechbrain_focalcodec.audio.gate import CheckedFile
+from speechbrain_focalcodec.audio.tree import audio_tree
 from speechbrain_focalcodec.errors import DataError, abridge
+from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = ["WHOLE", "Corpus", "scan_split"]
 

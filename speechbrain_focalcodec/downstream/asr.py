@@ -12,7 +12,6 @@ from speechbrain.nnet.losses import ctc_loss
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
 
-from speechbrain_focalcodec.atomic import atomic_path
 from speechbrain_focalcodec.downstream.brain import TaskBrain
 from speechbrain_focalcodec.downstream.learnt import (
     column_of,
@@ -22,6 +21,7 @@ from speechbrain_focalcodec.downstream.learnt import (
 from speechbrain_focalcodec.downstream.task_config import options_of
 from speechbrain_focalcodec.downstream.text import TextTokenizer, normalise
 from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.utils.files import atomic_path
 
 __all__ = ["ASRBrain", "CTCDecoder", "check_alignable", "frames_needed"]
 

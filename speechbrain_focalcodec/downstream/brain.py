@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from speechbrain_focalcodec.lengths import data_and_lengths
 from speechbrain_focalcodec.training.brain import RecipeBrain
+from speechbrain_focalcodec.utils.lengths import data_and_lengths
 
 __all__ = ["TaskBrain"]
 

@@ -20,7 +20,7 @@ from speechbrain_focalcodec.data.splits import TEST_NAME
 from speechbrain_focalcodec.data.tokens import TokenDataset
 from speechbrain_focalcodec.downstream.front_ends import FrontEnd, TokenFrontEnd
 from speechbrain_focalcodec.errors import ConfigError, DataError
-from speechbrain_focalcodec.lengths import data_and_lengths
+from speechbrain_focalcodec.utils.lengths import data_and_lengths
 
 __all__ = ["COLUMNS", "prepare_inputs", "split_file", "task_dataset"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from speechbrain_focalcodec.downstream.language_model import TokenLanguageModel
-from speechbrain_focalcodec.extras import import_extra
+from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = [
     "Generation",
@@ -292,7 +292,7 @@ def generate_stream(
 
     They are those of :func:`generate`. With a causal codec each chunk can be
     heard at once, by
-    :class:`~speechbrain_focalcodec.streaming.StreamingDecoder`.
+    :class:`~speechbrain_focalcodec.streaming.sessions.StreamingDecoder`.
 
     Arguments
     ---------
@@ -324,7 +324,7 @@ def generate_stream(
     Example
     -------
     >>> from speechbrain_focalcodec import FocalCodec
-    >>> from speechbrain_focalcodec.streaming import StreamingDecoder
+    >>> from speechbrain_focalcodec.streaming.sessions import StreamingDecoder
     >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
     >>> model = TokenLanguageModel(
     ...     30, codec.codebook_size, dim=32, num_layers=1, ffn_dim=64

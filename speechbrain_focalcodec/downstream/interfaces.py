@@ -11,14 +11,14 @@ import torch
 from speechbrain.dataio.preprocess import AudioNormalizer
 from speechbrain.inference.interfaces import Pretrained
 
-from speechbrain_focalcodec.audio_gate import check_sig
-from speechbrain_focalcodec.audio_stream import AudioReader
+from speechbrain_focalcodec.audio.gate import check_sig
+from speechbrain_focalcodec.audio.stream import AudioReader
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.downstream.asr import CTCDecoder
 from speechbrain_focalcodec.downstream.front_ends import TokenFrontEnd
 from speechbrain_focalcodec.downstream.task import Task, load_task
 from speechbrain_focalcodec.errors import ConfigError, TokenError
-from speechbrain_focalcodec.lengths import absolute_lengths
+from speechbrain_focalcodec.utils.lengths import absolute_lengths
 
 __all__ = ["Classification", "TaskInterface", "TokenASR", "TokenClassifier"]
 

@@ -22,9 +22,9 @@ from speechbrain_focalcodec.downstream.token_scores import (
     TokenScores,
     TokenSoftmax,
 )
-from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.modules.masking import length_mask
 from speechbrain_focalcodec.modules.token_embedding import TokenEmbedding
+from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["DecodingState", "TokenLanguageModel"]
 

@@ -16,14 +16,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from speechbrain_focalcodec.atomic import atomic_path
-from speechbrain_focalcodec.audio import resample
+from speechbrain_focalcodec.audio.files import resample
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.pipeline import make_dataset
 from speechbrain_focalcodec.data.tokens import TokenDataset
 from speechbrain_focalcodec.errors import DataError, abridge
 from speechbrain_focalcodec.metrics.speaker import ResemblyzerSimilarity
 from speechbrain_focalcodec.metrics.values import is_measurable
+from speechbrain_focalcodec.utils.files import atomic_path
 
 __all__ = [
     "SAMPLE_RATE",

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from speechbrain_focalcodec.audio import write_audio
+from speechbrain_focalcodec.audio.files import write_audio
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.downstream.generation import (
     Generation,
@@ -28,7 +28,7 @@ from speechbrain_focalcodec.downstream.speakers import (
 )
 from speechbrain_focalcodec.downstream.text import UNKNOWN, normalise
 from speechbrain_focalcodec.errors import ConfigError, VoiceError
-from speechbrain_focalcodec.streaming import StreamingDecoder
+from speechbrain_focalcodec.streaming.sessions import StreamingDecoder
 
 __all__ = ["Speech", "TokenTTS"]
 

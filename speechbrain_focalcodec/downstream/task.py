@@ -14,7 +14,6 @@ from typing import Any
 from hyperpyyaml import dump_hyperpyyaml
 from torch import nn
 
-from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -42,6 +41,7 @@ from speechbrain_focalcodec.downstream.task_config import (
 )
 from speechbrain_focalcodec.downstream.text import TextTokenizer
 from speechbrain_focalcodec.errors import CheckpointError, ConfigError
+from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = [
     "Task",

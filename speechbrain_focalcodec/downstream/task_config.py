@@ -19,7 +19,7 @@ from speechbrain_focalcodec.downstream.networks import (
     PooledBiLSTM,
 )
 from speechbrain_focalcodec.errors import ConfigError
-from speechbrain_focalcodec.part_configs import (
+from speechbrain_focalcodec.modules.part_configs import (
     Count,
     Dropout,
     Heads,

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import sentencepiece
 
-from speechbrain_focalcodec.atomic import atomic_path
 from speechbrain_focalcodec.errors import (
     CheckpointError,
     ConfigError,
     DataError,
 )
-from speechbrain_focalcodec.file_hash import read_file
+from speechbrain_focalcodec.utils.files import atomic_path, read_file
 
 __all__ = ["KINDS", "UNKNOWN", "TextTokenizer", "normalise"]
 

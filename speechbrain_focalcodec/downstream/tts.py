@@ -25,9 +25,9 @@ from speechbrain_focalcodec.downstream.speakers import (
 )
 from speechbrain_focalcodec.downstream.task_config import options_of
 from speechbrain_focalcodec.errors import ConfigError
-from speechbrain_focalcodec.lengths import data_and_lengths
 from speechbrain_focalcodec.training.distributed import run_long_on_main
 from speechbrain_focalcodec.training.samples import Samples
+from speechbrain_focalcodec.utils.lengths import data_and_lengths
 
 __all__ = ["TTSBrain", "embed_voices", "fit_pace"]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.metrics.base import Column, Metric, Row, Sample
 from speechbrain_focalcodec.metrics.values import as_figure, is_measurable
+from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["DistillMos"]
 

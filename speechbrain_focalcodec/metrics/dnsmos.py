@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.metrics.base import (
     SAMPLE_RATE,
     Column,
@@ -12,6 +11,7 @@ from speechbrain_focalcodec.metrics.base import (
     Sample,
 )
 from speechbrain_focalcodec.metrics.values import as_figure, is_measurable
+from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["Dnsmos"]
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from speechbrain_focalcodec.file_hash import sha256_of
 from speechbrain_focalcodec.metrics.base import (
     SAMPLE_RATE,
     Column,
@@ -24,6 +23,7 @@ from speechbrain_focalcodec.metrics.whisper_import import (
     WHISPER_SMALL,
     load_hub_whisper,
 )
+from speechbrain_focalcodec.utils.files import sha256_of
 
 __all__ = ["WordErrorRates"]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.metrics.base import Column, Metric, Row
 from speechbrain_focalcodec.metrics.plan import Plan
 from speechbrain_focalcodec.metrics.plots import plot_all
@@ -32,6 +31,7 @@ from speechbrain_focalcodec.metrics.summary import (
     versions,
 )
 from speechbrain_focalcodec.metrics.systems.base import System
+from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = ["finish", "is_finished"]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechbrain_focalcodec.corpus.loading import Loader
-from speechbrain_focalcodec.corpus.report import Report
 from speechbrain_focalcodec.corpus.sources import Item
+from speechbrain_focalcodec.jobs.loading import Loader
+from speechbrain_focalcodec.jobs.report import Report
 from speechbrain_focalcodec.metrics.base import Metric
 from speechbrain_focalcodec.metrics.finishing import finish, is_finished
 from speechbrain_focalcodec.metrics.plan import (

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 
-from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.metrics.base import (
     SAMPLE_RATE,
     Column,
@@ -13,6 +12,7 @@ from speechbrain_focalcodec.metrics.base import (
     Sample,
 )
 from speechbrain_focalcodec.metrics.values import as_figure, is_measurable
+from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["Pesq"]
 

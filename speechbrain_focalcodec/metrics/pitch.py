@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.metrics.base import (
     SAMPLE_RATE,
     Column,
@@ -15,6 +14,7 @@ from speechbrain_focalcodec.metrics.base import (
 )
 from speechbrain_focalcodec.metrics.originals import Originals
 from speechbrain_focalcodec.metrics.values import as_figure, is_measurable
+from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["Pitch"]
 

@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from speechbrain_focalcodec.atomic import atomic_write_text
-from speechbrain_focalcodec.corpus.audio_jobs import AudioJob, Header
-from speechbrain_focalcodec.corpus.batching import plan_batches
-from speechbrain_focalcodec.corpus.loading import Loader
 from speechbrain_focalcodec.corpus.sources import Item, Source, open_source
 from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.jobs.audio import AudioJob, Header
+from speechbrain_focalcodec.jobs.batching import plan_batches
+from speechbrain_focalcodec.jobs.loading import Loader
+from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = [
     "Failure",

@@ -10,13 +10,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from speechbrain_focalcodec.atomic import atomic_path
 from speechbrain_focalcodec.metrics.base import Column, Row
 from speechbrain_focalcodec.metrics.summary import (
     Summary,
     SystemSummary,
     utterance_values,
 )
+from speechbrain_focalcodec.utils.files import atomic_path
 
 __all__ = ["plot_all", "plot_bitrates", "plot_boxes"]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from speechbrain_focalcodec.atomic import atomic_path, atomic_write_text
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.metrics.base import Row
 from speechbrain_focalcodec.metrics.plan import PLAN_NAME, Failure, Plan
+from speechbrain_focalcodec.utils.files import atomic_path, atomic_write_text
 
 __all__ = [
     "Part",

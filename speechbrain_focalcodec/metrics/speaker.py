@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.metrics.base import Column, Metric, Row, Sample
 from speechbrain_focalcodec.metrics.originals import Originals
 from speechbrain_focalcodec.metrics.values import as_figure, is_measurable
+from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["ResemblyzerSimilarity", "SpeakerSimilarity"]
 

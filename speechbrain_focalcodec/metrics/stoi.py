@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 
 from speechbrain_focalcodec.errors import AudioError
-from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.metrics.base import (
     SAMPLE_RATE,
     Column,
@@ -15,6 +14,7 @@ from speechbrain_focalcodec.metrics.base import (
     Sample,
 )
 from speechbrain_focalcodec.metrics.values import as_figure
+from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["Stoi", "stoi"]
 

@@ -7,7 +7,6 @@ import torch
 
 from speechbrain_focalcodec.checkpoint import Weights, read_weights
 from speechbrain_focalcodec.errors import CheckpointError
-from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.metrics.base import Column, Metric, Row, Sample
 from speechbrain_focalcodec.metrics.hub_models import (
     find_model,
@@ -18,6 +17,7 @@ from speechbrain_focalcodec.metrics.hub_models import (
 )
 from speechbrain_focalcodec.metrics.utmos_model import Utmos22, rename_utmos
 from speechbrain_focalcodec.metrics.values import as_figure, is_measurable
+from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["Utmos"]
 

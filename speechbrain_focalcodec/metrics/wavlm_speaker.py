@@ -7,7 +7,6 @@ from torch import nn
 
 from speechbrain_focalcodec.config import read_json
 from speechbrain_focalcodec.errors import CheckpointError
-from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.metrics.base import Column
 from speechbrain_focalcodec.metrics.hub_models import (
     WEIGHTS_FILES,
@@ -17,6 +16,7 @@ from speechbrain_focalcodec.metrics.hub_models import (
     read_sizes,
 )
 from speechbrain_focalcodec.metrics.speaker import SpeakerSimilarity
+from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["WavLMSimilarity"]
 

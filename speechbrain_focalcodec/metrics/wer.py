@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from speechbrain_focalcodec.audio import resample
+from speechbrain_focalcodec.audio.files import resample
 from speechbrain_focalcodec.errors import CheckpointError
-from speechbrain_focalcodec.extras import import_extra
+from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = [
     "WhisperTranscriber",

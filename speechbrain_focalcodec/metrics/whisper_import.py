@@ -7,13 +7,13 @@ from typing import Any
 from speechbrain_focalcodec.checkpoint import Weights
 from speechbrain_focalcodec.config import read_json
 from speechbrain_focalcodec.errors import CheckpointError
-from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.metrics.hub_models import (
     WEIGHTS_FILES,
     find_model,
     load_model,
     read_any_weights,
 )
+from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["WHISPER_SMALL", "load_hub_whisper", "rename_whisper"]
 

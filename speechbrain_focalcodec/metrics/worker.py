@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from speechbrain_focalcodec.audio import write_audio
+from speechbrain_focalcodec.audio.files import write_audio
+from speechbrain_focalcodec.audio.resampling import resample
 from speechbrain_focalcodec.codec import fit_length
-from speechbrain_focalcodec.corpus.loading import Loader, Pending
-from speechbrain_focalcodec.corpus.maker import ahead
-from speechbrain_focalcodec.corpus.report import Report
 from speechbrain_focalcodec.errors import DataError
+from speechbrain_focalcodec.jobs.loading import Loader, Pending, read_ahead
+from speechbrain_focalcodec.jobs.report import Report
 from speechbrain_focalcodec.metrics.base import (
     SAMPLE_RATE,
     Metric,
@@ -31,7 +31,6 @@ from speechbrain_focalcodec.metrics.results import (
 )
 from speechbrain_focalcodec.metrics.systems.base import Output, System
 from speechbrain_focalcodec.metrics.systems.original import ORIGINAL
-from speechbrain_focalcodec.resampling import resample
 
 __all__ = ["MAX_FAILURES", "Worker"]
 
@@ -157,7 +156,7 @@ class Worker:
         try:
             self._check()
             depth = self._loader.workers + 1
-            for batch in ahead(self._read(todo), depth):
+            for batch in read_ahead(self._read(todo), depth):
                 self._receive(batch)
                 for one in batch.work:
                     self._do(batch, one)

@@ -8,10 +8,10 @@ variance by two fixed numbers. It has no trained weights.
 import torch
 from torch.nn import functional as F
 
-from speechbrain_focalcodec.extras import import_torchaudio
 from speechbrain_focalcodec.modules.causal import StreamState, extend_left
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.modules.precision import ExactBuffers
+from speechbrain_focalcodec.utils.extras import import_torchaudio
 
 __all__ = ["LogMel"]
 

@@ -12,11 +12,9 @@ from typing import Any
 import torch
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
-from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.checkpoint import CONFIG_FILE
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import ConfigError
-from speechbrain_focalcodec.lengths import data_and_lengths
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.brain import RecipeBrain
 from speechbrain_focalcodec.training.samples import Samples
@@ -31,6 +29,8 @@ from speechbrain_focalcodec.training.teacher import (
     is_student,
     load_frozen_encoder,
 )
+from speechbrain_focalcodec.utils.files import atomic_write_text
+from speechbrain_focalcodec.utils.lengths import data_and_lengths
 
 __all__ = ["CodecBrain"]
 
@@ -44,7 +44,7 @@ class CodecBrain(RecipeBrain):
     (utterances to write in validation), and
 
     - ``encoder_source``: where the encoder's weights come from, see
-      :func:`~speechbrain_focalcodec.wavlm_import.load_encoder`. To a causal
+      `wavlm_import.load_encoder`. To a causal
       WavLM it gives the teacher: the same encoder with full context;
     - ``start_from``: runs of earlier stages and models to take weights from,
       see :mod:`~speechbrain_focalcodec.training.sources`;

@@ -15,7 +15,6 @@ from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_focalcodec.data.pipeline import set_epoch
 from speechbrain_focalcodec.errors import DataError
-from speechbrain_focalcodec.lengths import data_and_lengths
 from speechbrain_focalcodec.training.averages import Averages
 from speechbrain_focalcodec.training.checkpointing import RANK
 from speechbrain_focalcodec.training.distributed import (
@@ -34,6 +33,7 @@ from speechbrain_focalcodec.training.random_state import (
     seed_apart,
 )
 from speechbrain_focalcodec.training.run_log import RunLog, gradient_norm
+from speechbrain_focalcodec.utils.lengths import data_and_lengths
 
 __all__ = ["RecipeBrain"]
 

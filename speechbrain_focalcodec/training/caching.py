@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from speechbrain_focalcodec.audio import resampled_length
+from speechbrain_focalcodec.audio.files import resampled_length
 from speechbrain_focalcodec.data.feature_cache import make_feature_cache
 from speechbrain_focalcodec.data.feature_reader import add_features
 from speechbrain_focalcodec.errors import ConfigError

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from speechbrain_focalcodec.errors import CheckpointError
-from speechbrain_focalcodec.file_hash import sha256_of
+from speechbrain_focalcodec.utils.files import sha256_of
 
 __all__ = ["MANIFEST", "check_manifest", "write_manifest"]
 

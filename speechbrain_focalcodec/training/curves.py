@@ -19,13 +19,13 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from speechbrain_focalcodec.atomic import atomic_path
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.training.run_log import (
     KEYS,
     METRICS_FILE,
     read_metrics,
 )
+from speechbrain_focalcodec.utils.files import atomic_path
 
 __all__ = ["Curves", "draw_curves", "plot_curves", "read_curves", "read_runs"]
 

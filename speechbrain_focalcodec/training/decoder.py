@@ -13,7 +13,7 @@ import speechbrain as sb
 import torch
 from torch.nn import functional as F
 
-from speechbrain_focalcodec.audio import resample, resampled_length
+from speechbrain_focalcodec.audio.files import resample, resampled_length
 from speechbrain_focalcodec.data.chunks import entry_span
 from speechbrain_focalcodec.data.reader import RandomSegment
 from speechbrain_focalcodec.errors import ConfigError, DataError

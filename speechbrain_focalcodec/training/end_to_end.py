@@ -11,7 +11,7 @@ from typing import Any
 import speechbrain as sb
 import torch
 
-from speechbrain_focalcodec.audio import resample, resampled_length
+from speechbrain_focalcodec.audio.files import resample, resampled_length
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.decoder import DecoderBrain
 from speechbrain_focalcodec.training.quantizer import QuantizerBrain

@@ -18,8 +18,8 @@ from pydantic import (
 )
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_focalcodec.corpus.report import ProgressBar, Report
 from speechbrain_focalcodec.errors import ConfigError, DataError
+from speechbrain_focalcodec.jobs.report import ProgressBar, Report
 from speechbrain_focalcodec.metrics.base import Metric
 from speechbrain_focalcodec.metrics.harness import evaluate_codec, speakers_of
 from speechbrain_focalcodec.metrics.plan import (

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from speechbrain_focalcodec.atomic import atomic_path
 from speechbrain_focalcodec.checkpoint import Weights, load_state
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.config import CodecConfig
@@ -23,6 +22,7 @@ from speechbrain_focalcodec.training.sources import (
     load_parts,
 )
 from speechbrain_focalcodec.training.teacher import load_frozen_encoder
+from speechbrain_focalcodec.utils.files import atomic_path
 
 __all__ = ["export_runs"]
 
@@ -48,7 +48,7 @@ def export_runs(
         decoder.
     encoder : str or Path, optional
         Where an encoder's weights come from that no run has, see
-        :func:`~speechbrain_focalcodec.wavlm_import.load_encoder`; needed for
+        `wavlm_import.load_encoder`; needed for
         an offline WavLM.
     dtype : torch.dtype
         Precision of the stored weights; float16 halves the file.

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from speechbrain_focalcodec.extras import import_torchaudio
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.distributed import (
     mean_over_processes,
     norm_over_processes,
 )
+from speechbrain_focalcodec.utils.extras import import_torchaudio
 
 __all__ = [
     "CentredLogMel",

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML, YAMLError
 
 from speechbrain_focalcodec.config import parse_model
 from speechbrain_focalcodec.errors import CheckpointError, ConfigError
-from speechbrain_focalcodec.part_configs import PART_CONFIGS
+from speechbrain_focalcodec.modules.part_configs import PART_CONFIGS
 from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
 
 __all__ = ["FILES", "best_checkpoint", "read_options"]

@@ -30,7 +30,6 @@ from speechbrain.utils.checkpoints import CKPT_PREFIX
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import TqdmCompatibleStreamHandler
 
-from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.errors import (
     ConfigError,
     FocalCodecError,
@@ -41,6 +40,7 @@ from speechbrain_focalcodec.training.yamls import (
     parse_overrides,
     resolve_yaml,
 )
+from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = ["refuse_another_model", "run_recipe"]
 

@@ -23,10 +23,10 @@ import torch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.training.averages import Averages
 from speechbrain_focalcodec.training.trackers import Tracker, make_trackers
+from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = ["METRICS_FILE", "RunLog", "gradient_norm", "read_metrics"]
 

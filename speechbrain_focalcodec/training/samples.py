@@ -5,10 +5,13 @@ from typing import Any
 
 import torch
 
-from speechbrain_focalcodec.audio import write_audio
+from speechbrain_focalcodec.audio.files import write_audio
 from speechbrain_focalcodec.codec import FocalCodec
-from speechbrain_focalcodec.plotting import plot_features, plot_spectrograms
 from speechbrain_focalcodec.training.run_log import RunLog
+from speechbrain_focalcodec.utils.plotting import (
+    plot_features,
+    plot_spectrograms,
+)
 
 __all__ = ["Samples"]
 

@@ -27,7 +27,7 @@ from speechbrain_focalcodec.config import (
 )
 from speechbrain_focalcodec.errors import CheckpointError
 from speechbrain_focalcodec.hub import RELEASES, is_repository
-from speechbrain_focalcodec.part_configs import VERSIONS
+from speechbrain_focalcodec.modules.part_configs import VERSIONS
 from speechbrain_focalcodec.training.checkpointing import (
     RANK,
     AtomicCheckpointer,

@@ -18,7 +18,7 @@ from speechbrain_focalcodec.training.sources import (
     is_run,
     load_parts,
 )
-from speechbrain_focalcodec.wavlm_import import load_encoder
+from speechbrain_focalcodec.training.wavlm_import import load_encoder
 
 __all__ = [
     "LayerOutputs",
@@ -62,7 +62,7 @@ def full_context_codec(
     source : str or Path
         Where the teacher's weights come from: an offline codec, or a WavLM in
         the layout of `transformers`; see
-        :func:`~speechbrain_focalcodec.wavlm_import.load_encoder`.
+        `wavlm_import.load_encoder`.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def load_frozen_encoder(codec: FocalCodec, source: str | Path | None) -> None:
         Receives it.
     source : str or Path
         The output folder of an encoder's training, or what
-        :func:`~speechbrain_focalcodec.wavlm_import.load_encoder` takes.
+        `wavlm_import.load_encoder` takes.
 
     Raises
     ------

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from speechbrain_focalcodec.atomic import atomic_write_text
 from speechbrain_focalcodec.errors import ConfigError
-from speechbrain_focalcodec.extras import import_extra
+from speechbrain_focalcodec.utils.extras import import_extra
+from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = [
     "TensorBoardTracker",

@@ -6,8 +6,8 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from speechbrain_focalcodec.audio import AUDIO_SUFFIXES
-from speechbrain_focalcodec.audio_tree import audio_tree
+from speechbrain_focalcodec.audio.files import AUDIO_SUFFIXES
+from speechbrain_focalcodec.audio.tree import audio_tree
 from speechbrain_focalcodec.corpus.sources.item import Item
 from speechbrain_focalcodec.corpus.sources.layouts import LAYOUTS, An4, Layout
 from speechbrain_focalcodec.corpus.sources.source import Source
@@ -21,7 +21,7 @@ class FolderSource(Source):
     """Every audio file below a folder.
 
     What counts is what
-    :func:`~speechbrain_focalcodec.audio.find_audio_files` finds: known
+    :func:`~speechbrain_focalcodec.audio.files.find_audio_files` finds: known
     suffixes; no hidden files, hidden folders or linked folders. The id of a
     file is its path below the folder without suffix.
 

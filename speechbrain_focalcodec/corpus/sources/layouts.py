@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from speechbrain_focalcodec.data import librispeech, libritts
+from speechbrain_focalcodec.corpus.sources.transcripts import (
+    read_librispeech,
+    read_libritts,
+)
 
 __all__ = ["LAYOUTS", "An4", "Chapter", "Layout"]
 
@@ -168,12 +171,12 @@ LAYOUTS: tuple[Layout | An4, ...] = (
         "librispeech",
         "-",
         re.compile(r"[0-9]{4,}"),
-        librispeech.read_transcripts,
+        read_librispeech,
     ),
     Layout(
         "libritts",
         "_",
         re.compile(r"[0-9]{6,}_[0-9]{6,}"),
-        libritts.read_transcripts,
+        read_libritts,
     ),
 )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from speechbrain_focalcodec.audio import AUDIO_SUFFIXES
+from speechbrain_focalcodec.audio.files import AUDIO_SUFFIXES
 from speechbrain_focalcodec.corpus.sources.file_list import ListSource
 from speechbrain_focalcodec.corpus.sources.folder import FolderSource
 from speechbrain_focalcodec.corpus.sources.kaldi import KaldiSource

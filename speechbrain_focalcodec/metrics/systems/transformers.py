@@ -9,9 +9,9 @@ import torch
 
 from speechbrain_focalcodec.checkpoint import fingerprint_of
 from speechbrain_focalcodec.errors import CheckpointError
-from speechbrain_focalcodec.extras import import_extra
 from speechbrain_focalcodec.hub import is_repository
 from speechbrain_focalcodec.metrics.systems.base import System
+from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["Dac", "Encodec", "Mimi", "TransformersSystem"]
 

@@ -1,0 +1,97 @@
+"""The model that a command's options name."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from speechbrain_focalcodec.long_audio.windows import CONTEXT, WINDOW
+
+if TYPE_CHECKING:
+    from speechbrain_focalcodec.inference import PretrainedFocalCodec
+
+__all__ = ["load_model"]
+
+
+def load_model(
+    model: str | None,
+    device: str | None,
+    precision: str | None = None,
+    window: float = WINDOW,
+    context: float = CONTEXT,
+    batch_size: int = 1,
+    channel: int | None = None,
+    strict: bool = False,
+) -> "PretrainedFocalCodec":
+    """Load the model that the options name, set as they say.
+
+    Arguments
+    ---------
+    model : str, optional
+        A bundled model's name, a local folder or a hub repository; the
+        bundled model by default.
+    device : str, optional
+        Such as ``cpu`` or ``cuda:0``; a GPU when there is one by default.
+    precision : str, optional
+        ``bf16`` or ``int8``; exact by default.
+    window : float
+        Length of a window (s).
+    context : float
+        What windows see of their neighbours when encoding (s).
+    batch_size : int
+        Windows at once.
+    channel : int, optional
+        The channel of audio files to read; the mean of all by default.
+    strict : bool
+        Whether to raise an error in place of a warning.
+
+    Returns
+    -------
+    PretrainedFocalCodec
+        The model on that device.
+
+    Raises
+    ------
+    typer.BadParameter
+        If there is no such device here, or an option does not fit.
+    FocalCodecError
+        If the model cannot be loaded.
+
+    Example
+    -------
+    >>> load_model("tests/parity/offline_50hz", "cpu").codec.causal
+    False
+    """
+    import torch
+
+    from speechbrain_focalcodec.acceleration import accelerate
+    from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
+    from speechbrain_focalcodec.inference import PretrainedFocalCodec
+    from speechbrain_focalcodec.long_audio.engine import check_windows
+
+    if device is not None:
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise typer.BadParameter(
+                f"{device}: cannot be used here ({reason}); try cpu",
+                param_hint="--device",
+            ) from error
+    interface = PretrainedFocalCodec.from_pretrained(
+        DEFAULT_MODEL if model is None else model,
+        run_opts={} if device is None else {"device": device},
+    )
+    codec = interface.codec
+    if batch_size < 1:
+        raise typer.BadParameter(
+            "must be at least 1", param_hint="--batch-size"
+        )
+    interface.window, interface.context = window, context
+    interface.batch_size = batch_size
+    interface.channel, interface.strict = channel, strict
+    try:
+        accelerate(codec, precision)  # type: ignore[arg-type]
+        check_windows(codec, window, context)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return interface

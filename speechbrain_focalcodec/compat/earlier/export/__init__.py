@@ -1,0 +1,1 @@
+"""Moved to :mod:`speechbrain_focalcodec.onnx`."""

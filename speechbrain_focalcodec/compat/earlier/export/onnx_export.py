@@ -1,0 +1,3 @@
+"""Moved to :mod:`speechbrain_focalcodec.onnx.export`."""
+
+from speechbrain_focalcodec.onnx.export import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""Moved to :mod:`speechbrain_focalcodec.onnx.sessions`."""
+
+from speechbrain_focalcodec.onnx.sessions import *  # noqa: F403

@@ -1,1 +1,0 @@
-"""Models in formats that other programs run."""

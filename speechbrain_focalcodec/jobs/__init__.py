@@ -1,0 +1,1 @@
+"""Long jobs over many files: reading ahead, batching, progress, sharing."""

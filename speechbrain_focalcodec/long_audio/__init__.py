@@ -1,0 +1,1 @@
+"""Encoding and decoding audio of any length in bounded memory."""

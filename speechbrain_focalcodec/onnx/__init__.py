@@ -1,0 +1,1 @@
+"""ONNX: exported models, and running them without torch."""

@@ -1,0 +1,1 @@
+"""Token files: what they hold and their two formats, .focal and .npz."""

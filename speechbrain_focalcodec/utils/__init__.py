@@ -1,0 +1,1 @@
+"""Files, lengths, optional packages and plots: used by all rooms above."""

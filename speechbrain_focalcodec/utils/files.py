@@ -1,0 +1,200 @@
+"""Files: atomic writes, bounded reads, hashes."""
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = [
+    "atomic_path",
+    "atomic_write_text",
+    "open_file",
+    "read_file",
+    "sha256_of",
+]
+
+_BLOCK = 2**20  # bytes hashed at once
+_MAX_NAME = 255  # bytes
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary sibling of `path` that replaces it on success.
+
+    The temporary file has the suffix of `path`, unless that is very long
+    (libraries choose formats by it). It is flushed to disk and moved over
+    `path` when the block ends; when the block raises, it is removed and
+    `path` is left as it was.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file to write. Its folder is made when it is missing.
+
+    Yields
+    ------
+    Path
+        The temporary file to write to; it exists and is empty.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written, or its name is too long.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> with atomic_path(folder / "notes.txt") as temporary:
+    ...     _ = temporary.write_text("whole or not at all")
+    >>> [item.name for item in folder.iterdir()]
+    ['notes.txt']
+    """
+    path = Path(path)
+    if len(os.fsencode(path.name)) > _MAX_NAME:
+        number = errno.ENAMETOOLONG
+        raise OSError(number, os.strerror(number), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A part of the name, so that the temporary one is not too long.
+    handle, name = tempfile.mkstemp(
+        prefix=f".{path.stem[:20]}.",
+        suffix=path.suffix if len(path.suffix) < 20 else "",
+        dir=path.parent,
+    )
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        # mkstemp makes private files; give what a plain open() would.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            # The system's message may name no file.
+            reason = "the disk is full; free some space and try again"
+            raise OSError(errno.ENOSPC, reason, str(path)) from error
+        raise
+
+
+def atomic_write_text(path: str | Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, whole or not at all.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file to write.
+    text : str
+        Its new content.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.txt"
+    >>> atomic_write_text(path, "text")
+    >>> path.read_text(encoding="utf-8")
+    'text'
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a regular file. A FIFO or a device could block or have no end.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    file object
+        To read bytes from.
+
+    Raises
+    ------
+    OSError
+        If it is missing, or no regular file.
+
+    Example
+    -------
+    >>> open_file(os.devnull)
+    Traceback (most recent call last):
+    ...
+    OSError: not a regular file
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError("not a regular file")
+    return open(path, "rb")
+
+
+def read_file(path: str | Path, most: int) -> bytes:
+    """Read a whole file, unless it is too large.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    most : int
+        Bytes that it may have.
+
+    Returns
+    -------
+    bytes
+        Its content.
+
+    Raises
+    ------
+    OSError
+        If it is missing, too large or no regular file.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a"
+    >>> _ = path.write_bytes(b"abc")
+    >>> read_file(path, 3)
+    b'abc'
+    >>> read_file(path, 2)
+    Traceback (most recent call last):
+    ...
+    OSError: larger than any such file is (2 bytes)
+    """
+    with open_file(path) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise OSError(f"larger than any such file is ({most} bytes)")
+    return content
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    str
+        64 digits.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a"
+    >>> _ = path.write_bytes(b"")
+    >>> sha256_of(path)[:8]
+    'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    with open_file(path) as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
