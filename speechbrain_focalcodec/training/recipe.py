@@ -49,7 +49,7 @@ HYPERPARAMS_FILE = "hyperparams.yaml"
 DEBUG_SUFFIX = "_debug"
 # Keys that say what a checkpoint's weights mean; not all show in their shapes.
 MODEL_KEYS = {
-    *("brain", "encoder_source", "modules", "sample_rate", "input"),
+    *("trains", "encoder_source", "modules", "sample_rate", "input"),
     *("codec_source", "embedding", "front_end", "network", "label"),
     *("language_model", "tokenizer_kind", "tokenizer_size", "voices"),
 }
@@ -164,11 +164,13 @@ class Experiment:
                 for key, change in changed_keys(before, tree).items()
                 if key.partition(".")[0] not in NOT_COMPARED
             }
+            # An earlier version's YAML may lack a key.
+            compared = MODEL_KEYS & before.keys() & tree.keys()
             self._refuse(
                 {
                     key: change
                     for key, change in self._changed.items()
-                    if key.partition(".")[0] in MODEL_KEYS
+                    if key.partition(".")[0] in compared
                 }
             )
         return path, run_opts, overrides
