@@ -149,7 +149,7 @@ def test_a_run_says_what_it_has_and_what_comes_next(finished):
         ({"num_valid": 2}, "num_valid=2 would hold utterances out"),
         ({"model": None}, "(compressor_config.hidden_dims: [32, "),
         ({"encoder_source": "null"}, "encoder_source: tests/parity/offl"),
-        ({"lr_schedule": "!new:dict {a: 1}"}, "would lose !new:dict; write"),
+        ({"lr_schedule": "!new:dict {a: 1}"}, "would lose !new:dict: write"),
         ({"num_valid": "{a: 1}"}, "--num_valid: is no table"),
         ({"modules": "{head: 3}"}, "(modules.head: nothing -> 3): give the"),
     ],

@@ -438,8 +438,8 @@ def _check_kind(key: str, old: Any, new: Any) -> None:
     if isinstance(new, dict):
         if _tag(new):
             raise ConfigError(
-                f"--{key}: HyperPyYAML would lose {_tag(new)}; write it into "
-                f"a YAML, and give --{key}='!include:FILE'"
+                f"--{key}: HyperPyYAML would lose {_tag(new)}: write the table "
+                "into a YAML of its own, and give '!include:FILE' in its place"
             )
         if not isinstance(old, dict):
             raise ConfigError(f"--{key}: is no table in the YAML")
