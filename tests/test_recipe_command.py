@@ -349,7 +349,11 @@ def test_what_differs_between_two_yamls():
         ("a: !PLACEHOLDER", [], "bad.yaml: add --a=... to the command"),
         ("key: 1", ["--other=1"], "has no 'other' to set; its keys: key"),
         ("a: !include:none.yaml", [], "bad.yaml: .*none.yaml"),
-        ("key: 1", ["--key=2", "--key=3"], "gives --key twice"),
+        (
+            "key: 1",
+            ["--key=2", "--key=3"],
+            "--key=3 is no YAML: found duplicate key",
+        ),
     ],
 )
 def test_yamls_that_are_wrong(tmp_path, capsys, text, options, message):

@@ -15,7 +15,6 @@ import json
 import logging
 import logging.handlers
 import os
-import re
 import shutil
 import signal
 import sys
@@ -29,7 +28,7 @@ import speechbrain as sb
 import torch
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML, YAMLError
-from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError
 from speechbrain.core import DEFAULT_LOG_CONFIG
 from speechbrain.utils.checkpoints import CKPT_PREFIX
 from speechbrain.utils.distributed import run_on_main
@@ -154,7 +153,7 @@ class Experiment:
         self._folder = Path(tree["output_folder"])
         self._save_folder = Path(tree["save_folder"])
         old = self._folder / HYPERPARAMS_FILE
-        if old.is_file() and self._resumes():
+        if old.is_file() and self._checkpoints():
             try:
                 before = YAML().load(old.read_text(encoding="utf-8"))
             except YAMLError as error:
@@ -193,7 +192,7 @@ class Experiment:
             If the folder holds a run of another codec.
         """
         old = self._folder / CONFIG_FILE
-        if old.is_file() and self._resumes():
+        if old.is_file() and self._checkpoints():
             config = CodecConfig.parse(json.loads(old.read_text()))
             self._refuse(
                 changed_keys(config.to_dict(), brain.codec.config.to_dict())
@@ -237,12 +236,8 @@ class Experiment:
         )
 
     def _checkpoints(self) -> list[Path]:
-        if self._save_folder is None:
-            return []
-        return sorted(self._save_folder.glob(f"{CKPT_PREFIX}*"))
-
-    def _resumes(self) -> bool:
-        return bool(self._checkpoints())
+        folder = self._save_folder
+        return sorted(folder.glob(f"{CKPT_PREFIX}*")) if folder else []
 
     def _refuse(self, changed: dict[str, str]) -> None:
         if changed:
@@ -388,23 +383,15 @@ def _parse_options(arguments: Sequence[str]) -> tuple[str, Any, str]:
 def _parse_overrides(text: str) -> dict[str, Any]:
     try:
         overrides = YAML().load(text or "{}") or {}
-    except DuplicateKeyError as error:
-        names = re.findall(r'duplicate key "([^"]+)"', str(error))
-        raise ConfigError(
-            f"the command line gives --{' '.join(names)} twice (duplicate key)"
-        ) from error
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+    except MarkedYAMLError as error:
         lines = text.splitlines()
-        line = lines[min(mark.line, len(lines) - 1)] if mark else text
-        option = line.replace(": ", "=", 1)
-        reason = getattr(error, "problem", None) or error
-        raise ConfigError(f"--{option} is no YAML: {reason}") from error
-    if not isinstance(overrides, dict):
+        option = lines[min(error.problem_mark.line, len(lines) - 1)]
+        option = option.replace(": ", "=", 1)
         raise ConfigError(
-            f"the command line's options: {text!r:.80} sets no key; give "
-            "--KEY=VALUE"
-        )
+            f"--{option} is no YAML: {error.problem.splitlines()[0]}"
+        ) from error
+    if not isinstance(overrides, dict):
+        raise ConfigError(f"{text!r:.80} sets no key; give --KEY=VALUE")
     return overrides
 
 
