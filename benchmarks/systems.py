@@ -289,7 +289,9 @@ def build_full() -> FocalCodec:
         142 M parameters, the same at each call.
     """
     torch.manual_seed(0)
-    return FocalCodec({}, name="focalcodec_50hz, random weights").eval()
+    return FocalCodec.from_config(
+        {}, name="focalcodec_50hz, random weights"
+    ).eval()
 
 
 def build_mini() -> FocalCodec:
@@ -326,7 +328,7 @@ def build_full_causal() -> FocalCodec:
         "decoder_name": "WaveNeXt",
     }
     name = "focalcodec_50hz_4k_causal, random weights"
-    return FocalCodec(config, name=name).eval()
+    return FocalCodec.from_config(config, name=name).eval()
 
 
 def build_mini_causal() -> FocalCodec:

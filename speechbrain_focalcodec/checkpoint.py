@@ -35,7 +35,8 @@ from speechbrain_focalcodec.errors import (
     ConfigError,
     abridge,
 )
-from speechbrain_focalcodec.modules.part_configs import PART_CONFIGS, VERSIONS
+from speechbrain_focalcodec.modules.part_configs import VERSIONS
+from speechbrain_focalcodec.parts import ROLES
 from speechbrain_focalcodec.utils.files import atomic_path
 
 if TYPE_CHECKING:
@@ -316,7 +317,8 @@ def load_codec(
     ConfigError, CheckpointError
         See :meth:`FocalCodec.from_pretrained`.
     """
-    codec = cls(match_config(cls, files), name=files.name, parts=parts)
+    config = match_config(cls, files)
+    codec: Any = cls.from_config(config, files.name, parts)
     load_weights(codec, files.weights)
     codec.weights_file = files.weights
     return codec
@@ -375,7 +377,7 @@ def match_config(
     for config in configs:
         # A small file may claim a huge model: nothing is allocated here.
         with MetaWeights():
-            outlines.append(cls(config))
+            outlines.append(cls.from_config(config))
         if not _misfits(outlines[-1], shapes):
             return config
     parts = {name.partition(".")[0] for name in _misfits(outlines[0], shapes)}
@@ -451,7 +453,7 @@ def save_codec(codec: "FocalCodec", folder: str | Path) -> None:
         Made when missing. An interrupted call leaves what was there, or a
         folder without `config.json`; never a mixture of two models.
     """
-    for part in PART_CONFIGS:
+    for part in ROLES:
         getattr(codec, part)  # an error if it was loaded without
     config = codec.config.to_dict()
     with writing_model(Path(folder), config, codec.state_dict()):
@@ -617,7 +619,7 @@ def load_weights(codec: "FocalCodec", path: str | Path) -> None:
         another shape; the message names it.
     """
     # What belongs to no part is an error unless only some parts are wanted.
-    parts = codec.parts if len(codec.parts) < len(PART_CONFIGS) else None
+    parts = codec.parts if len(codec.parts) < len(ROLES) else None
     weights = read_weights(path, parts=parts)
     load_state(codec, upgrade_names(weights, path), path)
 
@@ -640,7 +642,7 @@ def absent_weights(codec: "FocalCodec") -> Weights:
     CheckpointError
         If it was loaded from no file, or that cannot be read.
     """
-    absent = [part for part in PART_CONFIGS if part not in codec.parts]
+    absent = [part for part in ROLES if part not in codec.parts]
     path = codec.weights_file
     if path is None:
         raise CheckpointError(
@@ -648,7 +650,7 @@ def absent_weights(codec: "FocalCodec") -> Weights:
             "fingerprint"
         )
     with MetaWeights():
-        expected = type(codec)(codec.config).state_dict()
+        expected = type(codec).from_config(codec.config).state_dict()
     weights = read_weights(path, parts=absent)
     return {
         name: value.to(expected[name].dtype)

@@ -314,7 +314,7 @@ def test_the_old_format_is_saved_in_the_new_one(tmp_path):
 
 def test_weights_are_loaded_into_a_codec_that_is_there():
     path = PARITY / "v001_50hz"
-    codec = FocalCodec(json.loads((path / CONFIG).read_text()))
+    codec = FocalCodec.from_config(json.loads((path / CONFIG).read_text()))
     checkpoint.load_weights(codec, path / WEIGHTS)
     assert codec.fingerprint == FocalCodec.from_pretrained(path).fingerprint
 

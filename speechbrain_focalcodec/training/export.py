@@ -79,7 +79,7 @@ def export_runs(
         )
     sources = find_sources(runs)
     config = _joint_config(sources, encoder)
-    codec = FocalCodec(config, name=Path(out).name)
+    codec = FocalCodec.from_config(config, Path(out).name)
     has_encoder = any(source.has("encoder") for source in sources)
     if not has_encoder and next(codec.encoder.parameters(), None) is not None:
         if encoder is None:

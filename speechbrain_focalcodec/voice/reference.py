@@ -21,11 +21,11 @@ import torch
 
 from speechbrain_focalcodec.audio.gate import check_sig
 from speechbrain_focalcodec.errors import VoiceError
-from speechbrain_focalcodec.long_audio import engine as windowed
-from speechbrain_focalcodec.long_audio.schedule import Convert
+from speechbrain_focalcodec.long_audio import engine
 from speechbrain_focalcodec.long_audio.spool import Spool
 from speechbrain_focalcodec.long_audio.windows import CONTEXT, WINDOW
 from speechbrain_focalcodec.modules.masking import check_lengths, length_mask
+from speechbrain_focalcodec.stages import Convert
 from speechbrain_focalcodec.voice.file import (
     MAX_FRAMES,
     Facts,
@@ -174,13 +174,13 @@ class VoiceReference:
                 )
 
         if not continuous:
-            toks = read_with(windowed.encode_stream)
+            toks = read_with(engine.encode_stream)
             return cls.from_toks(
                 codec, toks, name, window=window, batch_size=batch_size
             )
         sigs = list(sigs)
-        num = sum(windowed.num_frames(codec, len(sig)) for sig in sigs)
-        feats = chain.from_iterable(read_with(windowed.feats_stream))
+        num = sum(engine.num_frames(codec, len(sig)) for sig in sigs)
+        feats = chain.from_iterable(read_with(engine.feats_stream))
         return cls.from_feats(codec, feats, name, num_frames=num)
 
     @classmethod
@@ -313,7 +313,7 @@ class VoiceReference:
         parts = (
             part
             for one in all_toks
-            for part in windowed.qfeats_stream(codec, one, window, batch_size)
+            for part in engine.qfeats_stream(codec, one, window, batch_size)
         )
         return cls.from_feats(codec, parts, name, num_frames=num)
 
