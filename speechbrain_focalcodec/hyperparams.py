@@ -22,7 +22,7 @@ from speechbrain.utils.parameter_transfer import Pretrainer
 from speechbrain_focalcodec.checkpoint import WEIGHTS_FILE
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import CheckpointError
-from speechbrain_focalcodec.parts import ROLES, UNUSED_OPTIONS
+from speechbrain_focalcodec.parts import ROLES
 from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = ["WeightsPretrainer", "own_savedir", "write_hyperparams"]
@@ -213,10 +213,9 @@ def write_hyperparams(folder: str | Path, codec: FocalCodec) -> Path:
     config, parts = codec.config.to_dict(), []
     for role in ROLES:
         cls = type(getattr(codec, role))
-        options = config[f"{role}_config"].items()
-        kept = {k: v for k, v in options if k not in UNUSED_OPTIONS}
+        options = _dump(config[f"{role}_config"])
         parts.append(
-            f"{role}: !new:{cls.__module__}.{cls.__qualname__}\n{_dump(kept)}"
+            f"{role}: !new:{cls.__module__}.{cls.__qualname__}\n{options}"
         )
     wiring = "".join(f"    {role}: !ref <{role}>\n" for role in ROLES)
     text = _HYPERPARAMS.format(

@@ -31,15 +31,12 @@ from speechbrain_focalcodec.modules.wavlm import WavLM
 __all__ = [
     "PARTS",
     "ROLES",
-    "UNUSED_OPTIONS",
     "Kind",
     "build_part",
     "name_of",
 ]
 
 ROLES = ("encoder", "compressor", "quantizer", "decompressor", "decoder")
-# Options of published configurations that no module needs.
-UNUSED_OPTIONS = {"max_cached_steps", "use_flex_attention"}
 
 
 @dataclass(frozen=True)
@@ -96,19 +93,18 @@ def build_part(role: str, name: str, config: PartConfig) -> Any:
     Raises
     ------
     ConfigError
-        If a class of the user's own cannot be imported.
+        If a class of the user's own cannot be imported, or is no part.
     """
     options = config.model_dump()
     given = config.model_dump(exclude_unset=True)
     if name in PARTS[role]:
-        kept = {k: v for k, v in options.items() if k not in UNUSED_OPTIONS}
-        part = PARTS[role][name].module(**kept)
+        part = PARTS[role][name].module(**options)
     else:
         cls: Any = locate(name)
-        if cls is None:
+        if not (isinstance(cls, type) and issubclass(cls, Part)):
             raise ConfigError(
-                f"{role}_name: {name} cannot be imported; add the folder of "
-                "its module to PYTHONPATH"
+                f"{role}_name: {name} is no subclass of {Part.__module__}.Part "
+                "that can be imported; is its folder on PYTHONPATH?"
             )
         part = cls(**options)
     part.options = given

@@ -15,7 +15,6 @@ from torch import nn
 
 from speechbrain_focalcodec.modules.causal import StreamState
 from speechbrain_focalcodec.modules.masking import zero_beyond
-from speechbrain_focalcodec.parts import UNUSED_OPTIONS
 from speechbrain_focalcodec.utils.lengths import absolute_lengths
 
 __all__ = ["Part", "TensorState"]
@@ -120,9 +119,7 @@ class Part(nn.Module):
         bound = inspect.signature(type(self)).bind(*args, **kwargs)
         bound.apply_defaults()
         config = bound.arguments
-        super().__init__(
-            **{k: v for k, v in config.items() if k not in UNUSED_OPTIONS}
-        )
+        super().__init__(**config)
         self.config = config
         # In a tuple: no part of the weights.
         self.traced: tuple[Any, ...] = ()

@@ -256,6 +256,8 @@ class WavLM(Encoder):
         Causal only: frames that attention sees.
     lookahead_size : int
         Causal only: a chunk is one frame and this many more.
+    max_cached_steps, use_flex_attention
+        Accepted for published configurations; they change no result here.
 
     Example
     -------
@@ -285,6 +287,8 @@ class WavLM(Encoder):
         causal: bool = False,
         window_size: int = 512,
         lookahead_size: int = 3,
+        max_cached_steps: int = 2048,
+        use_flex_attention: bool = False,
     ):
         super().__init__()
         self.causal = causal

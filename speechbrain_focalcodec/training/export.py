@@ -101,6 +101,8 @@ def export_runs(
     if extra is not None:
         with atomic_path(path) as temporary:
             save_file(extra, temporary)
+    if codec.config.own_parts:
+        return codec.float().eval()
     return FocalCodec.from_pretrained(out)
 
 
@@ -139,7 +141,7 @@ def _joint_config(
             told = _options_elsewhere(role, owners[role], sources, encoder)
         for key in (f"{role}_name", f"{role}_config"):
             config[key] = told[key]
-    return CodecConfig.parse(config)
+    return CodecConfig.parse(config, own_parts=True)
 
 
 def _options_elsewhere(

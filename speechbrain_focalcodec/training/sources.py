@@ -271,8 +271,9 @@ def _find_source(name: str | Path) -> Source:
         )
     path = folder / checkpoint.CONFIG_FILE
     data = as_saved_before(read_json(path))
-    config = CodecConfig.parse(data, path, VERSIONS[0]).model_dump()
-    return Source(str(name), best.path, config, is_run=True)
+    # A run is the user's own, and so may be its parts.
+    config = CodecConfig.parse(data, path, VERSIONS[0], own_parts=True)
+    return Source(str(name), best.path, config.model_dump(), is_run=True)
 
 
 def _upgrade(found: Any, name: str, path: Path) -> checkpoint.Weights:
