@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,11 +36,8 @@ from speechbrain_focalcodec.errors import (
     abridge,
 )
 from speechbrain_focalcodec.modules.part_configs import VERSIONS
-from speechbrain_focalcodec.parts import ROLES
+from speechbrain_focalcodec.parts import ROLES, build_part
 from speechbrain_focalcodec.utils.files import atomic_path
-
-if TYPE_CHECKING:
-    from speechbrain_focalcodec.codec import FocalCodec
 
 __all__ = [
     "BUNDLED_MODELS",
@@ -54,13 +51,12 @@ __all__ = [
     "find_model",
     "fingerprint_of",
     "join_qkv",
-    "load_codec",
     "load_state",
     "load_weights",
     "match_config",
+    "read_parts",
     "read_weights",
     "resolve_source",
-    "save_codec",
     "upgrade_names",
     "writing_model",
 ]
@@ -81,7 +77,6 @@ METADATA = {"format": "pt"}
 MISFITS = ("missing weight", "unexpected weight", "wrong shape", "wrong type")
 
 Weights = dict[str, torch.Tensor]
-C = TypeVar("C", bound="FocalCodec")
 
 
 def resolve_source(
@@ -293,40 +288,7 @@ def offline_message(name: str) -> str:
     return hub.offline_message(name, bundled_models())
 
 
-def load_codec(
-    cls: type[C], files: ModelFiles, parts: Sequence[str] | None = None
-) -> C:
-    """Build a codec from its files.
-
-    Arguments
-    ---------
-    cls : type
-        :class:`~speechbrain_focalcodec.codec.FocalCodec`.
-    files : ModelFiles
-        Of :func:`find_model`.
-    parts : sequence of str, optional
-        The parts to load; all by default.
-
-    Returns
-    -------
-    FocalCodec
-        With its weights.
-
-    Raises
-    ------
-    ConfigError, CheckpointError
-        See :meth:`FocalCodec.from_pretrained`.
-    """
-    config = match_config(cls, files)
-    codec: Any = cls.from_config(config, files.name, parts)
-    load_weights(codec, files.weights)
-    codec.weights_file = files.weights
-    return codec
-
-
-def match_config(
-    cls: type[C], files: ModelFiles, data: Any = None
-) -> CodecConfig:
+def match_config(files: ModelFiles, data: Any = None) -> CodecConfig:
     """Read a configuration, with defaults that fit its weights.
 
     What it leaves out has the default of one version of the published
@@ -334,8 +296,6 @@ def match_config(
 
     Arguments
     ---------
-    cls : type
-        :class:`~speechbrain_focalcodec.codec.FocalCodec`.
     files : ModelFiles
         Of :func:`find_model`.
     data : dict, optional
@@ -375,9 +335,7 @@ def match_config(
     )
     outlines = []
     for config in configs:
-        # A small file may claim a huge model: nothing is allocated here.
-        with MetaWeights():
-            outlines.append(cls.from_config(config))
+        outlines.append(_outline(config))
         if not _misfits(outlines[-1], shapes):
             return config
     parts = {name.partition(".")[0] for name in _misfits(outlines[0], shapes)}
@@ -390,6 +348,17 @@ def match_config(
         )
     check_state(outlines[0], shapes, files.weights)
     return configs[0]
+
+
+def _outline(config: CodecConfig) -> nn.Module:
+    """The parts without memory: a small file may claim a huge model."""
+    with MetaWeights():
+        return nn.ModuleDict(
+            {
+                role: build_part(role, config.name(role), config.part(role))
+                for role in ROLES
+            }
+        )
 
 
 def _saved_here(weights: Path) -> bool:
@@ -440,24 +409,6 @@ class MetaWeights(TorchFunctionMode):
         if func is torch.empty:
             kwargs["device"] = "meta"
         return func(*args, **kwargs)
-
-
-def save_codec(codec: "FocalCodec", folder: str | Path) -> None:
-    """Write a codec as a model folder in the v0.0.2 format.
-
-    Arguments
-    ---------
-    codec : FocalCodec
-        The model.
-    folder : str or Path
-        Made when missing. An interrupted call leaves what was there, or a
-        folder without `config.json`; never a mixture of two models.
-    """
-    for part in ROLES:
-        getattr(codec, part)  # an error if it was loaded without
-    config = codec.config.to_dict()
-    with writing_model(Path(folder), config, codec.state_dict()):
-        pass
 
 
 @contextmanager
@@ -602,7 +553,7 @@ def fingerprint_of(
     return digest.hexdigest()
 
 
-def load_weights(codec: "FocalCodec", path: str | Path) -> None:
+def load_weights(codec: Any, path: str | Path) -> None:
     """Load weights of either published format, strictly.
 
     Arguments
@@ -624,13 +575,19 @@ def load_weights(codec: "FocalCodec", path: str | Path) -> None:
     load_state(codec, upgrade_names(weights, path), path)
 
 
-def absent_weights(codec: "FocalCodec") -> Weights:
-    """Weights of the parts that a codec was loaded without.
+def read_parts(
+    config: CodecConfig, path: Path, parts: Sequence[str]
+) -> Weights:
+    """Read the weights of some parts of a codec.
 
     Arguments
     ---------
-    codec : FocalCodec
-        Has some of its parts.
+    config : CodecConfig
+        The codec's configuration.
+    path : Path
+        `model.safetensors`.
+    parts : sequence of str
+        Names of the parts.
 
     Returns
     -------
@@ -640,18 +597,10 @@ def absent_weights(codec: "FocalCodec") -> Weights:
     Raises
     ------
     CheckpointError
-        If it was loaded from no file, or that cannot be read.
+        If the file cannot be read.
     """
-    absent = [part for part in ROLES if part not in codec.parts]
-    path = codec.weights_file
-    if path is None:
-        raise CheckpointError(
-            f"{codec.name} was made without its {', '.join(absent)}: it has no "
-            "fingerprint"
-        )
-    with MetaWeights():
-        expected = type(codec).from_config(codec.config).state_dict()
-    weights = read_weights(path, parts=absent)
+    expected = _outline(config).state_dict()
+    weights = read_weights(path, parts=parts)
     return {
         name: value.to(expected[name].dtype)
         for name, value in upgrade_names(weights, path).items()

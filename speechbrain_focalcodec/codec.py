@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +12,6 @@ from speechbrain_focalcodec.config import CodecConfig
 from speechbrain_focalcodec.hub import HubOptions
 from speechbrain_focalcodec.long_audio import engine
 from speechbrain_focalcodec.long_audio.windows import CONTEXT, WINDOW
-from speechbrain_focalcodec.modules.derived import DerivedFromAll
 from speechbrain_focalcodec.modules.masking import check_lengths, zero_beyond
 from speechbrain_focalcodec.modules.part import Part
 from speechbrain_focalcodec.modules.part_configs import PartConfig
@@ -24,9 +23,7 @@ from speechbrain_focalcodec.stages import (
     check_floats,
     check_rank,
 )
-
-if TYPE_CHECKING:
-    from speechbrain_focalcodec.voice.reference import VoiceReference
+from speechbrain_focalcodec.voice.reference import VoiceReference
 
 __all__ = ["FocalCodec", "fit_length"]
 
@@ -84,10 +81,6 @@ class FocalCodec(Stages):
         if config is not None:
             parts = _build_parts(CodecConfig.parse(config), ROLES)
         super().__init__(**parts, name=name)
-        # Where the weights of absent parts are.
-        self.weights_file: Path | None = None
-        self._fingerprint: str | None = None
-        self._hashed = DerivedFromAll(_hash)
 
     # Loading and saving
 
@@ -204,7 +197,10 @@ class FocalCodec(Stages):
             "token": token,
         }
         files = checkpoint.find_model(source, revision, options)
-        codec = checkpoint.load_codec(cls, files, parts)
+        config = checkpoint.match_config(files)
+        codec = cls.from_config(config, files.name, parts)
+        checkpoint.load_weights(codec, files.weights)
+        codec.weights_file = files.weights
         return codec.to(device).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -235,24 +231,11 @@ class FocalCodec(Stages):
                 f"{self.name} was accelerated ({self.accelerated}), which "
                 "rounds its weights; save the model before that"
             )
-        checkpoint.save_codec(self, folder)
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) over configuration and weights: the model's identity.
-
-        Tokens mean something only to the model with the same fingerprint.
-        Acceleration does not change it. A model that was loaded without some
-        of its parts reads them for it.
-        """
-        if self._fingerprint is not None:
-            return self._fingerprint
-        # Hashing takes a second at full size: again only after a change.
-        return self._hashed(self)
-
-    def keep_fingerprint(self) -> None:
-        """Keep the present identity, whatever becomes of the weights."""
-        self._fingerprint = self.fingerprint
+        for role in ROLES:
+            getattr(self, role)  # an error if it is absent
+        config = self.config.to_dict()
+        with checkpoint.writing_model(Path(folder), config, self.state_dict()):
+            pass
 
     # The whole way, of any length
 
@@ -494,7 +477,7 @@ class FocalCodec(Stages):
     def convert_voice(
         self,
         sig: torch.Tensor,
-        reference: "VoiceReference",
+        reference: VoiceReference,
         lengths: torch.Tensor | None = None,
         *,
         k: int = 4,
@@ -602,14 +585,6 @@ def _build_parts(config: CodecConfig, wanted: Sequence[str]) -> dict[str, Any]:
         else config.part(role)
         for role in ROLES
     }
-
-
-def _hash(codec: FocalCodec) -> str:
-    """SHA-256 (hex) over configuration and weights."""
-    weights = codec.state_dict()
-    if len(codec.parts) < len(ROLES):
-        weights |= checkpoint.absent_weights(codec)
-    return checkpoint.fingerprint_of(codec.config.identity(), weights)
 
 
 def fit_length(sig: torch.Tensor, num_samples: int) -> torch.Tensor:

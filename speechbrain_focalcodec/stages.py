@@ -10,22 +10,29 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from speechbrain_focalcodec.audio.resampling import resampled_length
-from speechbrain_focalcodec.checkpoint import offline_message
+from speechbrain_focalcodec.checkpoint import (
+    fingerprint_of,
+    offline_message,
+    read_parts,
+)
 from speechbrain_focalcodec.config import CodecConfig, check_fit
 from speechbrain_focalcodec.errors import (
     AudioError,
+    CheckpointError,
     PartError,
     StreamError,
     TokenError,
 )
 from speechbrain_focalcodec.modules.bsq import to_sphere
 from speechbrain_focalcodec.modules.causal import StreamState, scope
+from speechbrain_focalcodec.modules.derived import DerivedFromAll
 from speechbrain_focalcodec.modules.masking import check_lengths, zero_beyond
 from speechbrain_focalcodec.modules.means import TimeMeans
 from speechbrain_focalcodec.modules.part import Part
@@ -151,6 +158,10 @@ class Stages(nn.Module):
                     "codec from a configuration"
                 )
         check_fit({role: self.facts(role) for role in ROLES})
+        # Where the weights of absent parts are.
+        self.weights_file: Path | None = None
+        self._fingerprint: str | None = None
+        self._hashed = DerivedFromAll(_hash)
         # What acceleration.accelerate changed, and what it leaves behind.
         self.accelerated: str | None = None
         self.autocast_dtype: torch.dtype | None = None
@@ -200,6 +211,23 @@ class Stages(nn.Module):
             data[f"{role}_name"] = name_of(role, part)
             data[f"{role}_config"] = options
         return CodecConfig.parse(data, self.name, VERSIONS[0], own_parts=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over configuration and weights: the model's identity.
+
+        Tokens mean something only to the model with the same fingerprint.
+        Acceleration does not change it. A model that was loaded without some
+        of its parts reads them for it.
+        """
+        if self._fingerprint is not None:
+            return self._fingerprint
+        # Hashing takes a second at full size: again only after a change.
+        return self._hashed(self)
+
+    def keep_fingerprint(self) -> None:
+        """Keep the present identity, whatever becomes of the weights."""
+        self._fingerprint = self.fingerprint
 
     @property
     def device(self) -> torch.device:
@@ -599,6 +627,20 @@ class Stages(nn.Module):
             return module(x, lengths, *options)
         with torch.autocast(x.device.type, self.autocast_dtype):
             return module(x, lengths, *options)
+
+
+def _hash(codec: Stages) -> str:
+    """SHA-256 (hex) over configuration and weights."""
+    weights, config = codec.state_dict(), codec.config
+    absent = [role for role in ROLES if role not in codec.parts]
+    if absent:
+        if codec.weights_file is None:
+            raise CheckpointError(
+                f"{codec.name} was made without its {', '.join(absent)}: it "
+                "has no fingerprint"
+            )
+        weights |= read_parts(config, codec.weights_file, absent)
+    return fingerprint_of(config.identity(), weights)
 
 
 def _pointwise(

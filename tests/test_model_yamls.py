@@ -9,7 +9,6 @@ import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 
-from speechbrain_focalcodec.checkpoint import save_codec
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.config import CodecConfig, read_config
 from speechbrain_focalcodec.hub import RELEASES
@@ -139,7 +138,7 @@ def test_a_release_has_the_options_of_the_schema(name):
 @each_release
 def test_a_release_is_written_with_the_published_keys(name, parity, tmp_path):
     codec = build(name, SMALL)
-    save_codec(codec, tmp_path)
+    codec.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     causal = PUBLISHED[name][3] is not None
     case = parity / ("causal_50hz" if causal else "offline_50hz")

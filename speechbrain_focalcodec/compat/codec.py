@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from speechbrain_focalcodec import checkpoint
-from speechbrain_focalcodec.codec import FocalCodec as MainCodec
 from speechbrain_focalcodec.compat.bsq import BinarySphericalQuantizer
 from speechbrain_focalcodec.compat.focalnet import FocalDecoder, FocalEncoder
 from speechbrain_focalcodec.compat.mel import LogMel
@@ -202,7 +201,7 @@ decoder_config : dict, optional
             parsed = CodecConfig.parse(data, files.config, version)
             model = cls(**parsed.model_dump())
         else:
-            parsed = checkpoint.match_config(MainCodec, files, data)
+            parsed = checkpoint.match_config(files, data)
             model = cls(**parsed.model_dump())
             weights = checkpoint.read_weights(files.weights)
             weights = checkpoint.upgrade_names(weights, files.weights)

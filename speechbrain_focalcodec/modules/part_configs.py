@@ -19,7 +19,7 @@ from speechbrain_focalcodec.audio.files import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 
 # Far beyond any model. They bound the number of modules and what inference
 # adds to the weights; weights themselves are compared with the file before
-# they are allocated, see checkpoint.load_codec.
+# they are allocated, see checkpoint.match_config.
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
 Count = Annotated[int, Field(ge=0, le=1 << 16)]
 Layers = Annotated[int, Field(ge=1, le=256)]

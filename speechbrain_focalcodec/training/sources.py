@@ -249,7 +249,7 @@ def _find_source(name: str | Path) -> Source:
                 "folder of a training, or a model"
             )
         files = checkpoint.find_model(str(name))
-        config = checkpoint.match_config(FocalCodec, files).model_dump()
+        config = checkpoint.match_config(files).model_dump()
         folder, file = files.weights.parent, files.weights.name
         return Source(str(name), folder, config, is_run=False, file=file)
     save, best = folder / SAVE_FOLDER, None
@@ -272,8 +272,8 @@ def _find_source(name: str | Path) -> Source:
     path = folder / checkpoint.CONFIG_FILE
     data = as_saved_before(read_json(path))
     # A run is the user's own, and so may be its parts.
-    config = CodecConfig.parse(data, path, VERSIONS[0], own_parts=True)
-    return Source(str(name), best.path, config.model_dump(), is_run=True)
+    parsed = CodecConfig.parse(data, path, VERSIONS[0], own_parts=True)
+    return Source(str(name), best.path, parsed.model_dump(), is_run=True)
 
 
 def _upgrade(found: Any, name: str, path: Path) -> checkpoint.Weights:
