@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from speechbrain_focalcodec.audio.gate import check_sig
-from speechbrain_focalcodec.checkpoint import offline_message
 from speechbrain_focalcodec.errors import StreamError
+from speechbrain_focalcodec.model_files import offline_message
 from speechbrain_focalcodec.modules.causal import StreamState
 from speechbrain_focalcodec.modules.ring import Ring
 
