@@ -6,7 +6,7 @@ Imports no torch: what runs an exported model needs none.
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -30,6 +30,7 @@ __all__ = [
     "OnnxStep",
     "check_external_data",
     "check_files",
+    "check_graph",
     "read_facts",
 ]
 
@@ -245,6 +246,63 @@ read: ...
             raise CheckpointError(
                 f"{path}: is not the file that {FACTS_FILE} names (SHA-256 "
                 f"{got[:12]}, not {wanted[:12]}); copy or export it again"
+            )
+
+
+def check_graph(
+    session: Any,
+    path: Path,
+    step: OnnxStep | None,
+    inputs: tuple[str, str],
+    outputs: tuple[str, str],
+) -> None:
+    """Compare a graph's inputs and outputs with `onnx.json`.
+
+    Arguments
+    ---------
+    session : onnxruntime.InferenceSession
+        The graph.
+    path : Path
+        File of the graph.
+    step : OnnxStep, optional
+        Facts of the graph in a causal model.
+    inputs, outputs : (str, str)
+        Names of the data and of its lengths.
+
+    Raises
+    ------
+    CheckpointError
+        If there are other inputs or outputs.
+    """
+    types = {"sig": "tensor(float)", "toks": "tensor(int64)"}
+    chunk = None if step is None else step.chunk_length
+    for what, ports, (data, lengths), size, mark in (
+        ("inputs", session.get_inputs(), inputs, chunk, ""),
+        ("outputs", session.get_outputs(), outputs, None, "_out"),
+    ):
+        wanted: list[tuple[str, str, list[int | None]]] = [
+            (data, types[data], [None, size]),
+            (lengths, "tensor(int64)", [None]),
+        ]
+        if step is not None:
+            wanted.append((f"seen{mark}", "tensor(int64)", [None]))
+            wanted += [
+                (f"state{mark}.{name}", "tensor(float)", [None, *shape])
+                for name, shape in step.state.items()
+            ]
+        fits = len(ports) == len(wanted) and all(
+            (port.name, port.type, len(port.shape)) == (name, kind, len(shape))
+            # What a graph leaves open has a name in place of a number.
+            and all(
+                number is None or not isinstance(size, int) or size == number
+                for size, number in zip(port.shape, shape, strict=True)
+            )
+            for port, (name, kind, shape) in zip(ports, wanted, strict=True)
+        )
+        if not fits:
+            raise CheckpointError(
+                f"{path}: has other {what} than {FACTS_FILE} tells of; export "
+                "the model again"
             )
 
 

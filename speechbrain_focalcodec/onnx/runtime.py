@@ -14,25 +14,26 @@ import numpy as np
 from speechbrain_focalcodec.errors import (
     AudioError,
     CheckpointError,
-    StreamError,
     TokenError,
 )
-from speechbrain_focalcodec.hub import offline_message
 from speechbrain_focalcodec.onnx.files import (
     DECODER_FILE,
     DECODER_STEP_FILE,
     ENCODER_FILE,
     ENCODER_STEP_FILE,
-    FACTS_FILE,
     OnnxStep,
     check_external_data,
     check_files,
+    check_graph,
     read_facts,
 )
 from speechbrain_focalcodec.onnx.sessions import (
     OnnxDirection,
-    check_pushed,
-    failing_clearly,
+    with_clear_errors,
+)
+from speechbrain_focalcodec.streaming.base import (
+    check_token_range,
+    check_token_type,
 )
 from speechbrain_focalcodec.utils.extras import import_extra
 
@@ -125,8 +126,8 @@ class OnnxFocalCodec:
         def load(
             name: str,
             step: OnnxStep | None,
-            given: tuple[str, str],
-            got: tuple[str, str],
+            inputs: tuple[str, str],
+            outputs: tuple[str, str],
         ) -> Any:
             path = folder / name
             check_external_data(path, self.facts)
@@ -139,7 +140,7 @@ class OnnxFocalCodec:
                 raise CheckpointError(
                     f"{path}: onnxruntime cannot load it: {error}"
                 ) from error
-            _check_graph(session, path, step, given, got)
+            check_graph(session, path, step, inputs, outputs)
             return session
 
         steps = self.facts.kind == "steps"
@@ -272,21 +273,14 @@ class OnnxFocalCodec:
         Returns
         -------
         OnnxDirection
-            Of chunks of `chunk_length` samples.
+            With chunks of `chunk_length` samples.
 
         Raises
         ------
         StreamError
             If the model is an offline one.
         """
-        if self.facts.encoder is None:
-            raise StreamError(offline_message(self.name))
-        return OnnxDirection(
-            self._encoder,
-            self.facts.encoder,
-            check_pushed,
-            (np.float32, np.int64),
-        )
+        return OnnxDirection(self, True, self._encoder, self.facts.encoder)
 
     def decoding(self) -> OnnxDirection:
         """From tokens to samples, chunk by chunk.
@@ -294,42 +288,16 @@ class OnnxFocalCodec:
         Returns
         -------
         OnnxDirection
-            Of chunks as long as those of the encoder.
+            With chunks as long as those of the encoder.
 
         Raises
         ------
         StreamError
             If the model is an offline one.
         """
-        if self.facts.decoder is None:
-            raise StreamError(offline_message(self.name))
+        return OnnxDirection(self, False, self._decoder, self.facts.decoder)
 
-        def check(toks: Any) -> np.ndarray:
-            toks = np.asarray(toks)
-            if toks.ndim != 1:
-                raise ValueError(
-                    f"toks: must be [N], but its shape is {list(toks.shape)}"
-                )
-            return self._check_toks(toks)
-
-        return OnnxDirection(
-            self._decoder, self.facts.decoder, check, (np.int64, np.float32)
-        )
-
-    def _check_toks(self, toks: np.ndarray) -> np.ndarray:
-        """Refuse tokens that this model does not have."""
-        if toks.dtype.kind not in "iu":
-            raise TokenError(f"toks must be integers, got {toks.dtype}")
-        low, high = int(toks.min(initial=0)), int(toks.max(initial=0))
-        if low < 0 or high >= self.codebook_size:
-            raise TokenError(
-                f"toks must lie in 0..{self.codebook_size - 1} for "
-                f"{self.name}, got {low}..{high}; were they made by another "
-                "model?"
-            )
-        return toks
-
-    # The whole way
+    # Whole utterances
 
     def encode(
         self, sig: np.ndarray, lengths: np.ndarray | None = None
@@ -365,8 +333,8 @@ class OnnxFocalCodec:
                 "divide int16 samples by 32768"
             )
         lengths = _check_lengths(lengths, sig, "lengths")
-        seen = np.arange(sig.shape[1]) < lengths[:, None]
-        sig = np.where(seen, sig, 0).astype(np.float32)
+        within = np.arange(sig.shape[1]) < lengths[:, None]
+        sig = np.where(within, sig, 0).astype(np.float32)
         if not np.isfinite(sig).all():
             raise AudioError(
                 "sig holds samples that are infinite or no numbers (NaN); "
@@ -410,12 +378,11 @@ class OnnxFocalCodec:
             If a shape is wrong.
         """
         toks = _check_array(toks, "toks", "[B, N]")
-        if toks.dtype.kind not in "iu":
-            raise TokenError(f"toks must be integers, got {toks.dtype}")
+        check_token_type(toks)
         lengths = _check_lengths(tok_lengths, toks, "tok_lengths")
-        seen = np.arange(toks.shape[1]) < lengths[:, None]
-        toks = np.where(seen, toks, toks.dtype.type(0))
-        toks = self._check_toks(toks).astype(np.int64)
+        within = np.arange(toks.shape[1]) < lengths[:, None]
+        toks = np.where(within, toks, 0).astype(np.int64)
+        check_token_range(toks, self)
 
         def count(num: int) -> int:
             return num * self.output_hop_length
@@ -482,7 +449,7 @@ class OnnxFocalCodec:
             feed = dict(
                 zip(names, (x[rows, :steps], lengths[rows]), strict=True)
             )
-            part, part_lengths = failing_clearly(session.run)(None, feed)
+            part, part_lengths = with_clear_errors(session.run)(None, feed)
             self._check_counts(part_lengths, counts[rows])
             if out is None:
                 shape = len(x), count(x.shape[1])
@@ -499,23 +466,15 @@ class OnnxFocalCodec:
         count: Callable[[int], int],
     ) -> tuple[np.ndarray, np.ndarray]:
         """A batch, chunk by chunk."""
-        # 8-bit activations have one scale for all that runs together.
+        # 8-bit activations share a scale within a batch.
         size = 1 if self.facts.weights == "int8" else MAX_STREAMS
         counts = np.array([count(int(n)) for n in lengths])
         shape = len(x), count(x.shape[1])
         out: np.ndarray = np.zeros(shape, direction.output_dtype)
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
-            whole, done = out[rows], np.zeros(len(out[rows]), np.int64)
-            for going, y, given in direction.run_all(x[rows], lengths[rows]):
-                # Only a last chunk gives less than another.
-                first = int(done[going].max())
-                for i, row in enumerate(going):
-                    part = y[i, : given[i]]
-                    room = whole[row, first : first + len(part)]
-                    room[:] = part[: len(room)]
-                done[going] += given
-            self._check_counts(done, counts[rows])
+            got = direction.run_all(x[rows], lengths[rows], out[rows])
+            self._check_counts(got, counts[rows])
         return out, counts
 
     def _check_counts(self, got: np.ndarray, wanted: np.ndarray) -> None:
@@ -524,49 +483,6 @@ class OnnxFocalCodec:
             raise CheckpointError(
                 f"{self.name}: the graph gives lengths {got.tolist()}, but "
                 f"onnx.json tells of {wanted.tolist()}; export the model again"
-            )
-
-
-def _check_graph(
-    session: Any,
-    path: Path,
-    step: OnnxStep | None,
-    given: tuple[str, str],
-    got: tuple[str, str],
-) -> None:
-    """Refuse a graph with other inputs or outputs than `onnx.json` tells of.
-
-    `given` and `got` are the names of the data and of its lengths.
-    """
-    types = {"sig": "tensor(float)", "toks": "tensor(int64)"}
-    chunk = None if step is None else step.chunk_length
-    for what, ports, (data, lengths), size, mark in (
-        ("inputs", session.get_inputs(), given, chunk, ""),
-        ("outputs", session.get_outputs(), got, None, "_out"),
-    ):
-        wanted: list[tuple[str, str, list[int | None]]] = [
-            (data, types[data], [None, size]),
-            (lengths, "tensor(int64)", [None]),
-        ]
-        if step is not None:
-            wanted.append((f"seen{mark}", "tensor(int64)", [None]))
-            wanted += [
-                (f"state{mark}.{name}", "tensor(float)", [None, *shape])
-                for name, shape in step.state.items()
-            ]
-        fits = len(ports) == len(wanted) and all(
-            (port.name, port.type, len(port.shape)) == (name, kind, len(shape))
-            # What a graph leaves open has a name in place of a number.
-            and all(
-                number is None or not isinstance(size, int) or size == number
-                for size, number in zip(port.shape, shape, strict=True)
-            )
-            for port, (name, kind, shape) in zip(ports, wanted, strict=True)
-        )
-        if not fits:
-            raise CheckpointError(
-                f"{path}: has other {what} than {FACTS_FILE} tells of; export "
-                "the model again"
             )
 
 

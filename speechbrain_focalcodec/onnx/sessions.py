@@ -1,23 +1,19 @@
-"""Live audio on onnxruntime: chunk by chunk, and no PyTorch.
+"""Live audio on onnxruntime: the sessions of streaming, with NumPy arrays.
 
-What :mod:`speechbrain_focalcodec.streaming.sessions` does for a causal
-:class:`~speechbrain_focalcodec.codec.FocalCodec`, for a causal model that
-``focalcodec export-onnx`` wrote, with NumPy arrays. All that comes out of a
-session, put together, is what `OnnxFocalCodec` gives for the whole.
+They run a causal model that ``focalcodec export-onnx`` wrote, and need no
+torch. The outputs of a session, concatenated, equal the output of
+`OnnxFocalCodec` bit for bit.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechbrain_focalcodec.errors import (
-    AudioError,
-    CheckpointError,
-    StreamError,
-)
+from speechbrain_focalcodec.errors import CheckpointError, StreamError, abridge
+from speechbrain_focalcodec.hub import offline_message
 from speechbrain_focalcodec.onnx.files import OnnxStep
+from speechbrain_focalcodec.streaming.base import Direction, OneWay, RoundTrip
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.onnx.runtime import OnnxFocalCodec
@@ -32,177 +28,205 @@ __all__ = [
 Arrays = dict[str, np.ndarray]
 
 
-class OnnxDirection:
-    """One way through an exported causal model: encoding or decoding.
+class OnnxDirection(Direction[np.ndarray]):
+    """Encoding or decoding with an exported causal model.
+
+    A state is a list of OrtValue: `seen`, then the tensors that
+    `OnnxStep.state` names.
 
     Arguments
     ---------
+    codec : OnnxFocalCodec
+        A causal model.
+    encodes : bool
+        True: samples to tokens. False: tokens to samples.
     session : onnxruntime.InferenceSession
-        Of a step.
-    facts : OnnxStep
-        What it takes and keeps.
-    check : callable
-        From what a caller gave to an array [T], or an error.
-    dtypes : tuple of np.dtype
-        Of the input and of the output.
+        Runs the step graph of this direction.
+    facts : OnnxStep, optional
+        Facts of that graph; None in an offline model.
+
+    Raises
+    ------
+    StreamError
+        If the model is an offline one.
     """
 
     def __init__(
         self,
+        codec: "OnnxFocalCodec",
+        encodes: bool,
         session: Any,
-        facts: OnnxStep,
-        check: Callable[[Any], np.ndarray],
-        dtypes: tuple[type, type],
+        facts: OnnxStep | None,
     ):
+        if facts is None:
+            raise StreamError(offline_message(codec.name))
         # Not at the top: the extra may be missing.
         from onnxruntime import OrtValue
 
+        super().__init__(codec, encodes, facts.chunk_length, facts.chunk_length)
+        self.dtype: type = np.float32 if encodes else np.int64
+        self.output_dtype: type = np.int64 if encodes else np.float32
         self._value = OrtValue.ortvalue_from_numpy
-        self.session = session
-        self.facts = facts
-        self.chunk_length = facts.chunk_length
-        self.check = check
-        self.dtype, self.output_dtype = dtypes
+        self._shapes: dict[str, list[int]] = {
+            "seen": [],
+            **{f"state.{name}": shape for name, shape in facts.state.items()},
+        }
         self._inputs = [item.name for item in session.get_inputs()]
         self._outputs = [item.name for item in session.get_outputs()]
-        self._run = failing_clearly(session.run_with_ort_values)
+        self._run = with_clear_errors(session.run_with_ort_values)
 
-    def start(self, batch: int = 1) -> Arrays:
-        """What new streams carry.
+    def array(self, x: Any) -> np.ndarray:
+        return np.asarray(x)
 
-        Arguments
-        ---------
-        batch : int
-            Streams.
+    def convert(self, x: np.ndarray) -> np.ndarray:
+        return x.astype(self.dtype)
 
-        Returns
-        -------
-        dict
-            Zeros by name.
-        """
+    def concat(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(parts)
+
+    def empty_input(self) -> np.ndarray:
+        return np.empty(0, self.dtype)
+
+    def empty_output(self) -> np.ndarray:
+        return np.empty(0, self.output_dtype)
+
+    def new_state(self, batch: int = 1) -> list[Any]:
+        return self._values(self._zeros(batch))
+
+    def _zeros(self, batch: int) -> Arrays:
         return {
-            "seen": np.zeros(batch, np.int64),
-            **{
-                f"state.{name}": np.zeros((batch, *shape), np.float32)
-                for name, shape in self.facts.state.items()
-            },
+            name: np.zeros(
+                (batch, *shape), np.int64 if name == "seen" else np.float32
+            )
+            for name, shape in self._shapes.items()
         }
 
-    def carry(self, arrays: Arrays) -> list[Any]:
-        """Arrays as onnxruntime takes them.
+    def _values(self, arrays: Arrays) -> list[Any]:
+        # Copies, which onnxruntime refers to.
+        return [self._value(arrays[name].copy()) for name in self._shapes]
 
-        Arguments
-        ---------
-        arrays : dict
-            As :meth:`start` gives them.
-
-        Returns
-        -------
-        list of OrtValue
-            Of their own: the arrays may be used again.
-        """
-        return [self._value(x.copy()) for x in arrays.values()]
-
-    def arrays(self, carried: list[Any]) -> Arrays:
-        """What is carried, as arrays.
-
-        Arguments
-        ---------
-        carried : list of OrtValue
-            From :meth:`carry` or :meth:`run`.
-
-        Returns
-        -------
-        dict
-            Copies by name, as :meth:`start` gives them.
-        """
-        names = ["seen", *(f"state.{name}" for name in self.facts.state)]
-        values = (np.array(x.numpy()) for x in carried)
-        return dict(zip(names, values, strict=True))
+    def step(self, x: np.ndarray, state: list[Any]) -> np.ndarray:
+        y, lengths = self.run(x[None], np.array([len(x)]), state)
+        return y[0, : lengths[0]]
 
     def run(
-        self, x: np.ndarray, lengths: np.ndarray, carried: list[Any]
-    ) -> tuple[np.ndarray, np.ndarray, list[Any]]:
-        """Code a chunk.
+        self, x: np.ndarray, lengths: np.ndarray, state: list[Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Code a chunk of a batch.
 
         Arguments
         ---------
         x : np.ndarray
-            Samples or tokens [B, n], n <= chunk_length.
+            Samples or tokens [B, T], T <= chunk_length.
         lengths : np.ndarray
-            How many of them are some, int64 [B].
-        carried : list of OrtValue
-            What the chunk before gave; left as it is.
+            Samples or tokens, int64 [B].
+        state : list of OrtValue
+            State of the batch; updated in place.
 
         Returns
         -------
         y : np.ndarray
             Tokens or samples [B, N].
         lengths : np.ndarray
-            How many of them are some, int64 [B].
-        carried : list of OrtValue
-            For the next chunk.
+            Tokens or samples, int64 [B].
         """
-        whole: np.ndarray = np.zeros((len(x), self.chunk_length), self.dtype)
-        whole[:, : x.shape[1]] = x
-        values = [self._value(whole), self._value(lengths), *carried]
-        y, out_lengths, *carried = self._run(
+        chunk: np.ndarray = np.zeros((len(x), self.chunk_length), self.dtype)
+        chunk[:, : x.shape[1]] = x
+        values = [self._value(chunk), self._value(lengths), *state]
+        y, out_lengths, *state[:] = self._run(
             self._outputs, dict(zip(self._inputs, values, strict=True))
         )
-        return y.numpy(), out_lengths.numpy(), carried
+        return y.numpy(), out_lengths.numpy()
 
     def run_all(
-        self, x: np.ndarray, lengths: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Code whole utterances, chunk by chunk.
+        self, x: np.ndarray, lengths: np.ndarray, out: np.ndarray
+    ) -> np.ndarray:
+        """Code whole utterances chunk by chunk.
 
         Arguments
         ---------
         x : np.ndarray
             Samples or tokens [B, T].
         lengths : np.ndarray
-            How many of them are some, int64 [B], each at least 1.
+            Samples or tokens, int64 [B], each at least 1.
+        out : np.ndarray
+            Zeros [B, N]; the output is written here.
 
         Returns
         -------
-        iterator of (np.ndarray, np.ndarray, np.ndarray)
-            Of each chunk: rows of the batch that it is of, int64 [R], what
-            they give [R, N] and how many of that are some, int64 [R].
+        np.ndarray
+            Lengths of the outputs, int64 [B].
         """
         rows = np.arange(len(x))
-        carried = self.carry(self.start(len(x)))
-        for first in range(0, int(lengths.max()), self.chunk_length):
-            left = lengths[rows] - first
+        out_lengths = np.zeros(len(x), np.int64)
+        state = self.new_state(len(x))
+        for start in range(0, int(lengths.max()), self.chunk_length):
+            left = lengths[rows] - start
             if left.min() < 1:
-                # What has ended costs no more.
-                going = left > 0
-                rows, left = rows[going], left[going]
-                state = self.arrays(carried)
-                carried = self.carry({k: v[going] for k, v in state.items()})
-            chunk = x[rows, first : first + self.chunk_length]
-            left = np.minimum(left, self.chunk_length)
-            y, counts, carried = self.run(chunk, left, carried)
-            yield rows, y, counts
+                # Utterances that have ended leave the batch.
+                rows, kept = rows[left > 0], self.save(state)
+                state = self._values({k: v[left > 0] for k, v in kept.items()})
+                left = left[left > 0]
+            chunk = x[rows, start : start + self.chunk_length]
+            y, counts = self.run(
+                chunk, np.minimum(left, self.chunk_length), state
+            )
+            # All chunks but the last have outputs of one length.
+            first = int(out_lengths[rows].max())
+            room = out[:, first : first + y.shape[1]]
+            y = y[:, : room.shape[1]]
+            within = np.arange(y.shape[1]) < counts[:, None]
+            room[rows] = np.where(within, y, y.dtype.type(0))
+            out_lengths[rows] += counts
+        return out_lengths
+
+    def save(self, state: list[Any]) -> Arrays:
+        arrays = (np.array(x.numpy()) for x in state)
+        return dict(zip(self._shapes, arrays, strict=True))
+
+    def load(self, arrays: Arrays) -> list[Any]:
+        wanted = self._zeros(1)
+        for what, names in (
+            ("misses", wanted.keys() - arrays.keys()),
+            ("has unknown", arrays.keys() - wanted.keys()),
+        ):
+            if names:
+                raise ValueError(
+                    f"{what} {abridge(sorted(names))}; was it saved by "
+                    "another model?"
+                )
+        for name, like in wanted.items():
+            x = np.asarray(arrays[name])
+            if x.shape != like.shape or x.dtype != like.dtype:
+                raise ValueError(
+                    f"{name} is {x.dtype} {list(x.shape)}, which does not "
+                    "fit this model"
+                )
+            if not np.isfinite(x).all():
+                raise ValueError(f"{name} has NaN or infinite values")
+        if arrays["seen"].min() < 0:
+            raise ValueError("seen is negative")
+        return self._values(arrays)
 
 
-def failing_clearly(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Have onnxruntime's errors come out as this package's.
+def with_clear_errors(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn errors of onnxruntime into a CheckpointError.
 
     Arguments
     ---------
     run : callable
-        Of an ``onnxruntime.InferenceSession``.
+        Method of an ``onnxruntime.InferenceSession``.
 
     Returns
     -------
     callable
-        The same, which raises a CheckpointError.
+        Takes and returns the same.
     """
 
     def run_clearly(*args: Any) -> Any:
         try:
             return run(*args)
-        # Its errors have no base class but this.
+        # Its errors have no other base class.
         except Exception as error:
             raise CheckpointError(
                 f"onnxruntime cannot run the graph: {error}"
@@ -211,179 +235,8 @@ def failing_clearly(run: Callable[..., Any]) -> Callable[..., Any]:
     return run_clearly
 
 
-@contextmanager
-def _ended_by_failure(*ways: "_OneWay") -> Iterator[None]:
-    """End streams in whose chunks something fails."""
-    try:
-        yield
-    except BaseException:
-        for way in ways:
-            way.failed = True
-        raise
-
-
-class _OneWay:
-    """A session in one direction: see :class:`OnnxStreamingEncoder`."""
-
-    def __init__(self, codec: "OnnxFocalCodec", direction: OnnxDirection):
-        self.codec = codec
-        self.direction = direction
-        self.chunk_length = direction.chunk_length
-        self.reset()
-
-    def __reduce__(self):
-        return type(self), (self.codec,), self.state_dict()
-
-    def __setstate__(self, arrays: Arrays) -> None:
-        self.load_state_dict(arrays)
-
-    def reset(self) -> None:
-        """Start a new stream."""
-        self._pending: np.ndarray = np.empty(0, self.direction.dtype)
-        self._carried = self.direction.carry(self.direction.start())
-        self.ended = self.failed = False
-
-    def push(self, x: np.ndarray) -> np.ndarray:
-        """Take what has come and give what is ready.
-
-        Arguments
-        ---------
-        x : np.ndarray
-            Input [T], of any length, also 0.
-
-        Returns
-        -------
-        np.ndarray
-            Output [N], maybe of length 0.
-        """
-        x = self.checked(x)
-        with _ended_by_failure(self):
-            return self.code(x)
-
-    def checked(self, x: np.ndarray) -> np.ndarray:
-        """What may be coded, or an error."""
-        self.check_whole()
-        if self.ended:
-            raise StreamError(
-                "the stream was ended by flush(); reset() starts a new one"
-            )
-        return self.direction.check(x).astype(self.direction.dtype)
-
-    def check_whole(self) -> None:
-        """Refuse to go on after a failure."""
-        if self.failed:
-            raise StreamError(
-                "the stream was ended by a failure inside a chunk; reset() "
-                "starts a new one"
-            )
-
-    def code(self, x: np.ndarray) -> np.ndarray:
-        """Code what :meth:`checked` gave, as far as chunks are full."""
-        self._pending = np.concatenate([self._pending, x])
-        return self._run(len(self._pending) // self.chunk_length)
-
-    def flush(self) -> np.ndarray:
-        """End the stream.
-
-        Returns
-        -------
-        np.ndarray
-            Output [N] of the last, incomplete chunk, maybe of length 0.
-        """
-        self.check_whole()
-        self.ended = True
-        with _ended_by_failure(self):
-            return self._run(int(len(self._pending) > 0))
-
-    def _run(self, chunks: int) -> np.ndarray:
-        """Code what waits, chunk by chunk."""
-        empty: np.ndarray = np.empty(0, self.direction.output_dtype)
-        parts = [empty]
-        for _ in range(chunks):
-            x = self._pending[: self.chunk_length]
-            self._pending = self._pending[self.chunk_length :]
-            y, lengths, self._carried = self.direction.run(
-                x[None], np.array([len(x)]), self._carried
-            )
-            parts.append(y[0, : lengths[0]])
-        return np.concatenate(parts)
-
-    def state_dict(self) -> Arrays:
-        """All that the stream carries, in bounded memory.
-
-        Returns
-        -------
-        dict
-            Arrays by name, copies, as `safetensors.numpy.save_file` takes
-            them.
-        """
-        self.check_whole()
-        return {
-            "pending": self._pending.copy(),
-            "ended": np.array([self.ended]),
-            **self.direction.arrays(self._carried),
-        }
-
-    def load_state_dict(self, arrays: Arrays) -> None:
-        """Go on where another session of the same model was.
-
-        Arguments
-        ---------
-        arrays : dict
-            From :meth:`state_dict`.
-
-        Raises
-        ------
-        StreamError
-            If an array is missing, unknown or does not fit; the session
-            stays as it was.
-        """
-        self.install(self.parse(arrays))
-
-    def parse(self, arrays: Arrays) -> Arrays:
-        """Check what :meth:`state_dict` gave."""
-        start = self.direction.start()
-        pending: np.ndarray = np.empty(0, self.direction.dtype)
-        wanted = {"pending": pending, "ended": np.zeros(1, bool), **start}
-        for what, names in (
-            ("misses", wanted.keys() - arrays.keys()),
-            ("has unknown", arrays.keys() - wanted.keys()),
-        ):
-            if names:
-                raise StreamError(
-                    f"state: {what} {', '.join(sorted(names)[:5])}; was it "
-                    "saved by another model?"
-                )
-        for name, like in wanted.items():
-            got = np.asarray(arrays[name])
-            fits = got.shape == like.shape
-            if name == "pending":
-                fits = got.ndim == 1 and len(got) < self.chunk_length
-            if name == "seen":
-                fits = fits and got.min() >= 0
-            if not fits or got.dtype != like.dtype:
-                raise StreamError(
-                    f"state: {name} is {got.dtype} {list(got.shape)}, which "
-                    "does not fit this model"
-                )
-            if not np.isfinite(got).all():
-                raise StreamError(f"state: {name} has NaN or infinite values")
-        try:
-            self.direction.check(arrays["pending"])
-        except ValueError as error:
-            raise StreamError(f"state: {error}") from error
-        return {name: np.array(arrays[name]) for name in wanted}
-
-    def install(self, arrays: Arrays) -> None:
-        """Go on with what :meth:`parse` gave."""
-        self._pending = arrays.pop("pending")
-        self.ended = bool(arrays.pop("ended")[0])
-        self._carried = self.direction.carry(arrays)
-        self.failed = False
-
-
-class OnnxStreamingEncoder(_OneWay):
-    """Samples to tokens, as they come.
+class OnnxStreamingEncoder(OneWay[np.ndarray]):
+    """Encodes samples to tokens as they arrive.
 
     Arguments
     ---------
@@ -397,32 +250,11 @@ class OnnxStreamingEncoder(_OneWay):
     """
 
     def __init__(self, codec: "OnnxFocalCodec"):
-        super().__init__(codec, codec.encoding())
+        super().__init__(codec.encoding())
 
 
-class OnnxStreamingDecoder(_OneWay):
-    """Tokens to samples, as they come.
-
-    Arguments
-    ---------
-    codec : OnnxFocalCodec
-        A causal model. It is shared, not copied.
-
-    Raises
-    ------
-    StreamError
-        If the model is an offline one; names those that stream.
-    """
-
-    def __init__(self, codec: "OnnxFocalCodec"):
-        super().__init__(codec, codec.decoding())
-
-
-class OnnxStreamingResynthesizer:
-    """Samples to tokens and back, as they come.
-
-    What has been given after `flush` lasts exactly as long as what was
-    pushed.
+class OnnxStreamingDecoder(OneWay[np.ndarray]):
+    """Decodes tokens to samples as they arrive.
 
     Arguments
     ---------
@@ -436,154 +268,24 @@ class OnnxStreamingResynthesizer:
     """
 
     def __init__(self, codec: "OnnxFocalCodec"):
-        self.codec = codec
-        self.encoder = OnnxStreamingEncoder(codec)
-        self.decoder = OnnxStreamingDecoder(codec)
-        self.chunk_length = self.encoder.chunk_length
-        self.pushed = self.given = 0
-
-    def __reduce__(self):
-        return type(self), (self.codec,), self.state_dict()
-
-    def __setstate__(self, arrays: Arrays) -> None:
-        self.load_state_dict(arrays)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the stream was flushed."""
-        return self.encoder.ended
-
-    def push(self, x: np.ndarray) -> np.ndarray:
-        """Take what has come and give what is ready.
-
-        Arguments
-        ---------
-        x : np.ndarray
-            Samples [T], of any length, also 0.
-
-        Returns
-        -------
-        np.ndarray
-            Samples [N], maybe of length 0.
-        """
-        x = self.encoder.checked(x)
-        with _ended_by_failure(self.encoder, self.decoder):
-            sig = self.decoder.push(self.encoder.code(x))
-        self.pushed += len(x)
-        self.given += len(sig)
-        return sig
-
-    def flush(self) -> np.ndarray:
-        """End the stream.
-
-        Returns
-        -------
-        np.ndarray
-            Samples [N] of the last, incomplete chunk, maybe of length 0.
-        """
-        if self.ended:
-            return self.decoder.flush()
-        with _ended_by_failure(self.encoder, self.decoder):
-            tail = self.decoder.push(self.encoder.flush())
-            tail = np.concatenate([tail, self.decoder.flush()])
-        wanted = self.codec.output_num_samples(self.pushed)
-        return tail[: wanted - self.given]
-
-    def reset(self) -> None:
-        """Start a new stream."""
-        self.encoder.reset()
-        self.decoder.reset()
-        self.pushed = self.given = 0
-
-    def state_dict(self) -> Arrays:
-        """See :meth:`OnnxStreamingEncoder.state_dict`.
-
-        Returns
-        -------
-        dict
-            Arrays by name, copies.
-        """
-        return {
-            "counts": np.array([self.pushed, self.given]),
-            **{f"encoder.{k}": v for k, v in self.encoder.state_dict().items()},
-            **{f"decoder.{k}": v for k, v in self.decoder.state_dict().items()},
-        }
-
-    def load_state_dict(self, arrays: Arrays) -> None:
-        """See :meth:`OnnxStreamingEncoder.load_state_dict`.
-
-        Arguments
-        ---------
-        arrays : dict
-            From :meth:`state_dict`.
-
-        Raises
-        ------
-        StreamError
-            If an array is missing, unknown or does not fit; the session
-            stays as it was.
-        """
-        counts = np.asarray(arrays.get("counts", ()))
-        if counts.shape != (2,) or counts.dtype != np.int64:
-            raise StreamError("state: counts must hold two int64 numbers")
-        pushed, given = counts.tolist()
-        wanted = self.codec.output_num_samples(max(pushed, 0))
-        if pushed < 0 or not 0 <= given <= wanted:
-            raise StreamError(
-                f"state: counts say that {pushed} samples gave {given}"
-            )
-        parts: dict[str, Arrays] = {"encoder": {}, "decoder": {}}
-        for key, array in arrays.items():
-            way, _, name = key.partition(".")
-            if way in parts:
-                parts[way][name] = array
-            elif key != "counts":
-                raise StreamError(f"state: has unknown {key}")
-        # Both are checked before one is changed.
-        encoder = self.encoder.parse(parts["encoder"])
-        decoder = self.decoder.parse(parts["decoder"])
-        self.encoder.install(encoder)
-        self.decoder.install(decoder)
-        self.pushed, self.given = pushed, given
+        super().__init__(codec.decoding())
 
 
-def check_pushed(sig: Any) -> np.ndarray:
-    """Refuse what a stream of samples cannot take.
+class OnnxStreamingResynthesizer(RoundTrip[np.ndarray]):
+    """Encodes and decodes samples as they arrive.
+
+    The outputs up to `flush` last exactly as long as the input.
 
     Arguments
     ---------
-    sig : np.ndarray
-        What was pushed.
-
-    Returns
-    -------
-    np.ndarray
-        `sig`, floats [T].
+    codec : OnnxFocalCodec
+        A causal model. It is shared, not copied.
 
     Raises
     ------
-    AudioError
-        If a sample is infinite or no number.
-    ValueError
-        If the shape or the type is wrong.
-
-    Example
-    -------
-    >>> check_pushed(np.zeros((2, 100), np.float32))
-    Traceback (most recent call last):
-    ...
-    ValueError: sig: must be [T], but its shape is [2, 100]
+    StreamError
+        If the model is an offline one; names those that stream.
     """
-    sig = np.asarray(sig)
-    if sig.dtype.kind != "f":
-        raise ValueError(
-            f"sig: must be a float array in [-1, 1], not {sig.dtype}; "
-            "divide integer samples by their full scale"
-        )
-    if sig.ndim != 1:
-        raise ValueError(
-            f"sig: must be [T], but its shape is {list(sig.shape)}"
-        )
-    if not np.isfinite(sig).all():
-        raise AudioError("sig: has NaN or infinite samples; remove them")
-    return sig
+
+    def __init__(self, codec: "OnnxFocalCodec"):
+        super().__init__(codec.encoding(), codec.decoding())
