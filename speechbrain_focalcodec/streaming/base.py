@@ -100,7 +100,7 @@ class Direction(ABC, Generic[Array]):
 
     @abstractmethod
     def load(self, arrays: dict[str, Array]) -> Any:
-        """Restore a state from :meth:`save`; a ValueError if it does not fit."""
+        """Restore a state from :meth:`save`, or raise a ValueError."""
 
     def check(self, x: Any) -> Array:
         """Check and convert the input of a session.
