@@ -11,7 +11,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 from causal_codecs import make_codec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechbrain_focalcodec import OnnxFocalCodec
@@ -108,6 +108,7 @@ def assert_unchanged(session: Any, before: dict[str, Any]) -> None:
 
 
 @each_kind
+@settings(max_examples=50)
 @given(
     st.integers(1, 20000),
     st.lists(st.integers(0, 20000), max_size=12),

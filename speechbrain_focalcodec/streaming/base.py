@@ -403,10 +403,10 @@ class RoundTrip(Session[Array]):
         self.returned += returned
 
     def push(self, x: Array) -> Array:
-        x = self.encoder.checked(x)
+        checked = self.encoder.checked(x)
         with ended_by_failure(self.ways):
-            sig: Any = self.decoder.push(self.encoder.code(x))
-        self.count(len(x), len(sig))  # type: ignore[arg-type]
+            sig: Any = self.decoder.push(self.encoder.code(checked))
+        self.count(len(checked), len(sig))
         return sig
 
     def flush(self) -> Array:
