@@ -4,11 +4,12 @@ A graph of an offline model takes whole utterances. A graph of a causal model
 takes one chunk and the state of its stream.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.modules.bsq import to_sphere
 from speechbrain_focalcodec.modules.causal import (
     StepState,
@@ -18,14 +19,7 @@ from speechbrain_focalcodec.modules.causal import (
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.onnx.layers import exportable
 from speechbrain_focalcodec.onnx.step_layers import StartState, steppable
-from speechbrain_focalcodec.streaming.direction import (
-    Stage,
-    decoding_stages,
-    encoding_stages,
-)
-
-if TYPE_CHECKING:
-    from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.stages import Stage, Stages, run_stages
 
 __all__ = ["DecoderGraph", "EncoderGraph", "StepGraph"]
 
@@ -41,7 +35,7 @@ class _CodecGraph(nn.Module):
     decompressor: Any
     decoder: Any
 
-    def __init__(self, codec: "FocalCodec", parts: tuple[str, ...]):
+    def __init__(self, codec: FocalCodec, parts: tuple[str, ...]):
         super().__init__()
         max_distance = getattr(codec.config.encoder_config, "max_distance", 0)
         convert = steppable if codec.causal else exportable
@@ -75,14 +69,10 @@ class _CodecGraph(nn.Module):
         lengths : torch.Tensor
             Tokens or samples, int64 [B].
         """
-        for stage in self.stages():
-            if stage.carries_state:
-                x, lengths = stage.run(x, lengths, state=state)
-            else:
-                x, lengths = stage.run(x, lengths)
-        return x, lengths
+        out: Any = run_stages(self.stages(), x, lengths, state)
+        return out
 
-    # The stages, as in FocalCodec.
+    # The stages, as in `Stages`.
 
     def sig_to_feats(
         self, sig: torch.Tensor, lengths: torch.Tensor, state: Any = None
@@ -129,17 +119,17 @@ class EncoderGraph(_CodecGraph):
 
     Example
     -------
-    >>> from speechbrain_focalcodec import FocalCodec
     >>> graph = EncoderGraph(FocalCodec.from_pretrained("focalcodec_mini_50hz"))
     >>> graph(torch.randn(2, 640), torch.tensor([640, 320]))[1]
     tensor([2, 1])
     """
 
-    def __init__(self, codec: "FocalCodec"):
+    def __init__(self, codec: FocalCodec):
         super().__init__(codec, ("encoder", "compressor", "quantizer"))
 
     def stages(self) -> list[Stage]:
-        return encoding_stages(self)
+        codec: Any = self
+        return Stages.encoding(codec)
 
 
 class DecoderGraph(_CodecGraph):
@@ -152,17 +142,17 @@ class DecoderGraph(_CodecGraph):
 
     Example
     -------
-    >>> from speechbrain_focalcodec import FocalCodec
     >>> graph = DecoderGraph(FocalCodec.from_pretrained("focalcodec_mini_50hz"))
     >>> graph(torch.tensor([[5, 6], [7, 0]]), torch.tensor([2, 1]))[0].shape
     torch.Size([2, 640])
     """
 
-    def __init__(self, codec: "FocalCodec"):
+    def __init__(self, codec: FocalCodec):
         super().__init__(codec, ("quantizer", "decompressor", "decoder"))
 
     def stages(self) -> list[Stage]:
-        return decoding_stages(self)
+        codec: Any = self
+        return Stages.decoding(codec)
 
 
 class StepGraph(nn.Module):
@@ -179,7 +169,6 @@ class StepGraph(nn.Module):
 
     Example
     -------
-    >>> from speechbrain_focalcodec import FocalCodec
     >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
     >>> step = StepGraph.decoder(codec)
     >>> sig, lengths, seen, *kept = step(
@@ -192,7 +181,7 @@ class StepGraph(nn.Module):
     (torch.Size([1, 1920]), tensor([1920]), tensor([4]))
     """
 
-    def __init__(self, part: nn.Module, codec: "FocalCodec", x: torch.Tensor):
+    def __init__(self, part: nn.Module, codec: FocalCodec, x: torch.Tensor):
         super().__init__()
         assert codec.chunk_length is not None
         self.part = part
@@ -207,14 +196,14 @@ class StepGraph(nn.Module):
         self.start = state.kept
 
     @classmethod
-    def encoder(cls, codec: "FocalCodec") -> "StepGraph":
+    def encoder(cls, codec: FocalCodec) -> "StepGraph":
         """The step from samples to tokens."""
         assert codec.chunk_length is not None
         x = torch.zeros(1, codec.chunk_length)
         return cls(EncoderGraph(codec), codec, x)
 
     @classmethod
-    def decoder(cls, codec: "FocalCodec") -> "StepGraph":
+    def decoder(cls, codec: FocalCodec) -> "StepGraph":
         """The step from tokens to samples."""
         assert codec.chunk_length is not None
         size = codec.chunk_length // codec.hop_length

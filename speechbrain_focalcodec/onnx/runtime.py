@@ -16,6 +16,10 @@ from speechbrain_focalcodec.errors import (
     CheckpointError,
     TokenError,
 )
+from speechbrain_focalcodec.onnx.direction import (
+    OnnxDirection,
+    with_clear_errors,
+)
 from speechbrain_focalcodec.onnx.files import (
     DECODER_FILE,
     DECODER_STEP_FILE,
@@ -26,10 +30,6 @@ from speechbrain_focalcodec.onnx.files import (
     check_files,
     check_graph,
     read_facts,
-)
-from speechbrain_focalcodec.onnx.sessions import (
-    OnnxDirection,
-    with_clear_errors,
 )
 from speechbrain_focalcodec.streaming.base import (
     check_token_range,

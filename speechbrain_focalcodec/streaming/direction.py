@@ -1,94 +1,21 @@
 """Encoding and decoding chunk by chunk with a causal model in torch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from speechbrain_focalcodec.checkpoint import offline_message
+from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import StreamError, abridge
+from speechbrain_focalcodec.model_files import offline_message
 from speechbrain_focalcodec.modules.causal import StreamState
+from speechbrain_focalcodec.stages import Stage, run_stages
 from speechbrain_focalcodec.streaming.base import Direction, take
 
-if TYPE_CHECKING:
-    from speechbrain_focalcodec.codec import FocalCodec
-
-__all__ = [
-    "Stage",
-    "TorchDirection",
-    "decoding",
-    "decoding_stages",
-    "encoding",
-    "encoding_stages",
-]
+__all__ = ["TorchDirection", "decoding", "encoding"]
 
 # Seconds of a long push that are coded at once.
 SLICE = 30.0
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage of encoding or decoding.
-
-    Arguments
-    ---------
-    name : str
-        Name of the part of the codec.
-    run : callable
-        Takes (x, lengths=None, state=None) and returns x or (x, lengths).
-    carries_state : bool
-        Whether `run` takes `state`.
-    """
-
-    name: str
-    run: Callable[..., Any]
-    carries_state: bool
-
-
-def encoding_stages(codec: Any) -> list[Stage]:
-    """The stages from waveform to tokens.
-
-    Arguments
-    ---------
-    codec : FocalCodec
-        The model, or an object with the same stage methods.
-
-    Returns
-    -------
-    list of Stage
-        In the order in which they run.
-    """
-    return [
-        Stage("encoder", codec.sig_to_feats, True),
-        Stage("compressor", codec.feats_to_lats, True),
-        Stage("quantizer", codec.lats_to_toks, False),
-    ]
-
-
-def decoding_stages(
-    codec: Any, convert: Callable[..., Any] | None = None
-) -> list[Stage]:
-    """The stages from tokens to waveform.
-
-    Arguments
-    ---------
-    codec : FocalCodec
-        The model, or an object with the same stage methods.
-    convert : callable, optional
-        Applied to quantized features [B, T, C] before they are decoded.
-
-    Returns
-    -------
-    list of Stage
-        In the order in which they run.
-    """
-    return [
-        Stage("quantizer", codec.toks_to_codes, False),
-        Stage("decompressor", codec.codes_to_qfeats, True),
-        *([] if convert is None else [Stage("convert", convert, False)]),
-        Stage("decoder", codec.feats_to_sig, True),
-    ]
 
 
 class TorchDirection(Direction[torch.Tensor]):
@@ -109,7 +36,7 @@ class TorchDirection(Direction[torch.Tensor]):
         If the model is an offline one.
     """
 
-    def __init__(self, codec: "FocalCodec", encodes: bool, stages: list[Stage]):
+    def __init__(self, codec: FocalCodec, encodes: bool, stages: list[Stage]):
         if codec.chunk_length is None:
             raise StreamError(offline_message(codec.name))
         chunk_length, rate = codec.chunk_length, float(codec.sample_rate_input)
@@ -164,12 +91,8 @@ class TorchDirection(Direction[torch.Tensor]):
         torch.Tensor
             Tokens or samples [B, N].
         """
-        for stage in self.stages:
-            if stage.carries_state:
-                x = stage.run(x, state=state)
-            else:
-                x = stage.run(x)
-        return x
+        out: Any = run_stages(self.stages, x, state=state)
+        return out
 
     def save(self, state: StreamState) -> dict[str, torch.Tensor]:
         return {
@@ -199,7 +122,7 @@ class TorchDirection(Direction[torch.Tensor]):
         return state
 
 
-def encoding(codec: "FocalCodec") -> TorchDirection:
+def encoding(codec: FocalCodec) -> TorchDirection:
     """From samples to tokens.
 
     Arguments
@@ -217,12 +140,12 @@ def encoding(codec: "FocalCodec") -> TorchDirection:
     StreamError
         If the model is an offline one.
     """
-    return TorchDirection(codec, True, encoding_stages(codec))
+    return TorchDirection(codec, True, codec.encoding())
 
 
 def decoding(
-    codec: "FocalCodec",
-    convert: Callable[..., torch.Tensor] | None = None,
+    codec: FocalCodec,
+    match: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> TorchDirection:
     """From tokens to samples.
 
@@ -230,7 +153,7 @@ def decoding(
     ---------
     codec : FocalCodec
         A causal model.
-    convert : callable, optional
+    match : callable, optional
         Applied to quantized features [B, T, C] before they are decoded.
 
     Returns
@@ -243,4 +166,12 @@ def decoding(
     StreamError
         If the model is an offline one.
     """
-    return TorchDirection(codec, False, decoding_stages(codec, convert))
+
+    def convert(
+        feats: torch.Tensor, lengths: torch.Tensor | None
+    ) -> torch.Tensor:
+        assert match is not None
+        return match(feats)
+
+    stages = codec.decoding(None if match is None else convert)
+    return TorchDirection(codec, False, stages)

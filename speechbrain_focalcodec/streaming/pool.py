@@ -6,10 +6,11 @@ at any time and have a pace of their own. The output of a stream does not
 depend on the others.
 """
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
+from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import StreamError
 from speechbrain_focalcodec.modules.causal import StreamGroup
 from speechbrain_focalcodec.streaming.base import OneWay, ended_by_failure
@@ -19,9 +20,6 @@ from speechbrain_focalcodec.streaming.sessions import (
     StreamingEncoder,
     StreamingResynthesizer,
 )
-
-if TYPE_CHECKING:
-    from speechbrain_focalcodec.codec import FocalCodec
 
 __all__ = ["StreamPool"]
 
@@ -55,7 +53,6 @@ class StreamPool:
 
     Example
     -------
-    >>> from speechbrain_focalcodec import FocalCodec
     >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
     >>> pool = StreamPool(codec, size=2, kind="encode")
     >>> a, b = pool.join(), pool.join()
@@ -67,7 +64,7 @@ class StreamPool:
     """
 
     def __init__(
-        self, codec: "FocalCodec", size: int, kind: Kind = "resynthesize"
+        self, codec: FocalCodec, size: int, kind: Kind = "resynthesize"
     ):
         if kind not in SESSIONS:
             raise ValueError(

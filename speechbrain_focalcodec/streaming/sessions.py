@@ -5,16 +5,13 @@ streams in one batch see :mod:`speechbrain_focalcodec.streaming.pool`.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
+from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.streaming.base import OneWay, RoundTrip, Session
 from speechbrain_focalcodec.streaming.direction import decoding, encoding
-
-if TYPE_CHECKING:
-    from speechbrain_focalcodec.codec import FocalCodec
-    from speechbrain_focalcodec.voice.reference import VoiceReference
+from speechbrain_focalcodec.voice.reference import VoiceReference
 
 __all__ = [
     "Stream",
@@ -62,7 +59,6 @@ class StreamingEncoder(OneWay[torch.Tensor], Stream):
 
     Example
     -------
-    >>> from speechbrain_focalcodec import FocalCodec
     >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
     >>> encoder = StreamingEncoder(codec)
     >>> [len(encoder.push(torch.zeros(1000))) for _ in range(3)]
@@ -71,7 +67,7 @@ class StreamingEncoder(OneWay[torch.Tensor], Stream):
     2
     """
 
-    def __init__(self, codec: "FocalCodec"):
+    def __init__(self, codec: FocalCodec):
         super().__init__(encoding(codec))
 
 
@@ -90,7 +86,6 @@ class StreamingDecoder(OneWay[torch.Tensor], Stream):
 
     Example
     -------
-    >>> from speechbrain_focalcodec import FocalCodec
     >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
     >>> decoder = StreamingDecoder(codec)
     >>> [len(decoder.push(torch.zeros(3).long())) for _ in range(3)]
@@ -99,7 +94,7 @@ class StreamingDecoder(OneWay[torch.Tensor], Stream):
     480
     """
 
-    def __init__(self, codec: "FocalCodec"):
+    def __init__(self, codec: FocalCodec):
         super().__init__(decoding(codec))
 
 
@@ -122,7 +117,6 @@ class StreamingResynthesizer(RoundTrip[torch.Tensor], Stream):
 
     Example
     -------
-    >>> from speechbrain_focalcodec import FocalCodec
     >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
     >>> stream = StreamingResynthesizer(codec)
     >>> len(stream.push(torch.zeros(1300))), len(stream.flush())
@@ -131,7 +125,7 @@ class StreamingResynthesizer(RoundTrip[torch.Tensor], Stream):
 
     def __init__(
         self,
-        codec: "FocalCodec",
+        codec: FocalCodec,
         match: Callable[..., torch.Tensor] | None = None,
     ):
         super().__init__(encoding(codec), decoding(codec, match))
@@ -161,8 +155,6 @@ class StreamingVoiceConverter(StreamingResynthesizer):
 
     Example
     -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> from speechbrain_focalcodec.voice.reference import VoiceReference
     >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
     >>> reference = VoiceReference.from_sigs(codec, [torch.randn(16000)])
     >>> stream = StreamingVoiceConverter(codec, reference)
@@ -171,7 +163,7 @@ class StreamingVoiceConverter(StreamingResynthesizer):
     """
 
     def __init__(
-        self, codec: "FocalCodec", reference: "VoiceReference", k: int = 4
+        self, codec: FocalCodec, reference: VoiceReference, k: int = 4
     ):
         reference = reference.to(codec.device)
         super().__init__(codec, reference.converter(codec, k))
