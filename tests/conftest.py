@@ -37,6 +37,7 @@ LONG = [
     ),
     *("test_downstream_interfaces", "test_downstream_rates"),
     *("test_train_batches", "test_downstream_tts", "test_downstream_speakers"),
+    "test_earlier_versions",
 ]
 
 

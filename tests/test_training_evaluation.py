@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from make_corpus import make_corpus
+from own_script import fit_and_evaluate
 from test_data_training import make_hparams
 from test_training import CONFIG
 
@@ -21,10 +22,7 @@ from speechbrain_focalcodec.metrics import registry
 from speechbrain_focalcodec.metrics.base import Column, Metric
 from speechbrain_focalcodec.training.decoder import DecoderBrain
 from speechbrain_focalcodec.training.end_to_end import EndToEndBrain
-from speechbrain_focalcodec.training.entry import (
-    fit_and_evaluate,
-    prepare_manifests,
-)
+from speechbrain_focalcodec.training.entry import prepare_manifests
 from speechbrain_focalcodec.training.evaluation import FinalEvaluation
 from speechbrain_focalcodec.training.export import export_runs
 from speechbrain_focalcodec.training.quantizer import QuantizerBrain
