@@ -184,7 +184,7 @@ def train_all(corpus, out):
     start = out / "start"
     if if_main_process():
         torch.manual_seed(0)
-        FocalCodec(CONFIG, name="tiny").save_pretrained(start)
+        FocalCodec.from_config(CONFIG, name="tiny").save_pretrained(start)
     gather(None)  # wait for it
     lines = {
         "quantizer": train(QuantizerBrain, corpus, out / "quantizer"),
@@ -206,7 +206,7 @@ def train_all(corpus, out):
             stage,
             corpus,
             out / name,
-            codec=FocalCodec(config, name="tiny"),
+            codec=FocalCodec.from_config(config, name="tiny"),
             encoder_source=OFFLINE,
             start_from=[CAUSAL],
             first_layer_weight=0.5,

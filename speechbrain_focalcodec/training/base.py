@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
-from speechbrain_focalcodec.checkpoint import CONFIG_FILE
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import ConfigError
+from speechbrain_focalcodec.model_files import CONFIG_FILE
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.brain import RecipeBrain
 from speechbrain_focalcodec.training.samples import Samples

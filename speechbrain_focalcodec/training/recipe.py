@@ -34,9 +34,9 @@ from speechbrain.utils.checkpoints import CKPT_PREFIX
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import TqdmCompatibleStreamHandler
 
-from speechbrain_focalcodec.checkpoint import CONFIG_FILE
 from speechbrain_focalcodec.config import CodecConfig
 from speechbrain_focalcodec.errors import ConfigError, FocalCodecError, abridge
+from speechbrain_focalcodec.model_files import CONFIG_FILE
 from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = ["Experiment", "changed_keys", "experiment"]
@@ -193,7 +193,8 @@ class Experiment:
         """
         old = self._folder / CONFIG_FILE
         if old.is_file() and self._checkpoints():
-            config = CodecConfig.parse(json.loads(old.read_text()))
+            text = old.read_text(encoding="utf-8")
+            config = CodecConfig.parse(json.loads(text), own_parts=True)
             self._refuse(
                 changed_keys(config.to_dict(), brain.codec.config.to_dict())
             )

@@ -53,7 +53,7 @@ def remove_refiner(codec: FocalCodec) -> None:
     Arguments
     ---------
     codec : FocalCodec
-        The codec; its configuration follows. An offline one is left as it is.
+        The codec. An offline one is left as it is.
 
     Example
     -------
@@ -62,11 +62,4 @@ def remove_refiner(codec: FocalCodec) -> None:
     >>> codec.config.decompressor_config.lookahead_size
     0
     """
-    if codec.decompressor.refiner is None:
-        return
-    codec.decompressor.refiner = None
-    decompressor = codec.config.decompressor_config
-    changed = decompressor.model_copy(update={"lookahead_size": 0})
-    codec.config = codec.config.model_copy(
-        update={"decompressor_config": changed}
-    )
+    codec.decompressor.remove_refiner()
