@@ -16,7 +16,7 @@ from test_training import fit, log_lines, make_brain
 
 from speechbrain_focalcodec.errors import ConfigError, DataError
 from speechbrain_focalcodec.training import averages
-from speechbrain_focalcodec.training.code_counts import CodeCounts
+from speechbrain_focalcodec.training.averages import CodeCounts
 from speechbrain_focalcodec.training.decoder import DecoderBrain
 from speechbrain_focalcodec.training.quantizer import QuantizerBrain
 from speechbrain_focalcodec.training.run_log import (

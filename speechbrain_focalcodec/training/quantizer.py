@@ -15,8 +15,8 @@ from speechbrain_focalcodec.audio.files import resample, resampled_length
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.modules.bsq import to_sphere
 from speechbrain_focalcodec.modules.masking import zero_beyond
+from speechbrain_focalcodec.training.averages import CodeCounts
 from speechbrain_focalcodec.training.base import CodecBrain
-from speechbrain_focalcodec.training.code_counts import CodeCounts
 from speechbrain_focalcodec.training.distributed import sum_over_processes
 from speechbrain_focalcodec.training.losses import masked_mse
 from speechbrain_focalcodec.training.surgery import remove_refiner
