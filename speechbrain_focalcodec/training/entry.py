@@ -170,7 +170,7 @@ def fit_and_evaluate(
         checkpointer=hparams["checkpointer"],
     )
     evaluation = None
-    if hparams.get("evaluation") is not None:
+    if hparams.get("evaluation"):
         evaluation = FinalEvaluation(
             brain,
             hparams["evaluation"],
