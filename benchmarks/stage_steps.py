@@ -15,7 +15,7 @@ from hyperpyyaml import load_hyperpyyaml
 from measuring import synchronize
 
 from speechbrain_focalcodec.checkpoint import CONFIG_FILE, WEIGHTS_FILE
-from speechbrain_focalcodec.training.base import CodecBrain
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
 from speechbrain_focalcodec.training.yamls import load_yaml
 
 HPARAMS = Path(__file__).parent.parent / "hparams" / "train"

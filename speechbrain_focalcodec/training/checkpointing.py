@@ -148,6 +148,10 @@ class AtomicCheckpointer(Checkpointer):
         CheckpointError
             When it is of another model, or of other optimizers.
         """
+        files, known = checkpoint.paramfiles, self.recoverables
+        if "optimizer" in known and "optimizer_generator" in files:
+            # Earlier versions called it so in decoders without discriminator.
+            files["optimizer"] = files.pop("optimizer_generator")
         try:
             super().load_checkpoint(checkpoint)
         except FocalCodecError:
