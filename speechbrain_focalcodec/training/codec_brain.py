@@ -230,7 +230,7 @@ class CodecBrain(RecipeBrain):
                 used.add("encoder")
         if sum(not stage.isdisjoint(self.trains) for stage in STAGES) == 1:
             used -= set(self.trains)
-        position = student and self.trains == ["encoder"]
+        position = "teacher" in self.needs and self.trains == ["encoder"]
         if position and not any(x.has("encoder") for x in self.sources):
             used.add("positional_embedding")
         return [part for part in PARTS if part in used]
