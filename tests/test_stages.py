@@ -206,7 +206,9 @@ def test_stages_that_lack_what_they_need(runs, corpus, tmp_path):
         "position",
         encoder_source=folder / "encoder",
     )
-    fails(ConfigError, "causal to False", "pretraining")
+    head = {"head": torch.nn.Linear(1, 1)}
+    fails(ConfigError, "causal to False", "pretraining", modules=head)
+    fails(ConfigError, "modules must have head", "pretraining")
     fails(
         ConfigError, "freeze: the codec has no 'comp'", "position",
         freeze=["comp"],

@@ -116,6 +116,12 @@ class CodecBrain(RecipeBrain):
             for objective in hparams["objectives"]
             if modules.keys() >= set(objective.modules)
         ]
+        if not self.objectives:
+            needed = {x for each in hparams["objectives"] for x in each.modules}
+            raise ConfigError(
+                "objectives: none is left to train by; modules must have "
+                f"{' or '.join(sorted(needed)) or 'what they need'}"
+            )
         self.needs = {x for each in self.objectives for x in each.needs}
         #: Whether the stage decodes to waveforms. Then it trains on waveforms
         #: at the codec's output rate, else at the input rate.

@@ -51,9 +51,28 @@ HYPERPARAMS_FILE = "hyperparams.yaml"
 DEBUG_SUFFIX = "_debug"
 # Keys that say what a checkpoint's weights mean; not all show in their shapes.
 MODEL_KEYS = {
-    *("brain", "model", "codec", "encoder_source", "modules", "sample_rate"),
+    *(
+        "brain",
+        "trains",
+        "model",
+        "codec",
+        "encoder_source",
+        "modules",
+        "sample_rate",
+    ),
     *("input", "codec_source", "embedding", "front_end", "network", "label"),
     *("language_model", "tokenizer_kind", "tokenizer_size", "voices"),
+}
+# A stage's Brain in earlier versions, and what it trained. Now one Brain trains
+# all stages, and their YAMLs list objectives.
+EARLIER_BRAINS = {
+    "DecoderBrain": ["decoder"],
+    "QuantizerBrain": ["compressor", "decompressor"],
+    "EndToEndBrain": ["compressor", "decompressor", "decoder"],
+    "PositionBrain": ["positional_embedding"],
+    "DistillationBrain": ["encoder"],
+    "JointBrain": ["encoder", "compressor", "decompressor"],
+    "PretrainingBrain": ["encoder"],
 }
 # They change with the place of the folder.
 PLACES = {"output_folder", "save_folder", "train_log"}
@@ -147,8 +166,8 @@ def refuse_another_model(
         return {}
     changed = {
         key: change
-        for key, change in changed_keys(
-            old.read_text(encoding="utf-8"), text
+        for key, change in _since_earlier_brains(
+            changed_keys(old.read_text(encoding="utf-8"), text)
         ).items()
         if key not in PLACES
     }
@@ -164,6 +183,18 @@ def refuse_another_model(
             "with it, or another --output_folder; nothing was changed"
         )
     return changed
+
+
+def _since_earlier_brains(changed: dict[str, str]) -> dict[str, str]:
+    """Changes without those from a Brain of earlier versions to today's."""
+    brain = changed.get("brain", "").partition(" -> ")[0].rpartition(".")[2]
+    if changed.get("trains") != f"nothing -> {EARLIER_BRAINS.get(brain)}":
+        return changed
+    return {
+        key: change
+        for key, change in changed.items()
+        if key.partition(".")[0] not in {"brain", "trains", "objectives"}
+    }
 
 
 def _parse(arguments: Sequence[str]) -> tuple[str, Any, dict[str, Any]]:
