@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from make_corpus import make_corpus
+from own_script import fit_and_evaluate
 from speechbrain.augment.augmenter import Augmenter
 from speechbrain.augment.time_domain import DropChunk, SpeedPerturb
 from speechbrain.dataio.batch import PaddedBatch
@@ -20,10 +21,7 @@ from speechbrain_focalcodec.data.folder import prepare_folder
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
 from speechbrain_focalcodec.training.codec_brain import CodecBrain
-from speechbrain_focalcodec.training.entry import (
-    fit_and_evaluate,
-    prepare_manifests,
-)
+from speechbrain_focalcodec.training.entry import prepare_manifests
 from speechbrain_focalcodec.training.losses import LogMelLoss
 from speechbrain_focalcodec.training.segments import (
     crop_features,

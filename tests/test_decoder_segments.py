@@ -9,19 +9,18 @@ import pytest
 import soundfile
 import speechbrain as sb
 import torch
+from own_script import fit_and_evaluate, load_yaml
 from small_discriminator import Discriminator
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.manifest import write_manifest
 from speechbrain_focalcodec.errors import ConfigError, DataError
 from speechbrain_focalcodec.training.codec_brain import CodecBrain
-from speechbrain_focalcodec.training.entry import fit_and_evaluate
 from speechbrain_focalcodec.training.losses import (
     LogMelLoss,
     MultiResolutionSTFTLoss,
 )
 from speechbrain_focalcodec.training.objectives import Adversarial
-from speechbrain_focalcodec.training.yamls import load_yaml
 
 ROOT = Path(__file__).parents[1]
 OFFLINE = ROOT / "tests" / "parity" / "offline_50hz"

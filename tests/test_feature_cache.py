@@ -18,6 +18,7 @@ from damage import damaged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_corpus import make_corpus
+from own_script import fit_and_evaluate, load_yaml
 from speechbrain.utils.train_logger import FileTrainLogger
 from typer.testing import CliRunner
 
@@ -41,8 +42,6 @@ from speechbrain_focalcodec.data.splits import merge_manifests
 from speechbrain_focalcodec.errors import ConfigError, DataError
 from speechbrain_focalcodec.training.caching import use_feature_cache
 from speechbrain_focalcodec.training.codec_brain import CodecBrain
-from speechbrain_focalcodec.training.entry import fit_and_evaluate
-from speechbrain_focalcodec.training.yamls import load_yaml
 
 ROOT = Path(__file__).parent.parent
 CONFIG = json.loads(

@@ -24,7 +24,6 @@ from speechbrain_focalcodec.modules.mel import LogMel
 from speechbrain_focalcodec.training.export import export_runs
 from speechbrain_focalcodec.training.objectives.gaps import cut_gaps
 from speechbrain_focalcodec.training.sources import find_sources, load_parts
-from speechbrain_focalcodec.training.yamls import load_yaml, resolve_yaml
 
 corpus = test_training.corpus  # a fixture
 CAUSAL = "tests/parity/causal_50hz"
@@ -485,65 +484,3 @@ def test_a_new_discriminator_learns_alone_at_first(corpus, tmp_path):
     fit(*made)
     assert seen == [[False, True], [False, True], [True, True]]
     assert brain.optimizer_step == 3
-
-
-def test_yamls_that_build_on_others(tmp_path):
-    def write(name, text):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        return path
-
-    write("parts/sizes.yaml", "wide: 8\nlong: 3\n")
-    write(
-        "parts/base.yaml",
-        "data: !PLACEHOLDER\n"
-        "lr: 1\n"
-        "sizes: !include:sizes.yaml\n    long: 4\n"
-        "opt: !name:torch.optim.AdamW\n    lr: !ref <lr>\n"
-        "options: {a: 1, b: {c: 2}}\n",
-    )
-    path = write(
-        "thin.yaml",
-        "# a comment\n!include:parts/base.yaml\n"
-        "lr: 2\noptions: {b: {d: 3}}\ntwice: !ref <lr> * 2\n",
-    )
-    loaded = load_yaml(path, "data: here\nlr: 5")
-    assert loaded["data"] == "here"
-    assert loaded["twice"] == 10
-    assert loaded["sizes"] == {"wide": 8, "long": 4}
-    assert loaded["options"] == {"a": 1, "b": {"c": 2, "d": 3}}
-    assert loaded["opt"].keywords == {"lr": 5}
-    # What has a tag of its own takes the place of what was there.
-    path = write(
-        "other.yaml",
-        "!include:thin.yaml\ndata: x\nopt: !name:torch.optim.SGD\n"
-        "    momentum: 0.5\nsizes: !include:parts/sizes.yaml\n",
-    )
-    loaded = load_yaml(path)
-    assert loaded["opt"].func is torch.optim.SGD
-    assert loaded["opt"].keywords == {"momentum": 0.5}
-    assert loaded["sizes"] == {"wide": 8, "long": 3}
-
-
-@pytest.mark.parametrize(
-    "text, overrides, message",
-    [
-        ("!include:none.yaml\na: 1", "", "none.yaml, included by .* cannot"),
-        ("!include:bad.yaml\na: 1", "", "includes itself"),
-        ("a: [1", "", "cannot be read"),
-        ("- 1", "", "no table"),
-        ("a: !ref <b>", "", 'reference "b" is not valid'),
-        ("a: !PLACEHOLDER", "", "add --a=... to the command"),
-        ("a: 1", "b: 1", "has no 'b' to set; its keys are a"),
-        ("a: !include:none.yaml", "", "none.yaml"),
-        ("a: 1", "a: 2\na: 3", "command line.*duplicate key"),
-    ],
-)
-def test_yamls_that_are_wrong(tmp_path, text, overrides, message):
-    path = tmp_path / "bad.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=f"(?s){message}") as caught:
-        resolve_yaml(path, overrides)
-    if not overrides.startswith("a"):
-        assert "bad.yaml" in str(caught.value)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from make_corpus import make_corpus
+from own_script import fit_and_evaluate
 from test_data_training import make_hparams
 from test_training import CONFIG
 
@@ -20,10 +21,7 @@ from speechbrain_focalcodec.errors import (
 from speechbrain_focalcodec.metrics import registry
 from speechbrain_focalcodec.metrics.base import Column, Metric
 from speechbrain_focalcodec.training.codec_brain import CodecBrain
-from speechbrain_focalcodec.training.entry import (
-    fit_and_evaluate,
-    prepare_manifests,
-)
+from speechbrain_focalcodec.training.entry import prepare_manifests
 from speechbrain_focalcodec.training.evaluation import FinalEvaluation
 from speechbrain_focalcodec.training.export import export_runs
 from speechbrain_focalcodec.training.run_log import read_metrics
