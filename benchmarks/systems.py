@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from speechbrain_focalcodec.checkpoint import (
+from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.model_files import (
     DEFAULT_CAUSAL_MODEL,
     DEFAULT_MODEL,
 )
-from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.onnx.runtime import OnnxFocalCodec
 from speechbrain_focalcodec.onnx.sessions import OnnxStreamingResynthesizer
 
@@ -289,7 +289,9 @@ def build_full() -> FocalCodec:
         142 M parameters, the same at each call.
     """
     torch.manual_seed(0)
-    return FocalCodec({}, name="focalcodec_50hz, random weights").eval()
+    return FocalCodec.from_config(
+        {}, name="focalcodec_50hz, random weights"
+    ).eval()
 
 
 def build_mini() -> FocalCodec:
@@ -326,7 +328,7 @@ def build_full_causal() -> FocalCodec:
         "decoder_name": "WaveNeXt",
     }
     name = "focalcodec_50hz_4k_causal, random weights"
-    return FocalCodec(config, name=name).eval()
+    return FocalCodec.from_config(config, name=name).eval()
 
 
 def build_mini_causal() -> FocalCodec:

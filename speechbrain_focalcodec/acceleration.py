@@ -5,7 +5,7 @@ in the README. A codec that was accelerated is for inference alone.
 """
 
 import functools
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -18,21 +18,20 @@ from speechbrain_focalcodec.modules.layouts import (
     StridedConv,
 )
 from speechbrain_focalcodec.modules.scaling import UpScale
-
-if TYPE_CHECKING:
-    from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.stages import Stages
 
 __all__ = ["PRECISIONS", "Precision", "accelerate"]
 
 Precision = Literal["bf16", "int8"]
 PRECISIONS = get_args(Precision)
+Codec = TypeVar("Codec", bound=Stages)
 
 
 def accelerate(
-    codec: "FocalCodec",
+    codec: Codec,
     precision: Precision | None = None,
     compile: bool = False,
-) -> "FocalCodec":
+) -> Codec:
     """Make a codec faster, in place.
 
     ``bf16`` computes the products of matrices in bfloat16 and all else in
@@ -105,7 +104,7 @@ def accelerate(
     return codec
 
 
-def _to_bfloat16(codec: "FocalCodec") -> None:
+def _to_bfloat16(codec: Stages) -> None:
     """Put the weights of products into bfloat16."""
     for module in codec.modules():
         if isinstance(module, UpScale):
@@ -116,7 +115,7 @@ def _to_bfloat16(codec: "FocalCodec") -> None:
             module.bfloat16()
 
 
-def _to_int8(codec: "FocalCodec") -> None:
+def _to_int8(codec: Stages) -> None:
     """Put quantized layers in place of those that are products of matrices.
 
     WavLM's strided convolutions stay: they are what hears the signal.

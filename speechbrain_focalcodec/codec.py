@@ -1,78 +1,34 @@
-"""FocalCodec: the five parts composed, stage by stage.
+"""FocalCodec: speech to tokens and back, of any length."""
 
-    sig -> feats -> lats -> toks / codes -> qfeats -> sig
-
-Stages take and give tensors with time on axis 1. Each takes optional absolute
-lengths, int64 [B], in its own unit (samples, frames or tokens). Without
-lengths a stage returns a tensor; with lengths it returns the tensor, zero
-beyond each length, and the new lengths. What an utterance gives does not
-depend on the batch it is in. Integers in place of floats, NaN and shapes that
-do not fit are errors that name the argument.
-"""
-
-import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from speechbrain_focalcodec import checkpoint
-from speechbrain_focalcodec.audio.files import resampled_length
+from speechbrain_focalcodec import checkpoint, model_files
 from speechbrain_focalcodec.config import CodecConfig
-from speechbrain_focalcodec.errors import (
-    AudioError,
-    PartError,
-    StreamError,
-    TokenError,
-)
 from speechbrain_focalcodec.hub import HubOptions
-from speechbrain_focalcodec.long_audio import engine as windowed
-from speechbrain_focalcodec.long_audio.schedule import Convert
+from speechbrain_focalcodec.long_audio import engine
 from speechbrain_focalcodec.long_audio.windows import CONTEXT, WINDOW
-from speechbrain_focalcodec.modules.bsq import (
-    BinarySphericalQuantizer,
-    to_sphere,
+from speechbrain_focalcodec.modules.masking import check_lengths, zero_beyond
+from speechbrain_focalcodec.modules.part import Part
+from speechbrain_focalcodec.modules.part_configs import PartConfig
+from speechbrain_focalcodec.parts import ROLES, build_part
+from speechbrain_focalcodec.stages import (
+    Convert,
+    Staged,
+    Stages,
+    check_floats,
+    check_rank,
 )
-from speechbrain_focalcodec.modules.causal import StreamState, scope
-from speechbrain_focalcodec.modules.compressor import FocalDecoder, FocalEncoder
-from speechbrain_focalcodec.modules.derived import DerivedFromAll
-from speechbrain_focalcodec.modules.masking import (
-    check_lengths,
-    zero_beyond,
-)
-from speechbrain_focalcodec.modules.means import TimeMeans
-from speechbrain_focalcodec.modules.mel import LogMel
-from speechbrain_focalcodec.modules.part_configs import PART_CONFIGS
-from speechbrain_focalcodec.modules.vocos import Vocos
-from speechbrain_focalcodec.modules.wavenext import WaveNeXt
-from speechbrain_focalcodec.modules.wavlm import WavLM
+from speechbrain_focalcodec.voice.reference import VoiceReference
 
-if TYPE_CHECKING:
-    from speechbrain_focalcodec.voice.reference import VoiceReference
-
-__all__ = ["FocalCodec"]
-
-PARTS: dict[str, type[nn.Module]] = {
-    "WavLM": WavLM,
-    "LogMel": LogMel,
-    "FocalEncoder": FocalEncoder,
-    "BinarySphericalQuantizer": BinarySphericalQuantizer,
-    "FocalDecoder": FocalDecoder,
-    "Vocos": Vocos,
-    "WaveNeXt": WaveNeXt,
-}
-
-# Options that a configuration carries and no module needs.
-UNUSED_OPTIONS = {"max_cached_steps", "use_flex_attention"}
-
-Staged = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+__all__ = ["FocalCodec", "fit_length"]
 
 
-class FocalCodec(nn.Module):
+class FocalCodec(Stages):
     """Speech to tokens and back.
 
     Under :class:`torch.no_grad` (or inference mode) it is faster on a CPU:
@@ -82,21 +38,20 @@ class FocalCodec(nn.Module):
 
     Arguments
     ---------
-    config : dict or CodecConfig
-        In the layout of `config.json`; for what is left out see
-        :func:`speechbrain_focalcodec.config.fill_defaults`.
+    encoder, compressor, quantizer, decompressor, decoder : Part
+        Waveform to features, features to latents, latents to codes and
+        tokens, codes to features, features to waveform; see
+        :mod:`speechbrain_focalcodec.modules.part`.
     name : str
         What the model is called in messages and token files.
-    parts : sequence of str, optional
-        Names of the parts to have, such as ``("decompressor", "decoder")``;
-        all by default. The quantizer, which has no weights, is always there.
+    config : dict, optional
+        A configuration in place of the parts, as `hyperparams.yaml` of
+        version 0.1.0 has it; see :meth:`from_config`.
 
     Raises
     ------
-    ConfigError
-        If `config` does not fit the schema.
     ValueError
-        If `parts` is empty or names no part.
+        If the parts do not fit each other.
 
     Example
     -------
@@ -110,57 +65,71 @@ class FocalCodec(nn.Module):
     (torch.Size([2, 16000]), tensor([16000,  8000]))
     """
 
-    encoder: Any
-    compressor: Any
-    quantizer: Any
-    decompressor: Any
-    decoder: Any
-
     def __init__(
         self,
+        encoder: Part | PartConfig | None = None,
+        compressor: Part | PartConfig | None = None,
+        quantizer: Part | PartConfig | None = None,
+        decompressor: Part | PartConfig | None = None,
+        decoder: Part | PartConfig | None = None,
+        name: str = "unnamed",
+        *,
+        config: Mapping[str, Any] | None = None,
+    ):
+        given = (encoder, compressor, quantizer, decompressor, decoder)
+        parts: dict[str, Any] = dict(zip(ROLES, given, strict=True))
+        if config is not None:
+            parts = _build_parts(CodecConfig.parse(config), ROLES)
+        super().__init__(**parts, name=name)
+
+    # Loading and saving
+
+    @classmethod
+    def from_config(
+        cls,
         config: dict[str, Any] | CodecConfig,
         name: str = "unnamed",
         parts: Sequence[str] | None = None,
-    ):
-        super().__init__()
-        self.config = CodecConfig.parse(config)
-        self.name = name
-        parts = tuple(PART_CONFIGS if parts is None else parts)
-        if not parts or not set(parts) <= PART_CONFIGS.keys():
+    ) -> "FocalCodec":
+        """Build a codec with random weights.
+
+        Arguments
+        ---------
+        config : dict or CodecConfig
+            In the layout of `config.json`; for what is left out see
+            :func:`speechbrain_focalcodec.config.fill_defaults`.
+        name : str
+            What the model is called in messages and token files.
+        parts : sequence of str, optional
+            Names of the parts to have, such as ``("decompressor",
+            "decoder")``; all by default. The quantizer, which has no weights,
+            is always there.
+
+        Returns
+        -------
+        FocalCodec
+            In training mode.
+
+        Raises
+        ------
+        ConfigError
+            If `config` does not fit the schema.
+        ValueError
+            If `parts` is empty or names no part.
+
+        Example
+        -------
+        >>> FocalCodec.from_config({}, parts=["decoder"]).parts
+        ('quantizer', 'decoder')
+        """
+        wanted = tuple(ROLES if parts is None else parts)
+        if not wanted or not set(wanted) <= set(ROLES):
             raise ValueError(
-                f"parts must be some of {', '.join(PART_CONFIGS)}, got {parts}"
+                f"parts must be some of {', '.join(ROLES)}, got {wanted}"
             )
-        for role in PART_CONFIGS:
-            if role in parts or role == "quantizer":
-                setattr(self, role, self._build(role))
-        # Where the weights of absent parts are.
-        self.weights_file: Path | None = None
-        # What acceleration.accelerate changed, and what it leaves behind.
-        self.accelerated: str | None = None
-        self.autocast_dtype: torch.dtype | None = None
-        self._fingerprint: str | None = None
-        self._hashed = DerivedFromAll(_hash)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in PART_CONFIGS and name not in self._modules:
-            raise PartError(
-                f"{self.name} was loaded without its {name}; it has "
-                f"{', '.join(self.parts)}: load it with {name} among its parts"
-            )
-        return super().__getattr__(name)
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of the parts that it has."""
-        return tuple(role for role in PART_CONFIGS if role in self._modules)
-
-    def _build(self, role: str) -> Any:
-        """One part, from the table, with the options of its config."""
-        options = getattr(self.config, f"{role}_config").model_dump()
-        kept = {k: v for k, v in options.items() if k not in UNUSED_OPTIONS}
-        return PARTS[getattr(self.config, f"{role}_name")](**kept)
-
-    # Loading and saving
+        wanted = (*wanted, "quantizer")
+        built = _build_parts(CodecConfig.parse(config), wanted)
+        return cls(**built, name=name)
 
     @classmethod
     def from_pretrained(
@@ -227,8 +196,11 @@ class FocalCodec(nn.Module):
             "local_files_only": local_files_only,
             "token": token,
         }
-        files = checkpoint.find_model(source, revision, options)
-        codec = checkpoint.load_codec(cls, files, parts)
+        files = model_files.find_model(source, revision, options)
+        config = checkpoint.match_config(files)
+        codec = cls.from_config(config, files.name, parts)
+        checkpoint.load_weights(codec, files.weights)
+        codec.weights_file = files.weights
         return codec.to(device).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -259,515 +231,11 @@ class FocalCodec(nn.Module):
                 f"{self.name} was accelerated ({self.accelerated}), which "
                 "rounds its weights; save the model before that"
             )
-        checkpoint.save_codec(self, folder)
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) over configuration and weights: the model's identity.
-
-        Tokens mean something only to the model with the same fingerprint.
-        Acceleration does not change it. A model that was loaded without some
-        of its parts reads them for it.
-        """
-        if self._fingerprint is not None:
-            return self._fingerprint
-        # Hashing takes a second at full size: again only after a change.
-        return self._hashed(self)
-
-    def keep_fingerprint(self) -> None:
-        """Keep the present identity, whatever becomes of the weights."""
-        self._fingerprint = self.fingerprint
-
-    # Facts
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are; the CPU if it has none."""
-        tensors = chain(self.parameters(), self.buffers())
-        return next(tensors, torch.empty(0)).device
-
-    @property
-    def sample_rate_input(self) -> int:
-        """Sample rate of the waveform to encode (Hz)."""
-        return self.config.encoder_config.sample_rate
-
-    @property
-    def sample_rate_output(self) -> int:
-        """Sample rate of the decoded waveform (Hz)."""
-        rate = self.sample_rate_input * self.config.decoder_config.hop_length
-        return rate // self.config.encoder_config.hop_length
-
-    @property
-    def token_rate(self) -> float:
-        """Tokens a second (Hz)."""
-        return self.sample_rate_input / self.hop_length
-
-    @property
-    def hop_length(self) -> int:
-        """Input samples a token."""
-        factors = self.config.compressor_config.downscale_factors
-        return self.config.encoder_config.hop_length * math.prod(factors)
-
-    @property
-    def output_hop_length(self) -> int:
-        """Output samples a token."""
-        factors = self.config.decompressor_config.upscale_factors
-        return self.config.decoder_config.hop_length * math.prod(factors)
-
-    @property
-    def bitrate(self) -> float:
-        """Bits a second."""
-        return self.token_rate * self.quantizer.dim
-
-    @property
-    def codebook_size(self) -> int:
-        """Number of different tokens."""
-        return self.config.quantizer_config.codebook_size
-
-    @property
-    def codebook(self) -> torch.Tensor:
-        """All codes [codebook_size, d], in the order of their tokens."""
-        return self.quantizer.codebook
-
-    @property
-    def causal(self) -> bool:
-        """Whether every part can run on a stream."""
-        return (
-            self.config.encoder_config.causal
-            and self.config.compressor_config.causal
-            and self.config.decompressor_config.causal
-            and self.config.decoder_config.causal
-        )
-
-    @property
-    def chunk_length(self) -> int | None:
-        """Input samples of one chunk of a stream; None when offline."""
-        if not self.causal:
-            return None
-        frames = math.lcm(
-            self.config.encoder_config.chunk,
-            1 + self.config.decompressor_config.lookahead_size,
-            math.prod(self.config.compressor_config.downscale_factors),
-        )
-        return frames * self.config.encoder_config.hop_length
-
-    @property
-    def latency(self) -> float | None:
-        """Length of one chunk of a stream (ms); None when offline."""
-        if self.chunk_length is None:
-            return None
-        return 1000 * self.chunk_length / self.sample_rate_input
-
-    def num_tokens(self, num_samples: int) -> int:
-        """Tokens that a waveform gives.
-
-        Arguments
-        ---------
-        num_samples : int
-            Samples at the input's rate; at least 1.
-
-        Returns
-        -------
-        int
-            Tokens; at least 1.
-        """
-        frames = self.encoder.output_lengths(torch.tensor(num_samples))
-        return int(self.compressor.output_lengths(frames))
-
-    def output_num_samples(self, num_samples: Any) -> Any:
-        """Samples at the output's rate that last as long as the input.
-
-        Arguments
-        ---------
-        num_samples : int or torch.Tensor
-            Samples at the input's rate.
-
-        Returns
-        -------
-        int or torch.Tensor
-            Samples at the output's rate, rounded up.
-        """
-        return resampled_length(
-            num_samples, self.sample_rate_input, self.sample_rate_output
-        )
-
-    # Stages
-
-    def sig_to_feats(
-        self,
-        sig: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
-    ) -> Staged:
-        """Waveform to features.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, T] at `sample_rate_input`, within [-1, 1].
-        lengths : torch.Tensor, optional
-            Samples, int64 [B].
-        state : StreamState, optional
-            Causal models: what a stream carries between chunks. All chunks
-            but the last hold a multiple of `chunk_length` samples.
-
-        Returns
-        -------
-        torch.Tensor or (torch.Tensor, torch.Tensor)
-            Features [B, N, C]; with `lengths`, also frames, int64 [B].
-
-        Raises
-        ------
-        AudioError
-            If a sample is NaN or infinite.
-        ValueError
-            If a shape or type is wrong, or a stream goes on after its last
-            chunk.
-        """
-        _check_floats(sig, "sig", lengths)
-        if state is not None and self.chunk_length is not None:
-            for _, stream in state.streams():
-                if stream.get("ended") is not None:
-                    raise ValueError(
-                        "the chunk before was no multiple of "
-                        f"{self.chunk_length} samples (chunk_length), which "
-                        "ends a stream; start a new one with a new StreamState"
-                    )
-                if sig.shape[1] % self.chunk_length:
-                    stream["ended"] = torch.ones(1)
-        return self._stage(self.encoder, sig, lengths, state, "encoder")
-
-    def feats_to_lats(
-        self,
-        feats: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
-    ) -> Staged:
-        """Features to latents on the unit sphere.
-
-        Arguments
-        ---------
-        feats : torch.Tensor
-            Features [B, T, C].
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-        state : StreamState, optional
-            Causal models: what a stream carries between chunks.
-
-        Returns
-        -------
-        torch.Tensor or (torch.Tensor, torch.Tensor)
-            Latents [B, N, d]; with `lengths`, also tokens, int64 [B].
-        """
-        dim = self.config.compressor_config.input_dim
-        _check_floats(feats, "feats", lengths, dim)
-
-        def compress(x, lengths, state=None):
-            return to_sphere(self.compressor(x, lengths, state))
-
-        compress.output_lengths = self.compressor.output_lengths
-        return self._stage(compress, feats, lengths, state, "compressor")
-
-    def lats_to_toks(
-        self, lats: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> Staged:
-        """Latents to tokens.
-
-        Arguments
-        ---------
-        lats : torch.Tensor
-            Latents [B, N, d].
-        lengths : torch.Tensor, optional
-            Tokens, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor or (torch.Tensor, torch.Tensor)
-            Tokens, int64 [B, N]; with `lengths`, also the lengths.
-        """
-        _check_floats(lats, "lats", lengths, self.quantizer.dim)
-        return self._pointwise(self.quantizer.lats_to_toks, lats, lengths)
-
-    def lats_to_codes(
-        self, lats: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> Staged:
-        """Latents to codes.
-
-        Arguments
-        ---------
-        lats : torch.Tensor
-            Latents [B, N, d].
-        lengths : torch.Tensor, optional
-            Tokens, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor or (torch.Tensor, torch.Tensor)
-            Codes [B, N, d], each +-1/sqrt(d); with `lengths`, also the
-            lengths.
-        """
-        _check_floats(lats, "lats", lengths, self.quantizer.dim)
-        return self._pointwise(self.quantizer.lats_to_codes, lats, lengths)
-
-    def toks_to_codes(
-        self, toks: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> Staged:
-        """Tokens to codes.
-
-        Arguments
-        ---------
-        toks : torch.Tensor
-            Tokens, int64 [B, N].
-        lengths : torch.Tensor, optional
-            Tokens, int64 [B]; what stands beyond them is not looked at.
-
-        Returns
-        -------
-        torch.Tensor or (torch.Tensor, torch.Tensor)
-            Codes [B, N, d]; with `lengths`, also the lengths.
-
-        Raises
-        ------
-        TokenError
-            If a token is no integer in [0, codebook_size).
-        """
-        toks = self.check_toks(toks, lengths)
-        return self._pointwise(self.quantizer.toks_to_codes, toks, lengths)
-
-    def codes_to_toks(
-        self, codes: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> Staged:
-        """Codes to tokens.
-
-        Arguments
-        ---------
-        codes : torch.Tensor
-            Codes [B, N, d].
-        lengths : torch.Tensor, optional
-            Tokens, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor or (torch.Tensor, torch.Tensor)
-            Tokens, int64 [B, N]; with `lengths`, also the lengths.
-        """
-        _check_floats(codes, "codes", lengths, self.quantizer.dim)
-        return self.lats_to_toks(codes, lengths)
-
-    def codes_to_qfeats(
-        self,
-        codes: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
-    ) -> Staged:
-        """Codes to quantized features.
-
-        Arguments
-        ---------
-        codes : torch.Tensor
-            Codes [B, N, d].
-        lengths : torch.Tensor, optional
-            Tokens, int64 [B].
-        state : StreamState, optional
-            Causal models: what a stream carries between chunks.
-
-        Returns
-        -------
-        torch.Tensor or (torch.Tensor, torch.Tensor)
-            Features [B, T, C]; with `lengths`, also frames, int64 [B].
-        """
-        _check_floats(codes, "codes", lengths, self.quantizer.dim)
-        codes = codes.to(self.decompressor.in_proj.weight.dtype)
-        return self._stage(
-            self.decompressor, codes, lengths, state, "decompressor"
-        )
-
-    def feats_to_sig(
-        self,
-        feats: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
-    ) -> Staged:
-        """Features to waveform.
-
-        Arguments
-        ---------
-        feats : torch.Tensor
-            Features [B, T, C].
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-        state : StreamState, optional
-            Causal models: what a stream carries between chunks.
-
-        Returns
-        -------
-        torch.Tensor or (torch.Tensor, torch.Tensor)
-            Waveform [B, T * hop] at `sample_rate_output`; with `lengths`,
-            also samples, int64 [B].
-        """
-        dim = self.config.decoder_config.input_dim
-        _check_floats(feats, "feats", lengths, dim)
-        if lengths is not None:
-            lengths = check_lengths(lengths, feats, "lengths")
-        sig = self.run_part(self.decoder, feats, lengths, state, "decoder")
-        if lengths is None:
-            return sig
-        lengths = lengths * self.decoder.hop_length
-        return zero_beyond(sig, lengths), lengths
-
-    # Stages joined
-
-    def sig_to_toks(
-        self,
-        sig: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
-    ) -> Staged:
-        """Waveform to tokens, in a single pass.
-
-        Arguments
-        ---------
-        sig, lengths, state
-            See :meth:`sig_to_feats`.
-
-        Returns
-        -------
-        torch.Tensor or (torch.Tensor, torch.Tensor)
-            Tokens, int64 [B, N]; with `lengths`, the new ones too.
-        """
-        return _through(
-            sig,
-            lengths,
-            partial(self.sig_to_feats, state=state),
-            partial(self.feats_to_lats, state=state),
-            self.lats_to_toks,
-        )
-
-    def sig_to_codes(
-        self,
-        sig: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
-    ) -> Staged:
-        """Waveform to codes, in a single pass.
-
-        Arguments
-        ---------
-        sig, lengths, state
-            See :meth:`sig_to_feats`.
-
-        Returns
-        -------
-        torch.Tensor or (torch.Tensor, torch.Tensor)
-            Codes [B, N, d]; with `lengths`, the new ones too.
-        """
-        return _through(
-            sig,
-            lengths,
-            partial(self.sig_to_feats, state=state),
-            partial(self.feats_to_lats, state=state),
-            self.lats_to_codes,
-        )
-
-    def sig_to_qfeats(
-        self,
-        sig: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
-    ) -> Staged:
-        """Waveform to quantized features, in a single pass.
-
-        Arguments
-        ---------
-        sig, lengths, state
-            See :meth:`sig_to_feats`.
-
-        Returns
-        -------
-        torch.Tensor or (torch.Tensor, torch.Tensor)
-            Features [B, T, C]; with `lengths`, the new ones too.
-        """
-        return _through(
-            sig,
-            lengths,
-            partial(self.sig_to_codes, state=state),
-            partial(self.codes_to_qfeats, state=state),
-        )
-
-    def toks_to_qfeats(
-        self,
-        toks: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
-    ) -> Staged:
-        """Tokens to quantized features, in a single pass.
-
-        Arguments
-        ---------
-        toks, lengths, state
-            See :meth:`codes_to_qfeats`.
-
-        Returns
-        -------
-        torch.Tensor or (torch.Tensor, torch.Tensor)
-            Features [B, T, C]; with `lengths`, the new ones too.
-        """
-        return _through(
-            toks,
-            lengths,
-            self.toks_to_codes,
-            partial(self.codes_to_qfeats, state=state),
-        )
-
-    def toks_to_sig(
-        self,
-        toks: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
-    ) -> Staged:
-        """Tokens to waveform, in a single pass.
-
-        Arguments
-        ---------
-        toks, lengths, state
-            See :meth:`codes_to_qfeats`.
-
-        Returns
-        -------
-        torch.Tensor or (torch.Tensor, torch.Tensor)
-            Waveform [B, T]; with `lengths`, the new ones too.
-        """
-        return _through(
-            toks,
-            lengths,
-            self.toks_to_codes,
-            partial(self.codes_to_sig, state=state),
-        )
-
-    def codes_to_sig(
-        self,
-        codes: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
-    ) -> Staged:
-        """Codes to waveform, in a single pass.
-
-        Arguments
-        ---------
-        codes, lengths, state
-            See :meth:`codes_to_qfeats`.
-
-        Returns
-        -------
-        torch.Tensor or (torch.Tensor, torch.Tensor)
-            Waveform [B, T]; with `lengths`, the new ones too.
-        """
-        return _through(
-            codes,
-            lengths,
-            partial(self.codes_to_qfeats, state=state),
-            partial(self.feats_to_sig, state=state),
-        )
+        for role in ROLES:
+            getattr(self, role)  # an error if it is absent
+        config = self.config.to_dict()
+        with checkpoint.writing_model(Path(folder), config, self.state_dict()):
+            pass
 
     # The whole way, of any length
 
@@ -829,10 +297,10 @@ class FocalCodec(nn.Module):
         >>> toks.shape
         torch.Size([1, 500])
         """
-        _check_floats(sig, "sig", lengths)
+        check_floats(sig, "sig", lengths)
         if lengths is not None:
             lengths = check_lengths(lengths, sig, "lengths")
-        return windowed.encode(self, sig, lengths, window, context, batch_size)
+        return engine.encode(self, sig, lengths, window, context, batch_size)
 
     def encode_stream(
         self,
@@ -878,7 +346,7 @@ class FocalCodec(nn.Module):
         >>> codec.encode_stream(lambda i, j: torch.zeros(j - i), 160000).shape
         torch.Size([500])
         """
-        return windowed.encode_stream(
+        return engine.encode_stream(
             self, read, num_samples, window, context, batch_size
         )
 
@@ -929,7 +397,7 @@ class FocalCodec(nn.Module):
             If a shape or an argument is wrong.
         """
         toks = self.check_toks(toks, tok_lengths, "tok_lengths")
-        return windowed.decode(
+        return engine.decode(
             self, toks, tok_lengths, window, batch_size, convert
         )
 
@@ -974,9 +442,9 @@ class FocalCodec(nn.Module):
         >>> sum(len(sig) for sig in codec.decode_stream(toks, window=10))
         320000
         """
-        _check_rank(toks, 1, "toks", "[N]")
+        check_rank(toks, 1, "toks", "[N]")
         toks = self.check_toks(toks[None])[0]
-        return windowed.decode_stream(self, toks, window, batch_size, convert)
+        return engine.decode_stream(self, toks, window, batch_size, convert)
 
     def resynthesize(
         self,
@@ -1009,7 +477,7 @@ class FocalCodec(nn.Module):
     def convert_voice(
         self,
         sig: torch.Tensor,
-        reference: "VoiceReference",
+        reference: VoiceReference,
         lengths: torch.Tensor | None = None,
         *,
         k: int = 4,
@@ -1108,128 +576,15 @@ class FocalCodec(nn.Module):
         """
         return self.resynthesize(sig, lengths)
 
-    def check_toks(
-        self,
-        toks: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        name: str = "lengths",
-    ) -> torch.Tensor:
-        """Refuse tokens that this model does not have.
 
-        Arguments
-        ---------
-        toks : torch.Tensor
-            Integers [B, N].
-        lengths : torch.Tensor, optional
-            Tokens, int64 [B]; what stands beyond them is not looked at.
-        name : str
-            What to call the lengths in a message.
-
-        Returns
-        -------
-        torch.Tensor
-            The tokens, int64 [B, N], 0 beyond the lengths.
-
-        Raises
-        ------
-        TokenError
-            If a token is no integer in [0, codebook_size).
-        ValueError
-            If a shape is wrong.
-        """
-        _check_rank(toks, 2, "toks", "[B, N]")
-        if toks.is_floating_point() or toks.is_complex():
-            raise TokenError(f"toks must be integers, got {toks.dtype}")
-        if lengths is not None:
-            lengths = check_lengths(lengths, toks, name)
-        toks = zero_beyond(toks.long(), lengths)
-        low, high = int(toks.min()), int(toks.max())
-        if low < 0 or high >= self.codebook_size:
-            raise TokenError(
-                f"toks must lie in 0..{self.codebook_size - 1} for "
-                f"{self.name}, got {low}..{high}; were they made by another "
-                "model?"
-            )
-        return toks
-
-    def _stage(
-        self,
-        module: Any,
-        x: torch.Tensor,
-        lengths: torch.Tensor | None,
-        state: StreamState | None,
-        role: str,
-    ) -> Staged:
-        """Run one part; with lengths, zero its padding and count anew."""
-        if lengths is None:
-            return self.run_part(module, x, None, state, role)
-        lengths = check_lengths(lengths, x, "lengths")
-        y = self.run_part(module, x, lengths, state, role)
-        lengths = module.output_lengths(lengths)
-        return zero_beyond(y, lengths, own=True), lengths
-
-    def run_part(
-        self,
-        module: Any,
-        x: torch.Tensor,
-        lengths: torch.Tensor | None,
-        state: StreamState | None,
-        role: str,
-    ) -> torch.Tensor:
-        """Run a part, or a layer of one, as this codec runs them.
-
-        Arguments
-        ---------
-        module : callable
-            What to run: (x, lengths) or (x, lengths, state).
-        x : torch.Tensor
-            Its input [B, T, ...].
-        lengths : torch.Tensor, optional
-            Steps, int64 [B].
-        state : StreamState, optional
-            Carried by a causal model; or the means of whole utterances.
-        role : str
-            The part's name in `state`.
-
-        Returns
-        -------
-        torch.Tensor
-            What it gives, whatever that is beyond the lengths.
-
-        Raises
-        ------
-        StreamError
-            If an offline model is to carry state.
-        """
-        if (
-            state is not None
-            and not self.causal
-            and not isinstance(state, TimeMeans)
-        ):
-            raise StreamError(checkpoint.offline_message(self.name))
-        options = () if state is None else (scope(state, role),)
-        if self.autocast_dtype is None:
-            return module(x, lengths, *options)
-        with torch.autocast(x.device.type, self.autocast_dtype):
-            return module(x, lengths, *options)
-
-    @staticmethod
-    def _pointwise(
-        function: Any, x: torch.Tensor, lengths: torch.Tensor | None
-    ) -> Staged:
-        """Apply what keeps the time axis and mixes nothing along it."""
-        if lengths is None:
-            return function(x)
-        lengths = check_lengths(lengths, x, "lengths")
-        return zero_beyond(function(x), lengths, own=True), lengths
-
-
-def _hash(codec: FocalCodec) -> str:
-    """SHA-256 (hex) over configuration and weights."""
-    weights = codec.state_dict()
-    if len(codec.parts) < len(PART_CONFIGS):
-        weights |= checkpoint.absent_weights(codec)
-    return checkpoint.fingerprint_of(codec.config.identity(), weights)
+def _build_parts(config: CodecConfig, wanted: Sequence[str]) -> dict[str, Any]:
+    """The wanted parts, and the configurations of the others, by role."""
+    return {
+        role: build_part(role, config.name(role), config.part(role))
+        if role in wanted
+        else config.part(role)
+        for role in ROLES
+    }
 
 
 def fit_length(sig: torch.Tensor, num_samples: int) -> torch.Tensor:
@@ -1254,61 +609,3 @@ def fit_length(sig: torch.Tensor, num_samples: int) -> torch.Tensor:
     """
     missing = num_samples - sig.shape[-1]
     return nn.functional.pad(sig, (0, missing))
-
-
-def _through(
-    x: torch.Tensor, lengths: torch.Tensor | None, *stages: Callable[..., Any]
-) -> Staged:
-    """Stages one after the other."""
-    if lengths is None:
-        for stage in stages:
-            x = stage(x)
-        return x
-    for stage in stages:
-        x, lengths = stage(x, lengths)
-    return x, lengths
-
-
-def _check_rank(x: torch.Tensor, rank: int, name: str, shape: str) -> None:
-    if not isinstance(x, torch.Tensor) or x.ndim != rank or 0 in x.shape:
-        got = list(x.shape) if isinstance(x, torch.Tensor) else type(x)
-        raise ValueError(
-            f"{name} must be a tensor {shape} that is not empty, got {got}"
-        )
-
-
-def _check_floats(
-    x: torch.Tensor,
-    name: str,
-    lengths: torch.Tensor | None,
-    dim: int | None = None,
-) -> None:
-    """Refuse all but a batch of waveforms, or of frames of `dim` channels."""
-    if dim is None:
-        _check_rank(x, 2, name, "[B, T]")
-    else:
-        shape = "[B, T, C]" if name == "feats" else "[B, N, d]"
-        _check_rank(x, 3, name, shape)
-    if not x.is_floating_point():
-        advice = "; divide integer samples by their full scale"
-        raise ValueError(
-            f"{name} must be floats, got {x.dtype}" + advice * (dim is None)
-        )
-    if dim not in (None, x.shape[-1]):
-        raise ValueError(
-            f"{name} must have {dim} channels, [B, T, {dim}], in this model, "
-            f"got {list(x.shape)}"
-        )
-    # A training counts its losses that are not finite.
-    is_trained = x.requires_grad and torch.is_grad_enabled()
-    if is_trained or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return
-    # NaN and infinity spread to a sum, which is faster to look at.
-    if math.isfinite(x.detach().sum()):
-        return
-    if lengths is not None:
-        # What stands beyond the lengths does not matter.
-        x = zero_beyond(x, check_lengths(lengths, x, "lengths"))
-    if not bool(x.isfinite().all()):
-        error = AudioError if dim is None else ValueError
-        raise error(f"{name} has NaN or infinite values; find what made them")

@@ -1,10 +1,9 @@
 """The closed schema of a model's `config.json`.
 
 A configuration names the five parts and gives the options of each. The names
-are looked up in a fixed table and every option is known here: what is not in
-the schema is an error that names it, so a downloaded file can select nothing
-but these parts. The options are in
-:mod:`speechbrain_focalcodec.modules.part_configs`.
+are looked up in :mod:`speechbrain_focalcodec.parts`, and every option is known
+there: what is not in the schema is an error that names it, so a downloaded
+file can select nothing but these parts.
 
 The two versions of the published package have different defaults. What a
 configuration leaves out gets those of the version that wrote it, before the
@@ -14,8 +13,9 @@ schema sees it: by :func:`fill_defaults`, and nowhere else.
 import json
 import math
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -34,20 +34,16 @@ from speechbrain_focalcodec.modules.part_configs import (
     DEFAULTS,
     NEW_OPTIONS,
     OLD_OPTIONS,
-    PART_CONFIGS,
     VERSIONS,
-    FocalDecoderConfig,
-    FocalEncoderConfig,
     LogMelConfig,
-    QuantizerConfig,
-    VocosConfig,
-    WaveNeXtConfig,
-    WavLMConfig,
+    OwnPartConfig,
 )
+from speechbrain_focalcodec.parts import PARTS, ROLES
 from speechbrain_focalcodec.utils.files import read_file
 
 __all__ = [
     "CodecConfig",
+    "check_fit",
     "fill_defaults",
     "left_out",
     "parse_model",
@@ -83,81 +79,70 @@ class CodecConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoder_name: Literal["WavLM", "LogMel"] = "WavLM"
-    encoder_config: WavLMConfig | LogMelConfig = Field(
-        default_factory=dict, validate_default=True
-    )
-    compressor_name: Literal["FocalEncoder"] = "FocalEncoder"
-    compressor_config: FocalEncoderConfig = Field(
-        default_factory=dict, validate_default=True
-    )
-    quantizer_name: Literal["BinarySphericalQuantizer"] = (
-        "BinarySphericalQuantizer"
-    )
-    quantizer_config: QuantizerConfig = Field(
-        default_factory=dict, validate_default=True
-    )
-    decompressor_name: Literal["FocalDecoder"] = "FocalDecoder"
-    decompressor_config: FocalDecoderConfig = Field(
-        default_factory=dict, validate_default=True
-    )
-    decoder_name: Literal["Vocos", "WaveNeXt"] = "Vocos"
-    decoder_config: VocosConfig | WaveNeXtConfig = Field(
-        default_factory=dict, validate_default=True
-    )
+    # The options are of the class that the name selects in parts.PARTS.
+    encoder_name: str = "WavLM"
+    encoder_config: Any = Field({}, validate_default=True)
+    compressor_name: str = "FocalEncoder"
+    compressor_config: Any = Field({}, validate_default=True)
+    quantizer_name: str = "BinarySphericalQuantizer"
+    quantizer_config: Any = Field({}, validate_default=True)
+    decompressor_name: str = "FocalDecoder"
+    decompressor_config: Any = Field({}, validate_default=True)
+    decoder_name: str = "Vocos"
+    decoder_config: Any = Field({}, validate_default=True)
 
     @field_validator("*", mode="before")
     @classmethod
     def _by_name(cls, value: Any, info: ValidationInfo) -> Any:
-        """Validate a part's options by the class its name selects."""
-        role = (info.field_name or "").removesuffix("_config")
-        if role not in PART_CONFIGS:
-            return value
+        """Look a part up; validate its options by the class of its entry."""
+        role, _, key = (info.field_name or "").rpartition("_")
+        own_parts = bool(info.context and info.context.get("own_parts"))
+        if key == "name":
+            if isinstance(value, str) and (
+                value in PARTS[role] or (own_parts and "." in value)
+            ):
+                return value
+            advice = ""
+            if isinstance(value, str) and "." in value:
+                advice = (
+                    "; a model with parts of its own is loaded by "
+                    "PretrainedFocalCodec.from_hparams, which runs its code"
+                )
+            known = " or ".join(map(repr, PARTS[role]))
+            raise ValueError(
+                f"unknown module {_printable(value)}; known: {known}{advice}"
+            )
         name = info.data.get(f"{role}_name")
         if name is None:  # the name was refused: one error is enough
-            return next(iter(PART_CONFIGS[role].values()))()
-        return PART_CONFIGS[role][name].model_validate(value)
+            return next(iter(PARTS[role].values())).config()
+        if name not in PARTS[role]:
+            return OwnPartConfig.model_validate(value)
+        return PARTS[role][name].config.model_validate(value)
+
+    @property
+    def own_parts(self) -> list[str]:
+        """Roles of the parts that are the user's own."""
+        return [role for role in ROLES if self.name(role) not in PARTS[role]]
+
+    def name(self, role: str) -> str:
+        """The name of a part."""
+        return getattr(self, f"{role}_name")
+
+    def part(self, role: str) -> Any:
+        """The options of a part."""
+        return getattr(self, f"{role}_config")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "CodecConfig":
-        encoder, decoder = self.encoder_config, self.decoder_config
-        compressor = self.compressor_config
-        decompressor = self.decompressor_config
-        feature_dim = encoder.feature_dim
-        bits = self.quantizer_config.codebook_size.bit_length() - 1
-        for name, got, source, needed in (
-            ("compressor_config.input_dim", compressor.input_dim)
-            + ("the encoder's features", feature_dim),
-            ("compressor_config.output_dim", compressor.output_dim)
-            + ("the bits of quantizer_config.codebook_size", bits),
-            ("decompressor_config.input_dim", decompressor.input_dim)
-            + ("the bits of quantizer_config.codebook_size", bits),
-            ("decompressor_config.output_dim", decompressor.output_dim)
-            + ("the encoder's features", feature_dim),
-            ("decoder_config.input_dim", decoder.input_dim)
-            + ("the encoder's features", feature_dim),
-        ):
-            if got != needed:
-                raise ValueError(f"{name} is {got}, but {source} have {needed}")
-        down = math.prod(compressor.downscale_factors)
-        up = math.prod(decompressor.upscale_factors)
-        if down != up:
-            raise ValueError(
-                "the products of compressor_config.downscale_factors and "
-                f"decompressor_config.upscale_factors differ: {down}, {up}"
-            )
-        hop_length = encoder.hop_length
-        rate = encoder.sample_rate * decoder.hop_length // hop_length
-        if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
-            raise ValueError(
-                f"decoder_config.hop_length is {decoder.hop_length} and the "
-                f"encoder's {hop_length}: the output would have {rate} Hz"
-            )
+        if not self.own_parts:
+            check_fit({role: self.part(role) for role in ROLES}, "_config")
         return self
 
     @model_validator(mode="after")
     def _affordable(self) -> "CodecConfig":
         """A small file must not make a model that takes all memory or time."""
+        if self.own_parts:
+            return self
         encoder, decoder = self.encoder_config, self.decoder_config
         values = []  # a second
         if isinstance(encoder, LogMelConfig):
@@ -200,6 +185,7 @@ class CodecConfig(BaseModel):
         data: Any,
         source: str | Path = "the configuration",
         version: str | None = None,
+        own_parts: bool = False,
     ) -> "CodecConfig":
         """Validate a configuration.
 
@@ -212,6 +198,10 @@ class CodecConfig(BaseModel):
         version : str, optional
             Version of the published package whose defaults it leaves out,
             ``0.0.1`` or ``0.0.2``; by default see :func:`fill_defaults`.
+        own_parts : bool
+            Whether a name may be the import path of a class of the user's
+            own: for folders that are trusted alone, since building the codec
+            runs its code.
 
         Returns
         -------
@@ -234,7 +224,7 @@ decoder_config.dimm: unknown key
         """
         if not isinstance(data, cls):
             data = fill_defaults(data, version)
-        return parse_model(cls, data, source)
+        return parse_model(cls, data, source, {"own_parts": own_parts})
 
     def identity(self) -> dict[str, Any]:
         """What a model's fingerprint holds of its configuration.
@@ -272,13 +262,57 @@ decoder_config.dimm: unknown key
             JSON-able.
         """
         data: dict[str, Any] = {}
-        for role in PART_CONFIGS:
-            data[f"{role}_name"] = getattr(self, f"{role}_name")
-            part = getattr(self, f"{role}_config")
-            data[f"{role}_config"] = part.model_dump(
+        for role in ROLES:
+            data[f"{role}_name"] = self.name(role)
+            data[f"{role}_config"] = self.part(role).model_dump(
                 mode="json", exclude_unset=True
             )
         return data
+
+
+def check_fit(parts: Mapping[str, Any], suffix: str = "") -> None:
+    """Raise unless the five parts fit each other.
+
+    Arguments
+    ---------
+    parts : dict
+        Part or configuration of a part, by role.
+    suffix : str
+        What follows the role in messages.
+
+    Raises
+    ------
+    ValueError
+        If dimensions, factors or sample rates differ.
+    """
+    encoder, compressor, quantizer, decompressor, decoder = (
+        parts[role] for role in ROLES
+    )
+    bits = quantizer.codebook_size.bit_length() - 1
+    channels = ("the encoder's features", encoder.output_dim)
+    codes = (f"the bits of quantizer{suffix}.codebook_size", bits)
+    for name, got, (source, needed) in (
+        (f"compressor{suffix}.input_dim", compressor.input_dim, channels),
+        (f"compressor{suffix}.output_dim", compressor.output_dim, codes),
+        (f"decompressor{suffix}.input_dim", decompressor.input_dim, codes),
+        (f"decompressor{suffix}.output_dim", decompressor.output_dim, channels),
+        (f"decoder{suffix}.input_dim", decoder.input_dim, channels),
+    ):
+        if got != needed:
+            raise ValueError(f"{name} is {got}, but {source} have {needed}")
+    down = math.prod(compressor.downscale_factors)
+    up = math.prod(decompressor.upscale_factors)
+    if down != up:
+        raise ValueError(
+            f"the products of compressor{suffix}.downscale_factors and "
+            f"decompressor{suffix}.upscale_factors differ: {down}, {up}"
+        )
+    rate = encoder.sample_rate * decoder.hop_length // encoder.hop_length
+    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+        raise ValueError(
+            f"decoder{suffix}.hop_length is {decoder.hop_length} and the "
+            f"encoder's {encoder.hop_length}: the output would have {rate} Hz"
+        )
 
 
 def version_of(data: dict[str, Any]) -> str | None:
@@ -306,7 +340,7 @@ def version_of(data: dict[str, Any]) -> str | None:
     if data.get("encoder_name") == "LogMel":
         # This package's own; it took the defaults of v0.0.1.
         return VERSIONS[0]
-    parts = {role: _options(data, role) for role in PART_CONFIGS}
+    parts = {role: _options(data, role) for role in ROLES}
     # v0.0.2 also reads what only v0.0.1 writes.
     if (
         any(NEW_OPTIONS & part.keys() for part in parts.values())
@@ -444,7 +478,12 @@ def _fill(data: dict[str, Any], role: str, defaults: dict[str, Any]) -> None:
         data[f"{role}_config"] = {**defaults, **part}
 
 
-def parse_model(cls: type[M], data: Any, source: str | Path) -> M:
+def parse_model(
+    cls: type[M],
+    data: Any,
+    source: str | Path,
+    context: dict[str, Any] | None = None,
+) -> M:
     """Validate untrusted data by a closed schema.
 
     Arguments
@@ -455,6 +494,8 @@ def parse_model(cls: type[M], data: Any, source: str | Path) -> M:
         What JSON has given; an instance of the schema is returned as it is.
     source : str or Path
         Where it comes from, for the message.
+    context : dict, optional
+        What the schema's validators are told.
 
     Returns
     -------
@@ -473,7 +514,7 @@ def parse_model(cls: type[M], data: Any, source: str | Path) -> M:
             f"{source}: expected a JSON object, got {type(data).__name__}"
         )
     try:
-        return cls.model_validate(data)
+        return cls.model_validate(data, context=context)
     except ValidationError as error:
         problems = list(map(_describe, error.errors()))
         raise ConfigError(f"{source}: {abridge(problems, '; ')}") from None

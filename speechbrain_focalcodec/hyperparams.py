@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hyperpyyaml import dump_hyperpyyaml
 from speechbrain.utils.fetching import (
@@ -18,9 +19,10 @@ from speechbrain.utils.fetching import (
 )
 from speechbrain.utils.parameter_transfer import Pretrainer
 
-from speechbrain_focalcodec.checkpoint import WEIGHTS_FILE
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.model_files import WEIGHTS_FILE
+from speechbrain_focalcodec.parts import ROLES
 from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = ["WeightsPretrainer", "own_savedir", "write_hyperparams"]
@@ -31,8 +33,9 @@ SOURCE_FILE = "source.txt"
 _HYPERPARAMS = """\
 # For speechbrain_focalcodec.inference.PretrainedFocalCodec.from_hparams.
 # PretrainedFocalCodec.from_pretrained does not read this file.
+{parts}
 codec: !new:speechbrain_focalcodec.codec.FocalCodec
-{arguments}
+{codec}
 modules:
     codec: !ref <codec>
 
@@ -207,16 +210,25 @@ def write_hyperparams(folder: str | Path, codec: FocalCodec) -> Path:
     >>> write_hyperparams(folder, codec).name
     'hyperparams.yaml'
     """
-    arguments = io.StringIO()
-    dump_hyperpyyaml(
-        {
-            "config": codec.config.to_dict(),
-            "name": codec.name,
-        },
-        arguments,
+    config, parts = codec.config.to_dict(), []
+    for role in ROLES:
+        cls = type(getattr(codec, role))
+        options = _dump(config[f"{role}_config"])
+        parts.append(
+            f"{role}: !new:{cls.__module__}.{cls.__qualname__}\n{options}"
+        )
+    wiring = "".join(f"    {role}: !ref <{role}>\n" for role in ROLES)
+    text = _HYPERPARAMS.format(
+        parts="\n".join(parts), codec=wiring + _dump({"name": codec.name})
     )
-    lines = arguments.getvalue().splitlines()
-    indented = "\n".join(f"    {line}" for line in lines if line)
     path = Path(folder) / "hyperparams.yaml"
-    atomic_write_text(path, _HYPERPARAMS.format(arguments=indented))
+    atomic_write_text(path, text)
     return path
+
+
+def _dump(values: dict[str, Any]) -> str:
+    """YAML of a table, indented."""
+    text = io.StringIO()
+    dump_hyperpyyaml(values, text)
+    lines = text.getvalue().splitlines()
+    return "\n".join(f"    {line}" for line in lines if line)

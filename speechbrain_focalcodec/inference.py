@@ -19,9 +19,9 @@ from speechbrain_focalcodec.audio.stream import AudioReader, AudioWriter
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import AudioError, TokenError, VoiceError
 from speechbrain_focalcodec.hyperparams import own_savedir
-from speechbrain_focalcodec.long_audio import engine as windowed
-from speechbrain_focalcodec.long_audio.schedule import Convert
+from speechbrain_focalcodec.long_audio import engine
 from speechbrain_focalcodec.long_audio.windows import CONTEXT, WINDOW
+from speechbrain_focalcodec.stages import Convert
 from speechbrain_focalcodec.tokens.content import TokenFile
 from speechbrain_focalcodec.utils.lengths import absolute_lengths
 from speechbrain_focalcodec.voice.reference import VoiceReference
@@ -799,12 +799,12 @@ class PretrainedFocalCodec(Pretrained):
         num = 0
         for file in files:
             with open_reader(file) as reader:
-                num += windowed.num_frames(codec, reader.num_samples)
+                num += engine.num_frames(codec, reader.num_samples)
 
         def read() -> Iterator[torch.Tensor]:
             for file in files:
                 with open_reader(file) as reader:
-                    yield from windowed.feats_stream(
+                    yield from engine.feats_stream(
                         codec,
                         reader.read,
                         reader.num_samples,

@@ -64,4 +64,4 @@ def make_codec(name: str, window_size: int = 12) -> FocalCodec:
             **({"fade": 60} if name == "fading" else {}),
         },
     }
-    return FocalCodec(config, name=name).eval()
+    return FocalCodec.from_config(config, name=name).eval()

@@ -117,7 +117,7 @@ def test_which_checkpoints_are_kept(tmp_path):
 
 
 def test_export_falls_back_too(tmp_path):
-    good, bad = FocalCodec(CONFIG), FocalCodec(CONFIG)
+    good, bad = FocalCodec.from_config(CONFIG), FocalCodec.from_config(CONFIG)
     for codec, loss in ((good, 2.0), (bad, 1.0)):
         saved = AtomicCheckpointer(
             tmp_path / "save", {"decoder": codec.decoder}
@@ -125,7 +125,7 @@ def test_export_falls_back_too(tmp_path):
     damage(saved.path / "decoder.ckpt", "flipped")
     text = json.dumps(good.config.to_dict())
     (tmp_path / "config.json").write_text(text)
-    codec = FocalCodec(CONFIG)
+    codec = FocalCodec.from_config(CONFIG)
     load_parts(codec, find_sources(tmp_path))
     for name, value in good.decoder.state_dict().items():
         assert torch.equal(codec.decoder.state_dict()[name], value)

@@ -12,14 +12,12 @@ from hypothesis import strategies as st
 from speechbrain_focalcodec import FocalCodec
 from speechbrain_focalcodec.config import CodecConfig, read_config
 from speechbrain_focalcodec.errors import ConfigError
-from speechbrain_focalcodec.modules.part_configs import (
-    PART_CONFIGS,
-    LogMelConfig,
-)
+from speechbrain_focalcodec.modules.part_configs import LogMelConfig
+from speechbrain_focalcodec.parts import PARTS as KINDS
 
 PARITY = Path(__file__).parent / "parity"
 CASES = sorted(path.parent.name for path in PARITY.glob("*/config.json"))
-PARTS = [f"{role}_config" for role in PART_CONFIGS]
+PARTS = [f"{role}_config" for role in KINDS]
 
 
 def published(case="offline_50hz"):
@@ -124,7 +122,7 @@ def test_old_and_new_name_together_are_refused():
     assert "decoder_config.input_channels: unknown key" in message
 
 
-@pytest.mark.parametrize("role", PART_CONFIGS)
+@pytest.mark.parametrize("role", KINDS)
 @pytest.mark.parametrize(
     "name",
     ["os.system", "subprocess:Popen", "wavlm", "WavLM ", "", "__class__"],
@@ -361,9 +359,9 @@ ANYTHING = st.recursive(
 OPTIONS = sorted(
     {
         option
-        for classes in PART_CONFIGS.values()
-        for part in classes.values()
-        for option in part.model_fields
+        for kinds in KINDS.values()
+        for kind in kinds.values()
+        for option in kind.config.model_fields
     }
     | {"input_channels", "padding"}
 )
@@ -372,7 +370,7 @@ OBJECTS = st.fixed_dictionaries(
     optional={
         **{
             f"{role}_name": st.sampled_from(sorted(classes)) | ANYTHING
-            for role, classes in PART_CONFIGS.items()
+            for role, classes in KINDS.items()
         },
         **{
             part: ANYTHING
@@ -493,7 +491,7 @@ def test_computed_tensors_have_values_after_loading(tmp_path):
     data = json.loads((PARITY / "offline_50hz" / "config.json").read_text())
     data["encoder_name"] = "LogMel"
     data["encoder_config"] = {"n_mels": 32}
-    codec = FocalCodec(data)
+    codec = FocalCodec.from_config(data)
     codec.save_pretrained(tmp_path)
     loaded = FocalCodec.from_pretrained(tmp_path)
     expected = dict(codec.named_buffers())

@@ -52,7 +52,7 @@ def make_hparams(corpus, output, epochs=2, stage="decoder", **overrides):
         "preload": False,
         "train_data_options": {},
         "valid_data_options": {"chunk_samples": 3000},
-        "codec": FocalCodec(CONFIG),
+        "codec": FocalCodec.from_config(CONFIG),
         "brain": CodecBrain,
         "modules": {},
         "opt_class": lambda x: torch.optim.AdamW(x, 1e-2),

@@ -49,7 +49,7 @@ def sources(tmp_path_factory, parity):
     config["decompressor_config"]["input_dim"] = 16
     config["quantizer_config"]["codebook_size"] = 2**16
     folder = tmp_path_factory.mktemp("codecs") / "tiny_65k"
-    FocalCodec(config, name="tiny_65k").save_pretrained(folder)
+    FocalCodec.from_config(config, name="tiny_65k").save_pretrained(folder)
     return {"12.5 Hz": parity / "offline_12_5hz", "65k codes": folder}
 
 

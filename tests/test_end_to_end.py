@@ -37,7 +37,7 @@ def model(tmp_path_factory):
     """A codec that was never trained, as a folder."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    FocalCodec(CONFIG, name="tiny").save_pretrained(folder)
+    FocalCodec.from_config(CONFIG, name="tiny").save_pretrained(folder)
     return folder
 
 

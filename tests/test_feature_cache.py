@@ -116,7 +116,7 @@ def flip(path, place):
 def test_it_holds_what_the_encoder_gives_each_alone(
     corpus, entries, tmp_path, kind, mini
 ):
-    codec = FocalCodec(CONFIG).eval() if kind == "wavlm" else mini
+    codec = FocalCodec.from_config(CONFIG).eval() if kind == "wavlm" else mini
     cache = make_feature_cache(tmp_path, codec, entries)
     assert len(cache) == len(entries) == 6
     read = SignalReader(16000)
@@ -282,7 +282,7 @@ def test_another_encoder_rate_or_manifest_refuses(entries, tmp_path, mini):
     def with_option(**options):
         config = mini.config.model_dump(mode="json")
         config["encoder_config"] |= options
-        return FocalCodec(config)
+        return FocalCodec.from_config(config)
 
     fewer = dict(list(entries.items())[1:])
     refuses("other utterances", mini, fewer)
@@ -291,7 +291,7 @@ def test_another_encoder_rate_or_manifest_refuses(entries, tmp_path, mini):
     refuses("other utterances", mini, entries | {first: longer})
     refuses("another encoder", with_option(floor=0.5), entries)
     refuses("another sample rate", with_option(sample_rate=24000), entries)
-    wavlm = FocalCodec(CONFIG).eval()
+    wavlm = FocalCodec.from_config(CONFIG).eval()
     refuses("another encoder", wavlm, entries)
     make_feature_cache(tmp_path / "wavlm", wavlm, entries)
     with torch.no_grad():
@@ -428,7 +428,7 @@ def small() -> FocalCodec:
     compressor = {"input_dim": 80, "output_dim": 6, "hidden_dims": [16]}
     decompressor = {"input_dim": 6, "output_dim": 80, "hidden_dims": [16]}
     backbone = {"num_layers": 1, "dim": 16, "ffn_dim": 32}
-    return FocalCodec(
+    return FocalCodec.from_config(
         {
             "encoder_name": "LogMel",
             "encoder_config": {},
@@ -523,7 +523,7 @@ def test_stages_that_need_waveforms_refuse(mini, corpus, tmp_path):
     datasets = {"train": dataset_of(corpus)}
     with pytest.raises(ConfigError, match="the stage needs whole wave"):
         use_feature_cache(brain(takes_features=False), datasets, hparams)
-    trained = FocalCodec(CONFIG)
+    trained = FocalCodec.from_config(CONFIG)
     with pytest.raises(ConfigError, match="trains the encoder"):
         use_feature_cache(brain(trained), datasets, hparams)
     with pytest.raises(ConfigError, match="train_data_options has augment"):

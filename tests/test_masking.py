@@ -58,7 +58,9 @@ def log_mel_codec(factors: tuple[int, int, int], decoder: str) -> FocalCodec:
             "causal": decoder == "causal",
         },
     }
-    return FocalCodec(config, name=f"log_mel_{factors}_{decoder}").eval()
+    return FocalCodec.from_config(
+        config, name=f"log_mel_{factors}_{decoder}"
+    ).eval()
 
 
 CODECS = {

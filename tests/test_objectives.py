@@ -68,7 +68,9 @@ def make_perceptual(corpus, output, **options):
 
 def test_waveforms_train_a_quantizer_through_a_frozen_decoder(corpus, tmp_path):
     torch.manual_seed(0)
-    FocalCodec(CONFIG, name="tiny").save_pretrained(tmp_path / "model")
+    FocalCodec.from_config(CONFIG, name="tiny").save_pretrained(
+        tmp_path / "model"
+    )
     before = FocalCodec.from_pretrained(tmp_path / "model").state_dict()
     brain, counter, data = make_perceptual(
         corpus, tmp_path / "run", start_from=tmp_path / "model"

@@ -84,7 +84,7 @@ def test_a_whole_model_needs_its_folder_no_more(tmp_path):
     assert codec.fingerprint == whole.fingerprint
     with pytest.raises(CheckpointError, match="model.safetensors: not found"):
         _ = some.fingerprint
-    built = FocalCodec(whole.config, parts=DECODER)
+    built = FocalCodec.from_config(whole.config, parts=DECODER)
     with pytest.raises(FocalCodecError, match="made without its encoder, co"):
         _ = built.fingerprint
 

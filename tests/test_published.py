@@ -140,7 +140,7 @@ def test_an_offline_model_as_v002_saves_it_is_not_causal():
 
 
 def test_tanhscale_init_is_the_first_alpha():
-    codec = FocalCodec(published("full_options_causal"))
+    codec = FocalCodec.from_config(published("full_options_causal"))
     alphas = [
         value
         for name, value in codec.state_dict().items()
@@ -181,7 +181,7 @@ def test_what_is_left_out_is_what_its_version_takes(
     (data if part is None else data[part])[key] = default
     if default == "WaveNeXt":
         to_wavenext(data)
-    codec = FocalCodec(data)
+    codec = FocalCodec.from_config(data)
     left = without(data, part, key)
     folder = write(tmp_path / "model", left, codec.state_dict(), version)
     loaded = assert_same_model(folder, codec)
@@ -196,7 +196,7 @@ def test_the_bits_are_those_of_the_version(tmp_path, version, bits):
     data = config_of(version)
     for part, key in BITS.items():
         data[part][key] = 2**bits if key == "codebook_size" else bits
-    codec = FocalCodec(data)
+    codec = FocalCodec.from_config(data)
     for part, key in BITS.items():
         left = without(data, part, key)
         folder = write(tmp_path / key, left, codec.state_dict(), version)
@@ -210,7 +210,7 @@ def test_other_options_have_one_default(tmp_path, part, key, default, decoder):
     data = config_of("0.0.2")
     data = to_wavenext(data) if decoder == "WaveNeXt" else data
     assert data[part][key] == default
-    codec = FocalCodec(data)
+    codec = FocalCodec.from_config(data)
     left = without(data, part, key)
     assert_same_model(write(tmp_path, left, codec.state_dict()), codec)
 
@@ -218,7 +218,7 @@ def test_other_options_have_one_default(tmp_path, part, key, default, decoder):
 def test_a_causal_file_with_a_decoder_that_is_not(tmp_path):
     data = published("full_options_causal")
     data["decoder_config"]["causal"] = False
-    codec = FocalCodec(data)
+    codec = FocalCodec.from_config(data)
     left = without(data, "decoder_config", "causal")
     folder = write(tmp_path, left, codec.state_dict())
     assert not assert_same_model(folder, codec).causal
@@ -242,7 +242,7 @@ def test_old_weights_beside_a_configuration_of_the_newer_code(tmp_path):
     data = config_of("0.0.2")
     for part in ("compressor_config", "decompressor_config"):
         data[part] |= {"focal_window": 14, "focal_factor": 4}
-    codec = FocalCodec(data)
+    codec = FocalCodec.from_config(data)
     for key in ("focal_window", "focal_factor"):
         data = without(data, "compressor_config", key)
     assert_same_model(write(tmp_path, data, codec.state_dict(), "0.0.1"), codec)
@@ -259,7 +259,7 @@ def test_the_weights_tell_where_the_keys_do_not(tmp_path):
         data["encoder_config"] |= {"dim": 1024, "conv_pos": 1}
         data["compressor_config"]["input_dim"] = 1024
         data["decompressor_config"]["output_dim"] = 1024
-        codec = FocalCodec(data)
+        codec = FocalCodec.from_config(data)
         left = without(data, "compressor_config", "focal_window")
         left = without(left, "decompressor_config", "focal_factor")
         folder = write(tmp_path / str(number), left, codec.state_dict())
@@ -269,7 +269,7 @@ def test_the_weights_tell_where_the_keys_do_not(tmp_path):
 def test_a_size_that_no_version_has_must_be_written(tmp_path):
     data = published()
     data["compressor_config"]["focal_window"] = 9
-    codec = FocalCodec(data)
+    codec = FocalCodec.from_config(data)
     left = without(data, "compressor_config", "focal_window")
     folder = write(tmp_path, left, codec.state_dict())
     with pytest.raises(ConfigError) as caught:

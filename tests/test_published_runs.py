@@ -148,7 +148,7 @@ def test_a_stage_goes_on_with_a_published_decoder(tmp_path):
         ["decoder"],
         ["compressor", "decompressor"],
     ]
-    codec = FocalCodec(sources[1].config | sources[0].config)
+    codec = FocalCodec.from_config(sources[1].config | sources[0].config)
     assert sorted(load_parts(codec, sources)) == sorted(PARTS)
     for part in PARTS:
         for key, value in weights_of(OFFLINE, part).items():
@@ -172,7 +172,7 @@ def test_a_streaming_encoder_and_its_position_embedding(tmp_path):
     save(tmp_path / "position", {"student_posemb": position}, {"loss": 1.0})
     save(tmp_path / "encoder", {"student_encoder": encoder}, {"loss": 1.0})
     config = json.loads((model / "config.json").read_text())
-    codec = FocalCodec(config)
+    codec = FocalCodec.from_config(config)
     [source] = find_sources(tmp_path / "position")
     assert list(load_parts(codec, [source])) == ["positional_embedding"]
     found = codec.encoder.encoder.positional_embedding.state_dict()

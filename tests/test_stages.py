@@ -45,7 +45,7 @@ def run(
 ):
     """Train a stage of a tiny model."""
     hparams = {
-        "codec": FocalCodec(config_of(model), name="tiny"),
+        "codec": FocalCodec.from_config(config_of(model), name="tiny"),
         "encoder_source": OFFLINE,
         "epochs": EPOCHS,
         "first_layer_weight": 0.5,
@@ -136,7 +136,7 @@ def test_the_quantizer_stage_has_no_refiner(runs):
 
 def test_the_joint_stage_starts_where_the_quantizer_ended(runs):
     folder, brains = runs
-    codec = FocalCodec(config_of(CAUSAL))
+    codec = FocalCodec.from_config(config_of(CAUSAL))
     sources = find_sources([folder / "encoder", folder / "quantizer"])
     load_parts(codec, sources)
     before = brains["quantizer"].codec.eval()
@@ -246,7 +246,7 @@ def test_no_teacher_where_the_student_is_heard(corpus, tmp_path, stage):
         stage,
         corpus,
         tmp_path,
-        codec=FocalCodec(config_of(CAUSAL), name="tiny"),
+        codec=FocalCodec.from_config(config_of(CAUSAL), name="tiny"),
         start_from=CAUSAL,
         dequantized=True,
         freeze=None,
@@ -264,18 +264,22 @@ def test_runs_of_another_model_are_refused(runs):
     other = json.loads(json.dumps(config))
     other["compressor_config"]["window_size"] = 16
     with pytest.raises(CheckpointError, match="compressor with window_size 32"):
-        load_parts(FocalCodec(other), find_sources(folder / "quantizer"))
+        load_parts(
+            FocalCodec.from_config(other), find_sources(folder / "quantizer")
+        )
     other = json.loads(json.dumps(config))
     other["encoder_config"]["max_distance"] = 80
     with pytest.raises(CheckpointError, match="trained on an encoder with max"):
-        load_parts(FocalCodec(other), find_sources(folder / "quantizer"))
+        load_parts(
+            FocalCodec.from_config(other), find_sources(folder / "quantizer")
+        )
     # A decoder serves models of other token rates.
-    offline = FocalCodec(config_of("tests/parity/offline_25hz"))
+    offline = FocalCodec.from_config(config_of("tests/parity/offline_25hz"))
     load_parts(offline, find_sources(OFFLINE)[:0])
     other = json.loads(json.dumps(config))
     other["compressor_config"]["downscale_factors"] = [2, 1, 1]
     other["decompressor_config"]["upscale_factors"] = [1, 1, 2]
-    load_parts(FocalCodec(other), find_sources(folder / "decoder"))
+    load_parts(FocalCodec.from_config(other), find_sources(folder / "decoder"))
 
 
 def test_a_decoder_goes_on_with_another_fade(corpus, tmp_path, caplog):
@@ -289,7 +293,7 @@ def test_a_decoder_goes_on_with_another_fade(corpus, tmp_path, caplog):
         "end_to_end",
         corpus,
         tmp_path / "run",
-        codec=FocalCodec(changed),
+        codec=FocalCodec.from_config(changed),
         start_from=tmp_path / "old",
         loss_weights={"mel": 1.0, "stft": 1.0, "feats": 1.0},
         epochs=1,
@@ -314,7 +318,7 @@ def test_offline_models_do_not_differ_in_what_causal_ones_have():
     config = config_of(OFFLINE)
     config["decompressor_config"]["last_window_size"] = 7
     config["compressor_config"]["window_size"] = 7
-    load_parts(FocalCodec(config), find_sources(OFFLINE))
+    load_parts(FocalCodec.from_config(config), find_sources(OFFLINE))
 
 
 def test_an_encoder_can_be_pretrained(corpus, tmp_path):
@@ -381,7 +385,7 @@ def test_fine_tuning_with_the_discriminator(corpus, tmp_path):
         tmp_path / "second",
         adversarial=True,
         modules={"discriminator": Discriminator()},
-        codec=FocalCodec(model),
+        codec=FocalCodec.from_config(model),
         encoder_source=None,
         start_from=[tmp_path / "model"],
         freeze=["decoder.backbone"],

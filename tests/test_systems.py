@@ -288,7 +288,7 @@ def test_pretrained_focalcodec_keeps_its_options(codec):
 
 def test_focalcodec_in_training_is_refused(codec):
     with pytest.raises(ValueError, match="eval"):
-        FocalCodecSystem(FocalCodec(codec.config))
+        FocalCodecSystem(FocalCodec.from_config(codec.config))
 
 
 # What a user writes

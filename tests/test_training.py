@@ -101,7 +101,7 @@ def make_brain(
         for samples in (segment, None)
     ]
     hparams = {
-        "codec": FocalCodec(CONFIG),
+        "codec": FocalCodec.from_config(CONFIG),
         "output_folder": str(output),
         "train_logger": FileTrainLogger(str(output / "train_log.txt")),
         "epoch_counter": counter,
@@ -573,7 +573,7 @@ def test_decoder_trains_on_dequantized_features(corpus, tmp_path):
         lambda module, args: seen.append(args[0].detach())
     )
     fit(brain, counter, data)
-    reference = FocalCodec(CONFIG)
+    reference = FocalCodec.from_config(CONFIG)
     load_parts(reference, find_sources([tmp_path / "quantizer"]))
     sig = data[1][0]["sig"][None]
     with torch.no_grad():
@@ -630,9 +630,13 @@ def test_export_of_bad_runs_is_refused(corpus, tmp_path):
     other = {**CONFIG, "quantizer_config": {"codebook_size": 64}}
     other["decoder_config"] = {**CONFIG["decoder_config"], "ffn_dim": 48}
     with pytest.raises(CheckpointError, match="its decoder with ffn_dim 32"):
-        load_parts(FocalCodec(other), find_sources(decoder))
+        load_parts(FocalCodec.from_config(other), find_sources(decoder))
     with pytest.raises(CheckpointError, match="no trained compressor; add"):
-        load_parts(FocalCodec(CONFIG), find_sources(decoder), ["compressor"])
+        load_parts(
+            FocalCodec.from_config(CONFIG),
+            find_sources(decoder),
+            ["compressor"],
+        )
     assert not (tmp_path / "model").exists()
 
 

@@ -74,7 +74,7 @@ def model(tmp_path_factory):
     """A codec that was never trained, as a folder."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    FocalCodec(CONFIG, name="tiny").save_pretrained(folder)
+    FocalCodec.from_config(CONFIG, name="tiny").save_pretrained(folder)
     return folder
 
 
@@ -232,7 +232,10 @@ def make_brain(stage, output, **options):
 def test_parts_that_are_missing_are_named(tmp_path, stage, options, message):
     if "codec" in options:
         config = json.loads((options["codec"] / "config.json").read_text())
-        options = options | {"codec": FocalCodec(config), "sample_rate": 24000}
+        options = options | {
+            "codec": FocalCodec.from_config(config),
+            "sample_rate": 24000,
+        }
     brain = make_brain(stage, tmp_path, **options)
     with pytest.raises(ConfigError, match=message):
         FinalEvaluation(brain, {}, "valid.json", "data")

@@ -241,7 +241,7 @@ def codec():
 def codec_with(part, **options):
     data = json.loads((PARITY / "offline_50hz" / "config.json").read_text())
     data[part] |= options
-    return FocalCodec(data)
+    return FocalCodec.from_config(data)
 
 
 def test_a_folder_that_transformers_saved(codec, published, saved):
@@ -289,7 +289,7 @@ def test_an_encoder_of_other_sizes_is_an_error(saved, key, size):
         data["compressor_config"]["input_dim"] = size
         data["decompressor_config"]["output_dim"] = size
         data["decoder_config"]["input_dim"] = size
-    message = refused(CheckpointError, FocalCodec(data), saved)
+    message = refused(CheckpointError, FocalCodec.from_config(data), saved)
     assert "wrong shape: " in message and "configuration needs" in message
 
 
@@ -349,7 +349,7 @@ def test_wavlm_base_is_refused(codec, tmp_path):
 
 
 def test_a_codec_without_wavlm_is_told_so(saved):
-    codec = FocalCodec(
+    codec = FocalCodec.from_config(
         {
             "encoder_name": "LogMel",
             "compressor_config": {"input_dim": 80, "hidden_dims": [8, 8, 8]},

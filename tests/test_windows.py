@@ -46,7 +46,7 @@ def mixed_codec() -> FocalCodec:
     config["decoder_config"] |= {"causal": False, "n_fft": 1000}
     config["encoder_config"]["lookahead_size"] = 4
     config["decompressor_config"]["lookahead_size"] = 5
-    return FocalCodec(config, name="mixed").eval()
+    return FocalCodec.from_config(config, name="mixed").eval()
 
 
 OFFLINE["mixed"] = mixed_codec()

@@ -177,7 +177,7 @@ def train_all(corpus, out):
     start = out / "start"
     if if_main_process():
         torch.manual_seed(0)
-        FocalCodec(CONFIG, name="tiny").save_pretrained(start)
+        FocalCodec.from_config(CONFIG, name="tiny").save_pretrained(start)
     gather(None)  # wait for it
     lines = {
         "quantizer": train("quantizer", corpus, out / "quantizer"),
@@ -197,7 +197,7 @@ def train_all(corpus, out):
             stage,
             corpus,
             out / stage,
-            codec=FocalCodec(config, name="tiny"),
+            codec=FocalCodec.from_config(config, name="tiny"),
             encoder_source=OFFLINE,
             start_from=[CAUSAL],
             first_layer_weight=0.5,

@@ -100,7 +100,7 @@ class FocalEncoder(Part, compressor.FocalEncoder):
     torch.Size([2, 5, 5])
     """
 
-    options: ClassVar[dict[str, Any]] = {
+    defaults: ClassVar[dict[str, Any]] = {
         "input_dim": 1024,
         "output_dim": 12,
         "hidden_dims": (1024, 1024, 1024),
@@ -179,7 +179,7 @@ class FocalDecoder(Part, compressor.FocalDecoder):
     torch.Size([2, 10, 8])
     """
 
-    options: ClassVar[dict[str, Any]] = {
+    defaults: ClassVar[dict[str, Any]] = {
         "input_dim": 12,
         "output_dim": 1024,
         "hidden_dims": (1024, 1024, 1024),
@@ -223,7 +223,7 @@ class FocalDecoder(Part, compressor.FocalDecoder):
         """
         x = self.in_proj(x.to(self.in_proj.weight.dtype))
         for i, (layer, factor) in enumerate(
-            zip(self.layers, self.factors, strict=True)
+            zip(self.layers, self.upscale_factors, strict=True)
         ):
             x, _ = layer(x, Contexts(lengths, scope(state, f"layers.{i}")))
             if lengths is not None:

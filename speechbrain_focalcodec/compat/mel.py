@@ -21,7 +21,7 @@ class LogMel(Part, mel.LogMel):
     torch.Size([2, 50, 80])
     """
 
-    options: ClassVar[dict[str, Any]] = {
+    defaults: ClassVar[dict[str, Any]] = {
         name: parameter.default
         for name, parameter in inspect.signature(mel.LogMel).parameters.items()
     }

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from speechbrain_focalcodec.codec import UNUSED_OPTIONS
 from speechbrain_focalcodec.modules.causal import StreamState
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.utils.lengths import absolute_lengths
@@ -96,13 +95,13 @@ class Part(nn.Module):
 
     Attributes
     ----------
-    options : dict
+    defaults : dict
         Published options in their order, with the defaults of v0.0.2.
     config : dict
         The options that this part was made with.
     """
 
-    options: ClassVar[dict[str, Any]] = {}
+    defaults: ClassVar[dict[str, Any]] = {}
     causal: bool
     output_lengths: Any
 
@@ -111,7 +110,7 @@ class Part(nn.Module):
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         parameters = [
             inspect.Parameter(name, kind, default=value)
-            for name, value in cls.options.items()
+            for name, value in cls.defaults.items()
         ]
         signature = inspect.Signature(parameters)
         cls.__signature__ = signature  # type: ignore[attr-defined]
@@ -120,9 +119,7 @@ class Part(nn.Module):
         bound = inspect.signature(type(self)).bind(*args, **kwargs)
         bound.apply_defaults()
         config = bound.arguments
-        super().__init__(
-            **{k: v for k, v in config.items() if k not in UNUSED_OPTIONS}
-        )
+        super().__init__(**config)
         self.config = config
         # In a tuple: no part of the weights.
         self.traced: tuple[Any, ...] = ()

@@ -21,7 +21,7 @@ class Vocos(Decoder, vocos.Vocos):
     torch.Size([2, 3200])
     """
 
-    options: ClassVar[dict[str, Any]] = {
+    defaults: ClassVar[dict[str, Any]] = {
         "input_dim": 1024,
         "num_layers": 8,
         "dim": 512,

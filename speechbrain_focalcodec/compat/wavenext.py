@@ -21,7 +21,7 @@ class WaveNeXt(Decoder, wavenext.WaveNeXt):
     torch.Size([2, 4800])
     """
 
-    options: ClassVar[dict[str, Any]] = {
+    defaults: ClassVar[dict[str, Any]] = {
         "input_dim": 1024,
         "num_layers": 8,
         "dim": 1024,

@@ -21,7 +21,7 @@ class WavLM(Part, wavlm.WavLM):
     torch.Size([1, 49, 32])
     """
 
-    options: ClassVar[dict[str, Any]] = {
+    defaults: ClassVar[dict[str, Any]] = {
         "hidden_dims": (512,) * 7,
         "kernel_sizes": (10, 3, 3, 3, 3, 2, 2),
         "strides": (5, 2, 2, 2, 2, 2, 2),

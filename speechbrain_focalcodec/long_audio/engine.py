@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -30,16 +30,13 @@ from speechbrain_focalcodec.long_audio.passes import (
     run_passes,
 )
 from speechbrain_focalcodec.long_audio.schedule import (
-    Convert,
     decode_passes,
     encode_passes,
 )
 from speechbrain_focalcodec.long_audio.windows import WHOLE, count_steps
 from speechbrain_focalcodec.modules.causal import StreamState
 from speechbrain_focalcodec.modules.masking import full_lengths
-
-if TYPE_CHECKING:
-    from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.stages import Convert, Stage, Stages, run_stages
 
 __all__ = [
     "check_windows",
@@ -53,81 +50,23 @@ __all__ = [
 ]
 
 
-# One pass: tensor and absolute lengths to tensor and absolute lengths
-
-
-def _encode_once(
-    codec: "FocalCodec",
-    sig: torch.Tensor,
-    lengths: torch.Tensor | None = None,
-    state: StreamState | None = None,
-    to_toks: bool = True,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Waveform to tokens, or to features."""
-    stage = codec.sig_to_toks if to_toks else codec.sig_to_feats
-    return _chain(sig, lengths, partial(stage, state=state))
-
-
-def _decode_once(
-    codec: "FocalCodec",
-    toks: torch.Tensor,
-    lengths: torch.Tensor | None = None,
-    state: StreamState | None = None,
-    convert: Convert | None = None,
-    to_sig: bool = True,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens to waveform, or to quantized features."""
-    stages: list[Callable[..., Any]] = [
-        codec.toks_to_codes,
-        partial(codec.codes_to_qfeats, state=state),
-    ]
-    if convert is not None:
-        stages.append(partial(_converted, convert))
-    if to_sig:
-        stages.append(partial(codec.feats_to_sig, state=state))
-    return _chain(toks, lengths, *stages)
-
-
-def _converted(
-    convert: Convert, feats: torch.Tensor, lengths: torch.Tensor | None = None
-) -> Any:
-    """A conversion of features as a stage."""
-    feats = convert(feats, lengths)
-    return feats if lengths is None else (feats, lengths)
-
-
-def _chain(
-    x: torch.Tensor, lengths: torch.Tensor | None, *stages: Callable[..., Any]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stages of a codec one after the other."""
-    for stage in stages:
-        if lengths is None:
-            x = stage(x)
-        else:
-            x, lengths = stage(x, lengths)
-    return x, full_lengths(x) if lengths is None else lengths
-
-
-# Both ways, encoding and decoding
-
-
 @dataclass(frozen=True)
-class _Way:
+class _Direction:
     """How a codec encodes, or decodes, with windows of some length.
 
     Arguments
     ---------
-    once : callable
-        A single pass: (batch, its lengths, state) -> (batch, its lengths).
+    stages : list of Stage
+        What runs, in this order.
     count : callable
         Length of the input -> length of the output.
     slice_size : int
         Causal models: input steps of a slice.
     passes : list of Pass
-        Offline models: what runs over a long utterance.
+        Offline models: the same stages cut into passes over a long utterance.
     """
 
-    once: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    stages: list[Stage]
     count: Callable[[int], int]
     slice_size: int = 0
     passes: list[Pass] = field(default_factory=list)
@@ -139,47 +78,57 @@ class _Way:
         first = self.passes[0]
         return first.count(length) <= first.sizes.size
 
+    def once(
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A single pass over a batch."""
+        y: Any = run_stages(self.stages, x, lengths, state)
+        return (y, full_lengths(y)) if lengths is None else y
+
 
 def _encoding(
-    codec: "FocalCodec",
+    codec: Stages,
     window: float | None,
     context: float,
     to_toks: bool = True,
-) -> _Way:
-    once = partial(_encode_once, codec, to_toks=to_toks)
+) -> _Direction:
+    stages = codec.encoding() if to_toks else codec.encoding()[:1]
     count = codec.num_tokens if to_toks else partial(num_frames, codec)
     if codec.causal:
         count_steps("context", context, 1.0)
         size = _slice_size(codec, window) * codec.hop_length
-        return _Way(once, count, size)
+        return _Direction(stages, count, size)
     passes = encode_passes(codec, window, context)
-    return _Way(once, count, passes=passes if to_toks else passes[:1])
+    return _Direction(stages, count, passes=passes if to_toks else passes[:1])
 
 
 def _decoding(
-    codec: "FocalCodec",
+    codec: Stages,
     window: float | None,
     convert: Convert | None = None,
     to_sig: bool = True,
-) -> _Way:
-    once = partial(_decode_once, codec, convert=convert, to_sig=to_sig)
+) -> _Direction:
+    stages = codec.decoding(convert)
     hop = codec.output_hop_length
     if not to_sig:
-        hop //= codec.config.decoder_config.hop_length
+        stages = stages[:-1]
+        hop //= codec.decoder.hop_length
     if codec.causal:
-        return _Way(once, lambda num: num * hop, _slice_size(codec, window))
+        size = _slice_size(codec, window)
+        return _Direction(stages, lambda num: num * hop, size)
     passes = decode_passes(codec, window, convert, to_sig)
-    return _Way(once, lambda num: num * hop, passes=passes)
+    return _Direction(stages, lambda num: num * hop, passes=passes)
 
 
-def check_windows(
-    codec: "FocalCodec", window: float | None, context: float
-) -> None:
+def check_windows(codec: Stages, window: float | None, context: float) -> None:
     """Refuse lengths of windows that a codec cannot run with.
 
     Arguments
     ---------
-    codec : FocalCodec
+    codec : Stages
         The model.
     window, context : float
         See :meth:`FocalCodec.encode`.
@@ -193,7 +142,7 @@ def check_windows(
     _decoding(codec, window)
 
 
-def _slice_size(codec: "FocalCodec", window: float | None) -> int:
+def _slice_size(codec: Stages, window: float | None) -> int:
     """Tokens of a causal model's slices: whole chunks."""
     if window is None:
         return WHOLE
@@ -204,7 +153,7 @@ def _slice_size(codec: "FocalCodec", window: float | None) -> int:
 
 
 def _run(
-    way: _Way,
+    direction: _Direction,
     x: torch.Tensor,
     lengths: torch.Tensor | None,
     batch_size: int | None,
@@ -212,33 +161,35 @@ def _run(
     """A batch: in one pass if it fits, else part by part."""
     batch_size = _check_batch_size(batch_size, len(x))
     numbers = [x.shape[1]] * len(x) if lengths is None else lengths.tolist()
-    if len(x) <= batch_size and way.fits(max(numbers)):
-        if not way.fits(x.shape[1]):
+    if len(x) <= batch_size and direction.fits(max(numbers)):
+        if not direction.fits(x.shape[1]):
             x = x[:, : max(numbers)]
-        return way.once(x, lengths)
-    parts = _parts(way, lambda row, i, j: x[row, i:j], numbers, batch_size)
-    return _put_together(parts, [way.count(num) for num in numbers])
+        return direction.once(x, lengths)
+    parts = _parts(
+        direction, lambda row, i, j: x[row, i:j], numbers, batch_size
+    )
+    return _put_together(parts, [direction.count(num) for num in numbers])
 
 
 @torch.no_grad()
 def _parts(
-    way: _Way, read: Read, lengths: Sequence[int], batch_size: int
+    direction: _Direction, read: Read, lengths: Sequence[int], batch_size: int
 ) -> Iterator[Part]:
     """What a batch gives, part by part; each utterance's in order."""
-    if not way.passes:
-        yield from _sliced(way, read, lengths, batch_size)
+    if not direction.passes:
+        yield from _sliced(direction, read, lengths, batch_size)
         return
     rows = range(len(lengths))
-    short = [row for row in rows if way.fits(lengths[row])]
+    short = [row for row in rows if direction.fits(lengths[row])]
     for group in groups_of(short, batch_size):
         pieces = [read(row, 0, lengths[row]) for row in group]
-        out, out_lengths = way.once(*pad(pieces))
+        out, out_lengths = direction.once(*pad(pieces))
         for i, row in enumerate(group):
             yield row, out[i, : int(out_lengths[i])]
-    long = [row for row in rows if not way.fits(lengths[row])]
+    long = [row for row in rows if not direction.fits(lengths[row])]
     if long:
         for i, part in run_passes(
-            way.passes,
+            direction.passes,
             lambda i, start, stop: read(long[i], start, stop),
             [lengths[row] for row in long],
             batch_size,
@@ -247,10 +198,10 @@ def _parts(
 
 
 def _sliced(
-    way: _Way, read: Read, lengths: Sequence[int], batch_size: int
+    direction: _Direction, read: Read, lengths: Sequence[int], batch_size: int
 ) -> Iterator[Part]:
     """Causal: slices with carried state."""
-    size = way.slice_size
+    size = direction.slice_size
     for rows in groups_of(range(len(lengths)), batch_size):
         state = StreamState()
         for start in range(0, max(lengths[row] for row in rows), size):
@@ -259,7 +210,7 @@ def _sliced(
                 read(row, min(start, end), min(start + size, end))
                 for row, end in ((row, lengths[row]) for row in rows)
             ]
-            out, out_lengths = way.once(*pad(pieces), state)
+            out, out_lengths = direction.once(*pad(pieces), state)
             for i, row in enumerate(rows):
                 if start < lengths[row]:
                     yield row, out[i, : int(out_lengths[i])]
@@ -292,7 +243,7 @@ def _check_batch_size(batch_size: Any, default: int) -> int:
 
 
 def encode(
-    codec: "FocalCodec",
+    codec: Stages,
     sig: torch.Tensor,
     lengths: torch.Tensor | None,
     window: float | None,
@@ -303,7 +254,7 @@ def encode(
 
     Arguments
     ---------
-    codec : FocalCodec
+    codec : Stages
         The model.
     sig, lengths, window, context, batch_size
         Of :meth:`FocalCodec.encode`.
@@ -319,7 +270,7 @@ def encode(
 
 
 def decode(
-    codec: "FocalCodec",
+    codec: Stages,
     toks: torch.Tensor,
     lengths: torch.Tensor | None,
     window: float | None,
@@ -330,7 +281,7 @@ def decode(
 
     Arguments
     ---------
-    codec : FocalCodec
+    codec : Stages
         The model.
     toks, lengths, window, batch_size, convert
         Of :meth:`FocalCodec.decode`.
@@ -342,12 +293,12 @@ def decode(
     sig_lengths : torch.Tensor
         Samples, int64 [B].
     """
-    way = _decoding(codec, window, convert)
-    return _run(way, toks, lengths, batch_size)
+    direction = _decoding(codec, window, convert)
+    return _run(direction, toks, lengths, batch_size)
 
 
 def encode_stream(
-    codec: "FocalCodec",
+    codec: Stages,
     read: Callable[[int, int], torch.Tensor],
     num_samples: int,
     window: float | None,
@@ -358,7 +309,7 @@ def encode_stream(
 
     Arguments
     ---------
-    codec : FocalCodec
+    codec : Stages
         The model.
     read, num_samples, window, context, batch_size
         Of :meth:`FocalCodec.encode_stream`.
@@ -368,18 +319,18 @@ def encode_stream(
     torch.Tensor
         Tokens, int64 [N], on the CPU.
     """
-    way = _encoding(codec, window, context)
-    parts = _read_parts(codec, read, num_samples, way, batch_size)
-    toks, _ = _put_together(parts, [way.count(num_samples)])
+    direction = _encoding(codec, window, context)
+    parts = _read_parts(codec, read, num_samples, direction, batch_size)
+    toks, _ = _put_together(parts, [direction.count(num_samples)])
     return toks[0].cpu()
 
 
-def num_frames(codec: "FocalCodec", num_samples: int) -> int:
+def num_frames(codec: Stages, num_samples: int) -> int:
     """Feature frames that a waveform gives.
 
     Arguments
     ---------
-    codec : FocalCodec
+    codec : Stages
         The model.
     num_samples : int
         Samples at the input's rate.
@@ -400,7 +351,7 @@ def num_frames(codec: "FocalCodec", num_samples: int) -> int:
 
 
 def feats_stream(
-    codec: "FocalCodec",
+    codec: Stages,
     read: Callable[[int, int], torch.Tensor],
     num_samples: int,
     window: float | None,
@@ -411,7 +362,7 @@ def feats_stream(
 
     Arguments
     ---------
-    codec : FocalCodec
+    codec : Stages
         The model.
     read, num_samples, window, context, batch_size
         Of :meth:`FocalCodec.encode_stream`.
@@ -429,16 +380,16 @@ def feats_stream(
     >>> [list(x.shape) for x in feats_stream(codec, read, 160000, 6, 1, 1)]
     [[250, 80], [250, 80]]
     """
-    way = _encoding(codec, window, context, to_toks=False)
-    parts = _read_parts(codec, read, num_samples, way, batch_size)
+    direction = _encoding(codec, window, context, to_toks=False)
+    parts = _read_parts(codec, read, num_samples, direction, batch_size)
     return (part.cpu() for _, part in parts)
 
 
 def _read_parts(
-    codec: "FocalCodec",
+    codec: Stages,
     read: Callable[[int, int], torch.Tensor],
     num_samples: int,
-    way: _Way,
+    direction: _Direction,
     batch_size: int,
 ) -> Iterator[Part]:
     """What one utterance gives that is read part by part."""
@@ -461,11 +412,11 @@ def _read_parts(
             check_sig(sig, f"read({start}, {stop})", ndim=1)
         return sig.to(model.device)
 
-    return _parts(way, read_checked, [num_samples], batch_size)
+    return _parts(direction, read_checked, [num_samples], batch_size)
 
 
 def decode_stream(
-    codec: "FocalCodec",
+    codec: Stages,
     toks: torch.Tensor,
     window: float | None,
     batch_size: int,
@@ -475,7 +426,7 @@ def decode_stream(
 
     Arguments
     ---------
-    codec : FocalCodec
+    codec : Stages
         The model.
     toks, window, batch_size, convert
         Of :meth:`FocalCodec.decode_stream`.
@@ -489,7 +440,7 @@ def decode_stream(
 
 
 def qfeats_stream(
-    codec: "FocalCodec",
+    codec: Stages,
     toks: torch.Tensor,
     window: float | None,
     batch_size: int,
@@ -498,7 +449,7 @@ def qfeats_stream(
 
     Arguments
     ---------
-    codec : FocalCodec
+    codec : Stages
         The model.
     toks : torch.Tensor
         Tokens of the model, int64 [N].
@@ -518,17 +469,20 @@ def qfeats_stream(
     >>> [list(x.shape) for x in qfeats_stream(codec, toks, 6, 1)]
     [[250, 80], [250, 80]]
     """
-    way = _decoding(codec, window, to_sig=False)
-    return _stream(codec, toks, way, batch_size)
+    direction = _decoding(codec, window, to_sig=False)
+    return _stream(codec, toks, direction, batch_size)
 
 
 def _stream(
-    codec: "FocalCodec", toks: torch.Tensor, way: _Way, batch_size: int
+    codec: Stages, toks: torch.Tensor, direction: _Direction, batch_size: int
 ) -> Iterator[torch.Tensor]:
     """What one utterance's tokens give, piece by piece, on the CPU."""
     batch_size = _check_batch_size(batch_size, 1)
     device = codec.device
     parts = _parts(
-        way, lambda row, i, j: toks[i:j].to(device), [len(toks)], batch_size
+        direction,
+        lambda row, i, j: toks[i:j].to(device),
+        [len(toks)],
+        batch_size,
     )
     return (part.cpu() for _, part in parts)

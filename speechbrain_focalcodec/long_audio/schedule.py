@@ -9,7 +9,7 @@ blocks run layer by layer, each with the exact mean of the whole utterance.
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -17,25 +17,19 @@ from speechbrain_focalcodec.long_audio.passes import Pass
 from speechbrain_focalcodec.long_audio.windows import count_steps, fit_sizes
 from speechbrain_focalcodec.modules.bsq import to_sphere
 from speechbrain_focalcodec.modules.compressor import FocalLayer
+from speechbrain_focalcodec.stages import Convert, Stages
 
-if TYPE_CHECKING:
-    from speechbrain_focalcodec.codec import FocalCodec
-
-__all__ = ["Convert", "decode_passes", "encode_passes"]
-
-# Of quantized features, frame by frame: (features [B, T, C], frames int64 [B]
-# or None) -> features [B, T, C].
-Convert = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+__all__ = ["decode_passes", "encode_passes"]
 
 
 def encode_passes(
-    codec: "FocalCodec", window: float | None, context: float
+    codec: Stages, window: float | None, context: float
 ) -> list[Pass]:
     """Waveform to tokens: the encoder, then the compressor's layers.
 
     Arguments
     ---------
-    codec : FocalCodec
+    codec : Stages
         An offline model.
     window : float, optional
         Length of a window (s); None for as long as it takes.
@@ -65,8 +59,7 @@ Sizes(size=1500, left=7, right=7, unit=1)]
     frames = math.ceil(count_steps("context", context, rate))
     frames = max(frames, encoder.margin)
     # A causal encoder before an offline compressor attends by chunks.
-    chunk = encoder.chunk if encoder.causal else 1
-    sizes = fit_sizes(window, rate, frames, frames, chunk)
+    sizes = fit_sizes(window, rate, frames, frames, encoder.chunk)
     if window is not None and window <= 2 * context:
         raise ValueError(
             f"window must be longer than twice the context, {context} "
@@ -99,7 +92,7 @@ Sizes(size=1500, left=7, right=7, unit=1)]
 
 
 def decode_passes(
-    codec: "FocalCodec",
+    codec: Stages,
     window: float | None,
     convert: Convert | None = None,
     to_sig: bool = True,
@@ -110,7 +103,7 @@ def decode_passes(
 
     Arguments
     ---------
-    codec : FocalCodec
+    codec : Stages
         An offline model.
     window : float, optional
         Length of a window (s); None for as long as it takes.
@@ -143,14 +136,12 @@ def decode_passes(
     rate = codec.token_rate
     passes = []
     for i, (layer, factor) in enumerate(
-        zip(decompressor.layers, decompressor.factors, strict=True)
+        zip(decompressor.layers, decompressor.upscale_factors, strict=True)
     ):
 
         def run(x, lengths, means=None, layer=layer, factor=factor, i=i):
             if i == 0:
-                codes = codec.quantizer.toks_to_codes(x)
-                codes = codes.to(decompressor.in_proj.weight.dtype)
-                x = decompressor.in_proj(codes)
+                x = decompressor.project(codec.quantizer.toks_to_codes(x))
             x = layer(x, lengths, means)
             if i < last:
                 return x
@@ -179,7 +170,7 @@ def decode_passes(
 
 
 def _layer_pass(
-    codec: "FocalCodec",
+    codec: Stages,
     layer: FocalLayer,
     run: Callable[..., torch.Tensor],
     window: float | None,

@@ -8,16 +8,16 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from speechbrain_focalcodec.modules.masking import length_mask
+from speechbrain_focalcodec.modules.part import Part
 from speechbrain_focalcodec.modules.precision import at_least_float32
 
 __all__ = ["BinarySphericalQuantizer", "to_sphere"]
 
 
-class BinarySphericalQuantizer(nn.Module):
+class BinarySphericalQuantizer(Part):
     """Latents to tokens and codes, and back.
 
     Bit j is 1 where latent j is above zero; the first bit is the most

@@ -17,6 +17,7 @@ from speechbrain_focalcodec.modules.causal import (
 from speechbrain_focalcodec.modules.focal import FocalBlock
 from speechbrain_focalcodec.modules.layouts import Linear, then_gelu
 from speechbrain_focalcodec.modules.masking import zero_beyond
+from speechbrain_focalcodec.modules.part import Compressor, Decompressor
 from speechbrain_focalcodec.modules.scaling import DownScale, UpScale
 
 __all__ = ["FocalDecoder", "FocalEncoder"]
@@ -158,7 +159,7 @@ class FocalLayer(nn.Module):
         return x if self.upscale is None else self.upscale(x)
 
 
-class FocalEncoder(nn.Module):
+class FocalEncoder(Compressor):
     """Compressor: features to unquantized, unnormalised latents.
 
     Arguments
@@ -194,6 +195,9 @@ class FocalEncoder(nn.Module):
         **block,
     ):
         super().__init__()
+        self.input_dim, self.output_dim = input_dim, output_dim
+        self.downscale_factors = tuple(downscale_factors)
+        self.causal = causal
         block = {"causal": causal, "window_size": window_size, **block}
         in_dims = [input_dim, *hidden_dims[:-1]]
         self.layers = nn.ModuleList(
@@ -206,23 +210,6 @@ class FocalEncoder(nn.Module):
             )
         )
         self.out_proj = nn.Linear(hidden_dims[-1], output_dim)
-
-    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Number of latents for a number of feature frames.
-
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Feature frames, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Latents, int64 [B].
-        """
-        for layer in self.layers:
-            lengths = layer.output_lengths(lengths)
-        return lengths
 
     def forward(
         self,
@@ -254,7 +241,7 @@ class FocalEncoder(nn.Module):
         return self.out_proj(x)
 
 
-class FocalDecoder(nn.Module):
+class FocalDecoder(Decompressor):
     """Decompressor: codes to quantized features.
 
     Arguments
@@ -296,10 +283,13 @@ class FocalDecoder(nn.Module):
         **block,
     ):
         super().__init__()
+        self.input_dim, self.output_dim = input_dim, output_dim
+        self.upscale_factors = tuple(upscale_factors)
+        self.causal = causal
+        self.chunk = 1 + lookahead_size if causal else 1
         block = {"causal": causal, **block}
         windows = [window_size] * (len(hidden_dims) - 1) + [last_window_size]
         out_dims = [*hidden_dims[1:], output_dim]
-        self.factors = tuple(upscale_factors)
         self.in_proj = nn.Linear(input_dim, hidden_dims[0])
         self.layers = nn.ModuleList(
             FocalLayer(
@@ -307,29 +297,23 @@ class FocalDecoder(nn.Module):
                 upscale=UpScale(dim, out_dim, factor),
             )
             for dim, out_dim, factor, window in zip(
-                hidden_dims, out_dims, self.factors, windows, strict=True
+                hidden_dims, out_dims, upscale_factors, windows, strict=True
             )
         )
         self.refiner = None
         if causal and lookahead_size > 0:
-            self.refiner = Refiner(output_dim, 1 + lookahead_size)
+            self.refiner = Refiner(output_dim, self.chunk)
 
-    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Number of feature frames for a number of codes.
+    def remove_refiner(self) -> None:
+        """Look no frame ahead; an offline one stays as it is."""
+        if self.refiner is not None:
+            self.refiner = None
+            self.chunk = 1
+            self.options = {**self.options, "lookahead_size": 0}
 
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Codes, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Feature frames, int64 [B].
-        """
-        for factor in self.factors:
-            lengths = lengths * factor
-        return lengths
+    def project(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes [B, N, d] to the first block's channels."""
+        return self.in_proj(codes.to(self.in_proj.weight.dtype))
 
     def forward(
         self,
@@ -353,9 +337,9 @@ class FocalDecoder(nn.Module):
         torch.Tensor
             Quantized features [B, T', output_dim].
         """
-        x = self.in_proj(codes)
+        x = self.project(codes)
         for i, (layer, factor) in enumerate(
-            zip(self.layers, self.factors, strict=True)
+            zip(self.layers, self.upscale_factors, strict=True)
         ):
             x = layer(x, lengths, scope(state, f"layers.{i}"))
             if lengths is not None:

@@ -16,6 +16,7 @@ from speechbrain_focalcodec.modules.layouts import (
     then_gelu,
 )
 from speechbrain_focalcodec.modules.masking import zero_beyond
+from speechbrain_focalcodec.modules.part import Decoder
 
 __all__ = ["ConvNeXtBackbone", "ConvNeXtDecoder"]
 
@@ -246,7 +247,7 @@ class ConvNeXtBackbone(nn.Module):
         return self.output_norm(x)
 
 
-class ConvNeXtDecoder(nn.Module):
+class ConvNeXtDecoder(Decoder):
     """Features to waveform: a ConvNeXt backbone and a head.
 
     Arguments
@@ -279,16 +280,14 @@ class ConvNeXtDecoder(nn.Module):
         **backbone,
     ):
         super().__init__()
+        self.input_dim = backbone["input_dim"]
         self.hop_length = hop_length
         self.causal = causal
         self.backbone = ConvNeXtBackbone(causal=causal, **backbone)
         self.head = head
 
     @property
-    def reach(self) -> tuple[int, int]:
-        """Frames to the left and to the right that a frame's samples depend
-        on.
-        """
+    def reach(self) -> tuple[int, int]:  # type: ignore[override]
         parts: list = [*self.backbone.modules(), self.head]
         reaches = [part.reach for part in parts if hasattr(part, "reach")]
         return sum(x for x, _ in reaches), sum(x for _, x in reaches)

@@ -10,13 +10,14 @@ from torch.nn import functional as F
 
 from speechbrain_focalcodec.modules.causal import StreamState, extend_left
 from speechbrain_focalcodec.modules.masking import zero_beyond
+from speechbrain_focalcodec.modules.part import Encoder
 from speechbrain_focalcodec.modules.precision import ExactBuffers
 from speechbrain_focalcodec.utils.extras import import_torchaudio
 
 __all__ = ["LogMel"]
 
 
-class LogMel(ExactBuffers):
+class LogMel(ExactBuffers, Encoder):
     """Waveform to normalised log-mel features.
 
     Frame ``i`` is centred on sample ``hop_length * (i + 1/2)``, as the frames
@@ -49,9 +50,6 @@ class LogMel(ExactBuffers):
     >>> LogMel()(torch.randn(2, 16000)).shape
     torch.Size([2, 50, 80])
     """
-
-    overhang = 0
-    chunk = 1
 
     def __init__(
         self,
@@ -93,27 +91,12 @@ class LogMel(ExactBuffers):
         )
 
     @property
-    def margin(self) -> int:
+    def margin(self) -> int:  # type: ignore[override]
         """Frames next to a cut that see the zeros beyond it."""
         side = self.n_fft - self.hop_length
         if not self.causal:
             side = -(-side // 2)
         return -(-side // self.hop_length)
-
-    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Number of frames for a number of samples.
-
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Samples, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Frames, int64 [B].
-        """
-        return (lengths + self.hop_length - 1) // self.hop_length
 
     def forward(
         self,

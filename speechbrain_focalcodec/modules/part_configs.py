@@ -19,7 +19,7 @@ from speechbrain_focalcodec.audio.files import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 
 # Far beyond any model. They bound the number of modules and what inference
 # adds to the weights; weights themselves are compared with the file before
-# they are allocated, see checkpoint.load_codec.
+# they are allocated, see checkpoint.match_config.
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
 Count = Annotated[int, Field(ge=0, le=1 << 16)]
 Layers = Annotated[int, Field(ge=1, le=256)]
@@ -49,6 +49,18 @@ class PartConfig(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class OwnPartConfig(PartConfig):
+    """Options of a part of the user's own, as they are.
+
+    Example
+    -------
+    >>> OwnPartConfig(dim=8)
+    OwnPartConfig(dim=8)
+    """
+
+    model_config = ConfigDict(extra="allow")
 
 
 class WavLMConfig(PartConfig):
@@ -90,7 +102,7 @@ class WavLMConfig(PartConfig):
         return math.prod(self.strides)
 
     @property
-    def feature_dim(self) -> int:
+    def output_dim(self) -> int:
         """Channels of the features."""
         return self.dim
 
@@ -140,7 +152,7 @@ class LogMelConfig(PartConfig):
     causal: bool = False
 
     @property
-    def feature_dim(self) -> int:
+    def output_dim(self) -> int:
         """Channels of the features."""
         return self.n_mels
 
@@ -225,6 +237,11 @@ class FocalDecoderConfig(FocalConfig):
     upscale_factors: Factors = (1, 1, 1)
     last_window_size: Size = 512
     lookahead_size: Lookahead = 3
+
+    @property
+    def chunk(self) -> int:
+        """Causal only: frames that see each other."""
+        return 1 + self.lookahead_size
 
     @model_validator(mode="after")
     def _consistent(self) -> "FocalDecoderConfig":
@@ -323,14 +340,6 @@ class WaveNeXtConfig(ConvNeXtConfig):
     ffn_dim: Size = 2048
     hop_length: Size = 480
 
-
-PART_CONFIGS: dict[str, dict[str, type[PartConfig]]] = {
-    "encoder": {"WavLM": WavLMConfig, "LogMel": LogMelConfig},
-    "compressor": {"FocalEncoder": FocalEncoderConfig},
-    "quantizer": {"BinarySphericalQuantizer": QuantizerConfig},
-    "decompressor": {"FocalDecoder": FocalDecoderConfig},
-    "decoder": {"Vocos": VocosConfig, "WaveNeXt": WaveNeXtConfig},
-}
 
 # The versions of the published package.
 VERSIONS = ("0.0.1", "0.0.2")

@@ -94,7 +94,7 @@ class WaveNeXt(ConvNeXtDecoder):
         kernel_size: int = 7,
         layerscale_init: float | None = None,
         hop_length: int = 480,
-        causal: bool = True,
+        causal: bool = False,
     ):
         super().__init__(
             LinearHead(dim, hop_length),

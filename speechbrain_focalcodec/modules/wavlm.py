@@ -30,6 +30,7 @@ from speechbrain_focalcodec.modules.extractor import FeatureExtractor
 from speechbrain_focalcodec.modules.feed_forward import FeedForward
 from speechbrain_focalcodec.modules.layouts import Linear, WideConv
 from speechbrain_focalcodec.modules.masking import zero_beyond
+from speechbrain_focalcodec.modules.part import Encoder
 
 __all__ = ["WavLM"]
 
@@ -234,7 +235,7 @@ class TransformerEncoder(nn.Module):
         return x
 
 
-class WavLM(nn.Module):
+class WavLM(Encoder):
     """Waveform to the hidden state of WavLM's last kept layer.
 
     Arguments
@@ -255,6 +256,8 @@ class WavLM(nn.Module):
         Causal only: frames that attention sees.
     lookahead_size : int
         Causal only: a chunk is one frame and this many more.
+    max_cached_steps, use_flex_attention
+        Accepted for published configurations; they change no result here.
 
     Example
     -------
@@ -262,6 +265,8 @@ class WavLM(nn.Module):
     >>> encoder(torch.randn(1, 16000)).shape
     torch.Size([1, 49, 32])
     """
+
+    sample_rate = 16000
 
     sample_rate = 16000
 
@@ -282,11 +287,13 @@ class WavLM(nn.Module):
         causal: bool = False,
         window_size: int = 512,
         lookahead_size: int = 3,
+        max_cached_steps: int = 2048,
+        use_flex_attention: bool = False,
     ):
         super().__init__()
         self.causal = causal
         self.output_dim = dim
-        self.chunk = 1 + lookahead_size if causal else None
+        self.chunk = 1 + lookahead_size if causal else 1
         self.hop_length = math.prod(strides)
         self.feature_extractor = FeatureExtractor(
             hidden_dims, kernel_sizes, strides, causal
@@ -303,36 +310,24 @@ class WavLM(nn.Module):
             num_buckets,
             max_distance,
             dropout,
-            self.chunk,
+            self.chunk if causal else None,
             window_size,
         )
 
     @property
-    def overhang(self) -> int:
+    def overhang(self) -> int:  # type: ignore[override]
         """Samples that a frame reaches beyond its own hop."""
         if self.causal:
             return 0
         return max(self.feature_extractor.reach - self.hop_length, 0)
 
     @property
-    def margin(self) -> int:
+    def margin(self) -> int:  # type: ignore[override]
         """Frames after a cut whose samples are not all there."""
         reach = self.feature_extractor.reach
         return -(-(reach - 1) // self.hop_length) if self.causal else 0
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Number of frames for a number of samples.
-
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Samples, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Frames, int64 [B].
-        """
         return self.feature_extractor.output_lengths(lengths)
 
     def forward(

@@ -15,11 +15,11 @@ import torch
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from speechbrain_focalcodec.audio.files import resample, resampled_length
-from speechbrain_focalcodec.checkpoint import CONFIG_FILE
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.chunks import entry_span
 from speechbrain_focalcodec.data.reader import RandomSegment
 from speechbrain_focalcodec.errors import ConfigError, DataError
+from speechbrain_focalcodec.model_files import CONFIG_FILE
 from speechbrain_focalcodec.modules.bsq import to_sphere
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.averages import CodeCounts
@@ -144,7 +144,7 @@ class CodecBrain(RecipeBrain):
         self._active = "generator"
         self._check_sample_rate(codec, hparams)
         if not hparams.get("refine", True):
-            _remove_refiner(codec)
+            codec.decompressor.remove_refiner()
         self.sources = find_sources(hparams["start_from"] or [])
         teacher = self._load(codec, hparams)
         self.teacher = None if teacher is None else teacher.encoder
@@ -684,15 +684,3 @@ def _freeze(codec: FocalCodec, names: Iterable[str]) -> None:
             )
         for weight in found:
             weight.requires_grad_(False)
-
-
-def _remove_refiner(codec: FocalCodec) -> None:
-    """Change a causal codec to one whose decompressor looks no frame ahead."""
-    if codec.decompressor.refiner is None:
-        return
-    codec.decompressor.refiner = None
-    decompressor = codec.config.decompressor_config
-    changed = decompressor.model_copy(update={"lookahead_size": 0})
-    codec.config = codec.config.model_copy(
-        update={"decompressor_config": changed}
-    )

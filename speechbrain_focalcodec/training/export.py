@@ -79,7 +79,7 @@ def export_runs(
         )
     sources = find_sources(runs)
     config = _joint_config(sources, encoder)
-    codec = FocalCodec(config, name=Path(out).name)
+    codec = FocalCodec.from_config(config, Path(out).name)
     has_encoder = any(source.has("encoder") for source in sources)
     if not has_encoder and next(codec.encoder.parameters(), None) is not None:
         if encoder is None:
@@ -101,6 +101,8 @@ def export_runs(
     if extra is not None:
         with atomic_path(path) as temporary:
             save_file(extra, temporary)
+    if codec.config.own_parts:
+        return codec.float().eval()
     return FocalCodec.from_pretrained(out)
 
 
@@ -139,7 +141,7 @@ def _joint_config(
             told = _options_elsewhere(role, owners[role], sources, encoder)
         for key in (f"{role}_name", f"{role}_config"):
             config[key] = told[key]
-    return CodecConfig.parse(config)
+    return CodecConfig.parse(config, own_parts=True)
 
 
 def _options_elsewhere(

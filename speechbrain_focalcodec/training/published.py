@@ -12,7 +12,7 @@ from ruamel.yaml import YAML, YAMLError
 
 from speechbrain_focalcodec.config import parse_model
 from speechbrain_focalcodec.errors import CheckpointError, ConfigError
-from speechbrain_focalcodec.modules.part_configs import PART_CONFIGS
+from speechbrain_focalcodec.parts import PARTS
 from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
 
 __all__ = ["FILES", "best_checkpoint", "read_options"]
@@ -153,7 +153,7 @@ def read_options(folder: str | Path) -> dict[str, Any]:
             options = {"codebook_size": 2**bits}
         else:
             continue
-        part = parse_model(PART_CONFIGS[role][kind], options, f"{path}: {key}")
+        part = parse_model(PARTS[role][kind].config, options, f"{path}: {key}")
         found[f"{role}_name"] = kind
         found[f"{role}_config"] = part.model_dump()
     return found

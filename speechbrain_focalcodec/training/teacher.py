@@ -84,7 +84,7 @@ def full_context_codec(
     config = codec.config.model_dump()
     encoder = {**config["encoder_config"], "causal": False}
     # Only the encoder is used: the other parts are as small as they can be.
-    offline = FocalCodec(
+    offline = FocalCodec.from_config(
         CodecConfig.parse({"encoder_config": encoder, **_tiny(encoder["dim"])})
     )
     load_frozen_encoder(offline, source)

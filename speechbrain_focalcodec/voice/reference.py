@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from speechbrain_focalcodec.audio.gate import check_sig
 from speechbrain_focalcodec.errors import VoiceError
-from speechbrain_focalcodec.long_audio import engine as windowed
-from speechbrain_focalcodec.long_audio.schedule import Convert
+from speechbrain_focalcodec.long_audio import engine
 from speechbrain_focalcodec.long_audio.spool import Spool
 from speechbrain_focalcodec.long_audio.windows import CONTEXT, WINDOW
 from speechbrain_focalcodec.modules.masking import check_lengths, length_mask
+from speechbrain_focalcodec.stages import Convert, Stages
 from speechbrain_focalcodec.voice.file import (
     MAX_FRAMES,
     Facts,
@@ -34,9 +34,6 @@ from speechbrain_focalcodec.voice.file import (
     write_voice,
 )
 from speechbrain_focalcodec.voice.search import nearest
-
-if TYPE_CHECKING:
-    from speechbrain_focalcodec.codec import FocalCodec
 
 __all__ = ["IN_MEMORY", "VoiceReference"]
 
@@ -120,7 +117,7 @@ class VoiceReference:
     @classmethod
     def from_sigs(
         cls,
-        codec: "FocalCodec",
+        codec: Stages,
         sigs: Iterable[torch.Tensor],
         name: str = "",
         *,
@@ -174,19 +171,19 @@ class VoiceReference:
                 )
 
         if not continuous:
-            toks = read_with(windowed.encode_stream)
+            toks = read_with(engine.encode_stream)
             return cls.from_toks(
                 codec, toks, name, window=window, batch_size=batch_size
             )
         sigs = list(sigs)
-        num = sum(windowed.num_frames(codec, len(sig)) for sig in sigs)
-        feats = chain.from_iterable(read_with(windowed.feats_stream))
+        num = sum(engine.num_frames(codec, len(sig)) for sig in sigs)
+        feats = chain.from_iterable(read_with(engine.feats_stream))
         return cls.from_feats(codec, feats, name, num_frames=num)
 
     @classmethod
     def from_feats(
         cls,
-        codec: "FocalCodec",
+        codec: Stages,
         feats: Iterable[torch.Tensor],
         name: str = "",
         *,
@@ -261,7 +258,7 @@ class VoiceReference:
     @classmethod
     def from_toks(
         cls,
-        codec: "FocalCodec",
+        codec: Stages,
         toks: Iterable[torch.Tensor],
         name: str = "",
         *,
@@ -313,7 +310,7 @@ class VoiceReference:
         parts = (
             part
             for one in all_toks
-            for part in windowed.qfeats_stream(codec, one, window, batch_size)
+            for part in engine.qfeats_stream(codec, one, window, batch_size)
         )
         return cls.from_feats(codec, parts, name, num_frames=num)
 
@@ -422,7 +419,7 @@ class VoiceReference:
 
     # Matching
 
-    def converter(self, codec: "FocalCodec", k: int = 4) -> Convert:
+    def converter(self, codec: Stages, k: int = 4) -> Convert:
         """:meth:`match` for a codec's decoding, checked beforehand.
 
         Arguments
@@ -556,7 +553,7 @@ class VoiceReference:
                 "speech or a smaller k"
             )
 
-    def _check_codec(self, codec: "FocalCodec") -> None:
+    def _check_codec(self, codec: Stages) -> None:
         """Refuse another model than the one that made the frames."""
         fingerprint = codec.fingerprint
         if fingerprint != self.fingerprint:

@@ -11,9 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_focalcodec.codec import FocalCodec, fit_length
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
-from speechbrain_focalcodec.long_audio.schedule import Convert
 from speechbrain_focalcodec.long_audio.windows import CONTEXT, WINDOW
 from speechbrain_focalcodec.metrics.systems.base import Output, System
+from speechbrain_focalcodec.stages import Convert
 from speechbrain_focalcodec.voice.reference import VoiceReference
 
 __all__ = ["FocalCodecSystem"]
