@@ -169,7 +169,8 @@ class Adversarial(Objective):
             # torch's own generator: processes draw apart (seed_apart), a
             # resumed run as it would have (RandomState).
             if "judged_starts" not in outputs:
-                outputs["judged_starts"] = random_starts(lengths, size)
+                starts = random_starts(outputs["lengths"], size)
+                outputs["judged_starts"] = starts
             starts = outputs["judged_starts"]
             estimate = take_windows(estimate, starts, size)
             target = take_windows(target, starts, size)
