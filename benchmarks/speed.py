@@ -220,10 +220,9 @@ def measure_system(
                         + (case.skipped or f"{case.wall:.3f} s")
                     )
     result.matrix_rates.append(matrix_rate(settings.device))
-    if system.counted:
-        rate = statistics.mean(result.matrix_rates)
-        for case in result.cases:
-            _add_shares(case, system, counts, rate)
+    rate = statistics.mean(result.matrix_rates)
+    for case in result.cases:
+        _add_shares(case, system, counts, rate)
     system.unload()
     if settings.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -268,20 +267,22 @@ def _add_shares(
     """Compare the speed with the matrix rate."""
     if case.times_real_time is None:
         return
-
-    def count(seconds: float) -> Work:
+    for seconds in (case.seconds, REFERENCE_S):
         key = system.base, case.stage, seconds
-        if key not in counts:
+        if system.counted and key not in counts:
             # Not in the timed runs: counting turns fast paths off.
             counts[key] = count_work(system.prepare(case.stage, seconds, 1))
-        return counts[key]
-
-    work = count(case.seconds)
+    # An option does the work of its base.
+    work = counts.get((system.base, case.stage, case.seconds))
+    reference = counts.get((system.base, case.stage, REFERENCE_S))
+    if work is None or reference is None:
+        return
     total = (work.layers + work.attention) / case.seconds
-    reference = count(REFERENCE_S).layers / REFERENCE_S
     case.gmac = total / 1e9
     case.share = total * case.times_real_time / rate
-    case.layer_share = reference * case.times_real_time / rate
+    case.layer_share = (
+        reference.layers / REFERENCE_S * case.times_real_time / rate
+    )
 
 
 @torch.inference_mode()
