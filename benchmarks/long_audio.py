@@ -50,9 +50,6 @@ def context(
     data: Annotated[Path, typer.Option(help="Folder of speech.")],
     recordings: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
     minutes: Annotated[float, typer.Option(help="Of each recording.")] = 2.0,
-    speakers: Annotated[
-        int, typer.Option(min=1, help="In each recording.")
-    ] = 1,
     windows: Annotated[str, typer.Option(help="In seconds.")] = "10,20,30,60",
     contexts: Annotated[
         str, typer.Option(help="On each side, in seconds.")
@@ -78,9 +75,8 @@ def context(
     rows: list[dict[str, Any]] = []
     for name in parse_names(models):
         codec = _builder(name)().to(device)
-        speech = join_utterances(
-            data, recordings, 60 * minutes, codec.sample_rate_input, speakers
-        )
+        rate = codec.sample_rate_input
+        speech = join_utterances(data, recordings, 60 * minutes, rate)
         sigs = [sig[None].to(device) for sig in speech.values()]
         rows += compare_windows(codec, name, sigs, choices, batch_size)
         write_json(
@@ -105,25 +101,10 @@ def compare_windows(
     choices: Sequence[tuple[float, float]],
     batch_size: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Encode by windows and compare the tokens with those of a single pass.
+    """Encode recordings [1, T] by windows and in a single pass.
 
-    Arguments
-    ---------
-    codec : FocalCodec
-        The model.
-    name : str
-        Its name in the results.
-    sigs : sequence of torch.Tensor
-        Recordings [1, T].
-    choices : sequence of (float, float)
-        Windows and contexts, in seconds.
-    batch_size : int, optional
-        Windows at once.
-
-    Returns
-    -------
-    list of dict
-        For each choice: differences, and the seconds that encoding took.
+    Gives, for each window and context (s), the differences of the tokens and
+    the seconds that encoding took.
     """
     whole = [
         codec.encode(sig, window=None)[0]
@@ -192,24 +173,10 @@ def write_long(
 def resynthesize(
     model: Path, path: Path, device: str, precision: str | None
 ) -> dict[str, Any]:
-    """Resynthesise a file in this process.
+    """Resynthesise a file, and tell seconds and peak memory.
 
-    Arguments
-    ---------
-    model : Path
-        The model's folder.
-    path : Path
-        The file; the new one is written beside it.
-    device : str
-        Where the model runs.
-    precision : str, optional
-        ``bf16`` or ``int8``.
-
-    Returns
-    -------
-    dict
-        Seconds, and the peak memory of the process (MiB), in all and above
-        that of the loaded model.
+    The new file is written beside it. Memory (MiB) is that of the process, in
+    all and above that of the loaded model.
     """
     codec = PretrainedFocalCodec.from_pretrained(
         model,
@@ -239,13 +206,6 @@ def memory(
     model: Annotated[
         str, typer.Option(help=f"One of {', '.join(MODELS)}.")
     ] = "focalcodec-full",
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Speech to repeat; noise without it."),
-    ] = None,
-    suffix: Annotated[
-        str, typer.Option(help="Of the files: .flac or .wav.")
-    ] = ".flac",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; torch's choice.")
@@ -266,12 +226,9 @@ def memory(
         codec.save_pretrained(folder / "model")
         rate = codec.sample_rate_input
         del codec
-        if data is None:
-            sig = make_noise(10.0, 1, rate, CPU)[0]
-        else:
-            [sig] = join_utterances(data, 1, 60.0, rate).values()
+        sig = make_noise(10.0, 1, rate, CPU)[0]
         for length in parse_numbers(minutes, 0.0001):
-            path = folder / f"long{suffix}"
+            path = folder / "long.flac"
             write_long(path, 60 * length, rate, sig)
             row = run_apart(
                 resynthesize, folder / "model", path, device, precision

@@ -56,19 +56,7 @@ def time_in_turns(
 ) -> dict[str, list[float]]:
     """Time functions in turns, so that other work slows all of them alike.
 
-    Arguments
-    ---------
-    runs : mapping
-        Functions by name. Each runs once more, first, to warm up.
-    repeats : int
-        Number of turns.
-    device : torch.device
-        Device they run on.
-
-    Returns
-    -------
-    dict
-        Seconds of each run by name.
+    Each runs once more, first, to warm up. Gives seconds of each run by name.
     """
     walls: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 1):
@@ -110,16 +98,6 @@ def count_work(run: Callable[[], Any]) -> Work:
     Fourier transforms, pointwise operations and quantized products do not
     count. Gradients are enabled, so that the codec runs its plain layers: a
     fast path needs fewer multiplications for the same work.
-
-    Arguments
-    ---------
-    run : callable
-        Runs once.
-
-    Returns
-    -------
-    Work
-        The counts.
 
     Example
     -------
@@ -174,22 +152,7 @@ class PeakMemory:
 def measure_memory(
     run: Callable[[], Any], device: torch.device = CPU
 ) -> tuple[Any, PeakMemory]:
-    """Run a function and measure its highest memory use.
-
-    Arguments
-    ---------
-    run : callable
-        The work.
-    device : torch.device
-        Device whose memory is measured.
-
-    Returns
-    -------
-    result
-        What `run` returns.
-    PeakMemory
-        The memory.
-    """
+    """Run a function; give its result and its highest memory use."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -243,22 +206,8 @@ def _status(key: str) -> float | None:
 def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a new process, with the same number of threads.
 
-    Arguments
-    ---------
-    function : callable
-        A function of a module that can be imported.
-    *arguments : tuple
-        Its arguments, which are pickled.
-
-    Returns
-    -------
-    object
-        What the function returns.
-
-    Raises
-    ------
-    concurrent.futures.process.BrokenProcessPool
-        If the process is killed, for example when memory is short.
+    Raises `BrokenProcessPool` if the process is killed, for example when
+    memory is short.
     """
     with ProcessPoolExecutor(
         1,
@@ -317,25 +266,7 @@ def parse_names(text: str) -> list[str]:
 
 
 def parse_numbers(text: str, minimum: float = 0.0) -> list[float]:
-    """Read an option such as ``"2,10,30"``.
-
-    Arguments
-    ---------
-    text : str
-        Numbers with commas between them.
-    minimum : float
-        The smallest number to accept.
-
-    Returns
-    -------
-    list of float
-        The numbers in rising order, none twice.
-
-    Raises
-    ------
-    typer.BadParameter
-        If there is no number, or something else.
-    """
+    """Read an option such as ``"2,10,30"``: in rising order, none twice."""
     try:
         numbers = sorted({float(name) for name in parse_names(text)})
     except ValueError as error:
@@ -349,19 +280,7 @@ def parse_numbers(text: str, minimum: float = 0.0) -> list[float]:
 
 
 def show(value: Any, form: str = ".3g") -> str:
-    """Format a number for a table.
-
-    Arguments
-    ---------
-    value : Any
-        None becomes a dash.
-    form : str
-        Python's format of a float.
-
-    Returns
-    -------
-    str
-        The text.
+    """Format a number for a table; None becomes a dash.
 
     Example
     -------

@@ -19,24 +19,10 @@ PUBLISHED, COMPAT, OURS = "published", "compat", "this package"
 
 
 def build_both(codec: FocalCodec, clone: Path) -> dict[str, Any]:
-    """Build the published model and that of `compat`.
+    """Build the published model and that of `compat`, with the same weights.
 
-    Arguments
-    ---------
-    codec : FocalCodec
-        A model whose parts the published code has too.
-    clone : Path
-        Folder of the clone. Its code is run.
-
-    Returns
-    -------
-    dict
-        Models by name, with the weights of `codec`.
-
-    Raises
-    ------
-    typer.BadParameter
-        If the folder is no such clone.
+    The code of the clone is run. Raises `typer.BadParameter` if the folder is
+    no clone.
     """
     folder = clone.expanduser().resolve()
     if not (folder / "focalcodec" / "codec.py").is_file():

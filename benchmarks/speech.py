@@ -32,73 +32,35 @@ def find_clips(data: Path, number: int | None) -> list[Path]:
 
 
 def join_utterances(
-    data: Path,
-    number: int,
-    seconds: float,
-    sample_rate: int,
-    num_speakers: int = 1,
+    data: Path, number: int, seconds: float, sample_rate: int
 ) -> dict[str, torch.Tensor]:
-    """Make long recordings by joining utterances of a speaker.
+    """Make recordings of some seconds by joining utterances of a speaker.
 
-    Arguments
-    ---------
-    data : Path
-        LibriSpeech, or a folder of files whose names begin with the speaker
-        and a hyphen.
-    number : int
-        Number of recordings, each of other speakers.
-    seconds : float
-        Length of each.
-    sample_rate : int
-        To resample to (Hz).
-    num_speakers : int
-        Speakers in each recording, one after another, equally long.
-
-    Returns
-    -------
-    dict
-        Waveforms [T] by speaker, such as ``"84"`` or ``"84+174"``.
-
-    Raises
-    ------
-    DataError
-        If too few speakers have so much speech.
+    `data` is LibriSpeech, or a folder of files whose names begin with the
+    speaker and a hyphen. Gives waveforms [T] by speaker.
     """
     files: dict[str, list[Path]] = {}
     for path in find_audio_files(data):
         files.setdefault(path.stem.split("-")[0], []).append(path)
-    share = seconds / num_speakers
     speakers = [
         speaker
         for speaker, paths in files.items()
-        if sum(soundfile.info(path).duration for path in paths) >= share
+        if sum(soundfile.info(path).duration for path in paths) >= seconds
     ]
-    if len(speakers) < number * num_speakers:
+    if len(speakers) < number:
         raise DataError(
-            f"{data}: {len(speakers)} speakers have {share:g} s of speech, "
-            f"{number * num_speakers} are needed; ask for less, join more "
-            "speakers, or give another folder"
+            f"{data}: {len(speakers)} speakers have {seconds:g} s of speech, "
+            f"{number} are needed; ask for less, or give another folder"
         )
-    speakers = choose_evenly(speakers, number * num_speakers)
-    recordings = {}
-    for i in range(0, len(speakers), num_speakers):
-        group = speakers[i : i + num_speakers]
-        recordings["+".join(group)] = torch.cat(
-            [_read_first(files[x], share, sample_rate) for x in group]
-        )
-    return recordings
-
-
-def _read_first(
-    paths: list[Path], seconds: float, sample_rate: int
-) -> torch.Tensor:
     length = round(seconds * sample_rate)
-    parts: list[torch.Tensor] = []
-    for path in paths:
-        if sum(map(len, parts)) >= length:
-            break
-        parts.append(read_audio(path, sample_rate)[0])
-    return torch.cat(parts)[:length]
+    recordings = {}
+    for speaker in choose_evenly(speakers, number):
+        parts: list[torch.Tensor] = []
+        for path in files[speaker]:
+            if sum(map(len, parts)) < length:
+                parts.append(read_audio(path, sample_rate)[0])
+        recordings[speaker] = torch.cat(parts)[:length]
+    return recordings
 
 
 @dataclass
@@ -124,24 +86,7 @@ class Difference:
 def compare_tokens(
     pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], dim: int
 ) -> Difference:
-    """Count differences over recordings.
-
-    Arguments
-    ---------
-    pairs : iterable of (torch.Tensor, torch.Tensor)
-        Tokens of each recording, int64, of the same shape.
-    dim : int
-        Bits of a token.
-
-    Returns
-    -------
-    Difference
-        Over all recordings.
-
-    Raises
-    ------
-    ValueError
-        If the tokens of a pair differ in shape.
+    """Count differences over recordings, given pairs of int64 tokens.
 
     Example
     -------

@@ -180,24 +180,10 @@ def measure_system(
     settings: Settings,
     counts: dict[tuple[str, str, float], Work],
 ) -> Result:
-    """Load a system, measure its cases and unload it.
+    """Load a system, measure its cases, and unload it.
 
-    Arguments
-    ---------
-    system : System
-        The system.
-    stages : sequence of str
-        Stages to measure, where it has them.
-    settings : Settings
-        Lengths, batch sizes, device.
-    counts : dict
-        Work of a stage by system, stage and seconds; work that is missing is
-        counted and added.
-
-    Returns
-    -------
-    Result
-        Without cases when the system is not available.
+    `counts` holds the work of a stage by system, stage and seconds. Work that
+    is missing is counted and added.
     """
     try:
         system.load(settings.device)
@@ -291,21 +277,8 @@ def measure_agreement(
 ) -> list[dict[str, Any]]:
     """Compare tokens of this codec's options with those of float32.
 
-    Arguments
-    ---------
-    systems : sequence of System
-        Those with options are compared.
-    data : Path
-        Folder of real speech.
-    clips : int
-        Number of files, each encoded alone.
-    device : torch.device
-        Where.
-
-    Returns
-    -------
-    list of dict
-        One row for each option that is available.
+    Each clip is encoded alone. The result has a row for each option that is
+    available.
     """
 
     def encode(system: CodecSystem) -> tuple[list[torch.Tensor], int]:
@@ -341,17 +314,7 @@ def measure_agreement(
 def compare_published(clone: Path, settings: Settings) -> list[dict[str, Any]]:
     """Time the published code, `compat` and this package in turns.
 
-    Arguments
-    ---------
-    clone : Path
-        A clone of the published repository.
-    settings : Settings
-        Lengths, repeats, device; one item at a time.
-
-    Returns
-    -------
-    list of dict
-        Stage, seconds of audio, and seconds of each run by name.
+    Gives stage, seconds of audio, and the seconds of each run by name.
     """
     codec = build_full().eval().requires_grad_(False)
     models = {**build_both(codec, clone), OURS: codec}

@@ -146,22 +146,7 @@ def chunks_of(codec: Any, number: int) -> tuple[torch.Tensor, ...]:
 def time_chunks(
     codec: FocalCodec | OnOnnxRuntime, num_chunks: int, warm: int = 4
 ) -> list[float]:
-    """Time chunks of one stream.
-
-    Arguments
-    ---------
-    codec : FocalCodec or OnOnnxRuntime
-        A causal model on the CPU.
-    num_chunks : int
-        Chunks that count.
-    warm : int
-        Chunks before them, after the windows are full.
-
-    Returns
-    -------
-    list of float
-        Seconds of each chunk.
-    """
+    """Time chunks of one stream, once its windows are full (s)."""
     push: Callable[[torch.Tensor], Any]
     if isinstance(codec, OnOnnxRuntime):
         session = codec.stream()
@@ -180,24 +165,7 @@ def time_chunks(
 
 
 def time_steps(codec: FocalCodec, streams: int, warm: int, steps: int) -> float:
-    """Time steps of a pool, and give their 95th percentile (ms).
-
-    Arguments
-    ---------
-    codec : FocalCodec
-        A causal model.
-    streams : int
-        Streams at once; each has a chunk in each step.
-    warm : int
-        Steps that do not count.
-    steps : int
-        Steps that count.
-
-    Returns
-    -------
-    float
-        Milliseconds.
-    """
+    """Time steps of a pool, a chunk of each stream; 95th percentile (ms)."""
     pool = StreamPool(codec, streams)
     seconds, rate = codec.latency / 1000, codec.sample_rate_input
     sigs = make_noise(seconds, streams, rate, CPU)
@@ -211,15 +179,8 @@ def search_streams(
 ) -> None:
     """Double the number of streams, then halve the gap.
 
-    Arguments
-    ---------
-    result : Result
-        Gets what was measured.
-    measure : callable
-        Takes a number of streams, and gives the 95th percentile of a step
-        (ms).
-    limit : int
-        The most to try.
+    `measure` takes a number of streams and gives the 95th percentile of a
+    step (ms), which goes into the result.
     """
 
     def ends_in_time(streams: int) -> bool:
@@ -248,21 +209,8 @@ def measure(
 ) -> list[Result]:
     """Measure models, in float32 and with options.
 
-    Arguments
-    ---------
-    names : sequence of str
-        Of `CAUSAL_MODELS`, or what `FocalCodec.from_pretrained` takes.
-    options : sequence of str
-        ``bf16``, ``int8``, ``onnx``, ``onnx+int8``.
-    settings : Settings
-        What to measure.
-    save : callable
-        Is called with all results after each.
-
-    Returns
-    -------
-    list of Result
-        For each model, option and number of threads.
+    Names are those of `CAUSAL_MODELS`, or arguments of
+    `FocalCodec.from_pretrained`. `save` is called with all results after each.
     """
     results: list[Result] = []
     for name in names:
@@ -315,23 +263,9 @@ def _measure_streams(
 def compare_published(
     clone: Path, num_chunks: int, warm: int, max_wall: float
 ) -> dict[str, list[float]]:
-    """Time chunks of three streams in turns.
+    """Time chunks of three streams in turns; seconds by name.
 
-    Arguments
-    ---------
-    clone : Path
-        A clone of the published repository.
-    num_chunks : int
-        Chunks that count.
-    warm : int
-        Chunks before them, after the windows are full.
-    max_wall : float
-        Seconds after which no more chunks are measured.
-
-    Returns
-    -------
-    dict
-        Seconds of each chunk by name.
+    Ends after `num_chunks`, or when `max_wall` seconds have passed.
     """
     codec = build_full_causal()
     streams: dict[str, Any] = {

@@ -110,21 +110,8 @@ def main(
 def count_errors(recognizer: str, text: str, transcript: str) -> WordErrors:
     """Count word errors.
 
-    Whisper writes digits, so its transcripts and texts are normalised as its
-    authors do, where several numbers become one word. Others are compared as
-    they are.
-
-    Arguments
-    ---------
-    recognizer : str
-        Name of the recogniser.
-    text, transcript : str
-        The true text and the recognised one.
-
-    Returns
-    -------
-    WordErrors
-        Edits and words of the text.
+    Whisper writes digits. Its transcripts and texts are normalised as its
+    authors do, where several numbers become one word; others only in case.
 
     Example
     -------
@@ -169,27 +156,9 @@ def load_recognizer(folder: Path) -> Recognizer:
 def read_utterances(
     data: Path, out: Path, tts: TokenTTS
 ) -> Iterator[tuple[str, str, torch.Tensor, torch.Tensor | None]]:
-    """Read the utterances of the test.
+    """Yield id, text, waveform [T] and speaker embedding of the test.
 
-    Arguments
-    ---------
-    data : Path
-        The folder of AN4.
-    out : Path
-        Gets the manifest.
-    tts : TokenTTS
-        The synthesiser.
-
-    Yields
-    ------
-    utt_id : str
-        Id.
-    text : str
-        Text.
-    sig : torch.Tensor
-        Waveform [T] at the codec's input rate.
-    voice : torch.Tensor or None
-        Speaker embedding, from another utterance of the same speaker.
+    The embedding is that of another utterance of the same speaker.
     """
     manifest = prepare_an4(data, out, [SPLIT])[SPLIT]
     entries = read_manifest(manifest)
@@ -215,28 +184,7 @@ def synthesize(
     chooser: TokenASR | None,
     tries: int,
 ) -> dict[str, Speech]:
-    """Make all versions of an utterance.
-
-    Arguments
-    ---------
-    tts : TokenTTS
-        The synthesiser.
-    text : str
-        The text.
-    sig : torch.Tensor
-        The original [T].
-    voice : torch.Tensor, optional
-        Speaker embedding.
-    chooser : TokenASR, optional
-        Chooses among tries.
-    tries : int
-        How many.
-
-    Returns
-    -------
-    dict
-        Speech by system.
-    """
+    """Make original, resynthesis and synthesis of an utterance."""
     codec = tts.codec
     with torch.no_grad():
         toks, _ = codec.encode(sig[None])

@@ -1,6 +1,5 @@
 """Codecs whose speed is measured: this one, with and without options."""
 
-import importlib
 import tempfile
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -158,8 +157,9 @@ class OnOnnxRuntime:
     """
 
     def __init__(self, codec: FocalCodec, int8: bool = False):
-        # Imports onnxscript, which is optional.
-        export = importlib.import_module("speechbrain_focalcodec.onnx.export")
+        # Needs onnxscript, which is optional.
+        from speechbrain_focalcodec.onnx.export import export_onnx
+
         self.quantizer = codec.quantizer
         self.sample_rate_input = codec.sample_rate_input
         self.token_rate = codec.token_rate
@@ -169,7 +169,7 @@ class OnOnnxRuntime:
         self.config = codec.config
         self.encoder = SimpleNamespace(hop_length=codec.encoder.hop_length)
         with tempfile.TemporaryDirectory() as folder:
-            export.export_onnx(codec, folder, int8)
+            export_onnx(codec, folder, int8)
             self.codec = OnnxFocalCodec(folder, threads=torch.get_num_threads())
 
     def parameters(self) -> Iterator[torch.Tensor]:

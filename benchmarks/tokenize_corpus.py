@@ -41,23 +41,9 @@ from speechbrain_focalcodec.inference import PretrainedFocalCodec
 def run_command(
     model: Path, files: Sequence[Path], options: list[str], folder: Path
 ) -> dict[str, Any]:
-    """Run `focalcodec tokenize`.
+    """Run `focalcodec tokenize` in a new folder.
 
-    Arguments
-    ---------
-    model : Path
-        The model's folder.
-    files : sequence of Path
-        Audio files.
-    options : list of str
-        Options of the command.
-    folder : Path
-        A new folder for the dataset.
-
-    Returns
-    -------
-    dict
-        Tokens of each file, times real time, seconds and bytes.
+    Gives the tokens of each file, times real time, seconds and bytes.
     """
     folder.mkdir()
     source = folder / "files.txt"
@@ -95,28 +81,7 @@ def measure(
     options: Sequence[str],
     repeats: int,
 ) -> dict[str, Any]:
-    """Measure one model on some files.
-
-    Arguments
-    ---------
-    build : callable
-        Builds the codec.
-    files : sequence of Path
-        Audio files.
-    device : str
-        Where to encode.
-    precision : str, optional
-        ``bf16`` or ``int8``.
-    options : sequence of str
-        More options of the command.
-    repeats : int
-        Turns of each.
-
-    Returns
-    -------
-    dict
-        Seconds, speed, tokens that differ, and bytes.
-    """
+    """Measure the loop and the command on the same files, in turns."""
     codec = build()
     given = ["--device", device, *options]
     if precision is not None:

@@ -187,24 +187,7 @@ def load_stage(
     overrides: Mapping[str, Any],
     model: Path | None = None,
 ) -> dict[str, Any]:
-    """Load a stage's YAML; random weights take the place of trained ones.
-
-    Arguments
-    ---------
-    path : Path
-        The YAML.
-    folder : Path
-        Gets a model with random weights.
-    overrides : mapping
-        Values that replace those of the YAML.
-    model : Path, optional
-        YAML of another model.
-
-    Returns
-    -------
-    dict
-        Hyperparameters.
-    """
+    """Load a stage's YAML; random weights take the place of trained ones."""
     source, teacher = folder / "random_model", folder / "random_teacher"
     given = {
         "data_folder": str(folder),
@@ -232,22 +215,7 @@ def load_stage(
 def take_steps(
     brain: Any, dataset: Any, hparams: dict[str, Any]
 ) -> Iterator[Step]:
-    """Train an epoch, step by step.
-
-    Arguments
-    ---------
-    brain : CodecBrain
-        The stage.
-    dataset : DynamicItemDataset
-        Training data.
-    hparams : dict
-        Hyperparameters of :func:`load_stage`.
-
-    Yields
-    ------
-    Step
-        Time between two steps does not count.
-    """
+    """Train an epoch; the time between two steps does not count."""
     brain.on_fit_start()
     torch.manual_seed(0)
     brain.modules.train()
@@ -277,20 +245,7 @@ def take_steps(
 
 
 def measure(path: Path, settings: Settings) -> Cost:
-    """Take steps of a stage, in this process.
-
-    Arguments
-    ---------
-    path : Path
-        Its YAML.
-    settings : Settings
-        How.
-
-    Returns
-    -------
-    Cost
-        Of all steps but the first.
-    """
+    """Take steps of a stage in this process; the first does not count."""
     logging.getLogger("speechbrain").setLevel(logging.WARNING)
     overrides: dict[str, Any] = {
         "num_workers": settings.workers,
