@@ -48,7 +48,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 .PHONY: help install test test-slow lint format demo demo-stream lock \
 	test-install benchmark-mini benchmark-speed benchmark-long benchmark-streaming \
-	benchmark-tokenize benchmark-bitstream benchmark-training clean
+	benchmark-tokenize benchmark-training clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) \
@@ -101,23 +101,19 @@ benchmark-mini: $(STAMP) ## Quality: make benchmark-mini [WHISPER=tiny.en.pt]
 benchmark-speed: $(STAMP) ## Speed beside other codecs: [OPTIONS=bf16,int8]
 	$(BIN)/python benchmarks/speed.py \
 		$(if $(OPTIONS),--options "$(OPTIONS)" --data "$(DATA)") \
-		--out results/speed.json --picture results/speed.png
+		--out results/speed.json
 
 benchmark-long: $(STAMP) ## Tokens and memory of long audio (hours)
 	$(BIN)/python benchmarks/long_audio.py context --data "$(LONG_DATA)" \
-		--out results/context.json --picture results/context.png
+		--out results/context.json
 	$(BIN)/python benchmarks/long_audio.py memory --out results/memory.json
 
 benchmark-streaming: $(STAMP) ## Live chunks, and streams at once
-	$(BIN)/python benchmarks/streaming.py --out results/streaming.json \
-		--picture results/streaming.png
+	$(BIN)/python benchmarks/streaming.py --out results/streaming.json
 
 benchmark-tokenize: $(STAMP) ## A corpus to tokens, beside a loop over files
 	$(BIN)/python benchmarks/tokenize_corpus.py --data "$(DATA)" \
 		$(if $(OPTIONS),--options "$(OPTIONS)") --out results/tokenize.json
-
-benchmark-bitstream: $(STAMP) ## Bytes of token files, plain and coded
-	$(BIN)/python benchmarks/bitstream.py --data "$(DATA)"
 
 benchmark-training: $(STAMP) ## Speed and memory of training: [BATCH_SIZE=1]
 	$(BIN)/python benchmarks/training_speed.py \
