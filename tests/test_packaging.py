@@ -228,6 +228,7 @@ def test_every_folder_with_code_is_a_package():
     ("target", "command"),
     [
         ("test", 'pytest -q -m "not slow"'),
+        ("test-fast", 'pytest -q -m "not slow"'),
         ("test-slow", "pytest -q -m slow"),
         ("demo", 'focalcodec demo  "my clip.wav"'),
         (
@@ -254,6 +255,8 @@ def test_make_runs(target, command):
         check=True,
     )
     assert command in plan.stdout
+    for path in re.findall(r"tests/\w+\.py", plan.stdout):
+        assert (ROOT / path).is_file(), path
 
 
 def test_ci_runs_the_tests():
