@@ -15,8 +15,7 @@ from hyperpyyaml import load_hyperpyyaml
 from measuring import synchronize
 
 from speechbrain_focalcodec.checkpoint import CONFIG_FILE, WEIGHTS_FILE
-from speechbrain_focalcodec.training.base import CodecBrain
-from speechbrain_focalcodec.training.yamls import load_yaml
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
 
 HPARAMS = Path(__file__).parent.parent / "hparams" / "train"
 # Stages of the published recipe: script, YAML and Brain.
@@ -91,7 +90,8 @@ def load_stage(
     text = "".join(f"{key}: {json.dumps(x)}\n" for key, x in given.items())
     if model is not None:
         text += f"model: !include:{model.absolute()}\n"
-    hparams = load_yaml(path, text)
+    with open(path, encoding="utf-8") as stream:
+        hparams = load_hyperpyyaml(stream, text)
     if not source.exists():
         hparams["codec"].save_pretrained(source)
         # The weights of a causal encoder have the names of its teacher's.

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hyperpyyaml import resolve_references
 from reporting import markdown_table, show
 from ruamel.yaml import YAML
-
-from speechbrain_focalcodec.training.yamls import resolve_yaml
 
 # What the releases were trained on: utterances of train-clean-100 in
 # LibriSpeech (16 kHz) and LibriTTS (24 kHz), and all of LibriTTS.
@@ -101,7 +100,8 @@ def read_plan(path: Path) -> Plan:
         Steps where it has random segments, otherwise an epoch of all splits.
     """
     given = dict.fromkeys(("data_folder", "encoder_source", "start_from"), "")
-    hparams = YAML(typ="rt").load(resolve_yaml(path, given))
+    with open(path, encoding="utf-8") as stream:
+        hparams = YAML(typ="rt").load(resolve_references(stream, given))
     size, rate = hparams["batch_size"], hparams["sample_rate"]
     segment = hparams["train_data_options"].get("segment_samples")
     if hparams.get("segment_frames") is not None:

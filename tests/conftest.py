@@ -31,6 +31,7 @@ LONG = [
     *("test_streaming", "test_ddp", "test_token_dataset", "test_checkpointing"),
     *("test_downstream_interfaces", "test_downstream_rates"),
     *("test_train_batches", "test_downstream_tts", "test_downstream_speakers"),
+    "test_earlier_versions",
 ]
 
 

@@ -30,11 +30,11 @@ import typer
 from fake_sounddevice import FakeSoundDevice
 from make_corpus import make_corpus
 from make_tokens import make_tokens
+from own_script import read_yaml
 from ruamel.yaml import YAML
 from trained_tasks import trained_asr, trained_tts
 
 from speechbrain_focalcodec.cli import app
-from speechbrain_focalcodec.training.yamls import resolve_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PARITY = ROOT / "tests" / "parity"
@@ -275,7 +275,7 @@ def check_training(words):
     assert (ROOT / words[0]).is_file(), words
     path, _, overrides = sb.parse_arguments(words[1:])
     given = "".join(f"{key}: given\n" for key in REQUIRED if key in overrides)
-    hparams = YAML().load(resolve_yaml(Path(path), given))
+    hparams = read_yaml(Path(path), given)
     assert set(YAML().load(overrides) or {}) <= set(hparams), words
 
 
@@ -378,7 +378,7 @@ def train(words):
     ]
     keys = REQUIRED if "/train/" in yaml else REQUIRED[:1]
     given = "".join(f"{key}: given\n" for key in keys)
-    if YAML().load(resolve_yaml(Path(yaml), given))["num_valid"] and not any(
+    if read_yaml(Path(yaml), given)["num_valid"] and not any(
         option.startswith("--num_valid") for option in kept
     ):
         flags.append("--num_valid=2")  # of few utterances

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from own_script import fit_and_test, load_yaml
 from test_training import CONFIG
 
 from speechbrain_focalcodec import FocalCodec
@@ -16,9 +17,7 @@ from speechbrain_focalcodec.data.manifest import (
     write_manifest,
 )
 from speechbrain_focalcodec.downstream.data import split_file
-from speechbrain_focalcodec.downstream.entry import fit_and_test
 from speechbrain_focalcodec.errors import DataError
-from speechbrain_focalcodec.training.yamls import load_yaml
 
 YAMLS = Path(__file__).parents[1] / "hparams" / "downstream"
 WORDS = "GO ON AND STOP IT NOW".split()

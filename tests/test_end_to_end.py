@@ -11,12 +11,12 @@ from whisper.model import ModelDimensions, Whisper
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import CheckpointError
 from speechbrain_focalcodec.modules.masking import zero_beyond
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
 from speechbrain_focalcodec.training.discriminators import (
     CompactDiscriminator,
     PeriodDiscriminator,
     SpectrogramDiscriminator,
 )
-from speechbrain_focalcodec.training.end_to_end import EndToEndBrain
 from speechbrain_focalcodec.training.export import export_runs
 from speechbrain_focalcodec.training.perceptual import WhisperLoss
 from speechbrain_focalcodec.training.sources import find_sources
@@ -49,7 +49,7 @@ def run(corpus, output, model, discriminator=None, **options):
     options = {"loss_weights": WEIGHTS, "start_from": [str(model)]} | options
     options.setdefault("entropy_weight", 0.02)
     brain, counter, data = make_brain(
-        EndToEndBrain, corpus, output, modules=modules, **options
+        "end_to_end", corpus, output, modules=modules, **options
     )
     fit(brain, counter, data)
     return brain
@@ -80,7 +80,7 @@ def test_the_gradient_passes_the_bits(corpus, tmp_path, model):
     brain.modules.zero_grad()
     qfeats = brain.bottleneck(feats, frames, feats, frames)["qfeats"]
     brain.decode(qfeats, frames, sig, lengths)["estimate"].sum().backward()
-    for name in brain.TRAINED:
+    for name in brain.trains:
         for weight in brain.modules[name].parameters():
             assert weight.grad is not None and weight.grad.any(), name
 
@@ -148,7 +148,7 @@ def test_the_discriminator_gets_a_part(corpus, tmp_path, model):
 def test_the_part_lies_within_the_utterance(corpus, tmp_path, model):
     listening = Listening()
     brain, *_ = make_brain(
-        EndToEndBrain,
+        "end_to_end",
         corpus,
         tmp_path,
         modules={"discriminator": listening},
@@ -163,7 +163,7 @@ def test_the_part_lies_within_the_utterance(corpus, tmp_path, model):
         decoded = brain.decode(
             torch.randn(3, 50, 20), frames, sig, frames * 320
         )
-        brain.discriminator_objective(decoded)
+        brain.opponent.opposing_loss(decoded)
     # It gets the estimate, then the target.
     parts = torch.stack(listening.heard[1::2])[:, :, 0]
     assert (parts[:, :2] > 0).all()
@@ -332,8 +332,8 @@ def test_with_a_discriminator_the_last_is_the_best(
             return torch.tensor(float(brain.hparams.epoch_counter.current))
         return loss
 
-    objectives = EndToEndBrain.compute_objectives
-    monkeypatch.setattr(EndToEndBrain, "compute_objectives", worse_each_epoch)
+    objectives = CodecBrain.compute_objectives
+    monkeypatch.setattr(CodecBrain, "compute_objectives", worse_each_epoch)
     discriminator = compact() if adversarial else None
     run(corpus, tmp_path, model, discriminator, epochs=3)
     assert valid_losses(tmp_path) == [1, 2, 3]

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from own_script import load_yaml
 from safetensors.torch import load_file
 from speechbrain.lobes.models.HifiGAN import HifiganDiscriminator
 
 from speechbrain_focalcodec.data.manifest import write_manifest
 from speechbrain_focalcodec.data.pipeline import make_dataset
-from speechbrain_focalcodec.training.yamls import load_yaml
 
 ROOT = Path(__file__).parents[1]
 CASES = ROOT / "tests" / "parity_train"

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import re
+import runpy
 import shutil
 import signal
 import sys
@@ -12,14 +14,13 @@ import pytest
 from make_corpus import make_corpus
 from ruamel.yaml import YAML
 
-from speechbrain_focalcodec.data.folder import prepare_folder
 from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
-from speechbrain_focalcodec.training.entry import main
-from speechbrain_focalcodec.training.quantizer import QuantizerBrain
-from speechbrain_focalcodec.training.yamls import changed_keys
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
+from speechbrain_focalcodec.training.recipe import changed_keys, experiment
 from speechbrain_focalcodec.utils.files import atomic_write_text
 
 ROOT = Path(__file__).parents[1]
+SCRIPT = str(ROOT / "recipes" / "Folder" / "train.py")
 YAML_FILE = "hparams/train/mini_quantizer.yaml"
 OFFLINE = "tests/parity/offline_50hz"
 OTHER = {
@@ -63,7 +64,9 @@ def run(corpus, output, **given):
     for key, value in options.items():
         if value is not None:
             flags.append(f"--{key}" if value is True else f"--{key}={value}")
-    main(prepare_folder, [YAML_FILE, *flags])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [SCRIPT, YAML_FILE, *flags])
+        runpy.run_path(SCRIPT, run_name="__main__")
 
 
 def lines_of(output):
@@ -89,8 +92,6 @@ def read_all(output):
 def _in_the_repository():
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        script = str(ROOT / "recipes" / "Folder" / "train.py")
-        patch.setattr(sys, "argv", [script])
         # Asking pip takes longer than the training.
         describe = "speechbrain.utils.logger.get_environment_description"
         patch.setattr(describe, lambda: "Python and more")
@@ -146,7 +147,10 @@ def test_a_run_says_what_it_has_and_what_comes_next(finished):
         ({"device": "cudaa"}, "--device=cudaa: cannot be used here"),
         ({"debug_batches": "x"}, "--debug_batches: invalid int value: 'x'"),
         ({"num_valid": 2}, "num_valid=2 would hold utterances out"),
-        ({"model": None, "encoder_source": "null"}, "model.codec.name: tiny_"),
+        ({"model": None}, "(compressor_config.hidden_dims: [32, "),
+        ({"encoder_source": "null"}, "encoder_source: tests/parity/offl"),
+        ({"lr_schedule": "!new:dict {a: 1}"}, "would lose !new:dict; write"),
+        ({"num_valid": "{a: 1}"}, "--num_valid: is no table"),
         ({"modules": "{head: 3}"}, "(modules.head: nothing -> 3): give the"),
     ],
 )
@@ -164,8 +168,9 @@ def test_a_mistaken_command_ends_in_a_line(
 
 
 def test_a_checkpoint_of_another_model_is_refused(corpus, copy, capsys):
-    """Though no YAML is left to compare with."""
+    """Though no YAML and no configuration is left to compare with."""
     (copy / "hyperparams.yaml").unlink()
+    (copy / "config.json").unlink()
     before = read_all(copy)
     with pytest.raises(SystemExit) as caught:
         run(corpus, copy, **OTHER)
@@ -189,8 +194,7 @@ def test_what_has_changed_is_told(corpus, copy):
     run(corpus, copy, lr=0.5, number_of_epochs=3, total_steps=6)
     log = (copy / "log.txt").read_text()
     _, _, told = log.partition("other values than at its last start: ")
-    assert "number_of_epochs: 2 -> 3; " in told
-    assert "; lr: 0.001 -> 0.5; " in told
+    assert "lr: 0.001 -> 0.5; number_of_epochs: 2 -> 3; " in told
     assert "opt_class.lr" not in told  # follows lr
     assert lines_of(copy)[0] == [
         *lines,
@@ -241,14 +245,14 @@ def test_a_run_killed_before_an_epochs_checkpoint(
 def test_a_run_that_is_stopped_says_how_to_go_on(
     corpus, tmp_path, monkeypatch, capsys, number
 ):
-    fit_batch = QuantizerBrain.fit_batch
+    fit_batch = CodecBrain.fit_batch
 
     def stop(self, batch):
         if self.optimizer_step == 3:
             signal.raise_signal(number)
         return fit_batch(self, batch)
 
-    monkeypatch.setattr(QuantizerBrain, "fit_batch", stop)
+    monkeypatch.setattr(CodecBrain, "fit_batch", stop)
     with pytest.raises(SystemExit) as caught:
         run(corpus, tmp_path / "run")
     assert caught.value.code == 128 + number
@@ -262,7 +266,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
 def test_a_run_stopped_before_its_first_checkpoint(
     corpus, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(QuantizerBrain, "fit_batch", _interrupt)
+    monkeypatch.setattr(CodecBrain, "fit_batch", _interrupt)
     with pytest.raises(SystemExit):
         run(corpus, tmp_path / "run")
     assert "no checkpoint was written yet" in capsys.readouterr().err
@@ -308,7 +312,7 @@ def test_a_defect_keeps_its_traceback(corpus, tmp_path, monkeypatch, capsys):
     def fail(*_):
         raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr(QuantizerBrain, "fit_batch", fail)
+    monkeypatch.setattr(CodecBrain, "fit_batch", fail)
     with pytest.raises(SystemExit) as caught:
         run(corpus, tmp_path / "run")
     assert caught.value.code == 1
@@ -317,8 +321,14 @@ def test_a_defect_keeps_its_traceback(corpus, tmp_path, monkeypatch, capsys):
 
 
 def test_what_differs_between_two_yamls():
-    old = "a: &x {b: [1, 2], c: !new:dict {d: 1}}\ne: *x\nf: null\nn: [{m: 1}]"
-    new = "a: {b: [1], c: !new:list {d: 1}}\nf: {}\nn: [{m: 2}]\ng: 1"
+    old, new = map(
+        YAML().load,
+        (
+            "a: &x {b: [1, 2], c: !new:dict {d: 1}}\ne: *x\nf: null\n"
+            "n: [{m: 1}]",
+            "a: {b: [1], c: !new:list {d: 1}}\nf: {}\nn: [{m: 2}]\ng: 1",
+        ),
+    )
     assert changed_keys(old, new) == {
         "a.b": "[1, 2] -> [1]",
         "a.c": "!new:dict -> !new:list",
@@ -326,3 +336,27 @@ def test_what_differs_between_two_yamls():
         "g": "nothing -> 1",
     }
     assert changed_keys(old, old) == {}
+    # The order of keys is free.
+    assert changed_keys(old, dict(sorted(old.items())[::-1])) == {}
+
+
+@pytest.mark.parametrize(
+    "text, options, message",
+    [
+        ("a: [1", [], "bad.yaml cannot be read"),
+        ("- 1", [], "bad.yaml: is no table"),
+        ("a: !ref <b>", [], 'bad.yaml: .*reference "b" is not valid'),
+        ("a: !PLACEHOLDER", [], "bad.yaml: add --a=... to the command"),
+        ("key: 1", ["--other=1"], "has no 'other' to set; its keys: key"),
+        ("a: !include:none.yaml", [], "bad.yaml: .*none.yaml"),
+        ("key: 1", ["--key=2", "--key=3"], "gives --key twice"),
+    ],
+)
+def test_yamls_that_are_wrong(tmp_path, capsys, text, options, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(SystemExit) as caught, experiment() as run_:
+        run_.parse_arguments([str(path), *options])
+    assert caught.value.code == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)

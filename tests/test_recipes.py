@@ -20,16 +20,19 @@ import pydoc
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+import speechbrain as sb
 from make_corpus import make_corpus
-from ruamel.yaml import YAML
+from own_script import load_yaml
+from own_script import read_yaml as resolved
 
-from speechbrain_focalcodec.training.yamls import resolve_yaml
+from speechbrain_focalcodec.codec import FocalCodec
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = (
@@ -41,6 +44,16 @@ KEYS = (
     "valid_splits num_valid batch_size num_workers number_of_epochs"
 ).split()
 PLACEHOLDERS = ("data_folder", "start_from", "encoder_source")
+SECTIONS = (
+    "Seed needs to be set at top of yaml",
+    "Folders",
+    "Data",
+    "Training",
+    "Model",
+    "Losses",
+    "Optimiser and learning rate",
+    "Logging and checkpoints",
+)
 COMPARE = {
     "<": lambda value, bound: value < bound,
     "<=": lambda value, bound: value <= bound,
@@ -126,7 +139,7 @@ def read_yaml(path):
     codec = Path(path).parent.name == "train"
     names = PLACEHOLDERS if codec else PLACEHOLDERS[:1]
     given = "\n".join(f"{key}: given" for key in names)
-    return YAML().load(resolve_yaml(ROOT / path, given))
+    return resolved(ROOT / path, given)
 
 
 def tagged_nodes(node):
@@ -268,6 +281,85 @@ def test_a_yaml_defines_the_keys_that_are_used(row):
                 used = keys_used(source) - known
                 missing[parent.__qualname__] = used
     assert not any(missing.values()), missing
+
+
+YAMLS = sorted({row["Hparam_file"] for row in ROWS})
+
+
+@pytest.mark.parametrize("path", YAMLS)
+def test_a_yaml_loads_with_plain_hyperpyyaml(path, tmp_path):
+    """At the size of its row; sections are in the same order in all."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    flags = next(
+        r["test_debug_flags"] for r in ROWS if r["Hparam_file"] == path
+    )
+    _, _, overrides = sb.parse_arguments([path, *shlex.split(flags)])
+    overrides += f"\ndata_folder: data\noutput_folder: {tmp_path}\n"
+    hparams = load_yaml(ROOT / path, overrides)
+    assert isinstance(hparams["codec"], FocalCodec)
+    includes = re.findall(r"^(\w+): !include:", text, re.M)
+    assert includes == ["model"] * ("/train/" in path)
+    sections = re.findall(r"^\n# (.*)$", text, re.M)
+    assert sections == [x for x in SECTIONS if x in sections]
+    assert set(SECTIONS) - set(sections) <= {"Losses"}
+
+
+@functools.cache
+def words_read(path):
+    """Names that a source reads keys by: constants and attributes."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    texts = {n.value for n in nodes if isinstance(n, ast.Constant)}
+    return texts | {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+
+
+@pytest.mark.parametrize("path", YAMLS)
+def test_a_yaml_has_no_key_that_nothing_reads(path):
+    """Not the script, a Brain, SpeechBrain, or another key."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    sources = [
+        source
+        for room in ("training", "downstream")
+        for source in (ROOT / "speechbrain_focalcodec" / room).rglob("*.py")
+    ]
+    scripts = {
+        ROOT / r["Script_file"] for r in ROWS if r["Hparam_file"] == path
+    }
+    read = set().union(*map(words_read, [*sources, *scripts]))
+    read |= set(re.findall(r"<(\w+)", text))
+    read |= sb.RunOptions().as_dict().keys()
+    read |= {f"{split}_data_options" for split in ("train", "valid", "test")}
+    keys = set(re.findall(r"^(\w+):", text, re.M))
+    assert keys - read == {"__set_seed"}
+
+
+def test_a_copied_script_trains_elsewhere(corpora, tmp_path):
+    """Two steps of a copy of a script, its YAML and its model."""
+    project = tmp_path / "project"
+    project.mkdir()
+    shutil.copy(ROOT / "recipes" / "Folder" / "train.py", project)
+    text = (ROOT / "hparams" / "train" / "mini_quantizer.yaml").read_text()
+    (project / "my.yaml").write_text(text.replace("../model/", ""))
+    shutil.copy(
+        ROOT / "hparams" / "model" / "focalcodec_mini_50hz.yaml", project
+    )
+    options = [
+        *("--total_steps=2", "--batch_size=2", "--num_samples=0"),
+        *("--train_splits=[train-tiny]", "--num_valid=2", "--device=cpu"),
+        "--train_data_options={segment_samples: 8000}",
+        f"--data_folder={corpora['Folder']}",
+    ]
+    result = subprocess.run(
+        [sys.executable, "train.py", "my.yaml", *options],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    run = project / "results" / "mini_quantizer"
+    assert "steps: 2," in (run / "train_log.txt").read_text()
+    script = (project / "train.py").read_text()
+    assert (run / "train.py").read_text() == script
 
 
 @pytest.fixture(scope="module")

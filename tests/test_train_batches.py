@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 from make_tokens import make_tokens
+from own_script import fit_and_test, load_yaml
 
 from speechbrain_focalcodec import FocalCodec
 from speechbrain_focalcodec.data.manifest import write_manifest
@@ -16,11 +17,9 @@ from speechbrain_focalcodec.data.tokens import TokenDataset
 from speechbrain_focalcodec.downstream.classification import (
     ClassificationBrain,
 )
-from speechbrain_focalcodec.downstream.entry import fit_and_test
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
 from speechbrain_focalcodec.training.entry import train_batches
-from speechbrain_focalcodec.training.yamls import load_yaml
 
 OPTIONS = {"batch_size": 3, "num_workers": 0, "shuffle": True}
 RATE = 16000

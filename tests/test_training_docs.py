@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import speechbrain as sb
-from ruamel.yaml import YAML
+from own_script import read_yaml
 
 from speechbrain_focalcodec.hub import RELEASES
-from speechbrain_focalcodec.training.yamls import resolve_yaml
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
@@ -38,7 +37,7 @@ def commands():
 def read_stage(words):
     """What a command trains: its YAML with the command's options."""
     path, _, overrides = sb.parse_arguments(words[2:])
-    return path, YAML().load(resolve_yaml(ROOT / path, overrides))
+    return path, read_yaml(ROOT / path, overrides)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
-"""What every task's train.py does: data, training, test, the trained task."""
+"""Data of a task and the trained task, as its train.py asks for them."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_focalcodec.data.speeds import add_speeds
 from speechbrain_focalcodec.data.splits import check_apart, split_within
+from speechbrain_focalcodec.downstream.brain import TaskBrain
 from speechbrain_focalcodec.downstream.data import (
     prepare_inputs,
     split_file,
@@ -20,13 +21,10 @@ from speechbrain_focalcodec.downstream.task_config import (
     parse_task_config,
 )
 from speechbrain_focalcodec.errors import ConfigError
-from speechbrain_focalcodec.training.checkpointing import RANK
 from speechbrain_focalcodec.training.entry import (
     prepare_manifests,
     tell_splits,
-    train_batches,
 )
-from speechbrain_focalcodec.training.recipe import run_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +32,9 @@ __all__ = [
     "MODEL_FOLDER",
     "check_inputs",
     "describe_task",
-    "fit_and_test",
-    "main",
+    "make_datasets",
+    "prepare_data",
+    "save_trained_task",
 ]
 
 SPLITS = ("train", "valid", "test")
@@ -51,25 +50,6 @@ INTERFACES = {
 MODEL_FOLDER = "model"
 
 
-def main(prepare: Callable[..., Any], arguments: Sequence[str]) -> None:
-    """Run a task's recipe.
-
-    Arguments
-    ---------
-    prepare : callable
-        Data preparation of the recipe's corpus.
-    arguments : sequence of str
-        The command line: a YAML and SpeechBrain's options.
-    """
-
-    def work(hparams: dict, run_opts: Any, begin: Callable[[], None]) -> None:
-        if not _has_all_tokens(hparams):
-            prepare_data(prepare, hparams)
-        fit_and_test(hparams, run_opts, begin)
-
-    run_recipe(work, arguments)
-
-
 def prepare_data(prepare: Callable[..., Any], hparams: dict[str, Any]) -> None:
     """Prepare the splits, by whole speakers or within each class.
 
@@ -78,12 +58,21 @@ def prepare_data(prepare: Callable[..., Any], hparams: dict[str, Any]) -> None:
     Arguments
     ---------
     prepare : callable
-        Data preparation of the recipe's corpus.
+        Data preparation of the recipe's corpus. It is not called where
+        ``tokens`` has all splits.
     hparams : dict
         As for :func:`~speechbrain_focalcodec.training.entry.prepare_manifests`;
         with ``within``, a column, each of its values has the ``valid_share``
         and the ``test_share`` of its utterances held out of ``train_splits``.
+
+    Raises
+    ------
+    ConfigError
+        If keys contradict each other, see :func:`check_inputs`.
     """
+    check_inputs(hparams)
+    if set(hparams["tokens"] or {}) >= set(SPLITS):
+        return
     if hparams.get("within") is None:
         prepare_manifests(prepare, hparams)
     else:
@@ -116,10 +105,6 @@ def _prepare_within(
             "seed": hparams["seed"],
         },
     )
-
-
-def _has_all_tokens(hparams: dict[str, Any]) -> bool:
-    return set(hparams["tokens"] or {}) >= set(SPLITS)
 
 
 def check_inputs(hparams: dict[str, Any]) -> None:
@@ -176,46 +161,37 @@ def check_inputs(hparams: dict[str, Any]) -> None:
         )
 
 
-def fit_and_test(
-    hparams: dict[str, Any],
-    run_opts: Any,
-    begin: Callable[[], None] | None = None,
-) -> None:
-    """Train the Brain that the YAML names, and test its best checkpoint.
+def make_datasets(
+    brain: TaskBrain, hparams: dict[str, Any]
+) -> tuple[Any, Any, Any]:
+    """Make the datasets, and what they hold for the front end.
 
     Arguments
     ---------
+    brain : TaskBrain
+        Says what it takes of an utterance.
     hparams : dict
-        The loaded YAML, see `hparams/downstream/`.
-    run_opts : RunOptions or dict
-        SpeechBrain's run options.
-    begin : callable, optional
-        Called once modules, checkpoint and data fit together.
+        With ``save_folder``, ``data_folder``, ``prepare_once``, the options
+        of each split, such as ``train_data_options``, and, optionally,
+        ``tokens``.
+
+    Returns
+    -------
+    train, valid, test : DynamicItemDataset or TokenDataset
+        The datasets.
 
     Raises
     ------
-    ConfigError
-        If keys contradict each other.
     DataError
-        If an utterance of validation or test is in the training data.
+        If an utterance of validation or test is in the training data, or the
+        task can learn nothing of it.
     """
-    check_inputs(hparams)
-    save_folder = Path(hparams["save_folder"])
-    kind = hparams["brain"]
-    modules = {"front_end": hparams["front_end"], **kind.build(hparams)}
-    brain = kind(
-        modules=modules | hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
     tokens = hparams.get("tokens") or {}
     datasets = {}
     for split in SPLITS:
-        source = tokens.get(split, save_folder / split_file(split))
+        source = Path(hparams["save_folder"]) / split_file(split)
         datasets[split] = task_dataset(
-            source,
+            tokens.get(split, source),
             hparams["data_folder"],
             brain.front_end,
             brain.items(),
@@ -228,45 +204,8 @@ def fit_and_test(
     for split, dataset in datasets.items():
         if hparams["prepare_once"] and split not in tokens:
             prepare_inputs(dataset, brain.front_end, brain.device)
-    described = describe_task(brain, hparams)
-    if begin is not None:
-        brain.at_start.append(begin)
-    brain.fit(
-        hparams["epoch_counter"],
-        train_batches(brain, datasets["train"], hparams),
-        datasets["valid"],
-        train_loader_kwargs=hparams["train_loader"],
-        valid_loader_kwargs=hparams["valid_loader"],
-    )
-    brain.evaluate(
-        datasets["test"],
-        min_key=RANK,
-        test_loader_kwargs=hparams["valid_loader"],
-    )
-    # SpeechBrain keeps no checkpoint of what is only tried; the folder may hold
-    # what another run has trained.
-    tried = brain.debug and not brain.debug_persistently
-    if described is not None and not tried:
-        run_on_main(_save, args=[brain, described])
-    for line in _next_steps(brain, None if tried else described):
-        logger.info(line)
-
-
-def _next_steps(brain: Any, described: TaskConfig | None) -> list[str]:
-    """What a run has left, how to load it, and the next command."""
-    folder = brain.hparams.output_folder
-    if brain.debug and not brain.debug_persistently:
-        return [f"{folder}: a --debug run keeps no model; train without it"]
-    if described is None:
-        return [f"The results are in {folder}, the checkpoints in its save/."]
-    model = Path(folder) / MODEL_FOLDER
-    module, name = INTERFACES[described.model_dump()["task"]]
-    return [
-        f"The trained task is in {model}, the results in {folder}. Next, in "
-        "Python:",
-        f"  from speechbrain_focalcodec.downstream.{module} import {name}",
-        f'  task = {name}.from_pretrained("{model}")',
-    ]
+    train, valid, test = datasets.values()
+    return train, valid, test
 
 
 def describe_task(brain: Any, hparams: dict[str, Any]) -> TaskConfig | None:
@@ -300,15 +239,42 @@ def describe_task(brain: Any, hparams: dict[str, Any]) -> TaskConfig | None:
     return parse_task_config({**described, "front_end": front_end})
 
 
-def _save(brain: Any, described: TaskConfig) -> None:
-    """Leave what the interfaces load, beside the checkpoints."""
+def save_trained_task(brain: TaskBrain, described: TaskConfig | None) -> None:
+    """Leave what the interfaces load, and log how to load it.
+
+    Arguments
+    ---------
+    brain : TaskBrain
+        With its best checkpoint loaded.
+    described : TaskConfig or None
+        Of :func:`describe_task`.
+    """
+    folder = brain.hparams.output_folder
+    if brain.debug and not brain.debug_persistently:
+        # SpeechBrain keeps no checkpoint of what is only tried; the folder
+        # may hold what another run has trained.
+        logger.info(f"{folder}: a --debug run keeps no model; train without it")
+        return
+    if described is None:
+        logger.info(
+            f"The results are in {folder}, the checkpoints in its save/."
+        )
+        return
+    model = Path(folder) / MODEL_FOLDER
+    run_on_main(_save, args=[brain, described, model])
+    module, name = INTERFACES[described.model_dump()["task"]]
+    logger.info(
+        f"The trained task is in {model}, the results in {folder}. Next, in "
+        "Python:\n"
+        f"  from speechbrain_focalcodec.downstream.{module} import {name}\n"
+        f'  task = {name}.from_pretrained("{model}")'
+    )
+
+
+def _save(brain: TaskBrain, described: TaskConfig, model: Path) -> None:
     modules = {
         name: getattr(module, "module", module)
         for name, module in brain.modules.items()
     }
-    save_task(
-        Path(brain.hparams.output_folder) / MODEL_FOLDER,
-        described,
-        modules,
-        getattr(brain.hparams, "tokenizer", None),
-    )
+    tokenizer = getattr(brain.hparams, "tokenizer", None)
+    save_task(model, described, modules, tokenizer)

@@ -1,6 +1,6 @@
-"""What every recipe's train.py does: data, training, test, what comes next."""
+"""Data and evaluation of a recipe, as its train.py and YAML ask for them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,38 +23,17 @@ from speechbrain_focalcodec.data.splits import (
 from speechbrain_focalcodec.data.token_loader import TokenLoader
 from speechbrain_focalcodec.data.tokens import TokenDataset
 from speechbrain_focalcodec.errors import ConfigError
-from speechbrain_focalcodec.training.caching import use_feature_cache
-from speechbrain_focalcodec.training.checkpointing import RANK
 from speechbrain_focalcodec.training.evaluation import FinalEvaluation
-from speechbrain_focalcodec.training.recipe import run_recipe
 
 __all__ = [
-    "fit_and_evaluate",
-    "main",
+    "make_datasets",
+    "make_evaluation",
     "prepare_manifests",
     "tell_splits",
     "train_batches",
 ]
 
 logger = get_logger(__name__)
-
-
-def main(prepare: Callable[..., Any], arguments: Sequence[str]) -> None:
-    """Run the recipe of a codec's stage.
-
-    Arguments
-    ---------
-    prepare : callable
-        Data preparation of the recipe's corpus.
-    arguments : sequence of str
-        The command line: a YAML and SpeechBrain's options.
-    """
-
-    def work(hparams: dict, run_opts: Any, begin: Callable[[], None]) -> None:
-        prepare_manifests(prepare, hparams)
-        fit_and_evaluate(hparams, run_opts, begin)
-
-    run_recipe(work, arguments)
 
 
 def prepare_manifests(
@@ -118,32 +97,25 @@ def prepare_manifests(
     )
 
 
-def fit_and_evaluate(
-    hparams: dict[str, Any],
-    run_opts: Any,
-    begin: Callable[[], None] | None = None,
-) -> None:
-    """Train the Brain that the YAML names, and evaluate its best checkpoint.
-
-    Losses are those of ``test_splits``, or of the validation data where there
-    are none; with ``evaluation``, the harness measures the codec on the same,
-    see :mod:`~speechbrain_focalcodec.training.evaluation`.
+def make_datasets(hparams: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Make the datasets of the prepared splits.
 
     Arguments
     ---------
     hparams : dict
-        The loaded YAML, see `hparams/train/`.
-    run_opts : RunOptions or dict
-        SpeechBrain's run options.
-    begin : callable, optional
-        Called once modules, checkpoint and data fit together.
+        With ``save_folder``, ``data_folder``, ``sample_rate``, ``seed``,
+        ``preload``, ``train_data_options``, ``valid_data_options`` and,
+        optionally, ``test_splits`` and ``feature_cache``.
+
+    Returns
+    -------
+    train, valid, test : DynamicItemDataset
+        Without ``test_splits``, `test` is `valid`.
     """
-    cached = hparams.get("feature_cache") is not None
-    save_folder = Path(hparams["save_folder"])
 
     def dataset(name: str, split: str, preload: bool) -> Any:
         return make_dataset(
-            save_folder / name,
+            Path(hparams["save_folder"]) / name,
             hparams["data_folder"],
             hparams["sample_rate"],
             seed=hparams["seed"],
@@ -151,54 +123,51 @@ def fit_and_evaluate(
             **hparams[f"{split}_data_options"],
         )
 
+    # Cached features are read in place of audio.
+    preload = hparams["preload"] and not hparams.get("feature_cache")
     datasets = {
-        split: dataset(
-            f"{split}.json", split, hparams["preload"] and not cached
-        )
+        split: dataset(f"{split}.json", split, preload)
         for split in ("train", "valid")
     }
-    test_set, test_name = datasets["valid"], "valid.json"
-    test_splits = hparams.get("test_splits")
-    if test_splits:
-        test_name = TEST_NAME
-        test_set = dataset(test_name, "valid", preload=False)
-    brain = hparams["brain"](
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
+    if hparams.get("test_splits"):
+        datasets["test"] = dataset(TEST_NAME, "valid", preload=False)
+    tell_splits(datasets)
+    train, valid = datasets["train"], datasets["valid"]
+    return train, valid, datasets.get("test", valid)
+
+
+def make_evaluation(
+    brain: Any, hparams: dict[str, Any]
+) -> FinalEvaluation | None:
+    """Make the evaluation that ends the training, and check what it needs.
+
+    It measures the codec on ``test_splits``, or on the validation data where
+    there are none.
+
+    Arguments
+    ---------
+    brain : CodecBrain
+        Its codec is evaluated.
+    hparams : dict
+        With ``save_folder``, ``data_folder`` and, optionally, ``evaluation``
+        and ``test_splits``.
+
+    Returns
+    -------
+    FinalEvaluation or None
+        Nothing without ``evaluation``.
+    """
+    if not hparams.get("evaluation"):
+        return None
+    name = TEST_NAME if hparams.get("test_splits") else "valid.json"
+    evaluation = FinalEvaluation(
+        brain,
+        hparams["evaluation"],
+        Path(hparams["save_folder"]) / name,
+        hparams["data_folder"],
     )
-    evaluation = None
-    if hparams.get("evaluation") is not None:
-        evaluation = FinalEvaluation(
-            brain,
-            hparams["evaluation"],
-            save_folder / test_name,
-            hparams["data_folder"],
-        )
-        evaluation.check()
-    tell_splits({**datasets, **({"test": test_set} if test_splits else {})})
-    if cached:
-        use_feature_cache(brain, datasets, hparams)
-    if begin is not None:
-        brain.at_start.append(begin)
-    brain.fit(
-        hparams["epoch_counter"],
-        train_batches(brain, datasets["train"], hparams),
-        datasets["valid"],
-        train_loader_kwargs=hparams["train_loader"],
-        valid_loader_kwargs=hparams["valid_loader"],
-    )
-    brain.evaluate(
-        test_set,
-        min_key=RANK,
-        test_loader_kwargs=hparams["valid_loader"],
-    )
-    if evaluation is not None:
-        evaluation.run()
-    for line in brain.next_steps():
-        logger.info(line)
+    evaluation.check()
+    return evaluation
 
 
 def tell_splits(datasets: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A recipe's command, around its training: how it starts and how it ends.
+"""A recipe's command: its arguments, its output folder, and its end.
 
 What is wrong with the command, the YAML or the data ends it in one line and
 with exit code 2. Until modules, checkpoint and data fit together nothing is
@@ -7,42 +7,40 @@ is.
 """
 
 import contextlib
+import copy
+import difflib
 import errno
 import io
+import json
 import logging
 import logging.handlers
 import os
+import re
 import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml
-from ruamel.yaml import YAML
+from hyperpyyaml import resolve_references
+from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.constructor import DuplicateKeyError
 from speechbrain.core import DEFAULT_LOG_CONFIG
 from speechbrain.utils.checkpoints import CKPT_PREFIX
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import TqdmCompatibleStreamHandler
 
-from speechbrain_focalcodec.errors import (
-    ConfigError,
-    FocalCodecError,
-    abridge,
-)
-from speechbrain_focalcodec.training.yamls import (
-    changed_keys,
-    parse_overrides,
-    resolve_yaml,
-)
+from speechbrain_focalcodec.checkpoint import CONFIG_FILE
+from speechbrain_focalcodec.config import CodecConfig
+from speechbrain_focalcodec.errors import ConfigError, FocalCodecError, abridge
 from speechbrain_focalcodec.utils.files import atomic_write_text
 
-__all__ = ["refuse_another_model", "run_recipe"]
+__all__ = ["Experiment", "changed_keys", "experiment"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,30 +49,34 @@ HYPERPARAMS_FILE = "hyperparams.yaml"
 DEBUG_SUFFIX = "_debug"
 # Keys that say what a checkpoint's weights mean; not all show in their shapes.
 MODEL_KEYS = {
-    *("brain", "model", "codec", "encoder_source", "modules", "sample_rate"),
-    *("input", "codec_source", "embedding", "front_end", "network", "label"),
+    *("trains", "encoder_source", "modules", "sample_rate", "input"),
+    *("codec_source", "embedding", "front_end", "network", "label"),
     *("language_model", "tokenizer_kind", "tokenizer_size", "voices"),
 }
-# They change with the place of the folder.
-PLACES = {"output_folder", "save_folder", "train_log"}
+# They change with the place of the folder. A codec is compared by its
+# config.json, and follows codec_source in a task.
+NOT_COMPARED = {"output_folder", "save_folder", "train_log", "model", "codec"}
+# Lists that may be given as the one name that they hold.
+ONE_OR_MORE = {"freeze", "loggers", "start_from"}
+# A value on the command line is of the kind of the YAML's.
+KINDS = (
+    (dict, "a table, as in '{name: value}'"),
+    (list, "a list, as in [%s]"),
+    (bool, "True or False"),
+    ((int, float), "a number"),
+    (str, "text"),
+)
 
-# Trains and tests: takes hyperparameters, run options, and what to call once
-# modules, checkpoint and data fit together.
-Work = Callable[[dict[str, Any], Any, Callable[[], None]], None]
 
+@contextlib.contextmanager
+def experiment() -> Iterator["Experiment"]:
+    """Run a recipe; errors and signals end it in one line.
 
-def run_recipe(work: Work, arguments: Sequence[str]) -> None:
-    """Run a recipe's command.
-
-    Arguments
-    ---------
-    work : callable
-        Prepares the data, trains and tests. It is called with the
-        hyperparameters, SpeechBrain's run options, and a function without
-        arguments that it must call before it writes into the output folder:
-        this leaves `hyperparams.yaml`, the script, `env.log` and `log.txt`.
-    arguments : sequence of str
-        The command line: a YAML and SpeechBrain's options.
+    Yields
+    ------
+    Experiment
+        Takes the place of ``sb.parse_arguments`` and of
+        ``sb.create_experiment_directory``.
 
     Raises
     ------
@@ -83,91 +85,285 @@ def run_recipe(work: Work, arguments: Sequence[str]) -> None:
         with 1 where bad data or a full disk has ended it, with 130 or 143
         where Ctrl-C or SIGTERM has.
     """
-    state: dict[str, Any] = {"begun": False, "debug": False, "save": None}
     with _signals(), _early_log() as early:
+        run = Experiment(early)
         try:
-            path, run_opts, given = _parse(arguments)
-            state["debug"] = run_opts["debug"]
-            text = _resolve(path, given, run_opts)
-            places = YAML().load(text)
-            folder = Path(places["output_folder"])
-            state["save"] = Path(places["save_folder"])
-            changed = refuse_another_model(folder, state["save"], text)
-            sb.utils.distributed.ddp_init_group(run_opts)
-            hparams = _load(path, text)
-
-            def begin() -> None:
-                run_on_main(_begin, args=[folder, path, text, early])
-                state["begun"] = True
-                if changed:
-                    logger.warning(
-                        "%s goes on with other values than at its last "
-                        "start: %s",
-                        folder,
-                        abridge(_shown(changed), "; ", most=10),
-                    )
-
-            work(hparams, run_opts, begin)
+            yield run
         except KeyboardInterrupt as error:
             number = error.args[0] if error.args else signal.SIGINT
             if _is_first():
-                print(_kept(state), file=sys.stderr)
+                print(run._kept(), file=sys.stderr)
             raise SystemExit(128 + number) from error
         except Exception as error:
-            _end(error, state)
+            run._end(error)
 
 
-def refuse_another_model(
-    folder: Path, save_folder: Path, text: str
-) -> dict[str, str]:
-    """Compare a YAML with that of the run that a folder holds.
+class Experiment:
+    """The command line and the output folder of a recipe.
 
     Arguments
     ---------
-    folder : Path
-        Output folder.
-    save_folder : Path
-        Where its checkpoints are.
-    text : str
-        The resolved YAML.
+    early : MemoryHandler
+        What was logged before there is an output folder.
+    """
+
+    def __init__(self, early: logging.handlers.MemoryHandler):
+        self._early = early
+        self._begun = self._debug = False
+        self._save_folder: Path | None = None
+        self._changed: dict[str, str] = {}
+
+    def parse_arguments(
+        self, arguments: Sequence[str]
+    ) -> tuple[str, Any, dict[str, Any]]:
+        """Parse a command line as ``sb.parse_arguments`` does, and check it.
+
+        Arguments
+        ---------
+        arguments : sequence of str
+            A YAML, SpeechBrain's options and keys of the YAML.
+
+        Returns
+        -------
+        hparams_file : str
+            The YAML.
+        run_opts : RunOptions
+            SpeechBrain's options.
+        overrides : dict
+            For ``load_hyperpyyaml``. With ``--debug`` the output folder has a
+            name of its own.
+
+        Raises
+        ------
+        ConfigError
+            If an option or a key does not exist or has a value of another
+            kind, a placeholder has no value, or the output folder holds a
+            run of another model.
+        """
+        path, run_opts, text = _parse_options(arguments)
+        overrides = _parse_overrides(text)
+        _check_overrides(path, overrides)
+        self._debug = run_opts["debug"]
+        self._path, self._text = path, _resolve(path, overrides)
+        tree = YAML().load(self._text)
+        if self._debug:
+            folder = str(tree["output_folder"]).rstrip("/")
+            overrides["output_folder"] = folder + DEBUG_SUFFIX
+            self._text = _resolve(path, overrides)
+            tree = YAML().load(self._text)
+        self._folder = Path(tree["output_folder"])
+        self._save_folder = Path(tree["save_folder"])
+        old = self._folder / HYPERPARAMS_FILE
+        if old.is_file() and self._resumes():
+            try:
+                before = YAML().load(old.read_text(encoding="utf-8"))
+            except YAMLError as error:
+                raise ConfigError(f"{old}: is no YAML: {error}") from error
+            self._changed = {
+                key: change
+                for key, change in changed_keys(before, tree).items()
+                if key.partition(".")[0] not in NOT_COMPARED
+            }
+            # An earlier version's YAML may lack a key.
+            compared = MODEL_KEYS & before.keys() & tree.keys()
+            self._refuse(
+                {
+                    key: change
+                    for key, change in self._changed.items()
+                    if key.partition(".")[0] in compared
+                }
+            )
+        return path, run_opts, overrides
+
+    def create_directory(self, brain: Any) -> None:
+        """Create the output folder when the training starts.
+
+        That is once modules, checkpoint and data fit together. It holds what
+        ``sb.create_experiment_directory`` leaves: `hyperparams.yaml`, the
+        script, `env.log` and `log.txt`.
+
+        Arguments
+        ---------
+        brain : RecipeBrain
+            The Brain that will train.
+
+        Raises
+        ------
+        ConfigError
+            If the folder holds a run of another codec.
+        """
+        old = self._folder / CONFIG_FILE
+        if old.is_file() and self._resumes():
+            config = CodecConfig.parse(json.loads(old.read_text()))
+            self._refuse(
+                changed_keys(config.to_dict(), brain.codec.config.to_dict())
+            )
+        brain.at_start.append(self._begin)
+
+    def _begin(self) -> None:
+        run_on_main(self._write)
+        self._begun = True
+        if self._changed:
+            logger.warning(
+                "%s goes on with other values than at its last start: %s",
+                self._folder,
+                abridge(_shown(self._changed), "; ", most=10),
+            )
+
+    def _write(self) -> None:
+        """Leave what was run, where and how, and log into the folder."""
+        folder = self._folder
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(
+            folder / HYPERPARAMS_FILE,
+            f"# Generated {date.today()} from:\n# {Path(self._path).resolve()}"
+            f"\n# yamllint disable\n{self._text}",
+        )
+        script = Path(sys.argv[0])
+        if script.is_file():
+            shutil.copy(script, folder)
+        overrides = {
+            "handlers": {"file_handler": {"filename": str(folder / "log.txt")}}
+        }
+        sb.utils.logger.setup_logging(DEFAULT_LOG_CONFIG, overrides)
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler):
+                self._early.setTarget(handler)
+        self._early.flush()
+        sb.utils.quirks.log_applied_quirks()
+        logger.info("Experiment folder: %s", folder)
+        atomic_write_text(
+            folder / "env.log", sb.utils.logger.get_environment_description()
+        )
+
+    def _checkpoints(self) -> list[Path]:
+        if self._save_folder is None:
+            return []
+        return sorted(self._save_folder.glob(f"{CKPT_PREFIX}*"))
+
+    def _resumes(self) -> bool:
+        return bool(self._checkpoints())
+
+    def _refuse(self, changed: dict[str, str]) -> None:
+        if changed:
+            raise ConfigError(
+                f"{self._folder} holds a training of another model "
+                f"({abridge(_shown(changed), '; ')}): give the old values to "
+                "go on with it, or another --output_folder; nothing was "
+                "changed"
+            )
+
+    def _kept(self) -> str:
+        """What a run that was stopped has kept, and how to resume it."""
+        if self._debug:
+            return "stopped: a --debug run cannot be resumed"
+        kept = self._checkpoints()
+        if not kept:
+            return (
+                "stopped: no checkpoint was written yet, so the same command "
+                "begins anew (--ckpt_interval_minutes=N writes some within an "
+                "epoch)"
+            )
+        return (
+            f"stopped: {kept[-1]} is kept; the same command goes on from there"
+        )
+
+    def _end(self, error: Exception) -> NoReturn:
+        """Tell an error in one line, or let a defect keep its traceback."""
+        line = " ".join(str(error).split())
+        if _is_disk_full(error, self._save_folder):
+            line = (
+                f"the disk of {self._save_folder} is full: free some space "
+                "and give the same command again"
+            )
+            # log.txt is there too.
+            logging.raiseExceptions = False
+        elif self._begun and not isinstance(error, FocalCodecError | OSError):
+            logger.critical("Exception:", exc_info=error)
+            raise SystemExit(1) from error
+        elif not isinstance(error, FocalCodecError | ValueError | OSError):
+            # HyperPyYAML puts the reason below what it could not make.
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            name = type(error).__name__
+            line = f"{name}: {line}{cause} (--debug prints the traceback)"
+        if self._debug:
+            traceback.print_exception(error)
+        logger.debug("Exception:", exc_info=error)
+        # What is wrong at the start all processes see.
+        if self._begun or _is_first():
+            print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(1 if self._begun else 2) from error
+
+
+def changed_keys(old: Mapping, new: Mapping) -> dict[str, str]:
+    """What differs between two resolved YAMLs, or two configurations.
+
+    Arguments
+    ---------
+    old, new : dict
+        Trees.
 
     Returns
     -------
     dict
-        What has changed, by key; nothing where there is no checkpoint to go
-        on from.
+        By key (that of a table within a table is ``outer.inner``) what it was
+        and what it is. A value that follows a changed key of the first level
+        by a reference is left out.
 
-    Raises
-    ------
-    ConfigError
-        If what has changed is the model.
+    Example
+    -------
+    >>> old = {"lr": 1, "opt": {"lr": 1, "beta": 2}}
+    >>> changed_keys(old, {"lr": 3, "opt": {"lr": 3}})
+    {'lr': '1 -> 3', 'opt.beta': '2 -> nothing'}
     """
-    old = folder / HYPERPARAMS_FILE
-    if not old.is_file() or not any(save_folder.glob(f"{CKPT_PREFIX}*")):
-        return {}
-    changed = {
-        key: change
-        for key, change in changed_keys(
-            old.read_text(encoding="utf-8"), text
-        ).items()
-        if key not in PLACES
-    }
-    other = {
+    before, after = (dict(_leaves(tree, "", set())) for tree in (old, new))
+    changed = {}
+    for key in dict.fromkeys([*before, *after]):
+        if before.get(key) != after.get(key):
+            was, now = (x.get(key, "nothing") for x in (before, after))
+            changed[key] = f"{was} -> {now}"
+    followed = {change for key, change in changed.items() if "." not in key}
+    return {
         key: change
         for key, change in changed.items()
-        if key.partition(".")[0] in MODEL_KEYS
+        if "." not in key or change not in followed
     }
-    if other:
-        raise ConfigError(
-            f"{folder} holds a training of another model "
-            f"({abridge(_shown(other), '; ')}): give the old values to go on "
-            "with it, or another --output_folder; nothing was changed"
-        )
-    return changed
 
 
-def _parse(arguments: Sequence[str]) -> tuple[str, Any, dict[str, Any]]:
-    """The YAML's path, SpeechBrain's options and the YAML's keys."""
+def _leaves(node: Any, name: str, seen: set[int]) -> Iterator[tuple[str, str]]:
+    """Values by their dotted key; what is referred to twice, once."""
+    tag = _tag(node)
+    if tag:
+        yield name, tag
+    if isinstance(node, dict):
+        if id(node) in seen:
+            return
+        seen.add(id(node))
+        # Sorted: a YAML may have its keys in another order than an old one.
+        for key in sorted(node, key=str):
+            yield from _leaves(node[key], f"{name}.{key}".lstrip("."), seen)
+    elif isinstance(node, list | tuple):
+        if any(isinstance(x, dict) for x in node):
+            for number, child in enumerate(node):
+                yield from _leaves(child, f"{name}.{number}", seen)
+        else:
+            yield name, str(list(node))
+    elif node is not None and not tag:
+        yield name, str(node)
+
+
+def _tag(node: Any) -> str:
+    """A node's own tag, such as ``!new:module.Class``, or nothing."""
+    tag = getattr(getattr(node, "tag", None), "value", None) or ""
+    return "" if tag.startswith("tag:yaml.org") else tag
+
+
+def _shown(changed: dict[str, str]) -> list[str]:
+    return [f"{key}: {change}" for key, change in changed.items()]
+
+
+def _parse_options(arguments: Sequence[str]) -> tuple[str, Any, str]:
+    """The YAML's path, SpeechBrain's options, and the YAML's keys as YAML."""
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
@@ -186,68 +382,98 @@ def _parse(arguments: Sequence[str]) -> tuple[str, Any, dict[str, Any]]:
             raise ConfigError(
                 f"--device={device}: cannot be used here ({reason}); try cpu"
             ) from error
-    return path, run_opts, parse_overrides(overrides)
+    return path, run_opts, overrides
 
 
-def _resolve(path: str, given: dict[str, Any], run_opts: Any) -> str:
-    text = resolve_yaml(path, given)
-    if run_opts["debug"]:
-        folder = str(YAML().load(text)["output_folder"]).rstrip("/")
-        given = {**given, "output_folder": folder + DEBUG_SUFFIX}
-        text = resolve_yaml(path, given)
-    return text
-
-
-def _load(path: str, text: str) -> dict[str, Any]:
+def _parse_overrides(text: str) -> dict[str, Any]:
     try:
-        return load_hyperpyyaml(text)
-    except FocalCodecError:
-        raise
-    except Exception as error:
-        # HyperPyYAML puts the reason below what it could not make.
-        cause = error.__cause__
-        reason = f"{error} ({cause})" if cause is not None else str(error)
-        raise ConfigError(f"{path}: {reason}") from error
+        overrides = YAML().load(text or "{}") or {}
+    except DuplicateKeyError as error:
+        names = re.findall(r'duplicate key "([^"]+)"', str(error))
+        raise ConfigError(
+            f"the command line gives --{' '.join(names)} twice (duplicate key)"
+        ) from error
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        lines = text.splitlines()
+        line = lines[min(mark.line, len(lines) - 1)] if mark else text
+        option = line.replace(": ", "=", 1)
+        reason = getattr(error, "problem", None) or error
+        raise ConfigError(f"--{option} is no YAML: {reason}") from error
+    if not isinstance(overrides, dict):
+        raise ConfigError(
+            f"the command line's options: {text!r:.80} sets no key; give "
+            "--KEY=VALUE"
+        )
+    return overrides
 
 
-def _begin(folder: Path, path: str, text: str, early: "_EarlyLog") -> None:
-    """Leave what was run, where and how, and log into the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    origin = f"# Generated {date.today()} from:\n# {Path(path).resolve()}\n"
-    atomic_write_text(
-        folder / HYPERPARAMS_FILE, f"{origin}# yamllint disable\n{text}"
-    )
-    script = Path(sys.argv[0])
-    if script.is_file():
-        shutil.copy(script, folder)
-    early.go_on_in(folder / "log.txt")
-    atomic_write_text(
-        folder / "env.log", sb.utils.logger.get_environment_description()
-    )
+def _check_overrides(path: str, overrides: dict[str, Any]) -> None:
+    """Raise if a key is not the YAML's, has another kind, or is missing."""
+    try:
+        tree = YAML().load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: is no table of keys and values")
+    for key, value in overrides.items():
+        if key not in tree:
+            options = [*tree, *sb.RunOptions().as_dict()]
+            near = difflib.get_close_matches(key, options, n=1)
+            keys = ", ".join(name for name in tree if name[0] != "_")
+            hint = f"did you mean --{near[0]}?" if near else f"its keys: {keys}"
+            raise ConfigError(f"{path}: has no {key!r} to set; {hint}")
+        _check_kind(key, tree[key], value)
+    missing = [
+        f"--{key}=..."
+        for key, value in tree.items()
+        if _tag(value) == "!PLACEHOLDER" and key not in overrides
+    ]
+    if missing:
+        raise ConfigError(f"{path}: add {' '.join(missing)} to the command")
 
 
-class _EarlyLog(logging.handlers.MemoryHandler):
-    """Keeps what is logged until there is a file for it."""
+def _check_kind(key: str, old: Any, new: Any) -> None:
+    """Raise if HyperPyYAML cannot put a value in the place of another."""
+    if isinstance(new, dict):
+        if _tag(new):
+            raise ConfigError(
+                f"--{key}: HyperPyYAML would lose {_tag(new)}; write it into "
+                f"a YAML, and give --{key}='!include:FILE'"
+            )
+        if not isinstance(old, dict):
+            raise ConfigError(f"--{key}: is no table in the YAML")
+        for name in old.keys() & new.keys():
+            _check_kind(f"{key}.{name}", old[name], new[name])
+        return
+    if _tag(old) or _tag(new) or old is None or new is None:
+        return
+    if key in ONE_OR_MORE and isinstance(new, str):
+        return
+    kind, wanted = next(x for x in KINDS if isinstance(old, x[0]))
+    flags = isinstance(old, bool) is isinstance(new, bool)
+    if not (flags and isinstance(new, kind)):
+        raise ConfigError(
+            f"--{key}={new} must be {wanted.replace('%s', str(new))}"
+        )
 
-    def __init__(self) -> None:
-        super().__init__(capacity=sys.maxsize, flushLevel=sys.maxsize)
 
-    def go_on_in(self, file: Path) -> None:
-        """Log as SpeechBrain does, beginning with what was kept."""
-        overrides = {"handlers": {"file_handler": {"filename": str(file)}}}
-        sb.utils.logger.setup_logging(DEFAULT_LOG_CONFIG, overrides)
-        for handler in logging.getLogger().handlers:
-            if isinstance(handler, logging.FileHandler):
-                self.setTarget(handler)
-        self.flush()
-        sb.utils.quirks.log_applied_quirks()
-        logger.info("Experiment folder: %s", file.parent)
+def _resolve(path: str, overrides: dict[str, Any]) -> str:
+    """The YAML without includes and references."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            # It would resolve the overrides in place.
+            given = copy.deepcopy(overrides)
+            return resolve_references(stream, given, True).getvalue()
+    except (OSError, ValueError, KeyError, YAMLError) as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 @contextlib.contextmanager
-def _early_log() -> Iterator[_EarlyLog]:
-    """Show what is logged before the output folder may be written to."""
-    root, early = logging.getLogger(), _EarlyLog()
+def _early_log() -> Iterator[logging.handlers.MemoryHandler]:
+    """Show what is logged, and keep it until there is a file for it."""
+    root = logging.getLogger()
+    early = logging.handlers.MemoryHandler(sys.maxsize, sys.maxsize)
     level, handlers = root.level, root.handlers[:]
     if _is_first():
         console = TqdmCompatibleStreamHandler(sys.stdout)
@@ -276,46 +502,6 @@ def _signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _kept(state: dict[str, Any]) -> str:
-    """What a run that was stopped has kept, and how to go on."""
-    if state["debug"]:
-        return "stopped: a --debug run cannot be resumed"
-    save = state["save"]
-    kept = [] if save is None else sorted(save.glob(f"{CKPT_PREFIX}*"))
-    if not kept:
-        return (
-            "stopped: no checkpoint was written yet, so the same command "
-            "begins anew (--ckpt_interval_minutes=N writes some within an "
-            "epoch)"
-        )
-    return f"stopped: {kept[-1]} is kept; the same command goes on from there"
-
-
-def _end(error: Exception, state: dict[str, Any]) -> NoReturn:
-    """Tell an error in one line, or let a defect keep its traceback."""
-    begun = state["begun"]
-    line = " ".join(str(error).split())
-    if _is_disk_full(error, state["save"]):
-        line = (
-            f"the disk of {state['save']} is full: free some space and give "
-            "the same command again"
-        )
-        # log.txt is there too.
-        logging.raiseExceptions = False
-    elif begun and not isinstance(error, FocalCodecError | OSError):
-        logger.critical("Exception:", exc_info=error)
-        raise SystemExit(1) from error
-    elif not isinstance(error, FocalCodecError | ValueError | OSError):
-        line = f"{type(error).__name__}: {line} (--debug prints the traceback)"
-    if state["debug"]:
-        traceback.print_exception(error)
-    logger.debug("Exception:", exc_info=error)
-    # What is wrong at the start all processes see.
-    if begun or _is_first():
-        print(f"error: {line}", file=sys.stderr)
-    raise SystemExit(1 if begun else 2) from error
-
-
 def _is_first() -> bool:
     """Whether this is the main process, before they know of each other."""
     return os.environ.get("RANK", "0") == "0"
@@ -331,7 +517,3 @@ def _is_disk_full(error: Exception, folder: Path | None) -> bool:
         isinstance(error, RuntimeError)
         and shutil.disk_usage(folder).free < 2**16
     )
-
-
-def _shown(changed: dict[str, str]) -> list[str]:
-    return [f"{key}: {change}" for key, change in changed.items()]
