@@ -228,6 +228,10 @@ class FeatureExtractor(nn.Module):
         state: StreamState | None = None,
     ) -> torch.Tensor:
         """Frames of a whole signal, layer by layer."""
+        # Lengths matter to what is shorter than a frame alone. One look at
+        # them, not one a layer: a GPU is waited for at each.
+        if lengths is not None and int(lengths.min()) >= self.reach:
+            lengths = None
         x = sig[..., None]
         for i, layer in enumerate(self.layers):
             x = layer(x, lengths, scope(state, f"layers.{i}"))
