@@ -21,9 +21,9 @@ from speech import spread
 from tqdm import tqdm
 
 from speechbrain_focalcodec.audio import find_audio_files
-from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
+from speechbrain_focalcodec.model_files import DEFAULT_MODEL
 from speechbrain_focalcodec.tokens.content import TokenFile
 from speechbrain_focalcodec.tokens.focal import (
     HEADER_BYTES,

@@ -14,7 +14,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from measuring import synchronize
 
-from speechbrain_focalcodec.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from speechbrain_focalcodec.model_files import CONFIG_FILE, WEIGHTS_FILE
 from speechbrain_focalcodec.training.codec_brain import CodecBrain
 
 HPARAMS = Path(__file__).parent.parent / "hparams" / "train"

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from speechbrain_focalcodec.checkpoint import (
+from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.model_files import (
     DEFAULT_CAUSAL_MODEL,
     DEFAULT_MODEL,
 )
-from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.onnx.runtime import OnnxFocalCodec
 from speechbrain_focalcodec.onnx.sessions import OnnxStreamingResynthesizer
 

@@ -1,17 +1,14 @@
-"""Models on disk: published formats, loading and saving.
+"""Weights and configurations on disk: reading, checking, writing.
 
 A model is a folder with `config.json` and `model.safetensors`. Nothing in it
-is executed or unpickled. Two layouts of weights are in the wild (the offline
-releases have the older one); which one a file has is told by its names.
+is executed or unpickled. Weights have the names of either published version;
+the names tell which.
 """
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,41 +32,28 @@ from speechbrain_focalcodec.errors import (
     ConfigError,
     abridge,
 )
+from speechbrain_focalcodec.model_files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    ModelFiles,
+    pickled_weights,
+)
 from speechbrain_focalcodec.modules.part_configs import VERSIONS
+from speechbrain_focalcodec.modules.weight_names import upgrade_names
 from speechbrain_focalcodec.parts import ROLES, build_part
 from speechbrain_focalcodec.utils.files import atomic_path
 
 __all__ = [
-    "BUNDLED_MODELS",
-    "bundled_models",
-    "CONFIG_FILE",
-    "DEFAULT_CAUSAL_MODEL",
-    "DEFAULT_MODEL",
     "MetaWeights",
-    "ModelFiles",
-    "WEIGHTS_FILE",
-    "find_model",
+    "Weights",
     "fingerprint_of",
-    "join_qkv",
     "load_state",
     "load_weights",
     "match_config",
     "read_parts",
     "read_weights",
-    "resolve_source",
-    "upgrade_names",
     "writing_model",
 ]
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-WEIGHTS_SUFFIX = ".safetensors"
-# Of pickled weights, which can run code when they are read.
-PICKLES = (".pt", ".pth", ".bin")
-DEFAULT_MODEL = "focalcodec_mini_50hz"
-# What streams when no model is named.
-DEFAULT_CAUSAL_MODEL = "focalcodec_mini_50hz_causal"
-BUNDLED_MODELS = Path(__file__).parent / "models"
 
 # What this package's weights files carry, and the published package's do not.
 METADATA = {"format": "pt"}
@@ -77,215 +61,6 @@ METADATA = {"format": "pt"}
 MISFITS = ("missing weight", "unexpected weight", "wrong shape", "wrong type")
 
 Weights = dict[str, torch.Tensor]
-
-
-def resolve_source(
-    source: str | Path,
-    revision: str | None = None,
-    names: Sequence[str | Sequence[str]] = hub.MODEL_FILES,
-    options: hub.HubOptions | None = None,
-) -> tuple[str, Path]:
-    """Find a model's folder, fetching it from the hub when needed.
-
-    Arguments
-    ---------
-    source : str or Path
-        Name of a bundled model, local folder or hub repository.
-    revision : str, optional
-        Hub only: commit, tag or branch.
-    names : sequence of str
-        Hub only: the files to fetch, see
-        :func:`speechbrain_focalcodec.hub.fetch`.
-    options : dict, optional
-        Hub only: see :class:`speechbrain_focalcodec.hub.HubOptions`.
-
-    Returns
-    -------
-    name : str
-        What the model is called.
-    folder : Path
-        Holds `config.json` and `model.safetensors`.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no such model or it cannot be fetched, or a revision is
-        given for one that has none.
-
-    Example
-    -------
-    >>> resolve_source("focalcodec_mini_50hz")[0]
-    'focalcodec_mini_50hz'
-    """
-    text = os.fspath(source)
-    folder = Path(os.path.expanduser(text))
-    # Path.is_dir raises when the name is too long for one.
-    if os.path.isdir(folder):
-        _check_no_revision(folder, revision)
-        return folder.resolve().name, folder
-    bundled = bundled_models()
-    if text in bundled:
-        _check_no_revision(text, revision)
-        return text, BUNDLED_MODELS / text
-    if isinstance(source, str) and hub.is_repository(text):
-        folder = hub.fetch(text, revision, names, options, hub.PATIENCE)
-        return text, folder
-    if folder.suffix in PICKLES and os.path.isfile(folder):
-        raise CheckpointError(hub.pickled_message(folder))
-    shown = text if len(text) <= 200 else f"{text[:200]}..."
-    raise CheckpointError(
-        f"model {shown!r}: neither a folder, nor a hub repository "
-        "(owner/name), nor a configuration (.json) in one of these, nor one "
-        f"of the bundled models {bundled}"
-    )
-
-
-def _check_no_revision(source: str | Path, revision: str | None) -> None:
-    if revision is not None:
-        raise CheckpointError(
-            f"revision {revision!r}: {source} has none; give a revision for a "
-            "hub repository only"
-        )
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """Where a codec is.
-
-    Arguments
-    ---------
-    name : str
-        What it is called.
-    config : Path
-        Its configuration.
-    weights : Path
-        Its weights; they may be missing.
-
-    Example
-    -------
-    >>> find_model("tests/parity/offline_50hz").weights.name
-    'model.safetensors'
-    """
-
-    name: str
-    config: Path
-    weights: Path
-
-
-def find_model(
-    source: str | Path,
-    revision: str | None = None,
-    options: hub.HubOptions | None = None,
-) -> ModelFiles:
-    """Find a codec's files, fetching them from the hub when needed.
-
-    Arguments
-    ---------
-    source : str or Path
-        Name of a bundled model; a local folder or hub repository with
-        `config.json` and `model.safetensors`; or a configuration in one, such
-        as ``folder/config_x.json`` or ``owner/name/config_x.json``, with its
-        weights beside it under the same name.
-    revision : str, optional
-        Hub only: commit, tag or branch.
-    options : dict, optional
-        Hub only: see :class:`speechbrain_focalcodec.hub.HubOptions`.
-
-    Returns
-    -------
-    ModelFiles
-        The files.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no such model or it cannot be fetched, or a revision is
-        given for one that has none.
-
-    Example
-    -------
-    >>> find_model("tests/parity/offline_50hz/config.json").name
-    'offline_50hz'
-    """
-    text = os.fspath(source)
-    path = Path(os.path.expanduser(text))
-    if path.suffix == ".json" and os.path.isfile(path):
-        _check_no_revision(path, revision)
-        name = path.stem
-        if path.name == CONFIG_FILE:
-            name = path.resolve().parent.name
-        return ModelFiles(name, path, _beside(path, _weights_names(path.name)))
-    match = hub.split_file(text) if isinstance(source, str) else None
-    if match is None or os.path.isdir(path.parent):
-        name, folder = resolve_source(source, revision, options=options)
-        config = folder / CONFIG_FILE
-        names = (WEIGHTS_FILE, *_weights_names(CONFIG_FILE))
-        return ModelFiles(name, config, _beside(config, names))
-    repository, file = match
-    names = _weights_names(file)
-    folder = hub.fetch(
-        repository, revision, (file, names), options, hub.PATIENCE
-    )
-    return ModelFiles(text, folder / file, _beside(folder / file, names))
-
-
-def _weights_names(config: str) -> tuple[str, ...]:
-    """Names that the weights of a configuration can have."""
-    names = (Path(config).with_suffix(WEIGHTS_SUFFIX).name,)
-    return (*names, WEIGHTS_FILE) if config == CONFIG_FILE else names
-
-
-def _beside(config: Path, names: Sequence[str]) -> Path:
-    """The weights beside a configuration: the first that are there."""
-    paths = [config.with_name(name) for name in names]
-    found = [path for path in paths if path.exists()]
-    pickled = [path for path in paths if _pickled(path) is not None]
-    return [*found, *pickled, paths[-1]][0]
-
-
-def _pickled(path: Path) -> Path | None:
-    """Pickled weights in place of a safetensors file."""
-    others = (path.with_suffix(suffix) for suffix in PICKLES)
-    return next(filter(Path.is_file, others), None)
-
-
-def bundled_models() -> list[str]:
-    """Names of the models that come with the package.
-
-    Returns
-    -------
-    list of str
-        Sorted.
-
-    Example
-    -------
-    >>> DEFAULT_MODEL in bundled_models()
-    True
-    """
-    return sorted(
-        path.parent.name for path in BUNDLED_MODELS.glob("*/config.json")
-    )
-
-
-def offline_message(name: str) -> str:
-    """Why an offline model does not stream, and which models do.
-
-    Arguments
-    ---------
-    name : str
-        The model's name.
-
-    Returns
-    -------
-    str
-        For an error.
-
-    Example
-    -------
-    >>> "lucadellalib/focalcodec_50hz_4k_causal" in offline_message("mine")
-    True
-    """
-    return hub.offline_message(name, bundled_models())
 
 
 def match_config(files: ModelFiles, data: Any = None) -> CodecConfig:
@@ -483,7 +258,7 @@ def read_weights(
     """
     path = Path(path)
     if not path.is_file():
-        pickled = _pickled(path)
+        pickled = pickled_weights(path)
         raise CheckpointError(
             hub.pickled_message(pickled)
             if pickled is not None
@@ -705,123 +480,3 @@ def _misfits(module: nn.Module, weights: Weights) -> dict[str, tuple[str, str]]:
                 f"{name} is {weights[name].dtype}, not {expected[name].dtype}",
             )
     return found
-
-
-def upgrade_names(
-    weights: Weights, source: str | Path = "the weights"
-) -> Weights:
-    """Bring weights of the v0.0.1 format to the names of v0.0.2.
-
-    Arguments
-    ---------
-    weights : dict
-        Tensors by name, in either format.
-    source : str or Path
-        Where they come from, for the message.
-
-    Returns
-    -------
-    dict
-        Tensors by v0.0.2 name; the same ones if they had these names.
-
-    Raises
-    ------
-    CheckpointError
-        If a weight is there under both names, or of the query, key and value
-        projections of a layer some are missing.
-
-    Example
-    -------
-    >>> list(upgrade_names({"compressor.layers.0.1.modulation.norm": None}))
-    ['compressor.layers.0.focal_block.modulation.norm']
-    """
-    old = re.compile(
-        r"(compressor|decompressor)\.layers\.\d+\.[01]\.|"
-        r".*\.attention\.[qkv]_proj\.|quantizer\.mask$"
-    )
-    if not any(old.match(name) for name in weights):
-        return weights
-    parts = {
-        ("compressor", "0"): "downscale",
-        ("compressor", "1"): "focal_block",
-        ("decompressor", "0"): "focal_block",
-        ("decompressor", "1"): "upscale",
-    }
-    upgraded: Weights = {}
-    for name, value in weights.items():
-        if name == "quantizer.mask" or name.startswith("encoder.encoder.norm."):
-            continue
-        upgraded_name = re.sub(
-            r"^(compressor|decompressor)\.layers\.(\d+)\.([01])\.",
-            lambda match: (
-                f"{match[1]}.layers.{match[2]}.{parts[match[1], match[3]]}."
-            ),
-            name,
-        )
-        if upgraded_name != name and upgraded_name in weights:
-            raise CheckpointError(
-                f"{source}: {name} and {upgraded_name} are the same weight"
-            )
-        upgraded[upgraded_name] = value
-    return join_qkv(upgraded, source)
-
-
-def join_qkv(weights: Weights, source: str | Path) -> Weights:
-    """Concatenate q_proj, k_proj and v_proj, in that order, to qkv_proj.
-
-    Arguments
-    ---------
-    weights : dict
-        Tensors by name.
-    source : str or Path
-        Where they come from, for the message.
-
-    Returns
-    -------
-    dict
-        Tensors by name, others as they were.
-
-    Raises
-    ------
-    CheckpointError
-        If one of the three is missing or does not fit the others, or the
-        joined weight is there too.
-
-    Example
-    -------
-    >>> split = {f"a.{name}_proj.bias": torch.ones(1) for name in "qkv"}
-    >>> join_qkv(split, "a file")
-    {'a.qkv_proj.bias': tensor([1., 1., 1.])}
-    """
-    joined: Weights = {}
-    for name, value in weights.items():
-        match = re.fullmatch(r"(.*\.)[qkv]_proj(\.weight|\.bias)", name)
-        if match is None:
-            joined[name] = value
-            continue
-        names = [f"{match[1]}{letter}_proj{match[2]}" for letter in "qkv"]
-        joined_name = f"{match[1]}qkv_proj{match[2]}"
-        if joined_name in weights:
-            raise CheckpointError(
-                f"{source}: {name} and {joined_name} are the same weight"
-            )
-        if joined_name in joined:  # done with the first of the three
-            continue
-        missing = [name for name in names if name not in weights]
-        if missing:
-            raise CheckpointError(
-                f"{source}: missing weight: {', '.join(missing)}"
-            )
-        parts = [weights[name] for name in names]
-        if len({part.shape for part in parts}) > 1 or not value.ndim:
-            shapes = ", ".join(str(list(part.shape)) for part in parts)
-            raise CheckpointError(
-                f"{source}: wrong shape: {', '.join(names)} are {shapes}"
-            )
-        if len({part.dtype for part in parts}) > 1:
-            types = ", ".join(str(part.dtype) for part in parts)
-            raise CheckpointError(
-                f"{source}: wrong type: {', '.join(names)} are {types}"
-            )
-        joined[joined_name] = torch.cat(parts)
-    return joined

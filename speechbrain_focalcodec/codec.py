@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from speechbrain_focalcodec import checkpoint
+from speechbrain_focalcodec import checkpoint, model_files
 from speechbrain_focalcodec.config import CodecConfig
 from speechbrain_focalcodec.hub import HubOptions
 from speechbrain_focalcodec.long_audio import engine
@@ -196,7 +196,7 @@ class FocalCodec(Stages):
             "local_files_only": local_files_only,
             "token": token,
         }
-        files = checkpoint.find_model(source, revision, options)
+        files = model_files.find_model(source, revision, options)
         config = checkpoint.match_config(files)
         codec = cls.from_config(config, files.name, parts)
         checkpoint.load_weights(codec, files.weights)

@@ -19,9 +19,9 @@ from speechbrain.utils.fetching import (
 )
 from speechbrain.utils.parameter_transfer import Pretrainer
 
-from speechbrain_focalcodec.checkpoint import WEIGHTS_FILE
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.model_files import WEIGHTS_FILE
 from speechbrain_focalcodec.parts import ROLES
 from speechbrain_focalcodec.utils.files import atomic_write_text
 

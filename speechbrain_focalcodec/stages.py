@@ -17,11 +17,7 @@ import torch
 from torch import nn
 
 from speechbrain_focalcodec.audio.resampling import resampled_length
-from speechbrain_focalcodec.checkpoint import (
-    fingerprint_of,
-    offline_message,
-    read_parts,
-)
+from speechbrain_focalcodec.checkpoint import fingerprint_of, read_parts
 from speechbrain_focalcodec.config import CodecConfig, check_fit
 from speechbrain_focalcodec.errors import (
     AudioError,
@@ -30,6 +26,7 @@ from speechbrain_focalcodec.errors import (
     StreamError,
     TokenError,
 )
+from speechbrain_focalcodec.model_files import offline_message
 from speechbrain_focalcodec.modules.bsq import to_sphere
 from speechbrain_focalcodec.modules.causal import StreamState, scope
 from speechbrain_focalcodec.modules.derived import DerivedFromAll

@@ -28,7 +28,13 @@ LONG = [
     *("test_tokenize_kill", "test_benchmarks", "test_groups"),
     *("test_onnx_steps", "test_onnx", "test_recipes", "test_training"),
     *("test_masking", "test_windows", "test_ray_engine", "test_causal"),
-    *("test_streaming", "test_ddp", "test_token_dataset", "test_checkpointing"),
+    *(
+        "test_sessions",
+        "test_streaming",
+        "test_ddp",
+        "test_token_dataset",
+        "test_checkpointing",
+    ),
     *("test_downstream_interfaces", "test_downstream_rates"),
     *("test_train_batches", "test_downstream_tts", "test_downstream_speakers"),
     "test_earlier_versions",
@@ -84,3 +90,14 @@ def parity() -> Path:
 # tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def causal_onnx(tmp_path_factory) -> Path:
+    """Folder of a causal recorded model, exported to ONNX."""
+    from speechbrain_focalcodec import FocalCodec
+    from speechbrain_focalcodec.onnx.export import export_onnx
+
+    folder = tmp_path_factory.mktemp("onnx") / "made"
+    export_onnx(FocalCodec.from_pretrained(PARITY / "causal_50hz"), folder)
+    return folder

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from speechbrain_focalcodec import FocalCodec, acceleration
 from speechbrain_focalcodec.acceleration import RowwiseInt8, accelerate
 from speechbrain_focalcodec.audio import read_audio
-from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
+from speechbrain_focalcodec.model_files import DEFAULT_MODEL
 from speechbrain_focalcodec.modules import layouts, scaling
 from speechbrain_focalcodec.modules.derived import Derived, fast_path
 from speechbrain_focalcodec.modules.extractor import SEGMENT, FeatureExtractor

@@ -11,10 +11,10 @@ PACKAGE = "speechbrain_focalcodec"
 # From the ground up: a room imports from itself and from those before it.
 ROOMS = (
     *("errors", "utils", "audio", "hub", "tokens", "jobs", "modules"),
-    *("parts", "config", "checkpoint", "stages", "acceleration"),
-    *("long_audio", "voice", "codec", "streaming", "onnx", "hyperparams"),
-    *("inference", "compat", "corpus", "data", "metrics", "training"),
-    *("downstream", "cli"),
+    *("model_files", "parts", "config", "checkpoint", "stages"),
+    *("acceleration", "long_audio", "voice", "codec", "streaming", "onnx"),
+    *("hyperparams", "inference", "compat", "corpus", "data", "metrics"),
+    *("training", "downstream", "cli"),
 )
 
 

@@ -8,15 +8,15 @@ from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_focalcodec import FocalCodec
 from speechbrain_focalcodec.audio import read_audio
-from speechbrain_focalcodec.checkpoint import (
+from speechbrain_focalcodec.cli.demo import DEMO_CLIP
+from speechbrain_focalcodec.inference import PretrainedFocalCodec
+from speechbrain_focalcodec.metrics.stoi import stoi
+from speechbrain_focalcodec.model_files import (
     BUNDLED_MODELS,
     DEFAULT_CAUSAL_MODEL,
     DEFAULT_MODEL,
     bundled_models,
 )
-from speechbrain_focalcodec.cli.demo import DEMO_CLIP
-from speechbrain_focalcodec.inference import PretrainedFocalCodec
-from speechbrain_focalcodec.metrics.stoi import stoi
 from speechbrain_focalcodec.streaming import (
     StreamingEncoder,
     StreamingResynthesizer,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from speechbrain_focalcodec import FocalCodec, checkpoint
+from speechbrain_focalcodec import FocalCodec, checkpoint, model_files
 from speechbrain_focalcodec.errors import CheckpointError, ConfigError
 from speechbrain_focalcodec.utils import files as atomic
 
@@ -474,7 +474,7 @@ def test_an_unknown_source_is_named(source):
     message = str(caught.value)
     assert repr(str(source)) in message
     assert "neither a folder, nor a hub repository" in message
-    assert str(checkpoint.bundled_models()) in message
+    assert str(model_files.bundled_models()) in message
 
 
 def test_a_folder_is_taken_by_any_path(folder, monkeypatch):
@@ -488,5 +488,5 @@ def test_a_folder_is_taken_by_any_path(folder, monkeypatch):
 
 def test_a_bundled_model_is_taken_by_its_name(folder, monkeypatch):
     monkeypatch.setattr(checkpoint, "BUNDLED_MODELS", folder.parent)
-    assert checkpoint.bundled_models() == ["model"]
+    assert model_files.bundled_models() == ["model"]
     assert FocalCodec.from_pretrained("model").name == "model"

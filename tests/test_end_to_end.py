@@ -4,6 +4,7 @@ import pytest
 import speechbrain as sb
 import test_training
 import torch
+from speechbrain.dataio.batch import PaddedBatch
 from test_training import CONFIG, fit, log_lines, make_brain, valid_losses
 from whisper.audio import log_mel_spectrogram
 from whisper.model import ModelDimensions, Whisper
@@ -75,11 +76,10 @@ def test_all_three_parts_learn(corpus, tmp_path, model):
 
 def test_the_gradient_passes_the_bits(corpus, tmp_path, model):
     brain = run(corpus, tmp_path, model, epochs=1)
-    sig, lengths = torch.randn(2, 3200), torch.tensor([3200, 2000])
-    feats, frames = brain.codec.sig_to_feats(sig, lengths)
+    sigs = [{"id": str(n), "sig": torch.randn(n)} for n in (3200, 2000)]
     brain.modules.zero_grad()
-    qfeats = brain.bottleneck(feats, frames, feats, frames)["qfeats"]
-    brain.decode(qfeats, frames, sig, lengths)["estimate"].sum().backward()
+    outputs = brain.compute_forward(PaddedBatch(sigs), sb.Stage.VALID)
+    outputs["estimate"].sum().backward()
     for name in brain.trains:
         for weight in brain.modules[name].parameters():
             assert weight.grad is not None and weight.grad.any(), name
@@ -155,15 +155,12 @@ def test_the_part_lies_within_the_utterance(corpus, tmp_path, model):
         start_from=[str(model)],
         judged_samples=1000,
     )
-    brain.modules.train()
-    frames = torch.tensor([50, 4, 2])
     # A ramp tells where a part begins.
-    sig = torch.arange(1.0, 16001).expand(3, -1)
+    lengths = torch.tensor([16000, 1280, 640])
+    sig = zero_beyond(torch.arange(1.0, 16001).expand(3, -1), lengths)
     for _ in range(5):
-        decoded = brain.decode(
-            torch.randn(3, 50, 20), frames, sig, frames * 320
-        )
-        brain.opponent.opposing_loss(decoded)
+        outputs = {"estimate": -sig, "target": sig, "lengths": lengths}
+        brain.opponent.opposing_loss(outputs)
     # It gets the estimate, then the target.
     parts = torch.stack(listening.heard[1::2])[:, :, 0]
     assert (parts[:, :2] > 0).all()

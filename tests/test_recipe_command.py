@@ -149,7 +149,7 @@ def test_a_run_says_what_it_has_and_what_comes_next(finished):
         ({"num_valid": 2}, "num_valid=2 would hold utterances out"),
         ({"model": None}, "(compressor_config.hidden_dims: [32, "),
         ({"encoder_source": "null"}, "encoder_source: tests/parity/offl"),
-        ({"lr_schedule": "!new:dict {a: 1}"}, "would lose !new:dict; write"),
+        ({"lr_schedule": "!new:dict {a: 1}"}, "would lose !new:dict: write"),
         ({"num_valid": "{a: 1}"}, "--num_valid: is no table"),
         ({"modules": "{head: 3}"}, "(modules.head: nothing -> 3): give the"),
     ],
@@ -349,7 +349,11 @@ def test_what_differs_between_two_yamls():
         ("a: !PLACEHOLDER", [], "bad.yaml: add --a=... to the command"),
         ("key: 1", ["--other=1"], "has no 'other' to set; its keys: key"),
         ("a: !include:none.yaml", [], "bad.yaml: .*none.yaml"),
-        ("key: 1", ["--key=2", "--key=3"], "gives --key twice"),
+        (
+            "key: 1",
+            ["--key=2", "--key=3"],
+            "--key=3 is no YAML: found duplicate key",
+        ),
     ],
 )
 def test_yamls_that_are_wrong(tmp_path, capsys, text, options, message):

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from trained_tasks import trained_asr, trained_classifier, trained_tts
 
 from speechbrain_focalcodec import FocalCodec
-from speechbrain_focalcodec.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from speechbrain_focalcodec.config import CodecConfig
 from speechbrain_focalcodec.downstream.task import load_task
 from speechbrain_focalcodec.downstream.task_config import parse_task_config
@@ -24,6 +23,7 @@ from speechbrain_focalcodec.errors import (
     ConfigError,
     FocalCodecError,
 )
+from speechbrain_focalcodec.model_files import CONFIG_FILE, WEIGHTS_FILE
 from speechbrain_focalcodec.onnx.files import (
     OnnxFacts,
     check_files,

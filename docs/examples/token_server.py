@@ -22,7 +22,7 @@ import torch
 import typer
 
 from speechbrain_focalcodec import FocalCodec
-from speechbrain_focalcodec.checkpoint import DEFAULT_CAUSAL_MODEL
+from speechbrain_focalcodec.model_files import DEFAULT_CAUSAL_MODEL
 from speechbrain_focalcodec.streaming import (
     Stream,
     StreamingEncoder,

@@ -76,8 +76,8 @@ def demo(
     # Imported here: `focalcodec --help` must not wait for torch, and main
     # imports this module.
     from speechbrain_focalcodec.audio.files import read_audio
-    from speechbrain_focalcodec.checkpoint import DEFAULT_CAUSAL_MODEL
     from speechbrain_focalcodec.cli.model import load_model
+    from speechbrain_focalcodec.model_files import DEFAULT_CAUSAL_MODEL
     from speechbrain_focalcodec.streaming.live import stream_audio
     from speechbrain_focalcodec.streaming.sessions import StreamingResynthesizer
     from speechbrain_focalcodec.tokens.files import save_tokens

@@ -233,7 +233,6 @@ def _run(
     """Make what is asked for, and measure."""
     import torch
 
-    from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
     from speechbrain_focalcodec.corpus.run import (
         default_batch,
         default_workers,
@@ -245,6 +244,7 @@ def _run(
         make_metrics,
     )
     from speechbrain_focalcodec.metrics.systems.registry import make_system
+    from speechbrain_focalcodec.model_files import DEFAULT_MODEL
 
     device = chosen.device
     if device is None:

@@ -58,8 +58,8 @@ def export(
     """
     import torch
 
-    from speechbrain_focalcodec.checkpoint import CONFIG_FILE
     from speechbrain_focalcodec.errors import FocalCodecError
+    from speechbrain_focalcodec.model_files import CONFIG_FILE
     from speechbrain_focalcodec.training.export import export_runs
 
     if (out / CONFIG_FILE).exists() and not overwrite:

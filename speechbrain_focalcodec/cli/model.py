@@ -64,9 +64,9 @@ def load_model(
     import torch
 
     from speechbrain_focalcodec.acceleration import accelerate
-    from speechbrain_focalcodec.checkpoint import DEFAULT_MODEL
     from speechbrain_focalcodec.inference import PretrainedFocalCodec
     from speechbrain_focalcodec.long_audio.engine import check_windows
+    from speechbrain_focalcodec.model_files import DEFAULT_MODEL
 
     if device is not None:
         try:

@@ -150,8 +150,8 @@ def stream(
     import torch
 
     from speechbrain_focalcodec.audio.devices import import_sounddevice
-    from speechbrain_focalcodec.checkpoint import DEFAULT_CAUSAL_MODEL
     from speechbrain_focalcodec.cli.model import load_model
+    from speechbrain_focalcodec.model_files import DEFAULT_CAUSAL_MODEL
     from speechbrain_focalcodec.streaming.live import stream_audio
     from speechbrain_focalcodec.streaming.sessions import (
         StreamingResynthesizer,

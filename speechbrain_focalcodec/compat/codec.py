@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from speechbrain_focalcodec import checkpoint
+from speechbrain_focalcodec import checkpoint, model_files
 from speechbrain_focalcodec.compat.bsq import BinarySphericalQuantizer
 from speechbrain_focalcodec.compat.focalnet import FocalDecoder, FocalEncoder
 from speechbrain_focalcodec.compat.mel import LogMel
@@ -22,6 +22,7 @@ from speechbrain_focalcodec.compat.vocos import Vocos
 from speechbrain_focalcodec.compat.wavenext import WaveNeXt
 from speechbrain_focalcodec.compat.wavlm import WavLM
 from speechbrain_focalcodec.config import CodecConfig, read_json, version_of
+from speechbrain_focalcodec.modules import weight_names
 from speechbrain_focalcodec.modules.bsq import to_sphere
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.utils.files import atomic_path, atomic_write_text
@@ -188,7 +189,7 @@ decoder_config : dict, optional
         ):
             file = config
         options: Any = kwargs
-        files = checkpoint.find_model(file, revision, options)
+        files = model_files.find_model(file, revision, options)
         data = read_json(files.config)
         for path, value in (overrides or {}).items():
             *keys, last = path.split(".")
@@ -204,7 +205,7 @@ decoder_config : dict, optional
             parsed = checkpoint.match_config(files, data)
             model = cls(**parsed.model_dump())
             weights = checkpoint.read_weights(files.weights)
-            weights = checkpoint.upgrade_names(weights, files.weights)
+            weights = weight_names.upgrade_names(weights, files.weights)
             checkpoint.load_state(model, weights, files.weights)
         model.model_id = config
         return model.eval()

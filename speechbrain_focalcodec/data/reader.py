@@ -120,6 +120,7 @@ class SignalReader:
 
     Example
     -------
+    >>> import soundfile
     >>> path = str(getfixture("tmp_path") / "utt1.wav")
     >>> soundfile.write(path, np.zeros(24000), 24000)
     >>> SignalReader(16000)("utt1", path, 24000, 24000).shape
@@ -198,6 +199,7 @@ class SignalReader:
 
         Example
         -------
+        >>> import soundfile
         >>> path = str(getfixture("tmp_path") / "utt1.wav")
         >>> soundfile.write(path, np.zeros(800), 16000)
         >>> SignalReader(16000).preload(

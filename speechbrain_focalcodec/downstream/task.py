@@ -15,13 +15,10 @@ from hyperpyyaml import dump_hyperpyyaml
 from torch import nn
 
 from speechbrain_focalcodec.checkpoint import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
     MetaWeights,
     check_state,
     load_state,
     read_weights,
-    resolve_source,
     writing_model,
 )
 from speechbrain_focalcodec.codec import FocalCodec
@@ -41,6 +38,11 @@ from speechbrain_focalcodec.downstream.task_config import (
 )
 from speechbrain_focalcodec.downstream.text import TextTokenizer
 from speechbrain_focalcodec.errors import CheckpointError, ConfigError
+from speechbrain_focalcodec.model_files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    resolve_source,
+)
 from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = [

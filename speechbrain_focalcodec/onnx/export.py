@@ -1,10 +1,10 @@
-"""Models as ONNX graphs, for programs without PyTorch.
+"""Export models as ONNX graphs, for programs without PyTorch.
 
-Offline, the encoder goes from `sig` [batch, time] and `lengths` [batch] to
-`toks` and `tok_lengths`, the decoder from these to `sig` and `sig_lengths`,
-for batches of any size and any length. Of a causal model each codes one chunk
-and gives what is to be fed back with the next.
-:class:`~speechbrain_focalcodec.OnnxFocalCodec` runs them.
+The encoder of an offline model maps `sig` [batch, time] and `lengths` [batch]
+to `toks` and `tok_lengths`; the decoder maps these to `sig` and `sig_lengths`.
+Batch size and length are free. The graphs of a causal model take one chunk
+and a state, and also return the next state.
+:class:`~speechbrain_focalcodec.OnnxFocalCodec` runs both.
 """
 
 import logging
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 
 __all__ = ["export_onnx"]
 
-#: Of ONNX; the first that has GELU as one operator.
+#: The first opset that has GELU as one operator.
 OPSET = 20
 # Smaller matrices gain nothing from 8 bits.
 MIN_INT8_SIZE = 64
-# Samples of the example that graphs are traced with.
+# Length of the traced example in samples.
 EXAMPLE = 16000
 
 
@@ -57,36 +57,37 @@ def export_onnx(
     int8: bool = False,
     announce: Callable[[str], object] = lambda name: None,
 ) -> OnnxFacts:
-    """Write a model as ONNX: a file each way, and `onnx.json`.
+    """Export a model to an encoder, a decoder and `onnx.json`.
 
-    An offline model takes whole utterances, a causal one a chunk at a time.
+    The graphs of an offline model take whole utterances, those of a causal
+    model a chunk at a time.
 
     Arguments
     ---------
     codec : FocalCodec
-        The model; left as it is.
+        The model; it is left unchanged.
     folder : str or Path
-        Made when missing. An export that is there is replaced file by file,
-        `onnx.json` last; who reads in between gets an error.
+        Output folder, created if missing. An earlier export is replaced file
+        by file, `onnx.json` last; a reader in between gets an error.
     int8 : bool
-        Whether to store the weights of linear layers as 8-bit integers: a
-        smaller file that runs faster and gives somewhat different tokens.
+        Whether to store the weights of linear layers as 8-bit integers: the
+        files are smaller and faster, and some tokens differ.
     announce : callable
-        Called with the name of each graph before it is made, which takes up
-        to a minute.
+        Called with the name of each graph before it is exported, which takes
+        up to a minute.
 
     Returns
     -------
     OnnxFacts
-        What `onnx.json` says.
+        Content of `onnx.json`.
 
     Raises
     ------
     ImportError
         If the extra `onnx` is not installed.
     ValueError
-        If the model was accelerated (its weights are no longer exact), or
-        only some of its parts are causal.
+        If the model was accelerated, which rounds its weights, or if only
+        some of its parts are causal.
     """
     _check(codec)
     for module in ("onnx", "onnxscript", "onnxruntime"):
@@ -112,7 +113,7 @@ def export_onnx(
 
 
 def _check(codec: "FocalCodec") -> None:
-    """Refuse what cannot be exported."""
+    """Refuse models that cannot be exported."""
     if codec.accelerated:
         raise ValueError(
             f"{codec.name} was accelerated ({codec.accelerated}), which "
@@ -139,14 +140,14 @@ def _facts(
     encoder: Any = codec.config.encoder_config
     wavlm = codec.config.encoder_name == "WavLM"
     if wavlm and codec.causal:
-        # Filled up on the left.
+        # Padded on the left.
         convolutions = [(1, stride) for stride in encoder.strides]
     elif wavlm:
         convolutions = list(
             zip(encoder.kernel_sizes, encoder.strides, strict=True)
         )
     else:
-        # Filled up with zeros, so that no sample is left out.
+        # Padded, so that no sample is lost.
         convolutions = [(1, encoder.hop_length)]
     factors = codec.config.compressor_config.downscale_factors
     return OnnxFacts(
@@ -214,7 +215,7 @@ def _write_steps(
     int8: bool,
     announce: Callable[[str], object],
 ) -> dict[str, OnnxStep]:
-    """Write graphs for a chunk, and tell of their state."""
+    """Write graphs for a chunk; returns their facts."""
     batch = torch.export.Dim("batch", min=1)
     steps = {}
     for key, step, ways, dtype, file in (
@@ -278,7 +279,7 @@ def _write(
     assert program is not None
     linear = _linear_nodes(program.model)
     for node in program.model.graph:
-        # Where the code lies on this machine.
+        # Paths on this machine.
         node.metadata_props.clear()
     program.save(path)
     if int8:
@@ -287,7 +288,7 @@ def _write(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Nothing of what the exporter tells is of use to who calls it."""
+    """Hide the messages of the exporter."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -300,15 +301,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _linear_nodes(model: Any) -> list[str]:
-    """Names of the large products by weights, but for the last before the
-    waveform, whose phases need more digits.
-    """
+    """Names of large linear layers, without the head, which needs float32."""
     names = []
     for node in model.graph:
         if node.op_type not in ("MatMul", "Gemm"):
             continue
         weight = node.inputs[1]
-        # What has a dotted name is a constant: filters, Fourier transforms.
+        # Constants (filters, Fourier transforms) have dotted names.
         if weight.const_value is None or "." in weight.name:
             continue
         scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
@@ -318,7 +317,7 @@ def _linear_nodes(model: Any) -> list[str]:
 
 
 def _quantize(path: Path, nodes: list[str]) -> None:
-    """Replace the weights of some products by 8-bit integers."""
+    """Replace the weights of some linear layers by 8-bit integers."""
     quantization = import_extra("onnxruntime.quantization", "onnx")
     external = len(list(path.parent.glob(f"{path.name}*"))) > 1
     root = logging.getLogger()

@@ -1,12 +1,12 @@
-"""What a folder with an exported model holds, and what `onnx.json` says.
+"""The files of an exported model, and the schema of `onnx.json`.
 
-Imports no torch: what runs an exported model needs none.
+Does not import torch.
 """
 
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -30,42 +30,42 @@ __all__ = [
     "OnnxStep",
     "check_external_data",
     "check_files",
+    "check_graph",
     "read_facts",
 ]
 
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
-#: Of causal models.
+#: Files of causal models.
 ENCODER_STEP_FILE = "encoder_step.onnx"
 DECODER_STEP_FILE = "decoder_step.onnx"
-#: Written last: a folder with it is whole.
+#: Written last, so that a folder with it is complete.
 FACTS_FILE = "onnx.json"
 
 MAX_FACTS_BYTES = 1 << 20
 MAX_RATE = 1_000_000
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-#: Of a file in the folder itself.
+#: A file in the folder itself.
 FileName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]{0,99}$")
 ]
 Positive = Annotated[int, Field(ge=1, le=MAX_RATE)]
 
-
-#: Of a tensor in a module's part of the state.
+#: A tensor of the state.
 StateName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.]{1,200}$")]
 
 
 class OnnxStep(BaseModel):
-    """One way of a causal model: what a step takes and keeps.
+    """Facts of a step graph of a causal model.
 
     Arguments
     ---------
     chunk_length : int
-        Input steps of a chunk: samples or tokens.
+        Samples or tokens of a chunk.
     state : dict
         Shape of each tensor of the state without the batch, float32, in the
-        order of the graph's inputs. A new stream's are zeros.
+        order of the graph's inputs. A new stream has zeros.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -87,19 +87,20 @@ class OnnxFacts(BaseModel):
         ``offline``: `encoder.onnx` and `decoder.onnx` take whole utterances;
         ``steps``: `encoder_step.onnx` and `decoder_step.onnx` take a chunk.
     name, fingerprint : str
-        The model's, see :class:`~speechbrain_focalcodec.codec.FocalCodec`.
+        As in :class:`~speechbrain_focalcodec.codec.FocalCodec`.
     sample_rate_input, sample_rate_output : int
-        In Hz.
+        Sample rates in Hz.
     codebook_size : int
         Number of different tokens.
     convolutions : list of (int, int)
-        Kernel and stride of all that shortens time, from samples to tokens.
+        Kernel and stride of each layer that shortens time, from samples to
+        tokens.
     output_hop_length : int
-        Output samples a token.
+        Output samples per token.
     causal : bool
-        Whether the model can run on a stream.
+        Whether the model can stream.
     chunk_length : int, optional
-        Input samples of one chunk of a stream; None when offline.
+        Input samples of a chunk; None in an offline model.
     attention : bool
         Whether memory grows with the square of the length.
     weights : str
@@ -107,7 +108,7 @@ class OnnxFacts(BaseModel):
     files : dict
         SHA-256 of each file.
     encoder, decoder : OnnxStep, optional
-        Of a chunk; None when offline.
+        Facts of the step graphs; None in an offline model.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -152,7 +153,7 @@ class OnnxFacts(BaseModel):
         return self
 
     def _has_chunks(self) -> bool | None:
-        """Whether all that tells of chunks is there; None: some of it."""
+        """Whether the facts of chunks are present; None if only some are."""
         parts = self.chunk_length, self.encoder, self.decoder
         there = {part is not None for part in parts}
         if len(there) > 1:
@@ -178,7 +179,7 @@ def read_facts(folder: str | Path) -> OnnxFacts:
     Raises
     ------
     ConfigError
-        If it is missing, no JSON, or does not fit the schema.
+        If it is missing, not JSON, or does not fit the schema.
 
     Example
     -------
@@ -211,19 +212,19 @@ the folder with: focalcodec export-onnx
 
 
 def check_files(folder: str | Path, facts: OnnxFacts) -> None:
-    """Compare the files of an exported model with what `onnx.json` says.
+    """Compare the hashes of an exported model's files with `onnx.json`.
 
     Arguments
     ---------
     folder : str or Path
         The folder.
     facts : OnnxFacts
-        What was read there.
+        Content of its `onnx.json`.
 
     Raises
     ------
     CheckpointError
-        If a file is missing, cannot be read, or is another one.
+        If a file is missing, cannot be read, or has another hash.
 
     Example
     -------
@@ -248,8 +249,67 @@ read: ...
             )
 
 
-# Where tensors are in an ONNX file: the fields of its messages that lead to
-# them, by number (onnx.proto of ONNX 1.17, unchanged for years).
+def check_graph(
+    session: Any, path: Path, encodes: bool, step: OnnxStep | None
+) -> None:
+    """Compare a graph's inputs and outputs with `onnx.json`.
+
+    Arguments
+    ---------
+    session : onnxruntime.InferenceSession
+        The graph.
+    path : Path
+        File of the graph.
+    encodes : bool
+        Whether it is the encoder or the decoder.
+    step : OnnxStep, optional
+        Facts of the graph in a causal model.
+
+    Raises
+    ------
+    CheckpointError
+        If there are other inputs or outputs.
+    """
+    sig = "sig", "tensor(float)", "lengths" if encodes else "sig_lengths"
+    toks = "toks", "tensor(int64)", "tok_lengths"
+    source, target = (sig, toks) if encodes else (toks, sig)
+    chunk = None
+    if step is not None:
+        chunk = step.chunk_length
+        source = *source[:2], "lengths"
+        target = *target[:2], "out_lengths"
+    for what, ports, (data, kind, lengths), size, mark in (
+        ("inputs", session.get_inputs(), source, chunk, ""),
+        ("outputs", session.get_outputs(), target, None, "_out"),
+    ):
+        wanted: list[tuple[str, str, list[int | None]]] = [
+            (data, kind, [None, size]),
+            (lengths, "tensor(int64)", [None]),
+        ]
+        if step is not None:
+            wanted.append((f"seen{mark}", "tensor(int64)", [None]))
+            wanted += [
+                (f"state{mark}.{name}", "tensor(float)", [None, *shape])
+                for name, shape in step.state.items()
+            ]
+        fits = len(ports) == len(wanted) and all(
+            (port.name, port.type, len(port.shape)) == (name, kind, len(shape))
+            # Free dimensions have a name in place of a number.
+            and all(
+                number is None or not isinstance(size, int) or size == number
+                for size, number in zip(port.shape, shape, strict=True)
+            )
+            for port, (name, kind, shape) in zip(ports, wanted, strict=True)
+        )
+        if not fits:
+            raise CheckpointError(
+                f"{path}: has other {what} than {FACTS_FILE} tells of; export "
+                "the model again"
+            )
+
+
+# The fields of an ONNX file that lead to tensors, by number (onnx.proto of
+# ONNX 1.17, unchanged for years).
 _FIELDS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -274,12 +334,12 @@ def check_external_data(path: Path, facts: OnnxFacts) -> None:
     path : Path
         The graph.
     facts : OnnxFacts
-        What was read beside it.
+        Content of `onnx.json`.
 
     Raises
     ------
     CheckpointError
-        If it has such weights, or is no ONNX file.
+        If it has such weights, or is not an ONNX file.
     """
     try:
         with (
@@ -340,7 +400,7 @@ def _fields(
 
 
 def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, and where it ends."""
+    """Decode a varint; returns the number and its end."""
     number = 0
     for i in range(10):
         byte = data[at + i]

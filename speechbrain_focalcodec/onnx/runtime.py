@@ -1,11 +1,11 @@
-"""FocalCodec on onnxruntime: NumPy arrays in and out, and no PyTorch.
+"""FocalCodec on onnxruntime, with NumPy arrays and without torch.
 
-It runs what ``focalcodec export-onnx`` wrote. Nothing here, nor in what it
-imports, imports torch.
+It runs a model that ``focalcodec export-onnx`` wrote.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,59 +14,59 @@ import numpy as np
 from speechbrain_focalcodec.errors import (
     AudioError,
     CheckpointError,
-    StreamError,
     TokenError,
 )
-from speechbrain_focalcodec.hub import offline_message
+from speechbrain_focalcodec.onnx.direction import (
+    OnnxDirection,
+    with_clear_errors,
+)
 from speechbrain_focalcodec.onnx.files import (
     DECODER_FILE,
     DECODER_STEP_FILE,
     ENCODER_FILE,
     ENCODER_STEP_FILE,
-    FACTS_FILE,
     OnnxStep,
     check_external_data,
     check_files,
+    check_graph,
     read_facts,
 )
-from speechbrain_focalcodec.onnx.sessions import (
-    OnnxDirection,
-    check_pushed,
-    failing_clearly,
+from speechbrain_focalcodec.streaming.base import (
+    check_token_range,
+    check_token_type,
 )
 from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["MAX_SECONDS", "MAX_SECONDS_ATTENTION", "OnnxFocalCodec"]
 
-#: Seconds of audio of one pass, by default: all that is in memory at once.
+#: Default maximum of seconds of audio in one pass, which limits memory.
 MAX_SECONDS = 600.0
-#: The same where attention is: there memory grows with the square.
+#: The same with attention, whose memory grows with the square of the length.
 MAX_SECONDS_ATTENTION = 60.0
-# Of causal models: streams at once, each with a state of its own.
+# Maximum batch size of causal models.
 MAX_STREAMS = 16
 
 
 class OnnxFocalCodec:
-    """Speech to tokens and back, as
-    :class:`~speechbrain_focalcodec.codec.FocalCodec` does it.
+    """An exported :class:`~speechbrain_focalcodec.codec.FocalCodec`.
 
-    What an utterance gives does not depend on the batch it is in. Offline
-    models do each in a single pass, causal ones chunk by chunk, in bounded
-    memory; for live audio see :mod:`speechbrain_focalcodec.onnx.sessions`.
+    The result of an utterance does not depend on its batch. Offline models
+    code an utterance in one pass, causal models chunk by chunk in bounded
+    memory. For live audio see :mod:`speechbrain_focalcodec.onnx.sessions`.
 
     Arguments
     ---------
     folder : str or Path
-        What ``focalcodec export-onnx`` wrote.
+        Folder that ``focalcodec export-onnx`` wrote.
     providers : sequence, optional
-        What onnxruntime computes with; the CPU by default.
+        Execution providers of onnxruntime; the CPU by default.
     threads : int, optional
-        Of the CPU; onnxruntime's choice by default.
+        Number of CPU threads; onnxruntime's choice by default.
     max_seconds : float, optional
-        Longest audio of one pass, a batch's items together: a batch beyond is
-        done in parts, an utterance beyond is refused. By default
+        Maximum of seconds of audio in one pass, summed over the batch. Larger
+        batches are split; longer utterances are refused. By default
         `MAX_SECONDS`; for encoding with attention `MAX_SECONDS_ATTENTION`.
-        Causal models take any length, whatever is given.
+        Causal models ignore it and take any length.
 
     Raises
     ------
@@ -75,9 +75,9 @@ class OnnxFocalCodec:
     ConfigError
         If `onnx.json` is missing or does not fit its schema.
     CheckpointError
-        If a file is missing or is not the one that `onnx.json` names, a graph
-        has weights elsewhere or other inputs or outputs, or onnxruntime cannot
-        load it.
+        If a file is missing or has another hash than in `onnx.json`, if a
+        graph has other weight files, inputs or outputs, or if onnxruntime
+        cannot load it.
     ValueError
         If an argument is wrong.
     """
@@ -118,43 +118,30 @@ class OnnxFocalCodec:
         self.facts = read_facts(folder)
         check_files(folder, self.facts)
         options = runtime.SessionOptions()
-        options.log_severity_level = 3  # errors alone
+        options.log_severity_level = 3  # errors
         if threads is not None:
             options.intra_op_num_threads = threads
 
-        def load(
-            name: str,
-            step: OnnxStep | None,
-            given: tuple[str, str],
-            got: tuple[str, str],
-        ) -> Any:
+        def load(name: str, encodes: bool, step: OnnxStep | None) -> Any:
             path = folder / name
             check_external_data(path, self.facts)
             try:
                 session = runtime.InferenceSession(
                     str(path), options, providers=providers
                 )
-            # Its errors have no base class but this.
+            # Its errors have no other base class.
             except Exception as error:
                 raise CheckpointError(
                     f"{path}: onnxruntime cannot load it: {error}"
                 ) from error
-            _check_graph(session, path, step, given, got)
+            check_graph(session, path, encodes, step)
             return session
 
         steps = self.facts.kind == "steps"
-        self._encoder = load(
-            ENCODER_STEP_FILE if steps else ENCODER_FILE,
-            self.facts.encoder,
-            ("sig", "lengths"),
-            ("toks", "out_lengths" if steps else "tok_lengths"),
-        )
-        self._decoder = load(
-            DECODER_STEP_FILE if steps else DECODER_FILE,
-            self.facts.decoder,
-            ("toks", "lengths" if steps else "tok_lengths"),
-            ("sig", "out_lengths" if steps else "sig_lengths"),
-        )
+        encoder = ENCODER_STEP_FILE if steps else ENCODER_FILE
+        decoder = DECODER_STEP_FILE if steps else DECODER_FILE
+        self._encoder = load(encoder, True, self.facts.encoder)
+        self._decoder = load(decoder, False, self.facts.decoder)
         attention = self.facts.attention
         self.max_seconds_encode = max_seconds or (
             MAX_SECONDS_ATTENTION if attention else MAX_SECONDS
@@ -170,12 +157,12 @@ class OnnxFocalCodec:
 
     @property
     def name(self) -> str:
-        """What the model is called."""
+        """Name of the model."""
         return self.facts.name
 
     @property
     def fingerprint(self) -> str:
-        """The identity of the model that was exported (SHA-256, hex)."""
+        """Fingerprint of the exported model (SHA-256, hex)."""
         return self.facts.fingerprint
 
     @property
@@ -190,17 +177,17 @@ class OnnxFocalCodec:
 
     @property
     def token_rate(self) -> float:
-        """Tokens a second (Hz)."""
+        """Tokens per second (Hz)."""
         return self.sample_rate_input / self.hop_length
 
     @property
     def hop_length(self) -> int:
-        """Input samples a token."""
+        """Input samples per token."""
         return math.prod(stride for _, stride in self.facts.convolutions)
 
     @property
     def output_hop_length(self) -> int:
-        """Output samples a token."""
+        """Output samples per token."""
         return self.facts.output_hop_length
 
     @property
@@ -210,33 +197,33 @@ class OnnxFocalCodec:
 
     @property
     def bitrate(self) -> float:
-        """Bits a second."""
+        """Bits per second."""
         return self.token_rate * (self.codebook_size.bit_length() - 1)
 
     @property
     def causal(self) -> bool:
-        """Whether the model can run on a stream."""
+        """Whether the model can stream."""
         return self.facts.causal
 
     @property
     def chunk_length(self) -> int | None:
-        """Input samples of one chunk of a stream; None when offline."""
+        """Input samples of a chunk; None in an offline model."""
         return self.facts.chunk_length
 
     @property
     def latency(self) -> float | None:
-        """Length of one chunk of a stream (ms); None when offline."""
+        """Length of a chunk (ms); None in an offline model."""
         if self.chunk_length is None:
             return None
         return 1000 * self.chunk_length / self.sample_rate_input
 
     def num_tokens(self, num_samples: int) -> int:
-        """Tokens that a waveform gives.
+        """Number of tokens of a waveform.
 
         Arguments
         ---------
         num_samples : int
-            Samples at the input's rate; at least 1.
+            Input samples; at least 1.
 
         Returns
         -------
@@ -249,17 +236,17 @@ class OnnxFocalCodec:
         return steps
 
     def output_num_samples(self, num_samples: Any) -> Any:
-        """Samples at the output's rate that last as long as the input.
+        """Number of output samples of the same duration as the input.
 
         Arguments
         ---------
         num_samples : int or np.ndarray
-            Samples at the input's rate.
+            Input samples.
 
         Returns
         -------
         int or np.ndarray
-            Samples at the output's rate, rounded up.
+            Output samples, rounded up.
         """
         rate = self.sample_rate_output
         return -(-num_samples * rate // self.sample_rate_input)
@@ -272,21 +259,14 @@ class OnnxFocalCodec:
         Returns
         -------
         OnnxDirection
-            Of chunks of `chunk_length` samples.
+            With chunks of `chunk_length` samples.
 
         Raises
         ------
         StreamError
             If the model is an offline one.
         """
-        if self.facts.encoder is None:
-            raise StreamError(offline_message(self.name))
-        return OnnxDirection(
-            self._encoder,
-            self.facts.encoder,
-            check_pushed,
-            (np.float32, np.int64),
-        )
+        return OnnxDirection(self, True, self._encoder, self.facts.encoder)
 
     def decoding(self) -> OnnxDirection:
         """From tokens to samples, chunk by chunk.
@@ -294,42 +274,16 @@ class OnnxFocalCodec:
         Returns
         -------
         OnnxDirection
-            Of chunks as long as those of the encoder.
+            With chunks as long as those of the encoder.
 
         Raises
         ------
         StreamError
             If the model is an offline one.
         """
-        if self.facts.decoder is None:
-            raise StreamError(offline_message(self.name))
+        return OnnxDirection(self, False, self._decoder, self.facts.decoder)
 
-        def check(toks: Any) -> np.ndarray:
-            toks = np.asarray(toks)
-            if toks.ndim != 1:
-                raise ValueError(
-                    f"toks: must be [N], but its shape is {list(toks.shape)}"
-                )
-            return self._check_toks(toks)
-
-        return OnnxDirection(
-            self._decoder, self.facts.decoder, check, (np.int64, np.float32)
-        )
-
-    def _check_toks(self, toks: np.ndarray) -> np.ndarray:
-        """Refuse tokens that this model does not have."""
-        if toks.dtype.kind not in "iu":
-            raise TokenError(f"toks must be integers, got {toks.dtype}")
-        low, high = int(toks.min(initial=0)), int(toks.max(initial=0))
-        if low < 0 or high >= self.codebook_size:
-            raise TokenError(
-                f"toks must lie in 0..{self.codebook_size - 1} for "
-                f"{self.name}, got {low}..{high}; were they made by another "
-                "model?"
-            )
-        return toks
-
-    # The whole way
+    # Whole utterances
 
     def encode(
         self, sig: np.ndarray, lengths: np.ndarray | None = None
@@ -353,8 +307,8 @@ class OnnxFocalCodec:
         Raises
         ------
         AudioError
-            If a sample is infinite or no number, or an utterance is longer
-            than `max_seconds`.
+            If a sample is NaN or infinite, or an utterance is longer than
+            `max_seconds`.
         ValueError
             If a shape or a type is wrong.
         """
@@ -365,21 +319,25 @@ class OnnxFocalCodec:
                 "divide int16 samples by 32768"
             )
         lengths = _check_lengths(lengths, sig, "lengths")
-        seen = np.arange(sig.shape[1]) < lengths[:, None]
-        sig = np.where(seen, sig, 0).astype(np.float32)
+        within = np.arange(sig.shape[1]) < lengths[:, None]
+        sig = np.where(within, sig, 0).astype(np.float32)
         if not np.isfinite(sig).all():
             raise AudioError(
                 "sig holds samples that are infinite or no numbers (NaN); "
                 "repair the audio"
             )
+        counts = np.array([self.num_tokens(n) for n in lengths])
+        out = np.zeros((len(sig), self.num_tokens(sig.shape[1])), np.int64)
         if self.causal:
-            direction = self.encoding()
-            return self._run_steps(direction, sig, lengths, self.num_tokens)
+            run = self.encoding().run_all
+            return self._run(run, sig, lengths, MAX_STREAMS, out, counts)
         rate = self.sample_rate_input
         most = int(self.max_seconds_encode * rate)
         if lengths.max() > most:
             raise AudioError(_too_long(lengths.max() / rate, most / rate))
-        return self._run(self._encoder, sig, lengths, most, self.num_tokens)
+        size = max(most // int(lengths.max()), 1)
+        run = partial(_one_pass, self._encoder)
+        return self._run(run, sig, lengths, size, out, counts)
 
     def decode(
         self, toks: np.ndarray, tok_lengths: np.ndarray | None = None
@@ -404,35 +362,37 @@ class OnnxFocalCodec:
         Raises
         ------
         TokenError
-            If a token is no integer in [0, codebook_size), or there are more
-            than of `max_seconds`.
+            If a token is not an integer in [0, codebook_size), or an
+            utterance is longer than `max_seconds`.
         ValueError
             If a shape is wrong.
         """
         toks = _check_array(toks, "toks", "[B, N]")
-        if toks.dtype.kind not in "iu":
-            raise TokenError(f"toks must be integers, got {toks.dtype}")
+        check_token_type(toks)
         lengths = _check_lengths(tok_lengths, toks, "tok_lengths")
-        seen = np.arange(toks.shape[1]) < lengths[:, None]
-        toks = np.where(seen, toks, toks.dtype.type(0))
-        toks = self._check_toks(toks).astype(np.int64)
+        within = np.arange(toks.shape[1]) < lengths[:, None]
+        toks = np.where(within, toks, 0).astype(np.int64)
+        check_token_range(toks, self)
 
-        def count(num: int) -> int:
-            return num * self.output_hop_length
-
+        counts = lengths * self.output_hop_length
+        shape = len(toks), toks.shape[1] * self.output_hop_length
+        out: np.ndarray = np.zeros(shape, np.float32)
         if self.causal:
-            return self._run_steps(self.decoding(), toks, lengths, count)
+            run = self.decoding().run_all
+            return self._run(run, toks, lengths, MAX_STREAMS, out, counts)
         rate = self.token_rate
         # An utterance that can be encoded has up to one token more.
         most = math.ceil(self.max_seconds_decode * rate)
         if lengths.max() > most:
             raise TokenError(_too_long(lengths.max() / rate, most / rate))
-        return self._run(self._decoder, toks, lengths, most, count)
+        size = max(most // int(lengths.max()), 1)
+        run = partial(_one_pass, self._decoder)
+        return self._run(run, toks, lengths, size, out, counts)
 
     def resynthesize(
         self, sig: np.ndarray, lengths: np.ndarray | None = None
     ) -> Any:
-        """Waveform to tokens and back, as long as it was.
+        """Waveform to tokens and back to a waveform of the same duration.
 
         Arguments
         ---------
@@ -444,8 +404,8 @@ class OnnxFocalCodec:
         Returns
         -------
         np.ndarray or (np.ndarray, np.ndarray)
-            Waveform at `sample_rate_output` that lasts as long as `sig`
-            (samples rounded up); with `lengths`, also samples, int64 [B].
+            Waveform [B, T] at `sample_rate_output`, its length rounded up;
+            with `lengths`, also samples, int64 [B].
         """
         toks, tok_lengths = self.encode(sig, lengths)
         rec, _ = self.decode(toks, tok_lengths)
@@ -461,113 +421,40 @@ class OnnxFocalCodec:
 
     def _run(
         self,
-        session: Any,
+        code: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
         x: np.ndarray,
         lengths: np.ndarray,
-        most: int,
-        count: Callable[[int], int],
+        size: int,
+        out: np.ndarray,
+        counts: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A batch, in parts of at most `most` steps."""
-        longest = int(lengths.max())
-        size = max(most // longest, 1)
+        """Run a batch, `size` utterances at a time."""
         if self.facts.weights == "int8":
-            # Its activations have one scale for all that runs together.
+            # 8-bit activations share a scale within a batch.
             size = 1
-        names = [item.name for item in session.get_inputs()]
-        out: np.ndarray | None = None
-        counts = np.array([count(int(n)) for n in lengths])
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
-            steps = int(lengths[rows].max())
-            feed = dict(
-                zip(names, (x[rows, :steps], lengths[rows]), strict=True)
-            )
-            part, part_lengths = failing_clearly(session.run)(None, feed)
-            self._check_counts(part_lengths, counts[rows])
-            if out is None:
-                shape = len(x), count(x.shape[1])
-                out = np.zeros(shape, part.dtype)
-            out[rows, : part.shape[1]] = part
-        assert out is not None
+            got = code(x[rows], lengths[rows], out[rows])
+            if not np.array_equal(got, counts[rows]):
+                raise CheckpointError(
+                    f"{self.name}: the graph gives lengths {got.tolist()}, "
+                    f"but onnx.json tells of {counts[rows].tolist()}; export "
+                    "the model again"
+                )
         return out, counts
 
-    def _run_steps(
-        self,
-        direction: OnnxDirection,
-        x: np.ndarray,
-        lengths: np.ndarray,
-        count: Callable[[int], int],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A batch, chunk by chunk."""
-        # 8-bit activations have one scale for all that runs together.
-        size = 1 if self.facts.weights == "int8" else MAX_STREAMS
-        counts = np.array([count(int(n)) for n in lengths])
-        shape = len(x), count(x.shape[1])
-        out: np.ndarray = np.zeros(shape, direction.output_dtype)
-        for start in range(0, len(x), size):
-            rows = slice(start, start + size)
-            whole, done = out[rows], np.zeros(len(out[rows]), np.int64)
-            for going, y, given in direction.run_all(x[rows], lengths[rows]):
-                # Only a last chunk gives less than another.
-                first = int(done[going].max())
-                for i, row in enumerate(going):
-                    part = y[i, : given[i]]
-                    room = whole[row, first : first + len(part)]
-                    room[:] = part[: len(room)]
-                done[going] += given
-            self._check_counts(done, counts[rows])
-        return out, counts
 
-    def _check_counts(self, got: np.ndarray, wanted: np.ndarray) -> None:
-        """Refuse graphs that are not what `onnx.json` tells of."""
-        if not np.array_equal(got, wanted):
-            raise CheckpointError(
-                f"{self.name}: the graph gives lengths {got.tolist()}, but "
-                f"onnx.json tells of {wanted.tolist()}; export the model again"
-            )
-
-
-def _check_graph(
-    session: Any,
-    path: Path,
-    step: OnnxStep | None,
-    given: tuple[str, str],
-    got: tuple[str, str],
-) -> None:
-    """Refuse a graph with other inputs or outputs than `onnx.json` tells of.
-
-    `given` and `got` are the names of the data and of its lengths.
-    """
-    types = {"sig": "tensor(float)", "toks": "tensor(int64)"}
-    chunk = None if step is None else step.chunk_length
-    for what, ports, (data, lengths), size, mark in (
-        ("inputs", session.get_inputs(), given, chunk, ""),
-        ("outputs", session.get_outputs(), got, None, "_out"),
-    ):
-        wanted: list[tuple[str, str, list[int | None]]] = [
-            (data, types[data], [None, size]),
-            (lengths, "tensor(int64)", [None]),
-        ]
-        if step is not None:
-            wanted.append((f"seen{mark}", "tensor(int64)", [None]))
-            wanted += [
-                (f"state{mark}.{name}", "tensor(float)", [None, *shape])
-                for name, shape in step.state.items()
-            ]
-        fits = len(ports) == len(wanted) and all(
-            (port.name, port.type, len(port.shape)) == (name, kind, len(shape))
-            # What a graph leaves open has a name in place of a number.
-            and all(
-                number is None or not isinstance(size, int) or size == number
-                for size, number in zip(port.shape, shape, strict=True)
-            )
-            for port, (name, kind, shape) in zip(ports, wanted, strict=True)
-        )
-        if not fits:
-            raise CheckpointError(
-                f"{path}: has other {what} than {FACTS_FILE} tells of; export "
-                "the model again"
-            )
+def _one_pass(
+    session: Any, x: np.ndarray, lengths: np.ndarray, out: np.ndarray
+) -> np.ndarray:
+    """Run the graph of an offline model; returns the output's lengths."""
+    names = [item.name for item in session.get_inputs()]
+    values = x[:, : int(lengths.max())], lengths
+    feed = dict(zip(names, values, strict=True))
+    y, y_lengths = with_clear_errors(session.run)(None, feed)
+    room = out[:, : y.shape[1]]
+    room[:] = y[:, : room.shape[1]]
+    return y_lengths
 
 
 def _check_array(x: Any, name: str, shape: str) -> np.ndarray:
@@ -582,7 +469,7 @@ def _check_array(x: Any, name: str, shape: str) -> np.ndarray:
 def _check_lengths(
     lengths: np.ndarray | None, x: np.ndarray, name: str
 ) -> np.ndarray:
-    """Lengths as int64, of the whole array when there are none."""
+    """Lengths as int64; by default the length of the array."""
     if lengths is None:
         return np.full(len(x), x.shape[1], np.int64)
     if not isinstance(lengths, np.ndarray) or lengths.dtype.kind not in "iu":

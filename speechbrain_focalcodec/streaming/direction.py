@@ -1,155 +1,128 @@
-"""One way through a causal model, encoding or decoding, chunk by chunk."""
+"""Encoding and decoding chunk by chunk with a causal model in torch."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
-from speechbrain_focalcodec.audio.gate import check_sig
-from speechbrain_focalcodec.checkpoint import offline_message
-from speechbrain_focalcodec.errors import StreamError
+from speechbrain_focalcodec.codec import FocalCodec
+from speechbrain_focalcodec.errors import StreamError, abridge
+from speechbrain_focalcodec.model_files import offline_message
 from speechbrain_focalcodec.modules.causal import StreamState
-from speechbrain_focalcodec.modules.ring import Ring
+from speechbrain_focalcodec.stages import Stage, run_stages
+from speechbrain_focalcodec.streaming.base import Direction, take
 
-if TYPE_CHECKING:
-    from speechbrain_focalcodec.codec import FocalCodec
+__all__ = ["TorchDirection", "decoding", "encoding"]
 
-__all__ = ["Direction", "decoding", "encoding"]
-
-# A stage of the codec, and whether it carries state.
-Stage = tuple[Callable[..., Any], bool]
+# Seconds of a long push that are coded at once.
+SLICE = 30.0
 
 
-class Direction:
-    """One way through a causal model: encoding or decoding.
+class TorchDirection(Direction[torch.Tensor]):
+    """Encoding or decoding with a causal :class:`FocalCodec`.
 
     Arguments
     ---------
     codec : FocalCodec
         A causal model.
-    chunk_length : int
-        Input steps of a chunk: samples or tokens.
-    check : callable
-        From what a caller gave to a tensor [T], or an error.
-    stages : list of (callable, bool)
-        Stages of the codec, and which of them carry state.
-    dtypes : tuple of torch.dtype
-        Of the input and of the output.
+    encodes : bool
+        True: samples to tokens. False: tokens to samples.
+    stages : list of Stage
+        The stages of this direction.
 
-    Example
-    -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
-    >>> encoding(codec).chunk_length, decoding(codec).chunk_length
-    (1280, 4)
+    Raises
+    ------
+    StreamError
+        If the model is an offline one.
     """
 
-    def __init__(
-        self,
-        codec: "FocalCodec",
-        chunk_length: int,
-        check: Callable[[Any], torch.Tensor],
-        stages: list[Stage],
-        dtypes: tuple[torch.dtype, torch.dtype],
-    ):
-        self.codec = codec
-        self.chunk_length = chunk_length
-        self.check = check
+    def __init__(self, codec: FocalCodec, encodes: bool, stages: list[Stage]):
+        if codec.chunk_length is None:
+            raise StreamError(offline_message(codec.name))
+        chunk_length, rate = codec.chunk_length, float(codec.sample_rate_input)
+        self.dtype, self.output_dtype = torch.float32, torch.int64
+        if not encodes:
+            chunk_length //= codec.hop_length
+            rate = codec.token_rate
+            self.dtype, self.output_dtype = torch.int64, torch.float32
+        chunks = max(int(SLICE * rate) // chunk_length, 1)
+        super().__init__(codec, encodes, chunk_length, chunks * chunk_length)
         self.stages = stages
-        self.dtype, self.output_dtype = dtypes
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.codec.device
+
+    def array(self, x: Any) -> torch.Tensor:
+        return torch.as_tensor(x)
+
+    def convert(self, x: torch.Tensor) -> torch.Tensor:
+        return x.detach().to(self.device, self.dtype)
+
+    def concat(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(list(parts))
+
+    def empty_input(self) -> torch.Tensor:
+        return torch.empty(0, dtype=self.dtype, device=self.device)
+
+    def empty_output(self) -> torch.Tensor:
+        return torch.empty(0, dtype=self.output_dtype, device=self.device)
+
+    def new_state(self) -> StreamState:
+        return StreamState()
+
+    def step(self, x: torch.Tensor, state: StreamState) -> torch.Tensor:
+        return self.run(x[None], state)[0]
 
     @torch.no_grad()
     def run(self, x: torch.Tensor, state: StreamState) -> torch.Tensor:
-        """Code some chunks.
+        """Code chunks of a batch.
 
         Arguments
         ---------
         x : torch.Tensor
-            Samples or tokens [B, T], a multiple of `chunk_length`; a last
-            call may have any length.
+            Samples or tokens [B, T]: whole chunks, or the rest of a stream.
         state : StreamState
-            Carried from call to call.
+            State of the batch; updated in place.
 
         Returns
         -------
         torch.Tensor
             Tokens or samples [B, N].
         """
-        for stage, carries in self.stages:
-            x = stage(x, state=state) if carries else stage(x)
-        return x
+        out: Any = run_stages(self.stages, x, state=state)
+        return out
 
-    def step(
-        self, x: torch.Tensor, lengths: torch.Tensor, state: StreamState
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Code one chunk of a fixed size, for export.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Samples or tokens [B, chunk_length].
-        lengths : torch.Tensor
-            How many of them are some, int64 [B]; fewer in a last chunk.
-        state : StreamState
-            Carried from call to call.
-
-        Returns
-        -------
-        y : torch.Tensor
-            Tokens or samples [B, N].
-        lengths : torch.Tensor
-            How many of them are some, int64 [B].
-        """
-        for stage, carries in self.stages:
-            if carries:
-                x, lengths = stage(x, lengths, state=state)
-            else:
-                x = stage(x)
-        return x, lengths
-
-    def start(self) -> dict[str, torch.Tensor]:
-        """What a :class:`StepState` starts with.
-
-        Returns
-        -------
-        dict
-            Zeros [1, ...] by name.
-        """
+    def save(self, state: StreamState) -> dict[str, torch.Tensor]:
         return {
-            name: kept.whole() if isinstance(kept, Ring) else kept.zero_()
-            for name, kept in self.template().table.items()
+            "started": torch.tensor([bool(state.table)]),
+            **{
+                f"state.{name}": tensor.clone()
+                for name, tensor in state.tensors().items()
+                # Follows from the session's own flag.
+                if name != "ended"
+            },
         }
 
-    def empty(self) -> torch.Tensor:
-        """What nothing gives.
-
-        Returns
-        -------
-        torch.Tensor
-            [0].
-        """
-        return torch.empty(0, dtype=self.output_dtype, device=self.device)
-
-    def template(self) -> StreamState:
-        """A state as it is after a chunk: names, shapes and types.
-
-        Returns
-        -------
-        StreamState
-            Of one stream.
-        """
-        state = StreamState()
-        chunk = torch.zeros(1, self.chunk_length, dtype=self.dtype)
-        self.run(chunk.to(self.device), state)
+    def load(self, arrays: dict[str, torch.Tensor]) -> StreamState:
+        started = take(arrays, "started", torch.tensor([True]), 1)
+        unknown = [name for name in arrays if not name.startswith("state.")]
+        if unknown:
+            raise ValueError(
+                f"has unknown {abridge(sorted(unknown))}; was it saved by "
+                "another kind of session?"
+            )
+        tensors = {name.removeprefix("state."): arrays[name] for name in arrays}
+        state, like = StreamState(), StreamState()
+        if started:
+            # A chunk of zeros tells names, shapes and types.
+            self.step(self.empty_input().new_zeros(self.chunk_length), like)
+        state.restore(tensors, like)
         return state
 
 
-def encoding(codec: "FocalCodec") -> Direction:
+def encoding(codec: FocalCodec) -> TorchDirection:
     """From samples to tokens.
 
     Arguments
@@ -159,36 +132,21 @@ def encoding(codec: "FocalCodec") -> Direction:
 
     Returns
     -------
-    Direction
-        Of chunks of `codec.chunk_length` samples.
+    TorchDirection
+        With chunks of `codec.chunk_length` samples.
 
     Raises
     ------
     StreamError
         If the model is an offline one.
     """
-    chunk_length = _check_causal(codec)
-
-    def check(sig: Any) -> torch.Tensor:
-        sig = torch.as_tensor(sig)
-        if sig.ndim == 1 and sig.is_floating_point() and not len(sig):
-            return sig
-        check_sig(sig, ndim=1)
-        return sig
-
-    stages: list[Stage] = [
-        (codec.sig_to_feats, True),
-        (codec.feats_to_lats, True),
-        (codec.lats_to_toks, False),
-    ]
-    dtypes = torch.float32, torch.int64
-    return Direction(codec, chunk_length, check, stages, dtypes)
+    return TorchDirection(codec, True, codec.encoding())
 
 
 def decoding(
-    codec: "FocalCodec",
-    match: Callable[..., torch.Tensor] | None = None,
-) -> Direction:
+    codec: FocalCodec,
+    match: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> TorchDirection:
     """From tokens to samples.
 
     Arguments
@@ -196,42 +154,24 @@ def decoding(
     codec : FocalCodec
         A causal model.
     match : callable, optional
-        What is done to quantized features [B, T, C] before they are decoded.
+        Applied to quantized features [B, T, C] before they are decoded.
 
     Returns
     -------
-    Direction
-        Of chunks as long as those of the encoder.
+    TorchDirection
+        With chunks as long as those of the encoder.
 
     Raises
     ------
     StreamError
         If the model is an offline one.
     """
-    chunk_length = _check_causal(codec) // codec.hop_length
 
-    def check(toks: Any) -> torch.Tensor:
-        toks = torch.as_tensor(toks)
-        if toks.ndim != 1:
-            raise ValueError(
-                f"toks: must be [N], but its shape is {list(toks.shape)}"
-            )
-        if not len(toks):
-            return toks.long()
-        return codec.check_toks(toks[None])[0]
+    def convert(
+        feats: torch.Tensor, lengths: torch.Tensor | None
+    ) -> torch.Tensor:
+        assert match is not None
+        return match(feats)
 
-    stages: list[Stage] = [
-        (codec.quantizer.toks_to_codes, False),
-        (codec.codes_to_qfeats, True),
-        *([] if match is None else [(match, False)]),
-        (codec.feats_to_sig, True),
-    ]
-    dtypes = torch.int64, torch.float32
-    return Direction(codec, chunk_length, check, stages, dtypes)
-
-
-def _check_causal(codec: "FocalCodec") -> int:
-    """The model's chunk (samples), or an error that tells what streams."""
-    if codec.chunk_length is None:
-        raise StreamError(offline_message(codec.name))
-    return codec.chunk_length
+    stages = codec.decoding(None if match is None else convert)
+    return TorchDirection(codec, False, stages)

@@ -1,6 +1,6 @@
-"""How long the chunks of a stream take, and what a listener hears of it.
+"""Processing times of the chunks of a stream, and the latency they cause.
 
-Without torch, so that whatever codes the chunks can be measured.
+Does not import torch.
 """
 
 import time
@@ -15,10 +15,10 @@ __all__ = ["ChunkTimes", "LatencyReport", "Spread"]
 
 @dataclass(frozen=True)
 class Spread:
-    """How some times are spread.
+    """Percentiles of times.
 
-    A percentile is the smallest of the times that so many do not exceed, so
-    it is a time that occurred.
+    A percentile is the smallest measured time that at least this share of all
+    times does not exceed.
 
     Arguments
     ---------
@@ -69,7 +69,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """What the times of a stream's chunks come to.
+    """Processing times and latency of a stream.
 
     Arguments
     ---------
@@ -81,29 +81,29 @@ class LatencyReport:
     audio_s : float
         Length of all audio, with the last, incomplete chunk (s).
     first_ms : float, optional
-        What the first chunk took, which makes the state.
+        Time of the first chunk, which creates the state.
     processing_ms : Spread, optional
-        What each of the others took.
+        Time of each other chunk.
     tail_ms : float, optional
-        What the end of the stream took: the last, incomplete chunk.
+        Time of the last, incomplete chunk.
     real_time_factor : float, optional
         Steady state: time of all chunks but the first over their duration.
     end_to_end_real_time_factor : float, optional
         Time of everything, reading and writing included, over `audio_s`.
     overruns : int
-        Chunks that took longer than they last.
+        Number of chunks that took longer than their duration.
     delay_ms : Spread, optional
-        Live: from the moment that a chunk was complete to its result, waiting
-        for earlier chunks included; without the first.
+        Live: time from the end of a chunk's recording to its result; without
+        the first chunk.
     late : int, optional
-        Live: chunks whose result came after the next one was complete.
+        Live: number of results after the next chunk was complete.
     other_latency_ms : float
-        What resampling and the sound device add.
+        Latency of resampling and of the sound device.
     heard_latency_ms : float, optional
-        What a listener hears in 99 of 100 chunks: `chunk_ms`, p99 of the
-        delay (of the processing, when not live) and `other_latency_ms`.
+        Latency that 99 % of chunks do not exceed: `chunk_ms` plus p99 of the
+        delay (of the processing, if not live) plus `other_latency_ms`.
     counts : dict
-        What the sound devices counted, by name; empty without them.
+        Counters of the sound devices by name; empty without them.
 
     Example
     -------
@@ -243,15 +243,15 @@ class ChunkTimes:
         self.tail_seconds: float | None = None
 
     def add(self, seconds: float, delay: float | None = None) -> None:
-        """Take in a whole chunk.
+        """Add the time of a whole chunk.
 
         Arguments
         ---------
         seconds : float
-            What it took.
+            Processing time.
         delay : float, optional
-            Live: from the moment it was complete to its result (s). Give it
-            for all chunks or for none.
+            Live: time from the end of its recording to its result (s). Give
+            it for all chunks or for none.
         """
         self.seconds.append(seconds)
         if delay is not None:
@@ -264,7 +264,7 @@ class ChunkTimes:
         Arguments
         ---------
         ready : float, optional
-            Live: when it was complete, by `clock`.
+            Live: end of its recording, by `clock`.
         """
         start = self.clock()
         yield
@@ -273,7 +273,7 @@ class ChunkTimes:
 
     @contextmanager
     def tail(self) -> Iterator[None]:
-        """Time the end of the stream, which is no whole chunk."""
+        """Time the last, incomplete chunk."""
         start = self.clock()
         yield
         self.tail_seconds = self.clock() - start
@@ -285,18 +285,18 @@ class ChunkTimes:
         other_latency_s: float = 0.0,
         counts: Mapping[str, float] | None = None,
     ) -> LatencyReport:
-        """Tell what all of it comes to.
+        """Summarise the times.
 
         Arguments
         ---------
         audio_s : float
             Length of all audio (s).
         wall_s : float, optional
-            What everything took, reading and writing included (s).
+            Total time, reading and writing included (s).
         other_latency_s : float
-            What resampling and the sound device add to the latency (s).
+            Latency of resampling and of the sound device (s).
         counts : mapping, optional
-            What the sound devices counted, by name.
+            Counters of the sound devices by name.
 
         Returns
         -------

@@ -1,7 +1,6 @@
-"""Live audio: a file or a recording goes through a session, piece by piece.
+"""Stream a file or a recording through a session, chunk by chunk.
 
-A piece is a whole chunk of the model, the last one maybe less, so that the
-time of each can be taken.
+Each chunk is pushed separately, so that its processing is timed.
 """
 
 import signal
@@ -40,9 +39,9 @@ class Piece(NamedTuple):
     Arguments
     ---------
     sig : torch.Tensor
-        Float [T], a chunk; the last one maybe shorter.
+        Float [T], a chunk; the last one may be shorter.
     ready : float, optional
-        Live: when its last sample was there, by `time.perf_counter`.
+        Live: time of its last sample, by `time.perf_counter`.
 
     Example
     -------
@@ -70,16 +69,16 @@ def file_pieces(
     chunk_length : int
         Samples.
     duration : float, optional
-        Where to end (s).
+        Maximum duration (s).
     realtime : bool
-        Whether to hand over each chunk when a microphone would have it.
+        Whether to yield each chunk when a microphone would have recorded it.
     stopped : callable
-        Tells when to end before.
+        Returns True to stop early.
 
     Yields
     ------
     Piece
-        From the file's beginning.
+        Chunks from the file's beginning.
 
     Raises
     ------
@@ -101,7 +100,7 @@ def file_pieces(
         if stopped():
             return
         stop = min(start + chunk_length, total)
-        # Read before it is due: a disk is no microphone.
+        # Reading time does not delay the chunk.
         sig = reader.read(start, stop)
         if not realtime:
             yield Piece(sig)
@@ -123,23 +122,23 @@ def microphone_pieces(
     Arguments
     ---------
     microphone : Microphone
-        Within its block.
+        An entered microphone.
     chunk_length : int
         Samples.
     stopped : callable
-        Tells when to end.
+        Returns True to stop.
     max_samples : int, optional
-        Samples after which to end.
+        Maximum number of samples.
 
     Yields
     ------
     Piece
-        As they are recorded.
+        Chunks as they are recorded.
 
     Raises
     ------
     AudioError
-        If the microphone gives nothing for some seconds.
+        If the microphone delivers no audio for some seconds.
     """
     left = max_samples
     blocks = microphone.blocks(lambda: stopped() or left == 0)
@@ -157,12 +156,12 @@ def microphone_pieces(
 
 
 def warm_up(session: Stream, chunk_length: int) -> None:
-    """Have a model lay out its weights, which the first chunk would wait for.
+    """Run a model once, so that the first chunk does not wait for set-up.
 
     Arguments
     ---------
     session : Stream
-        Of that model; is reset.
+        Session of that model; it is reset.
     chunk_length : int
         Samples.
     """
@@ -178,7 +177,7 @@ def run_session(
     sinks: Iterable[Callable[[torch.Tensor], object]],
     times: ChunkTimes,
 ) -> int:
-    """Code pieces as they come, and end the stream with the last one.
+    """Code all pieces and end the stream.
 
     Arguments
     ---------
@@ -187,15 +186,14 @@ def run_session(
     pieces : iterable of Piece
         The input.
     sinks : iterable of callable
-        Each is given all output, float [N] on the CPU, part by part.
+        Each is called with every part of the output, float [N] on the CPU.
     times : ChunkTimes
-        Takes the time of each chunk, from when it is taken up to when its
-        output is on the CPU.
+        Times each chunk until its output is on the CPU.
 
     Returns
     -------
     int
-        Number of samples of the input.
+        Number of input samples.
 
     Example
     -------
@@ -245,7 +243,7 @@ def stream_audio(
     channel: int | None = None,
     strict: bool = False,
 ) -> LatencyReport:
-    """Stream a file or the microphone, and tell how long it took.
+    """Stream a file or the microphone and measure the latency.
 
     Arguments
     ---------
@@ -254,15 +252,15 @@ def stream_audio(
     source : str or Path, optional
         The file; by default the microphone, until Ctrl-C.
     output : str or Path, optional
-        Audio file to write, whole or not at all.
+        Audio file to write atomically.
     duration : float, optional
-        Where to end (s).
+        Maximum duration (s).
     realtime : bool
         Whether to read a file at the pace of a microphone.
     play : bool
-        Whether to play what comes out; a file then in real time.
+        Whether to play the output; a file is then read in real time.
     announce : callable
-        Is told when the microphone listens.
+        Called with a message when recording starts.
     channel : int, optional
         The file's channel to read, from 0; the mean of all by default.
     strict : bool
@@ -272,7 +270,7 @@ def stream_audio(
     Returns
     -------
     LatencyReport
-        Loading and warming up left out.
+        Times without loading and warming up.
 
     Raises
     ------
@@ -299,7 +297,7 @@ def stream_audio(
     sinks: list[Callable[[torch.Tensor], Any]] = []
     begin = time.perf_counter()
     with ExitStack() as stack:
-        # Is left last, so that the file is whole before the rest is played.
+        # Closed last, so that the file is complete before the rest is played.
         if play:
             player = stack.enter_context(Playback(codec.sample_rate_output))
             sinks.append(player.write)
@@ -349,14 +347,14 @@ def stream_audio(
 
 @contextmanager
 def until_interrupt() -> Iterator[Callable[[], bool]]:
-    """Have Ctrl-C end something in good order; a second one breaks it off.
+    """Turn the first Ctrl-C into a flag; a second one raises.
 
-    Outside of the main thread, which alone gets signals, nothing changes.
+    Has no effect outside of the main thread, which alone receives signals.
 
     Yields
     ------
     callable
-        Tells whether Ctrl-C was pressed.
+        Returns whether Ctrl-C was pressed.
 
     Example
     -------
@@ -372,7 +370,7 @@ def until_interrupt() -> Iterator[Callable[[], bool]]:
 
     def press(*_: object) -> None:
         pressed.set()
-        # Even where the process was started to ignore it.
+        # Also if the process was started with SIGINT ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = signal.getsignal(signal.SIGINT)

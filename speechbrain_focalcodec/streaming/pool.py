@@ -1,28 +1,25 @@
 """Continuous batching: one model serves many live streams.
 
-A step codes one chunk of each stream that has one, in one batch: the weights,
-most of what a processor reads, are read once for all. Streams join and leave
-at any time and go at their own pace; what one gives does not depend on the
-others.
+Each step codes one chunk of every stream that has one, in one batch, so that
+the weights are read from memory once for all streams. Streams join and leave
+at any time and have a pace of their own. The output of a stream does not
+depend on the others.
 """
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
+from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import StreamError
 from speechbrain_focalcodec.modules.causal import StreamGroup
+from speechbrain_focalcodec.streaming.base import OneWay, ended_by_failure
 from speechbrain_focalcodec.streaming.sessions import (
-    OneWay,
     Stream,
     StreamingDecoder,
     StreamingEncoder,
     StreamingResynthesizer,
-    ended_by_failure,
 )
-
-if TYPE_CHECKING:
-    from speechbrain_focalcodec.codec import FocalCodec
 
 __all__ = ["StreamPool"]
 
@@ -42,10 +39,10 @@ class StreamPool:
     codec : FocalCodec
         A causal model.
     size : int
-        How many streams there may be at a time, and the largest batch.
+        Maximum number of streams, and of rows of a batch.
     kind : str
-        What is done with each: ``encode`` (samples to tokens), ``decode``
-        (tokens to samples) or ``resynthesize`` (samples to samples).
+        ``encode`` (samples to tokens), ``decode`` (tokens to samples) or
+        ``resynthesize`` (samples to samples).
 
     Raises
     ------
@@ -56,7 +53,6 @@ class StreamPool:
 
     Example
     -------
-    >>> from speechbrain_focalcodec import FocalCodec
     >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
     >>> pool = StreamPool(codec, size=2, kind="encode")
     >>> a, b = pool.join(), pool.join()
@@ -68,7 +64,7 @@ class StreamPool:
     """
 
     def __init__(
-        self, codec: "FocalCodec", size: int, kind: Kind = "resynthesize"
+        self, codec: FocalCodec, size: int, kind: Kind = "resynthesize"
     ):
         if kind not in SESSIONS:
             raise ValueError(
@@ -91,11 +87,11 @@ class StreamPool:
 
     @property
     def slots(self) -> list[int]:
-        """The streams that there are."""
+        """Slots of the streams in the pool."""
         return sorted(self._streams)
 
     def join(self, state: dict[str, torch.Tensor] | None = None) -> int:
-        """Start a stream, or go on with one.
+        """Start a stream, or continue one.
 
         Arguments
         ---------
@@ -105,7 +101,7 @@ class StreamPool:
         Returns
         -------
         int
-            Its slot, free until now.
+            Slot of the stream.
 
         Raises
         ------
@@ -127,7 +123,7 @@ class StreamPool:
         return slot
 
     def push(self, inputs: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
-        """Take what has come of some streams and give what is ready.
+        """Add input of some streams and return their output that is ready.
 
         Arguments
         ---------
@@ -137,28 +133,28 @@ class StreamPool:
         Returns
         -------
         dict
-            Output [N] by the same slots, maybe of length 0.
+            Output [N] by the same slots, possibly of length 0.
 
         Raises
         ------
         StreamError
             If there is no such stream.
         AudioError or TokenError
-            If an input is bad. Then nothing was taken of any.
+            If an input is bad. Then no stream is changed.
 
         Notes
         -----
-        A failure while chunks are coded ends all streams of `inputs`: they can
-        only leave, which raises a StreamError and frees their slots.
+        If coding fails, all streams of `inputs` end. `leave` then raises a
+        StreamError and frees their slots.
         """
         streams = {slot: self._get(slot) for slot in inputs}
-        given = {}
+        checked = {}
         for slot, x in inputs.items():
             try:
-                given[slot] = streams[slot].ways[0].checked(x)
+                checked[slot] = streams[slot].ways[0].checked(x)
             except ValueError as error:
                 raise type(error)(f"slot {slot}: {error}") from error
-        outputs = given
+        outputs = checked
         depth = len(next(iter(streams.values())).ways) if streams else 0
         with ended_by_failure(
             [way for stream in streams.values() for way in stream.ways]
@@ -171,7 +167,7 @@ class StreamPool:
                     ways[slot].feed(x)
                 outputs = _run(ways)
         for slot, stream in streams.items():
-            stream.count(len(given[slot]), len(outputs[slot]))
+            stream.count(len(checked[slot]), len(outputs[slot]))
         return outputs
 
     def leave(self, slot: int) -> torch.Tensor:
@@ -190,7 +186,7 @@ class StreamPool:
         Raises
         ------
         StreamError
-            If there is no such stream, or a failure has ended it.
+            If there is no such stream, or it ended by a failure.
         """
         stream = self._get(slot)
         try:
@@ -199,7 +195,7 @@ class StreamPool:
             del self._streams[slot]
 
     def state_dict(self, slot: int) -> dict[str, torch.Tensor]:
-        """What a stream carries: see :meth:`Stream.state_dict`.
+        """Copy the state of a stream: see :meth:`Stream.state_dict`.
 
         Arguments
         ---------
@@ -214,12 +210,12 @@ class StreamPool:
         return self._get(slot).state_dict()
 
     def to(self, device: str | torch.device) -> "StreamPool":
-        """Follow the model to another device.
+        """Move the streams to the device to which the model was moved.
 
         Arguments
         ---------
         device : str or torch.device
-            Where the model is now.
+            Device of the model.
 
         Returns
         -------
@@ -238,17 +234,17 @@ class StreamPool:
         return self._streams[slot]
 
 
-def _run(ways: dict[int, OneWay]) -> dict[int, torch.Tensor]:
+def _run(ways: dict[int, OneWay[torch.Tensor]]) -> dict[int, torch.Tensor]:
     """Code all full chunks, one of each stream at a time."""
     parts: dict[int, list[torch.Tensor]] = {slot: [] for slot in ways}
     while ready := [slot for slot, way in ways.items() if way.ready]:
-        direction = ways[ready[0]].direction
+        direction: Any = ways[ready[0]].direction
         batch = torch.stack([ways[slot].take(1) for slot in ready])
         states = [ways[slot].state for slot in ready]
         outputs = direction.run(batch, StreamGroup(states))
         for slot, output in zip(ready, outputs, strict=True):
             parts[slot].append(output)
     return {
-        slot: torch.cat(outputs) if outputs else ways[slot].direction.empty()
+        slot: torch.cat([ways[slot].direction.empty_output(), *outputs])
         for slot, outputs in parts.items()
     }

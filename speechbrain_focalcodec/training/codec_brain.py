@@ -15,11 +15,11 @@ import torch
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from speechbrain_focalcodec.audio.files import resample, resampled_length
-from speechbrain_focalcodec.checkpoint import CONFIG_FILE
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.chunks import entry_span
 from speechbrain_focalcodec.data.reader import RandomSegment
 from speechbrain_focalcodec.errors import ConfigError, DataError
+from speechbrain_focalcodec.model_files import CONFIG_FILE
 from speechbrain_focalcodec.modules.bsq import to_sphere
 from speechbrain_focalcodec.modules.masking import zero_beyond
 from speechbrain_focalcodec.training.averages import CodeCounts
@@ -154,7 +154,7 @@ class CodecBrain(RecipeBrain):
         )
         # Frozen parts are no modules of the Brain: they stay in eval mode.
         self.codec = codec.to(self.device).eval()
-        #: Has the encoder of :meth:`full_context_features`.
+        #: Its encoder gives the decoder's features.
         self.teacher_codec = self.codec
         if teacher is not None:
             self.teacher_codec = teacher.to(self.device)
@@ -315,13 +315,13 @@ class CodecBrain(RecipeBrain):
         target, target_frames = feats, frames
         if self.quantizes:
             if "encoder" in self.trains:
-                target, target_frames = self.full_context_features(
+                target, target_frames = self._full_context(
                     inputs, input_lengths
                 )
                 target = target[:, : feats.shape[1]]
                 target_frames = torch.minimum(frames, target_frames)
                 target = zero_beyond(target, target_frames)
-            outputs |= self.bottleneck(feats, frames, target, target_frames)
+            outputs |= self._bottleneck(feats, frames, target, target_frames)
             feats, frames = outputs["qfeats"], outputs["frames"]
         if self.decodes:
             segment = self._segment
@@ -335,7 +335,7 @@ class CodecBrain(RecipeBrain):
                     ),
                     *(segment.segment_samples, codec.decoder.hop_length),
                 )
-            outputs |= self.decode(feats, frames, sig, lengths)
+            outputs |= self._decode(feats, frames, sig, lengths)
         return outputs
 
     def _encode(
@@ -343,7 +343,7 @@ class CodecBrain(RecipeBrain):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features that the compressor, or a decoder without one, gets."""
         if not self.quantizes:
-            return self.full_context_features(sig, lengths)
+            return self._full_context(sig, lengths)
         if "encoder" not in self.trains:
             with torch.no_grad():
                 return self.codec.sig_to_feats(sig, lengths)
@@ -351,57 +351,24 @@ class CodecBrain(RecipeBrain):
         frames = self.codec.encoder.output_lengths(lengths)
         return zero_beyond(self.modules.encoder(sig, lengths), frames), frames
 
-    def full_context_features(
+    def _full_context(
         self, sig: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of the frozen encoder: the teacher, if there is one.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, T] at the codec's input rate.
-        lengths : torch.Tensor
-            Samples, int64 [B].
-
-        Returns
-        -------
-        feats : torch.Tensor
-            Features [B, N, C], without gradient.
-        frames : torch.Tensor
-            Frames, int64 [B].
-        """
+        """Features of the frozen encoder: the teacher, if there is one."""
         with torch.no_grad():
             if self.teacher is None:
                 return self.codec.sig_to_feats(sig, lengths)
             frames = self.teacher.output_lengths(lengths)
             return zero_beyond(self.teacher(sig, lengths), frames), frames
 
-    def bottleneck(
+    def _bottleneck(
         self,
         feats: torch.Tensor,
         frames: torch.Tensor,
         target: torch.Tensor,
         target_frames: torch.Tensor,
     ) -> dict[str, Any]:
-        """Compress, quantize and decompress features.
-
-        Arguments
-        ---------
-        feats : torch.Tensor
-            Features [B, N, C].
-        frames : torch.Tensor
-            Frames, int64 [B].
-        target : torch.Tensor
-            Features that the decompressor shall reconstruct [B, T, C].
-        target_frames : torch.Tensor
-            Frames, int64 [B].
-
-        Returns
-        -------
-        dict
-            ``feats``, ``qfeats``, ``frames``, ``lats`` and ``tokens`` of
-            :meth:`compute_forward`.
-        """
+        """Compress, quantize and decompress features [B, N, C]."""
         codec = self.codec
         if self.learns_tokens:
             lats = to_sphere(self._part("compressor")(feats, frames))
@@ -423,31 +390,14 @@ class CodecBrain(RecipeBrain):
             "tokens": tokens,
         }
 
-    def decode(
+    def _decode(
         self,
         feats: torch.Tensor,
         frames: torch.Tensor,
         sig: torch.Tensor,
         lengths: torch.Tensor,
     ) -> dict[str, Any]:
-        """Decode features, and bring waveforms to the same lengths.
-
-        Arguments
-        ---------
-        feats : torch.Tensor
-            Features [B, N, C].
-        frames : torch.Tensor
-            Frames, int64 [B].
-        sig : torch.Tensor
-            The original waveform [B, T].
-        lengths : torch.Tensor
-            Samples, int64 [B].
-
-        Returns
-        -------
-        dict
-            ``estimate``, ``target`` and ``lengths`` of :meth:`compute_forward`.
-        """
+        """Decode features, and bring waveforms to the same lengths."""
         estimate = self._part("decoder")(feats, frames)
         # The encoder may give a frame less than the waveform has.
         length = min(estimate.shape[1], sig.shape[1])

@@ -18,7 +18,7 @@ import torch
 from speechbrain.utils.logger import get_logger
 from torch import nn
 
-from speechbrain_focalcodec import checkpoint
+from speechbrain_focalcodec import checkpoint, model_files
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.config import (
     CodecConfig,
@@ -27,6 +27,7 @@ from speechbrain_focalcodec.config import (
 )
 from speechbrain_focalcodec.errors import CheckpointError
 from speechbrain_focalcodec.hub import RELEASES, is_repository
+from speechbrain_focalcodec.modules import weight_names
 from speechbrain_focalcodec.modules.part_configs import VERSIONS
 from speechbrain_focalcodec.training.checkpointing import (
     RANK,
@@ -113,7 +114,7 @@ class Source:
     config: Mapping[str, Any]
     is_run: bool
     published: bool = False
-    file: str = checkpoint.WEIGHTS_FILE
+    file: str = model_files.WEIGHTS_FILE
 
     @property
     def parts(self) -> list[str]:
@@ -180,7 +181,7 @@ class Source:
         if name == DISCRIMINATOR:
             return checkpoint.read_weights(self.folder / DISCRIMINATOR_FILE)
         path = self.folder / self.file
-        found = checkpoint.upgrade_names(checkpoint.read_weights(path), path)
+        found = weight_names.upgrade_names(checkpoint.read_weights(path), path)
         return {
             key.removeprefix(f"{name}."): value
             for key, value in found.items()
@@ -235,7 +236,7 @@ def is_run(name: str | Path) -> bool:
     False
     """
     folder = Path(name).expanduser()
-    return folder.is_dir() and not (folder / checkpoint.WEIGHTS_FILE).is_file()
+    return folder.is_dir() and not (folder / model_files.WEIGHTS_FILE).is_file()
 
 
 def _find_source(name: str | Path) -> Source:
@@ -248,12 +249,12 @@ def _find_source(name: str | Path) -> Source:
                 f"{name}: no such folder in {folder.parent}; give the output "
                 "folder of a training, or a model"
             )
-        files = checkpoint.find_model(str(name))
+        files = model_files.find_model(str(name))
         config = checkpoint.match_config(files).model_dump()
         folder, file = files.weights.parent, files.weights.name
         return Source(str(name), folder, config, is_run=False, file=file)
     save, best = folder / SAVE_FOLDER, None
-    if save.is_dir() and not (folder / checkpoint.CONFIG_FILE).is_file():
+    if save.is_dir() and not (folder / model_files.CONFIG_FILE).is_file():
         return Source(
             str(name), best_checkpoint(save), read_options(folder), True, True
         )
@@ -269,7 +270,7 @@ def _find_source(name: str | Path) -> Source:
             "folder of a training that has finished an epoch (a --debug run "
             "keeps its own only with --debug_persistently), or a model folder"
         )
-    path = folder / checkpoint.CONFIG_FILE
+    path = folder / model_files.CONFIG_FILE
     data = as_saved_before(read_json(path))
     # A run is the user's own, and so may be its parts.
     parsed = CodecConfig.parse(data, path, VERSIONS[0], own_parts=True)
@@ -286,7 +287,7 @@ def _upgrade(found: Any, name: str, path: Path) -> checkpoint.Weights:
     weights = {f"{name}.{key}": value for key, value in found.items()}
     return {
         key.removeprefix(f"{name}."): value
-        for key, value in checkpoint.upgrade_names(weights, path).items()
+        for key, value in weight_names.upgrade_names(weights, path).items()
     }
 
 

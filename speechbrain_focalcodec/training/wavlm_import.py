@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from speechbrain_focalcodec import checkpoint
+from speechbrain_focalcodec import checkpoint, model_files
 from speechbrain_focalcodec.config import CodecConfig, read_json
 from speechbrain_focalcodec.errors import CheckpointError, ConfigError
+from speechbrain_focalcodec.modules import weight_names
 from speechbrain_focalcodec.modules.part_configs import WavLMConfig
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ encoder.layers.5; 6 layers are needed
         for pattern, replacement in NAMES:
             name = re.sub(pattern, replacement, name)
         renamed[name] = value
-    return checkpoint.join_qkv(renamed, "the WavLM weights")
+    return weight_names.join_qkv(renamed, "the WavLM weights")
 
 
 def load_encoder(
@@ -154,10 +155,10 @@ def load_encoder(
     >>> codec = FocalCodec.from_pretrained("tests/parity/offline_50hz")
     >>> load_encoder(codec, "tests/parity/offline_25hz")
     """
-    _, folder = checkpoint.resolve_source(source, revision)
-    path = folder / checkpoint.CONFIG_FILE
+    _, folder = model_files.resolve_source(source, revision)
+    path = folder / model_files.CONFIG_FILE
     published = read_json(path)
-    weights = checkpoint.read_weights(folder / checkpoint.WEIGHTS_FILE)
+    weights = checkpoint.read_weights(folder / model_files.WEIGHTS_FILE)
     config = codec.config.encoder_config
     if isinstance(published, dict) and published.get("model_type") == "wavlm":
         if not isinstance(config, WavLMConfig):
@@ -171,7 +172,9 @@ def load_encoder(
         _check_encoder(config, CodecConfig.parse(published, path), path)
         weights = {
             name.removeprefix("encoder."): value
-            for name, value in checkpoint.upgrade_names(weights, folder).items()
+            for name, value in weight_names.upgrade_names(
+                weights, folder
+            ).items()
             if name.startswith("encoder.")
         }
     checkpoint.load_state(codec.encoder, weights, folder)
