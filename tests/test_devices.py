@@ -33,10 +33,7 @@ from speechbrain_focalcodec.downstream.asr import ASRBrain
 from speechbrain_focalcodec.downstream.classification import (
     ClassificationBrain,
 )
-from speechbrain_focalcodec.downstream.front_ends import (
-    FRONT_ENDS,
-    make_front_end,
-)
+from speechbrain_focalcodec.downstream.front_ends import make_front_end
 from speechbrain_focalcodec.downstream.networks import (
     BiLSTM,
     Conformer,
@@ -79,7 +76,8 @@ WAITS = {
     "stages.py check_floats",
     "stages.py check_toks",
     "modules/masking.py check_lengths",
-    "audio/gate.py check_sig",
+    "streaming/base.py check",
+    "streaming/base.py check_token_range",
     # Once a batch: whether an utterance is shorter than a frame.
     "modules/extractor.py _extract",
     # Windows of long audio are planned on the CPU.
@@ -90,7 +88,8 @@ WAITS = {
     "training/objectives/adversarial.py _judged",
     # Statistics are of valid frames alone.
     "downstream/front_ends.py forward",
-    # Error rates of validation are counted on the CPU.
+    # SpeechBrain's CTC, and error rates of validation, are of the CPU.
+    "downstream/asr.py compute_objectives",
     "downstream/asr.py __call__",
 }
 
@@ -121,7 +120,9 @@ class Watch(TorchDispatchMode):
         if function is aten._local_scalar_dense.default and args[0].is_cuda:
             self.wait("a value is read")
             dtype = args[0].dtype
-            return dtype is torch.bool or (1.0 if dtype.is_floating_point else 1)
+            return dtype is torch.bool or (
+                1.0 if dtype.is_floating_point else 1
+            )
         if function is aten._to_copy.default:
             device = torch.device(kwargs.get("device") or args[0].device)
             moves = device.type != args[0].device.type
@@ -164,12 +165,17 @@ class FakeGPU:
             enter(FakeTensorMode(allow_non_fake_inputs=False))
             watch = enter(Watch())
             move(nn.ModuleList(modules))
+            # They are there already, and would not come this way.
+            patch = enter(pytest.MonkeyPatch.context())
+            patch.setattr(nn.Module, "to", lambda self, device: self)
             yield
         self.waits += watch.waits
 
 
 class RealGPU:
-    """A GPU: there, waiting is not watched."""
+    """A GPU. Waiting is not watched there."""
+
+    waits = Counter()
 
     @contextmanager
     def holding(self, *modules):
@@ -192,10 +198,10 @@ def move(module):
         for weight in module.parameters()
     }
     for part in module.modules():
-        for name, weight in part._parameters.items():
-            part._parameters[name] = moved.get(weight)
-        for name, buffer in part._buffers.items():
-            part._buffers[name] = None if buffer is None else like(buffer)
+        for name, weight in part.named_parameters(recurse=False):
+            setattr(part, name, moved[weight])
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, like(buffer))
 
 
 @pytest.fixture(params=["fake", "real"][: 1 + torch.cuda.is_available()])
@@ -282,6 +288,7 @@ def test_stages(gpu, name):
 @torch.no_grad()
 def test_stages_in_other_types(gpu, name, kind):
     codec = load(name)
+    codec.keep_fingerprint()
     if kind in ("half", "double"):
         codec = getattr(codec, kind)()
     with gpu.holding(codec):
@@ -470,11 +477,16 @@ def options_of(stage, folder):
     return {}
 
 
-def batch_for(brain, **values):
-    """What SpeechBrain's loaders would give."""
-    made = SimpleNamespace(id=["a", "b"], **values)
-    made.to = lambda device: made
-    return made
+class Batch(SimpleNamespace):
+    """What SpeechBrain's loaders give."""
+
+    id = ("a", "b")
+
+    def to(self, device):
+        return self
+
+    def __getitem__(self, name):
+        return getattr(self, name)
 
 
 def modules_within(*found):
@@ -501,14 +513,16 @@ def on_gpu(gpu, brain):
         yield
 
 
-# In a step of training: each once a batch.
-STEP = {
-    "stages.py check_floats": 1,
-    "modules/masking.py check_lengths": 1,
-    "modules/extractor.py _extract": 2,
-    "training/codec_brain.py compute_forward": 2,
-    "training/objectives/adversarial.py _judged": 1,
-}
+# What a step of training reads, at most; of a pair, each half counts.
+READS = Counter(
+    {
+        "stages.py check_floats": 1,
+        "modules/masking.py check_lengths": 2,
+        "modules/extractor.py _extract": 2,
+        "training/codec_brain.py compute_forward": 2,
+        "training/objectives/adversarial.py _judged": 1,
+    }
+)
 
 
 @pytest.mark.parametrize("stage", [sb.Stage.TRAIN, sb.Stage.VALID])
@@ -520,7 +534,7 @@ def test_stages_of_training(gpu, corpus, tmp_path, name, stage):
     brain.modules.train(training)
     with on_gpu(gpu, brain), torch.set_grad_enabled(training), autocast():
         sig, _ = batch(8000)
-        made = batch_for(brain, sig=(sig, torch.ones(2, device="cuda")))
+        made = Batch(sig=(sig, torch.ones(2, device="cuda")))
         outputs = brain.compute_forward(made, stage)
         if training and brain.opponent:
             loss = brain.opponent.opposing_loss(outputs)
@@ -528,39 +542,60 @@ def test_stages_of_training(gpu, corpus, tmp_path, name, stage):
         loss = brain.compute_objectives(outputs, made, stage)
         assert loss.dtype == torch.float32 and loss.is_cuda
         assert loss.requires_grad == training
-    if training and isinstance(gpu, FakeGPU):
-        assert gpu.waits <= Counter(STEP)
+    if training:
+        assert gpu.waits <= READS
 
 
 # Tasks on tokens
 
 
-@pytest.mark.parametrize("kind", FRONT_ENDS)
-@pytest.mark.parametrize(
-    "network", [BiLSTM, PooledBiLSTM, Conformer], ids=lambda x: x.__name__
-)
+TASKS = {
+    "tokens": (ASRBrain, lambda dim: BiLSTM(dim, 8, 1)),
+    "features": (ClassificationBrain, lambda dim: PooledBiLSTM(dim, 8)),
+    "log_mel": (ASRBrain, lambda dim: Conformer(dim, 16, 1, 2, 16)),
+}
+
+
 @pytest.mark.parametrize("stage", [sb.Stage.TRAIN, sb.Stage.VALID])
-def test_tasks(gpu, tmp_path, kind, network, stage):
-    codec = load(MINI)
-    front_end = make_front_end(kind, codec)
+@pytest.mark.parametrize("kind", TASKS)
+def test_tasks(gpu, tmp_path, kind, stage):
+    codec, (make, make_network) = load(MINI), TASKS[kind]
     tokenizer = TextTokenizer.train(["GO ON"], "char")
-    parts = {
-        "front_end": front_end,
-        "network": network(front_end.dim),
-    }
-    pooled = network is PooledBiLSTM
-    size = 2 if pooled else tokenizer.size + 1
-    parts["output"] = nn.Linear(parts["network"].output_dim, size)
-    hparams = {"output_folder": str(tmp_path), "tokenizer": tokenizer}
-    brain = (ClassificationBrain if pooled else ASRBrain)(
-        parts, hparams=hparams
+    front_end = make_front_end(kind, codec)
+    network = make_network(front_end.dim)
+    output = nn.Linear(network.output_dim, tokenizer.size + 1)
+    brain = make(
+        {"front_end": front_end, "network": network, "output": output},
+        hparams={"output_folder": str(tmp_path), "tokenizer": tokenizer},
     )
-    brain.on_stage_start(stage)
     training = stage == sb.Stage.TRAIN
     brain.modules.train(training)
-    with on_gpu(gpu, brain), gpu.holding(codec), autocast():
-        sig, _ = batch(8000)
+    brain.words = brain.letters = sb.utils.metric_stats.ErrorRateStats()
+    with (
+        gpu.holding(codec, brain.modules),
+        torch.set_grad_enabled(training),
+        autocast(),
+    ):
+        brain.device = "cuda"
         ones = torch.ones(2, device="cuda")
-        labels = torch.zeros(2, 3, dtype=torch.int64, device="cuda")
-        made = batch_for(brain, sig=(sig, ones), labels=(labels, ones))
-    assert training
+        made = Batch(
+            sig=(batch(8000)[0], ones),
+            labels=(torch.zeros(2, 3, device="cuda").long(), ones),
+            text=["GO", "ON"],
+            **{"class": [0, 1]},
+        )
+        outputs = brain.compute_forward(made, stage)
+        loss = brain.compute_objectives(outputs, made, stage)
+        assert loss.dtype == torch.float32 and loss.is_cuda
+        assert loss.requires_grad == training
+
+
+@pytest.mark.parametrize(
+    "head", [TokenSoftmax(8, 64), CodeMixture(8, 64, 3)], ids=["all", "bits"]
+)
+def test_scores_of_tokens(gpu, head):
+    with gpu.holding(head), autocast():
+        scores = head(torch.randn(5, 8, device="cuda"))
+        targets = scores.likeliest()
+        assert scores.log_prob(targets).dtype == torch.float32
+        assert scores.log_probs().shape == (5, 65)
