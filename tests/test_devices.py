@@ -88,8 +88,7 @@ WAITS = {
     "training/objectives/adversarial.py _judged",
     # Statistics are of valid frames alone.
     "downstream/front_ends.py forward",
-    # SpeechBrain's CTC, and error rates of validation, are of the CPU.
-    "downstream/asr.py compute_objectives",
+    # Error rates of validation are counted on the CPU.
     "downstream/asr.py __call__",
 }
 
@@ -154,6 +153,10 @@ class FakeGPU:
             "torch.cuda.amp.common.amp_definitely_not_available", lambda: False
         )
         monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+        # PyTorch has no fake of it.
+        monkeypatch.setattr(
+            "torch.nn.functional.ctc_loss", lambda x, *args, **kwargs: x.mean()
+        )
         self.waits = Counter()
 
     @contextmanager
@@ -256,7 +259,7 @@ def test_a_fake_gpu_has_autocast(fake_gpu):
 
 # Codecs
 
-NAMES = [*CODECS, OFFLINE.name, "offline_25hz", "offline_options", MINI]
+NAMES = [*CODECS, OFFLINE.name, "offline_options", MINI]
 
 
 def load(name):
@@ -283,14 +286,14 @@ def test_stages(gpu, name):
         assert codec.decoder(qfeats, frames).is_cuda
 
 
-@pytest.mark.parametrize("name", ["vocos", "wavenext", OFFLINE.name, MINI])
-@pytest.mark.parametrize("kind", ["autocast", "half", "bf16", "double"])
+@pytest.mark.parametrize("name", ["wavenext", OFFLINE.name, MINI])
+@pytest.mark.parametrize("kind", ["autocast", "half", "bf16"])
 @torch.no_grad()
 def test_stages_in_other_types(gpu, name, kind):
     codec = load(name)
     codec.keep_fingerprint()
-    if kind in ("half", "double"):
-        codec = getattr(codec, kind)()
+    if kind == "half":
+        codec.half()
     with gpu.holding(codec):
         if kind == "bf16":
             accelerate(codec, "bf16")
@@ -298,8 +301,8 @@ def test_stages_in_other_types(gpu, name, kind):
         with autocast(kind == "autocast"):
             toks, tok_lengths = codec.sig_to_toks(sig, lengths)
             rec, _ = codec.toks_to_sig(toks, tok_lengths)
-    # Phases and windows are in float32, or more.
-    assert rec.dtype == (torch.float64 if kind == "double" else torch.float32)
+    # Phases and windows are in float32.
+    assert rec.dtype == torch.float32
 
 
 @torch.no_grad()
@@ -349,14 +352,14 @@ def test_every_module_has_been_on_it(fake_gpu):
 # Streams
 
 
-@pytest.mark.parametrize("name", ["vocos", "down_scaled", CAUSAL.name])
+@pytest.mark.parametrize("name", ["down_scaled", CAUSAL.name])
 @torch.no_grad()
 def test_sessions(gpu, name):
     codec = load(name)
     with gpu.holding(codec):
-        sig = batch(4000)[0][0]
+        sig = batch(2000)[0][0]
         encoder, decoder = StreamingEncoder(codec), StreamingDecoder(codec)
-        toks = [*map(encoder.push, sig.split(1500)), encoder.flush()]
+        toks = [*map(encoder.push, sig.split(1300)), encoder.flush()]
         parts = [*map(decoder.push, toks), decoder.flush()]
         assert all(x.is_cuda for x in (*toks, *parts))
         stream = StreamingResynthesizer(codec)
@@ -376,7 +379,7 @@ def test_pool(gpu, kind):
     with gpu.holding(codec):
         pool = StreamPool(codec, 2, kind)
         first, second = pool.join(), pool.join()
-        x = batch(4000)[0][0]
+        x = batch(2000)[0][0]
         if kind == "decode":
             x = torch.zeros(13, dtype=torch.int64, device="cuda")
         pool.push({first: x, second: x[: len(x) // 2]})
@@ -566,7 +569,11 @@ def test_tasks(gpu, tmp_path, kind, stage):
     output = nn.Linear(network.output_dim, tokenizer.size + 1)
     brain = make(
         {"front_end": front_end, "network": network, "output": output},
-        hparams={"output_folder": str(tmp_path), "tokenizer": tokenizer},
+        hparams={
+            "output_folder": str(tmp_path),
+            "tokenizer": tokenizer,
+            "beam_size": 1,
+        },
     )
     training = stage == sb.Stage.TRAIN
     brain.modules.train(training)
