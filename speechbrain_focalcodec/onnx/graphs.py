@@ -116,12 +116,6 @@ class EncoderGraph(_CodecGraph):
     ---------
     codec : FocalCodec
         The model; it is left unchanged.
-
-    Example
-    -------
-    >>> graph = EncoderGraph(FocalCodec.from_pretrained("focalcodec_mini_50hz"))
-    >>> graph(torch.randn(2, 640), torch.tensor([640, 320]))[1]
-    tensor([2, 1])
     """
 
     def __init__(self, codec: FocalCodec):
@@ -139,12 +133,6 @@ class DecoderGraph(_CodecGraph):
     ---------
     codec : FocalCodec
         The model; it is left unchanged.
-
-    Example
-    -------
-    >>> graph = DecoderGraph(FocalCodec.from_pretrained("focalcodec_mini_50hz"))
-    >>> graph(torch.tensor([[5, 6], [7, 0]]), torch.tensor([2, 1]))[0].shape
-    torch.Size([2, 640])
     """
 
     def __init__(self, codec: FocalCodec):
@@ -166,19 +154,6 @@ class StepGraph(nn.Module):
         That codec.
     x : torch.Tensor
         A chunk of samples or tokens [1, N].
-
-    Example
-    -------
-    >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
-    >>> step = StepGraph.decoder(codec)
-    >>> sig, lengths, seen, *kept = step(
-    ...     torch.zeros(1, 4).long(),
-    ...     torch.tensor([4]),
-    ...     torch.tensor([0]),
-    ...     list(step.start.values()),
-    ... )
-    >>> sig.shape, lengths, seen
-    (torch.Size([1, 1920]), tensor([1920]), tensor([4]))
     """
 
     def __init__(self, part: nn.Module, codec: FocalCodec, x: torch.Tensor):

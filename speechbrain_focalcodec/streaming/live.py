@@ -42,11 +42,6 @@ class Piece(NamedTuple):
         Float [T], a chunk; the last one may be shorter.
     ready : float, optional
         Live: time of its last sample, by `time.perf_counter`.
-
-    Example
-    -------
-    >>> Piece(torch.zeros(1280)).ready is None
-    True
     """
 
     sig: torch.Tensor
@@ -84,13 +79,6 @@ def file_pieces(
     ------
     AudioError
         If the file is damaged.
-
-    Example
-    -------
-    >>> with AudioReader("speechbrain_focalcodec/assets/demo.flac") as reader:
-    ...     pieces = list(file_pieces(reader, 1280, duration=0.2))
-    >>> [len(piece.sig) for piece in pieces]
-    [1280, 1280, 640]
     """
     total = reader.num_samples
     if duration is not None:
@@ -194,18 +182,6 @@ def run_session(
     -------
     int
         Number of input samples.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
-    >>> session, times = StreamingResynthesizer(codec), ChunkTimes(0.08)
-    >>> parts = []
-    >>> pieces = [Piece(torch.zeros(1280)), Piece(torch.zeros(640))]
-    >>> run_session(session, pieces, [parts.append], times)
-    1920
-    >>> [len(part) for part in parts], len(times.seconds)
-    ([1920, 960], 1)
     """
     sinks = list(sinks)
     num_samples = 0

@@ -305,12 +305,6 @@ def changed_keys(old: Mapping, new: Mapping) -> dict[str, str]:
         By key (that of a table within a table is ``outer.inner``) what it was
         and what it is. A value that follows a changed key of the first level
         by a reference is left out.
-
-    Example
-    -------
-    >>> old = {"lr": 1, "opt": {"lr": 1, "beta": 2}}
-    >>> changed_keys(old, {"lr": 3, "opt": {"lr": 3}})
-    {'lr': '1 -> 3', 'opt.beta': '2 -> nothing'}
     """
     before, after = (dict(_leaves(tree, "", set())) for tree in (old, new))
     changed = {}

@@ -170,7 +170,7 @@ class Adversarial(Objective):
             # learns nothing. It is drawn by torch's own generator: processes
             # draw apart (seed_apart), a resumed run as it would have
             # (RandomState).
-            starts = random_starts(lengths, size)
+            starts = random_starts(outputs["lengths"], size)
             estimate = take_windows(estimate, starts, size)
             target = take_windows(target, starts, size)
         if lengths is not None:

@@ -51,10 +51,10 @@ class LayerDistillation(Objective):
         )
         n = min(targets[-1].shape[1], estimates[-1].shape[1])
         pairs = [
-            tuple(zero_beyond(x[:, :n], frames) for x in pair)
-            for pair in zip(estimates, targets, strict=True)
+            (zero_beyond(x[:, :n], frames), zero_beyond(y[:, :n], frames))
+            for x, y in zip(estimates, targets, strict=True)
         ]
-        errors = [masked_mse(*pair, frames) for pair in pairs]
+        errors = [masked_mse(x, y, frames) for x, y in pairs]
         brain.record(**{f"mse_{i}": x for i, x in enumerate(errors, start=1)})
         if stage != sb.Stage.TRAIN:
             compare(brain, outputs["ids"], *pairs[-1], frames)
