@@ -119,10 +119,12 @@ class ClassificationBrain(TaskBrain):
         torch.Tensor
             Scalar.
         """
-        wanted = torch.as_tensor(batch["class"], device=predictions.device)
+        wanted = torch.as_tensor(batch["class"]).to(
+            predictions.device, non_blocking=True
+        )
         wrong = predictions.argmax(-1) != wanted
-        for error in wrong.tolist():
-            self.record(error_rate=100.0 * error)
+        for error in 100.0 * wrong:
+            self.record(error_rate=error)
         return F.cross_entropy(predictions, wanted)
 
     def checkpoint_rank(self, loss: float, epoch: int) -> float:

@@ -341,7 +341,9 @@ class CodecBrain(RecipeBrain):
                 starts = map(segment.start, batch.id, frames.tolist())
                 feats, frames, sig, lengths = crop_features(
                     *(feats, frames, sig, lengths),
-                    torch.tensor(list(starts), device=frames.device),
+                    torch.tensor(list(starts)).to(
+                        frames.device, non_blocking=True
+                    ),
                     *(segment.segment_samples, codec.decoder.hop_length),
                 )
             outputs |= self._decode(feats, frames, sig, lengths)
