@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from speechbrain_focalcodec.audio import write_audio
 from speechbrain_focalcodec.audio.resampling import resample
-from speechbrain_focalcodec.data.an4 import prepare_an4
+from speechbrain_focalcodec.data.corpora import prepare_an4
 from speechbrain_focalcodec.data.manifest import read_manifest
 from speechbrain_focalcodec.downstream.interfaces import TokenASR
 from speechbrain_focalcodec.downstream.speakers import (

@@ -1,9 +1,12 @@
 """Several corpora below one data folder."""
 
+from importlib import import_module
+
 import pytest
 from make_corpus import make_corpus
 
-from speechbrain_focalcodec.data.corpora import prepare_corpora
+from speechbrain_focalcodec.data import corpora
+from speechbrain_focalcodec.data.corpora import prepare_an4, prepare_corpora
 from speechbrain_focalcodec.data.manifest import read_manifest
 from speechbrain_focalcodec.errors import ConfigError, DataError
 
@@ -58,3 +61,24 @@ def test_refuses_unclear_owners(data, tmp_path, splits, owners, message):
 def test_a_split_that_is_missing(data, tmp_path):
     with pytest.raises(DataError, match="lacks test; found: dev"):
         prepare_corpora(data, tmp_path, ["test"], {"LibriSpeech": ["test"]})
+
+
+def test_missing_transcripts_of_an4_are_refused(tmp_path):
+    folder = make_corpus("AN4", tmp_path / "data", ["small"], 1, 1)
+    (folder / "etc" / "small.transcription").unlink()
+    with pytest.raises(DataError, match="transcripts of AN4 are missing"):
+        prepare_an4(folder, tmp_path / "save", ["small"])
+
+
+def test_a_corpus_without_default_splits_needs_some(tmp_path):
+    with pytest.raises(ValueError, match="name the splits of LibriTTS"):
+        corpora.prepare_libritts(tmp_path, tmp_path / "save")
+
+
+@pytest.mark.parametrize(
+    "name", ["an4", "folder", "librilight", "librispeech", "libritts"]
+)
+def test_import_paths_of_earlier_recipes(name):
+    module = import_module(f"speechbrain_focalcodec.data.{name}")
+    prepare = getattr(module, f"prepare_{name}")
+    assert prepare is getattr(corpora, f"prepare_{name}")

@@ -9,9 +9,11 @@ from make_corpus import make_corpus
 
 from speechbrain_focalcodec.data import scan
 from speechbrain_focalcodec.data.command import run_preparation
-from speechbrain_focalcodec.data.folder import prepare_folder
-from speechbrain_focalcodec.data.librilight import prepare_librilight
-from speechbrain_focalcodec.data.librispeech import prepare_librispeech
+from speechbrain_focalcodec.data.corpora import (
+    prepare_folder,
+    prepare_librilight,
+    prepare_librispeech,
+)
 from speechbrain_focalcodec.data.manifest import read_manifest
 from speechbrain_focalcodec.data.pipeline import make_dataset
 from speechbrain_focalcodec.errors import DataError

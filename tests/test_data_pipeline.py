@@ -11,8 +11,10 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import SaveableDataLoader
 from torchaudio.functional import resample
 
-from speechbrain_focalcodec.data.librispeech import prepare_librispeech
-from speechbrain_focalcodec.data.libritts import prepare_libritts
+from speechbrain_focalcodec.data.corpora import (
+    prepare_librispeech,
+    prepare_libritts,
+)
 from speechbrain_focalcodec.data.manifest import write_manifest
 from speechbrain_focalcodec.data.pipeline import make_dataset, set_epoch
 from speechbrain_focalcodec.data.reader import (

@@ -10,8 +10,10 @@ from make_corpus import make_corpus
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_focalcodec.data import manifest, scan
-from speechbrain_focalcodec.data.librispeech import prepare_librispeech
-from speechbrain_focalcodec.data.libritts import prepare_libritts
+from speechbrain_focalcodec.data.corpora import (
+    prepare_librispeech,
+    prepare_libritts,
+)
 from speechbrain_focalcodec.errors import DataError
 
 PREPARE = {"LibriSpeech": prepare_librispeech, "LibriTTS": prepare_libritts}

@@ -17,7 +17,7 @@ from training_stages import compose
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.augmentation import RandomGain
-from speechbrain_focalcodec.data.folder import prepare_folder
+from speechbrain_focalcodec.data.corpora import prepare_folder
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
 from speechbrain_focalcodec.training.codec_brain import CodecBrain

@@ -21,6 +21,7 @@ from speechbrain.utils.train_logger import FileTrainLogger
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data import feature_cache, feature_reader
+from speechbrain_focalcodec.data.corpora import prepare_libritts
 from speechbrain_focalcodec.data.feature_cache import make_feature_cache
 from speechbrain_focalcodec.data.feature_plan import CachePlan
 from speechbrain_focalcodec.data.feature_reader import (
@@ -31,7 +32,6 @@ from speechbrain_focalcodec.data.feature_shards import (
     FeatureShard,
     write_shard,
 )
-from speechbrain_focalcodec.data.libritts import prepare_libritts
 from speechbrain_focalcodec.data.manifest import read_manifest, write_manifest
 from speechbrain_focalcodec.data.pipeline import make_dataset, set_epoch
 from speechbrain_focalcodec.data.reader import SignalReader

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from speechbrain_focalcodec.checkpoint import read_weights
 from speechbrain_focalcodec.cli import app
 from speechbrain_focalcodec.codec import FocalCodec
-from speechbrain_focalcodec.data.folder import prepare_folder
+from speechbrain_focalcodec.data.corpora import prepare_folder
 from speechbrain_focalcodec.data.manifest import read_manifest
 from speechbrain_focalcodec.data.pipeline import make_dataset
 from speechbrain_focalcodec.errors import (

@@ -13,7 +13,7 @@ from make_corpus import make_corpus
 from speechbrain_focalcodec.audio import find_audio_files
 from speechbrain_focalcodec.corpus.sources import Item, json_stream, open_source
 from speechbrain_focalcodec.corpus.sources.item import problem_of
-from speechbrain_focalcodec.data.librispeech import prepare_librispeech
+from speechbrain_focalcodec.data.corpora import prepare_librispeech
 from speechbrain_focalcodec.errors import DataError
 
 
@@ -557,7 +557,7 @@ def test_csv_errors(tmp_path, text, parts):
 
 def test_absurd_lines_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "speechbrain_focalcodec.corpus.sources.lines.MAX_LINE", 100
+        "speechbrain_focalcodec.corpus.sources.file_list.MAX_LINE", 100
     )
     path = write(tmp_path / "a.txt", "a.wav\n" + "b" * 1000)
     assert_refused(path, "line 2", "too long")

@@ -12,7 +12,7 @@ from test_data_training import make_hparams
 from test_training import CONFIG
 
 from speechbrain_focalcodec.codec import FocalCodec
-from speechbrain_focalcodec.data.folder import prepare_folder
+from speechbrain_focalcodec.data.corpora import prepare_folder
 from speechbrain_focalcodec.errors import (
     CheckpointError,
     ConfigError,

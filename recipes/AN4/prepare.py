@@ -5,8 +5,8 @@
 Training does the same by itself; this is for preparing beforehand.
 """
 
-from speechbrain_focalcodec.data.an4 import prepare_an4
 from speechbrain_focalcodec.data.command import run_preparation
+from speechbrain_focalcodec.data.corpora import prepare_an4
 
 if __name__ == "__main__":
     run_preparation(prepare_an4)

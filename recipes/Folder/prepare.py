@@ -6,7 +6,7 @@ Training does the same by itself; this is for preparing beforehand.
 """
 
 from speechbrain_focalcodec.data.command import run_preparation
-from speechbrain_focalcodec.data.folder import prepare_folder
+from speechbrain_focalcodec.data.corpora import prepare_folder
 
 if __name__ == "__main__":
     run_preparation(prepare_folder)

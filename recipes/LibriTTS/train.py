@@ -11,7 +11,7 @@ import sys
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
 
-from speechbrain_focalcodec.data.libritts import prepare_libritts
+from speechbrain_focalcodec.data.corpora import prepare_libritts
 from speechbrain_focalcodec.training.caching import use_feature_cache
 from speechbrain_focalcodec.training.checkpointing import RANK
 from speechbrain_focalcodec.training.entry import (

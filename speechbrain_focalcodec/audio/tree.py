@@ -1,72 +1,79 @@
-"""Walking folder trees of audio files, however large."""
+"""Walks folder trees of audio files of any size."""
 
 import logging
 import os
 from collections.abc import Collection, Iterator
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 
 from speechbrain_focalcodec.audio.files import AUDIO_SUFFIXES
 from speechbrain_focalcodec.errors import DataError
 
-__all__ = ["audio_tree"]
+__all__ = ["audio_folders"]
 
 logger = logging.getLogger(__name__)
 
 
-def audio_tree(
-    base: str, suffixes: Collection[str] = AUDIO_SUFFIXES
-) -> Iterator[tuple[str, str]]:
-    """Yield the audio files below a folder.
+def audio_folders(
+    base: str,
+    suffixes: Collection[str] = AUDIO_SUFFIXES,
+    depth: int | None = None,
+) -> Iterator[tuple[str, Iterator[str]]]:
+    """Yield the folders below `base` that hold audio, and their files' names.
 
-    Beside :func:`~speechbrain_focalcodec.audio.files.find_audio_files` this is
-    lazy, so that folders of millions of files can be read, and leaves out
-    devices and pipes, with a line in the log. Hidden files, hidden folders
-    and linked folders are left out too.
+    The walk is lazy, so that folders of millions of files can be read. Hidden
+    files and folders are left out; so are devices and pipes, which are logged.
 
     Arguments
     ---------
     base : str
-        The folder.
+        Folder to walk.
     suffixes : collection of str
-        The suffixes wanted, in lower case; audio by default.
+        Suffixes of the audio files, in lower case.
+    depth : int, optional
+        Yield only folders this many levels below `base`; linked folders are
+        then followed. By default all levels, without linked folders.
 
     Yields
     ------
     folder : str
-        The folder that holds the file, beginning with `base`. Folders come
-        in sorted order, a folder before those in it.
-    name : str
-        The file's name; those of a folder come in no order.
+        A folder, beginning with `base`. Folders are sorted, a folder before
+        those in it.
+    names : iterator of str
+        Names of its audio files, in no order. Read it before the next folder.
 
     Raises
     ------
     DataError
         If a folder cannot be listed.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> (folder / "a").mkdir()
-    >>> (folder / "a" / "b.wav").touch()
-    >>> [name for _, name in audio_tree(str(folder))]
-    ['b.wav']
     """
-    suffixes = frozenset(suffixes)
-    waiting = [base]
+    files = _walk(base, frozenset(suffixes), depth)
+    for folder, group in groupby(files, itemgetter(0)):
+        yield folder, (name for _, name in group)
+
+
+def _walk(
+    base: str, suffixes: frozenset[str], depth: int | None
+) -> Iterator[tuple[str, str]]:
+    """Yield folder and name of each audio file."""
+    waiting = [(base, 0)]
     while waiting:
-        folder = waiting.pop()
+        folder, level = waiting.pop()
         prefix = folder.removesuffix("/") + "/"
         folders = []
-        for is_folder, name in _visible(folder, suffixes):
+        for is_folder, name in _visible(folder, suffixes, depth is not None):
             if is_folder:
                 folders.append(prefix + name)
-            else:
+            elif depth is None or level == depth:
                 yield folder, name
-        waiting += sorted(folders, reverse=True)
+        if depth is None or level < depth:
+            folders.sort(reverse=True)
+            waiting += [(inner, level + 1) for inner in folders]
 
 
 def _visible(
-    folder: str, suffixes: frozenset[str]
+    folder: str, suffixes: frozenset[str], follow_links: bool
 ) -> Iterator[tuple[bool, str]]:
     """Yield the folders and audio files in a folder."""
     try:
@@ -75,13 +82,13 @@ def _visible(
                 name = entry.name
                 if name.startswith("."):
                     continue
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=follow_links):
                     yield True, name
                     continue
                 if os.path.splitext(name)[1].lower() not in suffixes:
                     continue
                 if entry.is_symlink():
-                    # One that leads nowhere, or to itself, is a bad file.
+                    # A broken link is reported as a bad file.
                     if not os.path.isdir(entry.path):
                         yield False, name
                 elif entry.is_file():
@@ -97,5 +104,5 @@ def _visible(
 
 @lru_cache(maxsize=1024)
 def _warn_once(message: str) -> None:
-    """Log a line, once for a tree that is walked twice."""
+    """Log a line once, even if the tree is walked twice."""
     logger.warning(message)

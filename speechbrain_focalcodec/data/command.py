@@ -1,48 +1,36 @@
 """The command line that the recipes' ``prepare.py`` scripts share."""
 
 import argparse
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from speechbrain_focalcodec.data.corpora import Preparation
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["run_preparation"]
 
 
 def run_preparation(
-    prepare: Callable[..., dict[str, Path]],
-    arguments: Sequence[str] | None = None,
+    prepare: Preparation, arguments: Sequence[str] | None = None
 ) -> None:
-    """Prepare a corpus as the command line asks.
+    """Prepare a corpus with the options of the command line.
 
     Arguments
     ---------
-    prepare : Callable
-        Such as ``prepare_librispeech``; the first line of its docstring is
-        the command's description, its arguments are the options.
+    prepare : Preparation
+        Such as ``prepare_librispeech``.
     arguments : sequence of str, optional
         The command line; by default that of the process.
 
     Raises
     ------
     SystemExit
-        With the message, when the data is missing or damaged.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec.data.librispeech import prepare_librispeech
-    >>> run_preparation(
-    ...     prepare_librispeech, ["nowhere", "save", "--splits", "dev-clean"]
-    ... )  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    SystemExit: error: the data folder nowhere does not exist: ...
+        With the message, if the data is missing or damaged.
     """
-    known = inspect.signature(prepare).parameters
-    splits = known["splits"].default
-    required = splits is inspect.Parameter.empty
-    summary = (prepare.__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(description=summary.replace("`", ""))
+    corpus = prepare.corpus
+    parser = argparse.ArgumentParser(
+        description="Write a manifest, SAVE_FOLDER/SPLIT.json, for each split."
+    )
     parser.add_argument(
         "data_folder",
         type=Path,
@@ -51,13 +39,13 @@ def run_preparation(
     parser.add_argument(
         "save_folder", type=Path, help="folder to write the manifests to"
     )
+    default = f" (default: {' '.join(corpus.splits)})" if corpus.splits else ""
     parser.add_argument(
         "--splits",
         nargs="+",
-        required=required,
-        default=None if required else list(splits),
-        help="names of the splits"
-        + ("" if required else f" (default: {' '.join(splits)})"),
+        required=not corpus.splits,
+        default=corpus.splits,
+        help="names of the splits" + default,
     )
     parser.add_argument(
         "--num_workers", type=int, default=None, help="number of threads"
@@ -65,7 +53,7 @@ def run_preparation(
     parser.add_argument(
         "--max_failures",
         type=float,
-        default=known["max_failures"].default,
+        default=corpus.max_failures,
         metavar="SHARE",
         help="skip this share of the files at most (default: %(default)s)",
     )
@@ -74,19 +62,18 @@ def run_preparation(
         action="store_true",
         help="decode all audio, to find damage that headers hide",
     )
-    if "speakers" in known:
+    if corpus.name == "Folder":
         parser.add_argument(
             "--no_speakers",
             dest="speakers",
             action="store_false",
             help="the first folder below a split is not the speaker",
         )
-    if "suffixes" in known:
         parser.add_argument(
             "--suffixes",
             nargs="+",
-            default=list(known["suffixes"].default),
-            help="the files that count (default: %(default)s)",
+            default=list(corpus.suffixes),
+            help="suffixes of the audio files (default: %(default)s)",
         )
     options = parser.parse_args(arguments)
     try:

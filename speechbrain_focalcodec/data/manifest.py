@@ -1,9 +1,4 @@
-"""JSON manifests of utterances, and preparing them from folders of audio.
-
-:func:`prepare_splits` is the engine of all data preparation: a corpus is a
-:class:`~speechbrain_focalcodec.data.scan.Corpus`, and `scan.py` says how its
-files are found and read.
-"""
+"""Reads and writes JSON manifests of utterances."""
 
 import hashlib
 import json
@@ -13,114 +8,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from speechbrain_focalcodec.data.scan import (
-    Corpus,
-    read_header,
-    scan_split,
-)
+from speechbrain_focalcodec.data.scan import read_header
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = [
     "is_manifest",
     "manifest_split",
-    "prepare_splits",
     "read_manifest",
     "split_manifest",
     "take_manifests",
     "write_manifest",
 ]
 
-# What splits are joined into; see `splits.py`.
+# The manifests that splits are joined into; see `splits.py`.
 JOINED = ("train", "valid")
-
-
-def prepare_splits(
-    corpus: Corpus,
-    data_folder: str | Path,
-    save_folder: str | Path,
-    splits: Sequence[str],
-    num_workers: int | None = None,
-    skip_prep: bool = False,
-    max_failures: float = 0.0,
-    decode: bool = False,
-) -> dict[str, Path]:
-    """Write one manifest for each split of a corpus.
-
-    Arguments
-    ---------
-    corpus : Corpus
-        What to look for.
-    data_folder : str or Path
-        The folder that holds the splits, or its parent. Only read from.
-    save_folder : str or Path
-        Where the manifests go; it must lie outside the data folder.
-    splits : sequence of str
-        Names of the splits' folders.
-    num_workers : int, optional
-        Number of threads; by default a few more than the machine has cores.
-    skip_prep : bool
-        Do nothing but return the paths (the manifests exist already).
-    max_failures : float
-        Share of a split's files that may be unreadable, and are then
-        skipped and listed in ``SPLIT.skipped.tsv``.
-    decode : bool
-        Decode each file to its end, to find damage that headers hide.
-
-    Returns
-    -------
-    dict
-        Path of the manifest for each split.
-
-    Raises
-    ------
-    DataError
-        When the data folder or a split is missing, a split is empty, too
-        many files are unreadable, or the save folder lies in the data
-        folder.
-
-    Example
-    -------
-    >>> import numpy, soundfile
-    >>> tmp = getfixture("tmp_path")
-    >>> chapter = tmp / "data" / "dev" / "spk1" / "chap1"
-    >>> chapter.mkdir(parents=True)
-    >>> soundfile.write(chapter / "utt1.wav", numpy.zeros(800), 16000)
-    >>> corpus = Corpus("Mine", suffixes=(".wav",))
-    >>> paths = prepare_splits(corpus, tmp / "data", tmp / "save", ["dev"])
-    >>> read_manifest(paths["dev"])["utt1"]["wav"]
-    '{data_root}/dev/spk1/chap1/utt1.wav'
-    """
-    save_folder = Path(save_folder)
-    splits = [splits] if isinstance(splits, str) else list(splits)
-    paths = {split: split_manifest(save_folder, split) for split in splits}
-    if skip_prep:
-        return paths
-    data_folder = Path(data_folder)
-    if not data_folder.is_dir():
-        raise DataError(
-            f"the data folder {data_folder} does not exist: give the folder "
-            f"that holds the splits of {corpus.name}"
-        )
-    if save_folder.resolve().is_relative_to(data_folder.resolve()):
-        raise DataError(
-            f"the save folder {save_folder} lies in the data folder "
-            f"{data_folder}, which is never written to: choose another one"
-        )
-    root = corpus.find_root(data_folder, splits)
-    for split in splits:
-        entries = scan_split(
-            corpus,
-            data_folder,
-            root,
-            split,
-            save_folder / f"{split}.headers.jsonl",
-            num_workers,
-            max_failures,
-            decode,
-        )
-        write_manifest(paths[split], entries)
-    return paths
 
 
 def is_manifest(split: str) -> bool:

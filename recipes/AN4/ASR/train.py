@@ -12,7 +12,7 @@ import sys
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
 
-from speechbrain_focalcodec.data.an4 import prepare_an4
+from speechbrain_focalcodec.data.corpora import prepare_an4
 from speechbrain_focalcodec.downstream.entry import (
     describe_task,
     make_datasets,

@@ -12,7 +12,7 @@ import sys
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
 
-from speechbrain_focalcodec.data.libritts import prepare_libritts
+from speechbrain_focalcodec.data.corpora import prepare_libritts
 from speechbrain_focalcodec.downstream.entry import (
     describe_task,
     make_datasets,

@@ -1,7 +1,6 @@
 """Where a corpus comes from: folders, manifests, Kaldi folders and lists."""
 
-from speechbrain_focalcodec.corpus.sources.item import Item
+from speechbrain_focalcodec.corpus.sources.item import Item, Source
 from speechbrain_focalcodec.corpus.sources.opening import open_source
-from speechbrain_focalcodec.corpus.sources.source import Source
 
 __all__ = ["Item", "Source", "open_source"]

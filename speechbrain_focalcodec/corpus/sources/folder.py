@@ -1,55 +1,33 @@
-"""A folder tree of audio files."""
+"""Items of a folder tree of audio files."""
 
 import os
+import re
 from collections.abc import Iterator
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 from speechbrain_focalcodec.audio.files import AUDIO_SUFFIXES
-from speechbrain_focalcodec.audio.tree import audio_tree
-from speechbrain_focalcodec.corpus.sources.item import Item
-from speechbrain_focalcodec.corpus.sources.layouts import LAYOUTS, An4, Layout
-from speechbrain_focalcodec.corpus.sources.source import Source
+from speechbrain_focalcodec.audio.tree import audio_folders
+from speechbrain_focalcodec.corpus.sources.corpora import CORPORA, Corpus
+from speechbrain_focalcodec.corpus.sources.item import Item, Source
 
 __all__ = ["FolderSource"]
 
-_FOLDER = itemgetter(0)
+# train-clean-100, dev-other, an4test_clstk, ...
+_SPLIT = re.compile(r"(train|dev|test)(-.+)?|an4(test)?_clstk")
 
 
 class FolderSource(Source):
     """Every audio file below a folder.
 
-    What counts is what
-    :func:`~speechbrain_focalcodec.audio.files.find_audio_files` finds: known
-    suffixes; no hidden files, hidden folders or linked folders. The id of a
-    file is its path below the folder without suffix.
+    The id of a file is its path below the folder without suffix. Hidden files
+    and folders, and linked folders, are left out.
 
-    The folder has the layout of LibriSpeech or LibriTTS when the first of
-    its folders that holds audio, in sorted order, is ``speaker/chapter``,
-    both numbers, and the name of *every* audio file in it begins with these
-    two: ``speaker-chapter-NNNN`` or ``speaker_chapter_NNNNNN_NNNNNN``. (So
-    the folder may be the corpus, a split, a speaker or a chapter.) The id of
-    each file that fits is then its stem, its speaker the folder's name, its
-    text in the transcripts beside it; a file that does not fit keeps the id
-    of an ordinary one. AN4 is recognised likewise, by ``speaker`` folders in
-    which every audio file is named ``anNNN-speaker-b`` or ``cenN-speaker-b``.
-    Where the folder above the speakers is a split, such as ``dev-clean``, the
-    items say so in a column ``split``.
-
-    Arguments
-    ---------
-    path : str or Path
-        The folder.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> (folder / "a").mkdir()
-    >>> (folder / "a" / "b.wav").touch()
-    >>> source = FolderSource(folder)
-    >>> source.kind, [item.id for item in source]
-    ('folder', ['a/b'])
+    The folder belongs to a known corpus if every file in its first folder of
+    audio is named like an utterance (see
+    :class:`~speechbrain_focalcodec.corpus.sources.corpora.Corpus`). Such files
+    have their stem as id, a speaker and, if there is a transcript, a text;
+    the column ``split`` holds the folder above the speaker if its name is that
+    of a split. Other files of the corpus keep their path as id.
     """
 
     empty = (
@@ -59,41 +37,41 @@ class FolderSource(Source):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path, path)
-        self.layout = _recognize(self.base)
-        self.kind = self.layout.kind if self.layout else "folder"
+        self.corpus = _recognize(self.base)
+        self.kind = self.corpus.name.lower() if self.corpus else "folder"
 
     def place(self, line: int, item_id: str | None = None) -> str:
-        """The place of an item, for a message."""
         return str(self.path)
 
     def scan(self) -> Iterator[tuple[int, Item]]:
-        """Yield an item a file."""
         skip = len(self.base.removesuffix("/")) + 1
-        for folder, files in groupby(audio_tree(self.base), _FOLDER):
+        corpus = self.corpus
+        for folder, names in audio_folders(self.base):
             prefix = folder.removesuffix("/") + "/"
-            below = prefix[skip:]
-            chapter = self.layout.open(folder) if self.layout else None
-            for _, name in files:
+            texts: dict[str, str] | None = None
+            for name in names:
                 stem = os.path.splitext(name)[0]
-                if chapter and chapter.fits(stem):
-                    speaker, text = chapter.speaker, chapter.texts.get(stem)
-                    item = Item(stem, prefix + name, speaker, text)
-                    if chapter.split is not None:
-                        item = item._replace(extra={"split": chapter.split})
-                    yield 0, item
-                else:
-                    yield 0, Item(below + stem, prefix + name)
+                if corpus is None or not corpus.is_utterance(folder, stem):
+                    yield 0, Item(prefix[skip:] + stem, prefix + name)
+                    continue
+                if texts is None:
+                    read = corpus.read_text
+                    texts = read(Path(folder)) if read else {}
+                above, speaker = os.path.split(corpus.speaker_folder(folder))
+                item = Item(stem, prefix + name, speaker, texts.get(stem))
+                split = os.path.basename(above)
+                if _SPLIT.fullmatch(split):
+                    item = item._replace(extra={"split": split})
+                yield 0, item
 
 
-def _recognize(base: str) -> Layout | An4 | None:
-    """The layout of the first folder that holds audio."""
-    for folder, files in groupby(audio_tree(base), _FOLDER):
-        possible: list[Layout | An4] = list(LAYOUTS)
-        for _, name in files:
+def _recognize(base: str) -> Corpus | None:
+    """The corpus of the first folder that holds audio."""
+    for folder, names in audio_folders(base):
+        possible = list(CORPORA.values())
+        for name in names:
             stem = os.path.splitext(name)[0]
-            possible = [
-                layout for layout in possible if layout.fits(folder, stem)
-            ]
+            possible = [c for c in possible if c.is_utterance(folder, stem)]
             if not possible:
                 return None
         return possible[0]

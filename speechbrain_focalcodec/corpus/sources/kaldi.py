@@ -4,9 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from speechbrain_focalcodec.corpus.sources.item import Item
-from speechbrain_focalcodec.corpus.sources.lines import read_lines
-from speechbrain_focalcodec.corpus.sources.source import Source
+from speechbrain_focalcodec.corpus.sources.file_list import read_lines
+from speechbrain_focalcodec.corpus.sources.item import Item, Source
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["KaldiSource"]

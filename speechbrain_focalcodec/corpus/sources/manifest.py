@@ -12,10 +12,9 @@ from speechbrain_focalcodec.corpus.sources.entries import (
     PATH_KEYS,
     Entries,
 )
-from speechbrain_focalcodec.corpus.sources.item import Item
+from speechbrain_focalcodec.corpus.sources.file_list import read_lines
+from speechbrain_focalcodec.corpus.sources.item import Item, Source
 from speechbrain_focalcodec.corpus.sources.json_stream import iter_object
-from speechbrain_focalcodec.corpus.sources.lines import read_lines
-from speechbrain_focalcodec.corpus.sources.source import Source
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["CsvSource", "JsonSource"]

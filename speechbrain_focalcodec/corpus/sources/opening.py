@@ -5,12 +5,12 @@ from pathlib import Path
 from speechbrain_focalcodec.audio.files import AUDIO_SUFFIXES
 from speechbrain_focalcodec.corpus.sources.file_list import ListSource
 from speechbrain_focalcodec.corpus.sources.folder import FolderSource
+from speechbrain_focalcodec.corpus.sources.item import Source
 from speechbrain_focalcodec.corpus.sources.kaldi import KaldiSource
 from speechbrain_focalcodec.corpus.sources.manifest import (
     CsvSource,
     JsonSource,
 )
-from speechbrain_focalcodec.corpus.sources.source import Source
 from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["open_source"]

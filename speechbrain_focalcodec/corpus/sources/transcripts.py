@@ -1,47 +1,24 @@
-"""Transcripts of LibriSpeech and LibriTTS, chapter by chapter."""
+"""Reads the transcripts and other labels that corpora have beside audio."""
 
+import json
+import re
+from functools import lru_cache
 from pathlib import Path
 
 from speechbrain_focalcodec.errors import DataError
 
-__all__ = ["TEXT_SUFFIX", "read_librispeech", "read_libritts"]
+__all__ = ["read_an4", "read_librilight", "read_librispeech", "read_libritts"]
 
-# Of LibriTTS.
-TEXT_SUFFIX = ".normalized.txt"
+_LIBRITTS_SUFFIX = ".normalized.txt"
+# "<s> ENTER SIX TWO </s> (an254-fash-b)"; some files have no <s> and </s>.
+_AN4_LINE = re.compile(r"(.*)\((\S+)\)\s*")
 
 
 def read_librispeech(chapter: Path) -> dict[str, str]:
-    """Read a chapter of LibriSpeech: lines of utterance id and text.
-
-    Arguments
-    ---------
-    chapter : Path
-        The folder that holds ``*.trans.txt``.
-
-    Returns
-    -------
-    dict
-        Text by utterance id, of those utterances that have one.
-
-    Raises
-    ------
-    DataError
-        If a file cannot be read or is not UTF-8.
-
-    Example
-    -------
-    >>> chapter = getfixture("tmp_path")
-    >>> _ = (chapter / "84-1.trans.txt").write_text("84-1-0000 GO ON")
-    >>> read_librispeech(chapter)
-    {'84-1-0000': 'GO ON'}
-    """
+    """Read a chapter's ``*.trans.txt``: lines of utterance id and text."""
     texts = {}
     for path in chapter.glob("[!.]*.trans.txt"):
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read {path}: {error}") from error
-        for line in lines:
+        for line in _read(path).splitlines():
             utt_id, _, text = line.strip().partition(" ")
             if text:
                 texts[utt_id] = text
@@ -49,37 +26,65 @@ def read_librispeech(chapter: Path) -> dict[str, str]:
 
 
 def read_libritts(chapter: Path) -> dict[str, str]:
-    """Read a chapter of LibriTTS: one file for each utterance.
-
-    Arguments
-    ---------
-    chapter : Path
-        The folder that holds ``*.normalized.txt``.
-
-    Returns
-    -------
-    dict
-        Text by utterance id, of those utterances that have one.
-
-    Raises
-    ------
-    DataError
-        If a file cannot be read or is not UTF-8.
-
-    Example
-    -------
-    >>> chapter = getfixture("tmp_path")
-    >>> path = chapter / "84_1_000000_000000.normalized.txt"
-    >>> _ = path.write_text("Go on.")
-    >>> read_libritts(chapter)
-    {'84_1_000000_000000': 'Go on.'}
-    """
+    """Read a chapter's ``*.normalized.txt``: one file per utterance."""
     texts = {}
-    for path in chapter.glob("[!.]*" + TEXT_SUFFIX):
-        try:
-            text = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read {path}: {error}") from error
-        if text:
-            texts[path.name.removesuffix(TEXT_SUFFIX)] = text
+    for path in chapter.glob("[!.]*" + _LIBRITTS_SUFFIX):
+        if text := _read(path).strip():
+            texts[path.name.removesuffix(_LIBRITTS_SUFFIX)] = text
     return texts
+
+
+def read_an4(speaker: Path) -> dict[str, str]:
+    """Read AN4's ``etc/*.transcription``, in a folder above the speaker's."""
+    for folder in list(speaker.parents)[:4]:
+        if texts := _read_an4(folder / "etc"):
+            return texts
+    return {}
+
+
+@lru_cache(maxsize=8)
+def _read_an4(folder: Path) -> dict[str, str]:
+    texts = {}
+    for path in sorted(folder.glob("*.transcription")):
+        for line in _read(path).splitlines():
+            if match := _AN4_LINE.fullmatch(line.strip()):
+                words = match[1].split()
+                text = " ".join(w for w in words if w not in ("<s>", "</s>"))
+                if text:
+                    texts[match[2]] = text
+    return texts
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+
+
+def read_librilight(path: Path) -> dict[str, float]:
+    """Read the ``.json`` beside a recording of Libri-Light.
+
+    Returns "snr" in dB and "speech" in seconds, if known. Raises ValueError
+    if the file is damaged.
+    """
+    path = path.with_suffix(".json")
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{path}: is not JSON ({error})") from error
+    facts = {}
+    try:
+        if about.get("snr") is not None:
+            facts["snr"] = float(about["snr"])
+        if about.get("voice_activity") is not None:
+            parts = about["voice_activity"]
+            facts["speech"] = float(sum(stop - start for start, stop in parts))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: snr or voice_activity is not as Libri-Light has them "
+            f"({error})"
+        ) from error
+    return facts
