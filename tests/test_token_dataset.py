@@ -20,9 +20,9 @@ from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from speechbrain_focalcodec import FocalCodec
+from speechbrain_focalcodec.data.batching import TokenBatchSampler
 from speechbrain_focalcodec.data.token_loader import TokenLoader
 from speechbrain_focalcodec.data.token_order import rank_rows
-from speechbrain_focalcodec.data.token_sampler import TokenBatchSampler
 from speechbrain_focalcodec.data.tokens import TokenDataset
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.modules.token_embedding import TokenEmbedding

@@ -1,6 +1,7 @@
-"""Batches of waveforms by duration."""
+"""Samplers that batch waveforms or tokens by length, the same in each run."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,48 +18,112 @@ from speechbrain_focalcodec.data.resumable import (
 from speechbrain_focalcodec.data.token_order import (
     BatchPlan,
     bucketed_batches,
+    plain_batches,
     rank_rows,
 )
+from speechbrain_focalcodec.data.tokens import TokenDataset
 from speechbrain_focalcodec.errors import DataError
 
-__all__ = ["DurationBatchSampler", "duration_loader", "signal_lengths"]
+__all__ = [
+    "DurationBatchSampler",
+    "EpochSampler",
+    "TokenBatchSampler",
+    "duration_loader",
+    "signal_lengths",
+]
 
-# Items that are drawn at random and then sorted by length: many batches, so
-# that there is little padding, but not all items, which would put the same
-# ones together in each epoch.
+# Items that are shuffled and then sorted by length: many batches, so that
+# there is little padding, but not all items, which would put the same ones
+# together in each epoch.
 WINDOW = 4096
+_BUFFER_ROWS = 2**14
+_BUFFER_TOKENS = 2**25  # about 64 MiB
 
 
-class DurationBatchSampler(Sampler):
-    """Batches of at most so many samples, padding included.
+class EpochSampler(Sampler, ABC):
+    """Batch sampler whose batches depend on its settings and the epoch only.
 
-    Items of similar lengths share a batch. The batches are a function of
-    seed and epoch; ranks take them in turn. All ranks get equally many and
-    no item is given twice: where the batches do not divide evenly, the ones
-    of most items are cut in two, or with `drop_last` the last ones left out
-    (as they are, up to world_size - 1, where all batches are of one item).
+    Arguments
+    ---------
+    rank : int, optional
+        Rank; by default that of the process.
+    world_size : int, optional
+        Number of ranks; by default that of ``torch.distributed`` or
+        ``torchrun``.
+    **settings : object
+        Everything else that the batches depend on, as JSON can hold it. A run
+        that resumes within an epoch must have the same. They include `seed`.
+    """
+
+    def __init__(
+        self, rank: int | None, world_size: int | None, **settings: Any
+    ):
+        if (rank is None) != (world_size is None):
+            raise ValueError("rank and world_size go together")
+        if rank is None or world_size is None:
+            rank, world_size = process_rank()
+        if not 0 <= rank < world_size:
+            raise ValueError(
+                f"rank must be within 0..{world_size - 1}, got {rank}"
+            )
+        if settings["seed"] < 0:
+            raise ValueError(
+                f"seed must not be negative, got {settings['seed']}"
+            )
+        self.rank = rank
+        self.settings: dict[str, Any] = {"world_size": world_size, **settings}
+        self.epoch = 1
+        self._planned: tuple[int, BatchPlan] | None = None
+
+    def __len__(self) -> int:
+        return len(self.plan())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        plan = self.plan()
+        return (plan[index] for index in range(len(plan)))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (from 1) of the next iteration."""
+        self.epoch = int(epoch)
+
+    def plan(self) -> BatchPlan:
+        """The batches of this rank in the epoch."""
+        if self._planned is None or self._planned[0] != self.epoch:
+            self._planned = self.epoch, self._plan()
+        return self._planned[1]
+
+    @abstractmethod
+    def _plan(self) -> BatchPlan: ...
+
+
+class DurationBatchSampler(EpochSampler):
+    """Batches of up to a number of samples, padding included.
+
+    Items of similar lengths share a batch. Ranks take the batches in turn and
+    get equally many; no item comes twice. If the batches do not divide evenly,
+    the ones of most items are cut in two, or with `drop_last` the last ones
+    are left out (as they are, up to world_size - 1, if all batches are of one
+    item).
 
     Arguments
     ---------
     lengths : sequence of int
         Samples of each item.
     max_batch_samples : int
-        Most samples of a batch, padding included.
+        Maximum number of samples per batch, padding included.
     shuffle : bool
         Shuffle anew in each epoch. Otherwise the dataset's order is kept,
-        but for sorting by length within windows.
+        except for sorting by length within windows.
     seed : int
-        What the order depends on, besides the epoch.
+        Seed of the order.
     drop_last : bool
         Leave out batches that not all ranks have.
     window : int
-        Items that are sorted by length together.
+        Number of items that are sorted by length together.
     ids : sequence of str, optional
-        Ids of the items: a run that was resumed with others is refused.
-    rank : int, optional
-        By default that of the process.
-    world_size : int, optional
-        By default that of ``torch.distributed`` (or of ``torchrun``).
+        Ids of the items: a run resumes with the same ids only.
+    rank, world_size : int, optional
+        As for :class:`EpochSampler`.
 
     Raises
     ------
@@ -85,19 +150,24 @@ class DurationBatchSampler(Sampler):
         rank: int | None = None,
         world_size: int | None = None,
     ):
-        if rank is None or world_size is None:
-            rank, world_size = process_rank()
-        if not 0 <= rank < world_size:
-            raise ValueError(
-                f"rank must be within 0..{world_size - 1}, got {rank}"
-            )
-        if seed < 0 or window < 1:
-            raise ValueError("seed must not be negative, window be positive")
         self.lengths = np.asarray(lengths, dtype=np.int64)
-        if len(self.lengths) < world_size:
+        digest = hashlib.sha256(self.lengths.astype("<i8").tobytes())
+        digest.update("\n".join(ids).encode())
+        super().__init__(
+            rank,
+            world_size,
+            data=digest.hexdigest(),
+            max_batch_samples=int(max_batch_samples),
+            shuffle=bool(shuffle),
+            seed=int(seed),
+            drop_last=bool(drop_last),
+            window=int(window),
+        )
+        count, ranks = len(self.lengths), self.settings["world_size"]
+        if count < ranks:
             raise DataError(
-                f"{len(self.lengths)} utterances cannot be shared by "
-                f"{world_size} processes: take fewer processes or more data"
+                f"{count} utterances cannot be shared by {ranks} processes: "
+                "take fewer processes or more data"
             )
         longest = int(self.lengths.max())
         if longest > max_batch_samples:
@@ -106,68 +176,169 @@ class DurationBatchSampler(Sampler):
                 f"{max_batch_samples}: raise max_batch_seconds, or set "
                 "max_samples, chunk_samples or segment_samples of the data"
             )
-        self.rank = rank
-        digest = hashlib.sha256(self.lengths.astype("<i8").tobytes())
-        digest.update("\n".join(ids).encode())
-        self.settings: dict[str, Any] = {
-            "data": digest.hexdigest(),
+
+    def _plan(self) -> BatchPlan:
+        use = self.settings
+        count, ranks = len(self.lengths), use["world_size"]
+        key = use["seed"], self.epoch, 0
+        rows = rank_rows(
+            np.zeros(count, np.int64), 0, 1, *key[:2], count, use["shuffle"]
+        )
+        plan = bucketed_batches(
+            rows,
+            self.lengths,
+            use["window"],
+            max_length=use["max_batch_samples"],
+            shuffle_key=key if use["shuffle"] else None,
+        )
+        if use["drop_last"] and len(plan) >= ranks:
+            plan = plan.taken(np.arange(len(plan) // ranks * ranks))
+        else:
+            plan = plan.multiplied(ranks)
+        return plan.taken(np.arange(self.rank, len(plan), ranks))
+
+
+class TokenBatchSampler(EpochSampler):
+    """Batches of a token dataset, which are read in the order of its files.
+
+    Row groups are shuffled, then rows within buffers of row groups; each rank
+    has its own stretch of them. All ranks get equally many batches: missing
+    ones are repeated (up to world_size - 1 rows, or with `max_batch_tokens` a
+    few batches), or left out with `drop_last`. Otherwise each row comes once.
+
+    Use it through ``TokenLoader``: ``Brain.make_dataloader`` would share its
+    batches among ranks once more.
+
+    Arguments
+    ---------
+    dataset : TokenDataset
+        The items.
+    batch_size : int, optional
+        Items per batch; with `max_batch_tokens` the maximum.
+    max_batch_tokens : int, optional
+        Maximum number of tokens per batch, padding included: items of similar
+        lengths share a batch.
+    shuffle : bool
+        Shuffle anew in each epoch, or keep the dataset's order.
+    seed : int
+        Seed of the order.
+    bucketing : bool, optional
+        Batch items of similar lengths; by default with `max_batch_tokens`.
+    buffer_rows : int, optional
+        Number of rows that are shuffled, and sorted by length, together. By
+        default 16384, or fewer if they are long.
+    drop_last : bool
+        Leave out rows for equal batches, also a last batch with fewer items.
+    rank, world_size : int, optional
+        As for :class:`EpochSampler`.
+
+    Raises
+    ------
+    ValueError
+        If the arguments contradict each other.
+    DataError
+        If there are no items, or one does not fit in a batch.
+    """
+
+    def __init__(
+        self,
+        dataset: TokenDataset,
+        batch_size: int | None = None,
+        max_batch_tokens: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        bucketing: bool | None = None,
+        buffer_rows: int | None = None,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ):
+        for name, value in {
+            "batch_size": batch_size,
+            "max_batch_tokens": max_batch_tokens,
+            "buffer_rows": buffer_rows,
             "world_size": world_size,
-            "max_batch_samples": int(max_batch_samples),
-            "shuffle": bool(shuffle),
-            "seed": int(seed),
-            "drop_last": bool(drop_last),
-            "window": int(window),
-        }
-        self.epoch = 1
-        self._planned: tuple[int, BatchPlan] | None = None
+        }.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if batch_size is None and max_batch_tokens is None:
+            raise ValueError("give batch_size or max_batch_tokens")
+        if bucketing is None:
+            bucketing = max_batch_tokens is not None
+        if max_batch_tokens is not None and not bucketing:
+            raise ValueError("max_batch_tokens needs bucketing")
+        if not len(dataset):
+            raise DataError("the token dataset has no items: filter it less")
+        if max_batch_tokens is not None:
+            longest = int(dataset.lengths.max())
+            if longest > max_batch_tokens:
+                raise DataError(
+                    f"an item of {longest} tokens does not fit in a batch of "
+                    f"max_batch_tokens={max_batch_tokens}: raise it, or keep "
+                    "shorter items with dataset.filtered_sorted("
+                    'key_max_value={"num_tokens": ...})'
+                )
+        if buffer_rows is None:
+            mean = dataset.info.tokens / max(dataset.info.rows, 1)
+            buffer_rows = int(_BUFFER_TOKENS / max(mean, 1))
+            buffer_rows = min(max(buffer_rows, 1), _BUFFER_ROWS)
+        if batch_size is not None:  # windows of whole batches
+            buffer_rows += -buffer_rows % batch_size
+        self.dataset = dataset
+        super().__init__(
+            rank,
+            world_size,
+            dataset=dataset.digest,
+            batch_size=batch_size,
+            max_batch_tokens=max_batch_tokens,
+            shuffle=bool(shuffle),
+            seed=int(seed),
+            bucketing=bool(bucketing),
+            buffer_rows=int(buffer_rows),
+            drop_last=bool(drop_last),
+        )
 
-    def __len__(self) -> int:
-        return len(self.plan()) // self.settings["world_size"]
+    def _plan(self) -> BatchPlan:
+        use = self.settings
+        groups = self.dataset.groups
+        lengths = self.dataset.lengths if use["bucketing"] else None
+        plan = self._rank_plan(self.rank, groups, lengths)
+        if use["max_batch_tokens"] is None:
+            return plan
+        # Ranks have equally many rows, but not equally many batches.
+        counts = [
+            len(plan)
+            if rank == self.rank
+            else len(self._rank_plan(rank, groups, lengths))
+            for rank in range(use["world_size"])
+        ]
+        count = min(counts) if use["drop_last"] else max(counts)
+        return plan.taken(np.arange(count) % max(len(plan), 1))
 
-    def __iter__(self) -> Iterator[list[int]]:
-        plan = self.plan()
-        for index in range(self.rank, len(plan), self.settings["world_size"]):
-            yield plan[index]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives.
-
-        Arguments
-        ---------
-        epoch : int
-            The epoch; the first is 1.
-        """
-        self.epoch = int(epoch)
-
-    def plan(self) -> BatchPlan:
-        """The batches of the epoch, of all ranks in turn.
-
-        Returns
-        -------
-        BatchPlan
-            Places of the items, in batches.
-        """
-        if self._planned is None or self._planned[0] != self.epoch:
-            use = self.settings
-            count = len(self.lengths)
-            key = use["seed"], self.epoch, 0
-            rows = rank_rows(
-                np.zeros(count, np.int64), 0, 1, *key[:2], count, use["shuffle"]
-            )
-            plan = bucketed_batches(
-                rows,
-                self.lengths,
-                use["window"],
-                max_length=use["max_batch_samples"],
-                shuffle_key=key if use["shuffle"] else None,
-            )
-            size = use["world_size"]
-            if use["drop_last"] and len(plan) >= size:
-                plan = plan.resized(len(plan) // size * size)
-            else:
-                plan = plan.multiplied(size)
-            self._planned = self.epoch, plan
-        return self._planned[1]
+    def _rank_plan(self, rank: int, groups: Any, lengths: Any) -> BatchPlan:
+        use = self.settings
+        rows = rank_rows(
+            groups,
+            rank,
+            use["world_size"],
+            use["seed"],
+            self.epoch,
+            use["buffer_rows"],
+            use["shuffle"],
+            use["drop_last"],
+        )
+        if lengths is None:
+            return plain_batches(rows, use["batch_size"], use["drop_last"])
+        if use["drop_last"] and use["max_batch_tokens"] is None:
+            rows = rows[: len(rows) // use["batch_size"] * use["batch_size"]]
+        return bucketed_batches(
+            rows,
+            lengths,
+            use["buffer_rows"],
+            use["batch_size"],
+            use["max_batch_tokens"],
+            (use["seed"], self.epoch, rank) if use["shuffle"] else None,
+        )
 
 
 def duration_loader(
@@ -188,48 +359,29 @@ def duration_loader(
     Arguments
     ---------
     dataset : DynamicItemDataset
-        Of :func:`~speechbrain_focalcodec.data.pipeline.make_dataset`.
+        From :func:`~speechbrain_focalcodec.data.pipeline.make_dataset`.
     max_batch_seconds : float
-        Most seconds of a batch, padding included.
+        Maximum duration of a batch in seconds, padding included.
     seed : int
-        What the order depends on, besides the epoch.
+        Seed of the order.
     shuffle : bool
         Shuffle anew in each epoch.
     drop_last : bool
         Leave out batches that not all ranks have.
     batch_size : int, optional
-        Not used: here, so that the options of other loaders fit.
+        Ignored, so that the options of other loaders fit.
     **loader_kwargs : dict
         For ``torch.utils.data.DataLoader``: num_workers, pin_memory, ...
 
     Returns
     -------
     ResumableLoader
-        Gives ``PaddedBatch``.
+        Loader of ``PaddedBatch``.
 
     Raises
     ------
     DataError
         If an utterance does not fit in a batch.
-
-    Example
-    -------
-    >>> import numpy, soundfile
-    >>> from speechbrain_focalcodec.data.manifest import write_manifest
-    >>> from speechbrain_focalcodec.data.pipeline import make_dataset
-    >>> tmp = getfixture("tmp_path")
-    >>> entries = {}
-    >>> for name, length in {"a": 8000, "b": 4000, "c": 8000}.items():
-    ...     soundfile.write(tmp / f"{name}.wav", numpy.zeros(length), 16000)
-    ...     entries[name] = {
-    ...         "wav": "{data_root}/" + f"{name}.wav",
-    ...         "num_samples": length,
-    ...         "sample_rate": 16000,
-    ...     }
-    >>> write_manifest(tmp / "train.json", entries)
-    >>> dataset = make_dataset(tmp / "train.json", tmp, 16000)
-    >>> [batch.id for batch in duration_loader(dataset, 1.0)]
-    [['b', 'a'], ['c']]
     """
     lengths, sample_rate = signal_lengths(dataset)
     sampler = DurationBatchSampler(
@@ -245,32 +397,11 @@ def duration_loader(
 
 
 def signal_lengths(dataset: Any) -> tuple[np.ndarray, int]:
-    """How long the waveforms of a dataset are, without reading them.
+    """Samples of each waveform of a dataset, and their sample rate in Hz.
 
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        Of :func:`~speechbrain_focalcodec.data.pipeline.make_dataset`, or
-        filtered or sorted from it.
-
-    Returns
-    -------
-    lengths : numpy.ndarray
-        Samples of each item, int64 [items].
-    sample_rate : int
-        Their sample rate in Hz.
-
-    Raises
-    ------
-    DataError
-        If the dataset gives no waveforms.
-
-    Example
-    -------
-    >>> from speechbrain.dataio.dataset import DynamicItemDataset
-    >>> signal_lengths(DynamicItemDataset({"a": {"num_samples": 8000}}))
-    Traceback (most recent call last):
-    speechbrain_focalcodec.errors.DataError: the dataset gives no waveforms...
+    No audio is read. `dataset` comes from
+    :func:`~speechbrain_focalcodec.data.pipeline.make_dataset`, perhaps
+    filtered or sorted; another one raises DataError.
     """
     for item in dataset.pipeline.dynamic_items:
         reader = item.func
@@ -278,8 +409,8 @@ def signal_lengths(dataset: Any) -> tuple[np.ndarray, int]:
             break
     else:
         raise DataError(
-            "the dataset gives no waveforms whose lengths are known: make it "
-            "with make_dataset"
+            "the dataset has no waveforms of known length: make it with "
+            "make_dataset"
         )
     spans = (
         entry_span(dataset.data[utt_id], reader.sample_rate)

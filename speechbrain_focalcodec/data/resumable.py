@@ -17,25 +17,16 @@ from speechbrain_focalcodec.errors import DataError
 
 __all__ = ["BatchOrder", "ResumableLoader", "process_rank"]
 
-_FORMAT = 1  # of the saved state, and of the order it counts in
+_FORMAT = 1  # of the saved state and of the order of batches
 
 
 class BatchOrder(Protocol):
-    """A batch sampler whose batches follow from its settings and the epoch.
-
-    Attributes
-    ----------
-    epoch : int
-        The epoch that is given.
-    settings : dict
-        All that the batches depend on besides, as JSON can hold it.
-    """
+    """Batch sampler whose batches depend on `settings` and `epoch` only."""
 
     epoch: int
     settings: dict[str, Any]
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
+    def set_epoch(self, epoch: int) -> None: ...
 
     def __iter__(self) -> Iterator[list[int]]: ...
 
@@ -46,34 +37,25 @@ class BatchOrder(Protocol):
 class ResumableLoader(SaveableDataLoader):
     """Loads the batches of a sampler and resumes exactly.
 
-    Give it to ``Brain.fit`` in place of a dataset, and add it to the
-    checkpointer: it saves the epoch and how many batches the trainer has
-    taken; what workers have prefetched does not count. Going on within an
-    epoch needs the same settings of the sampler, and is refused otherwise;
-    the number of workers may change.
+    Pass it to ``Brain.fit`` in place of a dataset, and add it to the
+    checkpointer. It saves the epoch and the number of batches that the trainer
+    has taken; batches that workers have prefetched do not count. To resume
+    within an epoch takes the same settings of the sampler; the number of
+    workers may change.
 
-    Each iteration is the next epoch, from 1 on, unless `set_epoch` says
-    which.
+    Each iteration is the next epoch, from 1 on; ``set_epoch`` chooses one.
 
     Arguments
     ---------
     dataset : Dataset
         The items.
     batch_sampler : BatchOrder
-        The batches of each rank.
+        The batches of this rank.
     after_plain : bool
-        Take a checkpoint of the end of an epoch from SpeechBrain's own
-        loader too. It holds no epoch: call `set_epoch`.
+        Accept checkpoints that SpeechBrain's own loader saved at the end of an
+        epoch. They hold no epoch: call ``set_epoch``.
     **loader_kwargs : dict
         For ``torch.utils.data.DataLoader``: num_workers, pin_memory, ...
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec.data.batching import DurationBatchSampler
-    >>> sampler = DurationBatchSampler([3, 1, 2, 3], 4, shuffle=False)
-    >>> loader = ResumableLoader("abcd", sampler, collate_fn="".join)
-    >>> list(loader), loader.epoch
-    (['bc', 'a', 'd'], 1)
     """
 
     def __init__(
@@ -90,21 +72,13 @@ class ResumableLoader(SaveableDataLoader):
 
     @property
     def epoch(self) -> int:
-        """The epoch that is given, or given next."""
+        """The epoch of this or the next iteration."""
         return self.batch_sampler.epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration.
+        """Choose the epoch (from 1) of the next iteration.
 
-        Arguments
-        ---------
-        epoch : int
-            The epoch; the first is 1.
-
-        Raises
-        ------
-        DataError
-            If a checkpoint was loaded that is within another epoch.
+        Raises DataError if the loaded checkpoint is within another epoch.
         """
         if self._resume is not None and self._resume["epoch"] != epoch:
             raise DataError(
@@ -117,14 +91,14 @@ class ResumableLoader(SaveableDataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         if self._resume is not None:
-            self._go_on(self._resume)
+            self._restore(self._resume)
             self._resume = None
         elif self._begun:
             self.set_epoch(self.epoch + 1)
         self._begun = True
         return super().__iter__()
 
-    def _go_on(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any]) -> None:
         settings = self.batch_sampler.settings
         changed = [
             f"{name} was {state['settings'].get(name)!r}, is {value!r}"
@@ -178,26 +152,13 @@ class ResumableLoader(SaveableDataLoader):
             ) from error
         self._resume = None
         if taken is not None and not end_of_epoch:
-            # Judged when it is used: an evaluation loads checkpoints too.
+            # Checked when it is used: an evaluation loads checkpoints too.
             self._resume = state
         self.set_epoch(epoch + (taken is not None and end_of_epoch))
 
 
 def process_rank() -> tuple[int, int]:
-    """Rank of this process, and the number of processes.
-
-    Returns
-    -------
-    rank : int
-        As ``torch.distributed`` has it, or ``torchrun``'s environment.
-    world_size : int
-        1 where there are no others.
-
-    Example
-    -------
-    >>> process_rank()
-    (0, 1)
-    """
+    """Rank and number of processes, of torch.distributed or torchrun."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         group = torch.distributed
         return group.get_rank(), group.get_world_size()

@@ -1,12 +1,12 @@
-"""Batches of tokens that can be resumed exactly within an epoch."""
+"""Loads batches of tokens and resumes exactly within an epoch."""
 
 import functools
 from typing import Any
 
 from speechbrain.dataio.batch import PaddedBatch
 
+from speechbrain_focalcodec.data.batching import TokenBatchSampler
 from speechbrain_focalcodec.data.resumable import ResumableLoader
-from speechbrain_focalcodec.data.token_sampler import TokenBatchSampler
 from speechbrain_focalcodec.data.tokens import TokenDataset
 
 __all__ = ["TokenLoader"]
@@ -15,35 +15,35 @@ __all__ = ["TokenLoader"]
 class TokenLoader(ResumableLoader):
     """Loads batches of a token dataset and resumes exactly.
 
-    Give it to ``Brain.fit`` in place of a dataset, and add it to the
-    checkpointer; see
-    :class:`~speechbrain_focalcodec.data.resumable.ResumableLoader`. Going on
-    within an epoch needs the same dataset, batches and number of ranks.
+    Pass it to ``Brain.fit`` in place of a dataset, and add it to the
+    checkpointer. To resume within an epoch takes the same dataset, batches and
+    number of ranks.
 
     Batches are ``PaddedBatch``: ``batch.tokens.data`` int64 [B, N] and
-    ``batch.tokens.lengths``, relative to the longest. Padding is zero, which
-    is a token as well: use the lengths, or give `pad_token`.
+    relative lengths ``batch.tokens.lengths`` [B]. Padding is zero, which is a
+    token too: use the lengths, or set `pad_token`.
 
     Arguments
     ---------
     dataset : TokenDataset
         The items.
     batch_size : int, optional
-        Items of a batch.
+        Items per batch.
     max_batch_tokens : int, optional
-        Most tokens of a batch, padding included.
-    shuffle, seed, bucketing, buffer_rows, drop_last, rank, world_size
-        As for ``TokenBatchSampler``. Make the loader after
-        ``ddp_init_group``.
+        Maximum number of tokens per batch, padding included.
     pad_token : int, optional
-        What "tokens" are padded with.
+        Padding of "tokens".
+    shuffle, seed, bucketing, buffer_rows, drop_last, rank, world_size
+        As for
+        :class:`~speechbrain_focalcodec.data.batching.TokenBatchSampler`. Make
+        the loader after ``ddp_init_group``.
     **loader_kwargs : dict
         For ``torch.utils.data.DataLoader``: num_workers, pin_memory, ...
 
     Example
     -------
-    >>> from speechbrain.utils.checkpoints import Checkpointer
     >>> from make_tokens import make_tokens  # in tests/
+    >>> from speechbrain.utils.checkpoints import Checkpointer
     >>> folder = make_tokens(getfixture("tmp_path") / "tokens")
     >>> dataset = TokenDataset(folder)
     >>> folder = getfixture("tmp_path") / "save"
@@ -76,16 +76,8 @@ class TokenLoader(ResumableLoader):
         **loader_kwargs: Any,
     ):
         sampler = TokenBatchSampler(
-            dataset,
-            batch_size,
-            max_batch_tokens,
-            shuffle,
-            seed,
-            bucketing,
-            buffer_rows,
-            drop_last,
-            rank,
-            world_size,
+            *(dataset, batch_size, max_batch_tokens, shuffle, seed),
+            *(bucketing, buffer_rows, drop_last, rank, world_size),
         )
         collate: Any = PaddedBatch
         if pad_token is not None:

@@ -1,10 +1,9 @@
-"""The order of an epoch: which rows, in which batches, on which rank.
+"""Orders the rows of an epoch and cuts them into batches.
 
-Pure functions of the seed, the epoch and the row groups. Row groups are
+The order depends on the seed, the epoch and the row groups. Row groups are
 shuffled, and rows within a buffer of row groups, so that reading stays
-sequential. They use the raw bits of a named generator, which NumPy keeps the
-same in all versions. Batches of waveforms follow the same order, as one row
-group; see `batching.py`.
+sequential. Random numbers are raw bits of a named generator, which all
+versions of NumPy keep.
 """
 
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 
 __all__ = ["BatchPlan", "bucketed_batches", "plain_batches", "rank_rows"]
 
-# What a random order is for.
+# Purposes of random orders.
 _GROUPS, _ROWS, _BUFFERS, _BATCHES = range(4)
 
 
@@ -26,13 +25,7 @@ class BatchPlan:
     rows : numpy.ndarray
         Rows of all batches, int64 [n].
     ends : numpy.ndarray
-        Where each batch ends in `rows`, int64 [batches].
-
-    Example
-    -------
-    >>> plan = BatchPlan(np.array([4, 2, 7]), np.array([2, 3]))
-    >>> [plan[i] for i in range(len(plan))]
-    [[4, 2], [7]]
+        End of each batch in `rows`, int64 [batches].
     """
 
     rows: np.ndarray
@@ -48,38 +41,22 @@ class BatchPlan:
     def multiplied(self, factor: int) -> "BatchPlan":
         """The same rows in a number of batches that `factor` divides.
 
-        The batches of most rows are cut in two. Where there are too few
-        rows, the last batches are left out.
-
-        Arguments
-        ---------
-        factor : int
-            For example the number of ranks.
-
-        Returns
-        -------
-        BatchPlan
-            Up to ``factor - 1`` batches more.
-
-        Example
-        -------
-        >>> plan = BatchPlan(np.array([4, 2, 7]), np.array([2, 3]))
-        >>> plan.multiplied(3).ends.tolist()
-        [1, 2, 3]
+        The batches of most rows are cut in two, so there are up to
+        ``factor - 1`` more. If there are too few rows, the last batches are
+        left out.
         """
         ends = self.ends
         for _ in range(-len(self) % factor):
             sizes = np.diff(ends, prepend=0)
             widest = int(np.argmax(sizes))
             if sizes[widest] < 2:
-                return self.resized(len(self) // factor * factor)
+                return self.taken(np.arange(len(self) // factor * factor))
             middle = ends[widest] - sizes[widest] // 2
             ends = np.insert(ends, widest, middle)
         return BatchPlan(self.rows, ends)
 
-    def resized(self, count: int) -> "BatchPlan":
-        """The same with `count` batches: cut, or the first ones again."""
-        which = np.arange(count) % max(len(self), 1)
+    def taken(self, which: np.ndarray) -> "BatchPlan":
+        """The batches of these numbers, in their order."""
         starts = np.concatenate([[0], self.ends[:-1]])[which]
         sizes = self.ends[which] - starts
         ends = np.cumsum(sizes)
@@ -97,37 +74,26 @@ def rank_rows(
     shuffle: bool = True,
     drop_last: bool = False,
 ) -> np.ndarray:
-    """The rows that a rank sees in an epoch, in order.
+    """The rows of a rank in an epoch, in order: int64, equally many per rank.
 
     The rows of all row groups, in the epoch's order, are cut into equal
-    stretches, one for each rank.
+    stretches, one per rank.
 
     Arguments
     ---------
     groups : numpy.ndarray
         Row group of each row, int64 [n].
     rank, world_size : int
-        Which of how many.
+        Rank and number of ranks.
     seed, epoch : int
-        What the order depends on.
+        Seed of the order.
     buffer_rows : int
-        Row groups are gathered until they have as many rows, and then mixed.
+        Row groups are gathered up to this number of rows and then shuffled.
     shuffle : bool
-        Whether to shuffle at all.
+        Whether to shuffle.
     drop_last : bool
-        Where rows do not divide evenly: leave up to world_size - 1 of them
-        out, or give as many twice.
-
-    Returns
-    -------
-    numpy.ndarray
-        Row numbers, int64; equally many on each rank.
-
-    Example
-    -------
-    >>> groups = np.array([0, 0, 1, 1])
-    >>> rank_rows(groups, 1, 2, 0, 1, 2, shuffle=False).tolist()
-    [2, 3]
+        If rows do not divide evenly: leave up to world_size - 1 of them out,
+        instead of repeating as many.
     """
     count = len(groups)
     share = count // world_size
@@ -153,27 +119,7 @@ def rank_rows(
 def plain_batches(
     rows: np.ndarray, batch_size: int, drop_last: bool = False
 ) -> BatchPlan:
-    """Batches of a number of rows.
-
-    Arguments
-    ---------
-    rows : numpy.ndarray
-        Row numbers, int64 [n].
-    batch_size : int
-        Rows of a batch.
-    drop_last : bool
-        Leave out a last batch with fewer.
-
-    Returns
-    -------
-    BatchPlan
-        The batches.
-
-    Example
-    -------
-    >>> plain_batches(np.arange(5), 2).ends.tolist()
-    [2, 4, 5]
-    """
+    """Batches of `batch_size` rows; `drop_last` leaves out a smaller one."""
     if drop_last:
         rows = rows[: len(rows) // batch_size * batch_size]
     ends = np.arange(batch_size, len(rows) + batch_size, batch_size)
@@ -190,7 +136,7 @@ def bucketed_batches(
 ) -> BatchPlan:
     """Batches of rows of similar lengths.
 
-    Rows are sorted by length within windows, cut into batches, and these are
+    Rows are sorted by length within windows and cut into batches, which are
     shuffled within the window.
 
     Arguments
@@ -200,25 +146,13 @@ def bucketed_batches(
     lengths : numpy.ndarray
         Length of each row of the dataset, int [n].
     window : int
-        Rows that are sorted together.
+        Number of rows that are sorted together.
     batch_size : int, optional
-        Most rows of a batch.
+        Maximum number of rows per batch.
     max_length : int, optional
-        Most of a batch, padding included; a longer row is a batch.
+        Maximum length of a batch, padding included; a longer row is a batch.
     shuffle_key : (int, int, int), optional
-        Seed, epoch and rank; without it batches go from short to long.
-
-    Returns
-    -------
-    BatchPlan
-        The batches.
-
-    Example
-    -------
-    >>> lengths = np.array([9, 1, 8, 2])
-    >>> plan = bucketed_batches(np.arange(4), lengths, 4, max_length=18)
-    >>> [plan[i] for i in range(len(plan))]
-    [[1, 3], [2, 0]]
+        Seed, epoch and rank; if None, batches go from short to long.
     """
     batches = []
     for start in range(0, len(rows), window):
@@ -251,7 +185,7 @@ def _random_order(
 def _group_parts(
     groups: np.ndarray, start: int, share: int, seed: int, epoch: int
 ) -> list[np.ndarray]:
-    """`share` rows from `start` on of all rows in the order of the groups."""
+    """`share` rows from `start` on, in the order of the shuffled groups."""
     by_group = np.argsort(groups, kind="stable")
     found = groups[by_group]
     bounds = np.flatnonzero(np.diff(found, prepend=-1, append=-1))
@@ -274,7 +208,7 @@ def _group_parts(
 def _cut(
     lengths: np.ndarray, batch_size: int | None, max_length: int | None
 ) -> list[int]:
-    """Where batches of rows end; their lengths go up."""
+    """End of each batch of rows, which are sorted by length."""
     count = len(lengths)
     most = count if batch_size is None else batch_size
     if max_length is None:
