@@ -1,4 +1,4 @@
-"""A hash over the content of a table, whatever file or library holds it."""
+"""Hashes the content of a table, independent of file and library."""
 
 import hashlib
 import json
@@ -14,25 +14,11 @@ __all__ = ["ContentHash", "seal", "unseal"]
 class ContentHash:
     """SHA-256 over names, types and values of columns.
 
-    It depends neither on how rows are grouped nor on the order of columns
-    nor on the version of pyarrow, only on the rows in their order. Each
-    column is hashed by itself: which values there are (a byte a row), then
-    the values, little-endian; of text the lengths in bytes and the UTF-8.
-
-    Arguments
-    ---------
-    schema : pyarrow.Schema
-        The columns: string, int64, float64 or bool.
-
-    Example
-    -------
-    >>> table = pa.table({"a": ["x", None, "y"]})
-    >>> whole, parts = ContentHash(table.schema), ContentHash(table.schema)
-    >>> whole.update(table)
-    >>> for i in range(3):
-    ...     parts.update(table.slice(i, 1))
-    >>> whole.hexdigest() == parts.hexdigest()
-    True
+    It depends on the rows in their order, but not on how rows are grouped, the
+    order of columns or the version of pyarrow. Each column is hashed by itself:
+    which values are not null (a byte per row), then the values, little-endian;
+    for text the lengths in bytes and the UTF-8. Columns are string, int64,
+    float64 or bool.
     """
 
     def __init__(self, schema: pa.Schema) -> None:
@@ -43,17 +29,7 @@ class ContentHash:
         }
 
     def update(self, table: pa.Table) -> None:
-        """Go on with more rows.
-
-        Arguments
-        ---------
-        table : pyarrow.Table
-            The rows, with the columns of the schema.
-
-        Example
-        -------
-        >>> ContentHash(pa.schema([])).update(pa.table({}))
-        """
+        """Add the rows of a table."""
         self.num_rows += table.num_rows
         for field in self.schema:
             for array in table.column(field.name).chunks:
@@ -78,7 +54,7 @@ class ContentHash:
 
 
 def _bytes_of(array: pa.Array) -> list[Any]:
-    """Which values there are, the values, and text after its lengths."""
+    """Validity, then values; for text, its lengths and its bytes."""
     valid = array.is_valid().cast(pa.uint8()).to_numpy(zero_copy_only=False)
     if pa.types.is_string(array.type):
         array = array.fill_null("")
@@ -97,52 +73,13 @@ def _bytes_of(array: pa.Array) -> list[Any]:
 
 
 def seal(facts: dict[str, Any]) -> bytes:
-    """Facts as JSON, after their hash: the metadata of a Parquet file.
-
-    Arguments
-    ---------
-    facts : dict
-        What JSON can hold.
-
-    Returns
-    -------
-    bytes
-        For :func:`unseal`; the same for the same facts.
-
-    Example
-    -------
-    >>> unseal(seal({"rows": 3}))
-    {'rows': 3}
-    """
+    """Encode facts as JSON with their hash: the metadata of a Parquet file."""
     text = json.dumps(facts, sort_keys=True).encode()
     return hashlib.sha256(text).hexdigest().encode() + text
 
 
 def unseal(sealed: bytes) -> dict[str, Any]:
-    """Take out what :func:`seal` has put in.
-
-    Arguments
-    ---------
-    sealed : bytes
-        Its result.
-
-    Returns
-    -------
-    dict
-        The facts.
-
-    Raises
-    ------
-    ValueError
-        If they are damaged.
-
-    Example
-    -------
-    >>> unseal(seal({"rows": 3}).replace(b"3", b"4"))
-    Traceback (most recent call last):
-    ...
-    ValueError: its facts have changed
-    """
+    """Decode the output of :func:`seal`; ValueError if it is damaged."""
     text = sealed[64:]
     if hashlib.sha256(text).hexdigest().encode() != sealed[:64]:
         raise ValueError("its facts have changed")

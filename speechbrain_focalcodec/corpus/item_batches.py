@@ -1,4 +1,4 @@
-"""Collecting a source's items in Arrow, compact, whatever columns they have."""
+"""Collects a source's items in Arrow batches."""
 
 from collections.abc import Iterable, Sequence
 
@@ -21,8 +21,8 @@ FIXED = pa.schema(
         pa.field("stop", pa.float64()),
     ]
 )
-# Other columns do not get these names, whatever their case: DuckDB takes
-# "Text" for "text".
+# Names that extra columns cannot have, in any case: for DuckDB "Text" is
+# "text".
 TAKEN = frozenset((*COLUMNS.names, *FIXED.names, ""))
 PREFIX = "manifest_"
 
@@ -35,22 +35,9 @@ _INT64 = 2**63
 class ItemBatches:
     """The items of a source, in batches of Arrow.
 
-    Paths below the base are kept relative to it. The values of other columns
-    are kept as text until all are there: only then their types are known.
-
-    Arguments
-    ---------
-    base : str
-        An absolute folder.
-
-    Example
-    -------
-    >>> batches = ItemBatches("/data")
-    >>> batches.add([Item("a", "/data/a.wav", extra={"age": 5})])
-    >>> batches.add([Item("b", "/b.wav", extra={"age": 5.5})])
-    >>> table = batches.take([1, 0])
-    >>> table["path"].to_pylist(), table["age"].to_pylist()
-    (['/b.wav', 'a.wav'], [5.5, 5.0])
+    Paths below `base`, an absolute folder, are kept relative to it. The values
+    of extra columns are kept as text until all items are known: only then their
+    types are known.
     """
 
     def __init__(self, base: str) -> None:
@@ -63,20 +50,7 @@ class ItemBatches:
         self._extra: dict[str, list[str | None]] = {}
 
     def add(self, items: Iterable[Item]) -> None:
-        """Add items.
-
-        Arguments
-        ---------
-        items : iterable of Item
-            The items, checked.
-
-        Example
-        -------
-        >>> batches = ItemBatches("/data")
-        >>> batches.add([Item("a", "/data/a.wav")])
-        >>> batches.num_items
-        1
-        """
+        """Add checked items."""
         prefix, skip = self.prefix, len(self.prefix)
         for item in items:
             path = item.path
@@ -141,25 +115,7 @@ class ItemBatches:
         return fields
 
     def take(self, rows: Sequence[int]) -> pa.Table:
-        """Give some rows as a table.
-
-        Arguments
-        ---------
-        rows : sequence of int
-            Their numbers, in the order wanted.
-
-        Returns
-        -------
-        pyarrow.Table
-            The rows, extra columns in their types, each column in one piece.
-
-        Example
-        -------
-        >>> batches = ItemBatches("/data")
-        >>> batches.add([Item("a", "/data/a.wav")])
-        >>> batches.take([0]).num_rows
-        1
-        """
+        """Return rows, in the order given, as a table with typed columns."""
         wanted = np.asarray(rows, dtype=np.int64)
         order = np.argsort(wanted, kind="stable")
         ascending = wanted[order]
@@ -186,11 +142,11 @@ class ItemBatches:
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema())
 
 
-_EXTRA = "extra:"  # keeps them apart from the fixed ones
+_EXTRA = "extra:"  # prefix of extra columns in batches
 
 
 def _as_text(value: str | int | float | bool) -> tuple[str, str]:
-    """What a value is, and its text, from which it can be had back."""
+    """Kind of a value, and its text."""
     if isinstance(value, bool):
         return "bool", "true" if value else "false"
     if isinstance(value, int):

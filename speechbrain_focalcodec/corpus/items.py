@@ -1,7 +1,7 @@
-"""The list of a corpus's items: one Parquet file, a row group a shard.
+"""The list of a corpus's items: one Parquet file, one row group per shard.
 
-It is what a run plans with: items sorted by id, so that which shard an item
-belongs to does not depend on the order a folder was listed in.
+Items are sorted by id, so that the shard of an item does not depend on the
+order in which a folder was listed.
 """
 
 import math
@@ -34,24 +34,10 @@ SHARDS = (16, 256)
 
 
 def shard_size(num_items: int) -> int:
-    """The number of items of a shard, when none is asked for.
+    """Default number of items per shard.
 
-    Arguments
-    ---------
-    num_items : int
-        Number of all items.
-
-    Returns
-    -------
-    int
-        A number for 256 shards or so, of 64 to 8192 items; for 16 shards, of 8
-        items or more, where there are fewer, so that several processes have
-        something to do.
-
-    Example
-    -------
-    >>> [shard_size(n) for n in (10, 500, 100_000, 10_000_000)]
-    [8, 32, 391, 8192]
+    It makes about 256 shards of 64 to 8192 items; for fewer items, 16 shards of
+    at least 8, so that several processes have work.
     """
     few, small, large = SHARD_SIZES
     least, most = (math.ceil(num_items / number) for number in SHARDS)
@@ -61,7 +47,7 @@ def shard_size(num_items: int) -> int:
 def write_items(
     source: Source, path: str | Path, items_per_shard: int | None = None
 ) -> "ItemTable":
-    """Write the items of a source, sorted by id, whole or not at all.
+    """Write the items of a source, sorted by id, atomically.
 
     Arguments
     ---------
@@ -82,19 +68,6 @@ def write_items(
     ------
     DataError
         If the source is empty or damaged, or two items have one id.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec.corpus.sources import open_source
-    >>> tmp = getfixture("tmp_path")
-    >>> _ = (tmp / "files.txt").write_text("b.wav\\na.wav\\nc.wav\\n")
-    >>> table = write_items(
-    ...     open_source(tmp / "files.txt"), tmp / "items.parquet", 2
-    ... )
-    >>> table.num_items, table.num_shards
-    (3, 2)
-    >>> table.shard(0)["path"].to_pylist()
-    ['a.wav', 'b.wav']
     """
     if items_per_shard is not None and items_per_shard < 1:
         raise ValueError(
@@ -142,14 +115,14 @@ def write_items(
 
 
 def _short_hash(table: pa.Table) -> str:
-    """Tells a damaged shard."""
+    """Hash that detects a damaged shard."""
     content = ContentHash(table.schema)
     content.update(table)
     return content.hexdigest()[:16]
 
 
 def _check_ids(table: pa.Table, last: dict, source: Source) -> None:
-    """Raise if an id of sorted rows repeats, or the one before them."""
+    """Raise DataError if sorted ids repeat, also that of the row before."""
     ids = table["id"].combine_chunks()
     same = pc.equal(ids[1:], ids[:-1])
     if last and last["id"] == ids[0].as_py():
@@ -170,19 +143,12 @@ def _check_ids(table: pa.Table, last: dict, source: Source) -> None:
 class ItemTable:
     """A file that :func:`write_items` has written.
 
-    It can be sent to other processes, which open it anew.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
+    It can be sent to other processes, which open it again.
 
     Attributes
     ----------
-    num_items : int
-        Number of items.
-    num_shards : int
-        Number of shards.
+    num_items, num_shards : int
+        Number of items and of shards.
     items_per_shard : int
         Number of items of each shard but the last.
     kind : str
@@ -190,22 +156,15 @@ class ItemTable:
     base : Path
         The folder that relative paths start from.
     has_segments : bool
-        Whether an item is a part of its file.
+        Whether any item is a part of its file.
     digest : str
         SHA-256 over the items in their order: ids, paths and all other
-        columns, and not the base.
+        columns, but not the base.
 
     Raises
     ------
     DataError
         If there is no such file, or it is damaged.
-
-    Example
-    -------
-    >>> ItemTable("nowhere.parquet")
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.DataError: nowhere.parquet: no such file...
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -255,33 +214,9 @@ class ItemTable:
         return pa.schema(list(self.schema)[len(FIXED) :])
 
     def shard(self, index: int) -> pa.Table:
-        """Read the items of one shard.
+        """Read the items of one shard: id, path, ..., stop and extra columns.
 
-        Arguments
-        ---------
-        index : int
-            Which, from 0.
-
-        Returns
-        -------
-        pyarrow.Table
-            id, path, speaker, text, start, stop and the extra columns.
-
-        Raises
-        ------
-        IndexError
-            If there is no such shard.
-        DataError
-            If the file is damaged.
-
-        Example
-        -------
-        >>> from speechbrain_focalcodec.corpus.sources import open_source
-        >>> tmp = getfixture("tmp_path")
-        >>> _ = (tmp / "files.txt").write_text("a.wav")
-        >>> source = open_source(tmp / "files.txt")
-        >>> write_items(source, tmp / "items.parquet").shard(0)["id"][0]
-        <pyarrow.StringScalar: 'a'>
+        Raises IndexError if there is no such shard, DataError if it is damaged.
         """
         if not 0 <= index < self.num_shards:
             raise IndexError(
@@ -298,28 +233,7 @@ class ItemTable:
         return table.replace_schema_metadata(None)
 
     def open_path(self, path: str) -> Path:
-        """Where an item's file is.
-
-        Arguments
-        ---------
-        path : str
-            As the table has it: absolute, or relative to the base.
-
-        Returns
-        -------
-        Path
-            The path to open.
-
-        Example
-        -------
-        >>> from speechbrain_focalcodec.corpus.sources import open_source
-        >>> tmp = getfixture("tmp_path")
-        >>> _ = (tmp / "files.txt").write_text("a.wav")
-        >>> source = open_source(tmp / "files.txt")
-        >>> table = write_items(source, tmp / "items.parquet")
-        >>> table.open_path("a.wav") == tmp / "a.wav"
-        True
-        """
+        """Join an item's path to the base."""
         return self.base / path
 
     def _damaged(self, reason: object) -> DataError:
@@ -331,20 +245,7 @@ class ItemTable:
 
 
 def describe_changes(old: ItemTable, new: ItemTable) -> str:
-    """Tell in a few words how two tables of items differ.
-
-    Arguments
-    ---------
-    old : ItemTable
-        What was there before.
-    new : ItemTable
-        What is there now.
-
-    Returns
-    -------
-    str
-        Numbers and the first id, in sorted order; empty when there is no
-        difference.
+    """Describe the differences of two tables; "" if there are none.
 
     Example
     -------
@@ -366,12 +267,12 @@ def describe_changes(old: ItemTable, new: ItemTable) -> str:
     counts = dict.fromkeys(("added", "removed", "changed"), 0)
     first = ""
     names = sorted({*old.schema.names, *new.schema.names} - {"id"})
-    for item_id, what in _changes(_rows(old, names), _rows(new, names)):
-        counts[what] += 1
-        first = first or f"; first: {item_id!r} ({what})"
+    for item_id, change in _changes(_rows(old, names), _rows(new, names)):
+        counts[change] += 1
+        first = first or f"; first: {item_id!r} ({change})"
     if not first:
         return "other columns, or columns of other types"
-    return ", ".join(f"{n} {what}" for what, n in counts.items()) + first
+    return ", ".join(f"{n} {change}" for change, n in counts.items()) + first
 
 
 def _rows(table: ItemTable, names: list[str]) -> Iterator[tuple[str, tuple]]:
@@ -392,7 +293,7 @@ def _rows(table: ItemTable, names: list[str]) -> Iterator[tuple[str, tuple]]:
 def _changes(
     old: Iterator[tuple[str, tuple]], new: Iterator[tuple[str, tuple]]
 ) -> Iterator[tuple[str, str]]:
-    """Yield ids with what happened to them, of two sorted lists of rows."""
+    """Yield ids and their change, of two sorted lists of rows."""
     before, after = next(old, None), next(new, None)
     while before or after:
         if before and (after is None or before[0] < after[0]):

@@ -1,13 +1,13 @@
 """The layout of a token dataset: its files, its columns and dataset.json.
 
     OUT/
-      dataset.json                          what it is; written last
+      dataset.json                          description; written last
       README.md                             dataset card, for load_dataset(OUT)
-      data/tokens-00000-of-00042.parquet    a row an utterance, sorted by id
+      data/tokens-00000-of-00042.parquet    one row per utterance, by id
       failures.parquet                      id, path and reason
       work/                                 the plan of the run
 
-A folder without `dataset.json` is a run that has not ended.
+A folder without `dataset.json` is an unfinished run.
 """
 
 import json
@@ -74,15 +74,7 @@ class _Closed(BaseModel):
 
 
 class ModelInfo(_Closed):
-    """The model that made the tokens.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-    >>> ModelInfo.of(codec).codebook_size
-    8192
-    """
+    """The model that made the tokens."""
 
     name: str
     fingerprint: Hash
@@ -95,21 +87,12 @@ class ModelInfo(_Closed):
 
     @classmethod
     def of(cls, codec: Any) -> "ModelInfo":
-        """What is written of a codec."""
+        """Describe a codec."""
         return cls(**{name: getattr(codec, name) for name in cls.model_fields})
 
 
 class ShardInfo(_Closed):
-    """One Parquet file.
-
-    Example
-    -------
-    >>> ShardInfo(
-    ...     file="data/tokens-00000-of-00001.parquet",
-    ...     rows=2, failures=0, tokens=100, bytes=1234, sha256="0" * 64,
-    ... ).rows
-    2
-    """
+    """One Parquet file."""
 
     file: Annotated[
         str, Field(pattern=rf"^{DATA_NAME}/tokens-\d+-of-\d+\.parquet$")
@@ -122,15 +105,10 @@ class ShardInfo(_Closed):
 
 
 class DatasetInfo(_Closed):
-    """What `dataset.json` holds.
+    """Content of `dataset.json`.
 
     `settings` are the options of the run that can change tokens; `source`
-    tells where the audio came from, with a hash over the list of items.
-
-    Example
-    -------
-    >>> sorted(DatasetInfo.model_fields)[:3]
-    ['columns', 'duration', 'failures']
+    describes the audio, with a hash over the list of items.
     """
 
     format: Literal[1]
@@ -149,74 +127,23 @@ class DatasetInfo(_Closed):
 
 
 def token_type(codebook_size: int) -> pa.DataType:
-    """The type that tokens are stored in.
-
-    Arguments
-    ---------
-    codebook_size : int
-        Number of different tokens.
-
-    Returns
-    -------
-    pyarrow.DataType
-        ``uint16`` when they fit, or ``uint32``.
-
-    Example
-    -------
-    >>> token_type(8192)
-    DataType(uint16)
-    """
+    """The type of stored tokens: uint16 if they fit, else uint32."""
     return pa.uint16() if codebook_size <= 2**16 else pa.uint32()
 
 
 def shard_name(index: int, count: int) -> str:
-    """The path of a shard below the dataset's folder.
-
-    Arguments
-    ---------
-    index : int
-        Which shard.
-    count : int
-        How many there are.
-
-    Returns
-    -------
-    str
-        Its name.
-
-    Example
-    -------
-    >>> shard_name(7, 42)
-    'data/tokens-00007-of-00042.parquet'
-    """
+    """Path of a shard below the dataset's folder."""
     return f"{DATA_NAME}/tokens-{index:05d}-of-{count:05d}.parquet"
 
 
 def read_info(folder: str | Path) -> DatasetInfo:
-    """Read a dataset's `dataset.json`.
-
-    Arguments
-    ---------
-    folder : str or Path
-        The dataset.
-
-    Returns
-    -------
-    DatasetInfo
-        What it says, checked.
+    """Read and check a dataset's `dataset.json`.
 
     Raises
     ------
     DataError
-        If there is no such dataset, its run has not ended, or the file is
+        If there is no such dataset, its run is unfinished, or the file is
         damaged or newer than this package.
-
-    Example
-    -------
-    >>> read_info("nowhere")
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.DataError: nowhere: no such folder; ...
     """
     folder = Path(folder)
     path = folder / INFO_NAME
@@ -262,7 +189,7 @@ def read_info(folder: str | Path) -> DatasetInfo:
 def check_shards(
     folder: str | Path, info: DatasetInfo, hashes: bool = False
 ) -> Iterator[Path]:
-    """Check that a dataset's shards are there, and give their paths.
+    """Yield the paths of a dataset's shards, each after it was checked.
 
     Arguments
     ---------
@@ -273,22 +200,10 @@ def check_shards(
     hashes : bool
         Whether to compare SHA-256 too, which reads all files.
 
-    Returns
-    -------
-    iterator of Path
-        The shards, each after it was checked.
-
     Raises
     ------
     DataError
-        If a shard is missing, of another size or of another content.
-
-    Example
-    -------
-    >>> shards = check_shards("my_tokens", read_info("my_tokens"))
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.DataError: my_tokens: no such folder; ...
+        If a shard is missing or differs.
     """
     for shard in info.shards:
         path = Path(folder, shard.file)

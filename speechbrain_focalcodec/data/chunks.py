@@ -1,4 +1,4 @@
-"""Cutting long utterances into pieces that fit in memory."""
+"""Cuts long utterances into pieces that fit in memory."""
 
 from typing import Any
 
@@ -9,24 +9,9 @@ __all__ = ["cut_entries", "entry_span"]
 
 
 def entry_span(entry: dict[str, Any], sample_rate: int) -> tuple[int, int]:
-    """Which samples of its file an entry is.
+    """First sample of a manifest entry or piece, and the one after its last.
 
-    Arguments
-    ---------
-    entry : dict
-        An utterance of a manifest, or a piece that :func:`cut_entries` made.
-    sample_rate : int
-        The rate that the samples are counted at, after resampling, in Hz.
-
-    Returns
-    -------
-    tuple
-        The first sample and the one after the last.
-
-    Example
-    -------
-    >>> entry_span({"num_samples": 24000, "sample_rate": 24000}, 16000)
-    (0, 16000)
+    Samples are counted at `sample_rate` (Hz), after resampling.
     """
     chunk = entry.get("chunk")
     if chunk is not None:
@@ -40,27 +25,13 @@ def entry_span(entry: dict[str, Any], sample_rate: int) -> tuple[int, int]:
 def cut_entries(
     entries: dict[str, dict], sample_rate: int, chunk_samples: int
 ) -> dict[str, dict]:
-    """Cut utterances into pieces of at most so many samples.
+    """Cut utterances into pieces of at most `chunk_samples` samples.
 
-    The pieces of an utterance are equally long (within a sample), so that
-    none is too short to use, and together they are the utterance. They
-    depend on its length alone. Each is an entry with the utterance's keys
-    but its text, and "chunk", the samples that it is.
-
-    Arguments
-    ---------
-    entries : dict
-        The utterances by their id.
-    sample_rate : int
-        The rate that samples are counted at, after resampling, in Hz.
-    chunk_samples : int
-        Most samples of a piece.
-
-    Returns
-    -------
-    dict
-        The pieces by their id, that of the utterance followed by ``@START``
-        in samples; utterances that are short enough keep theirs.
+    The pieces of an utterance are equally long (within a sample) and depend on
+    its length only. A piece has the utterance's keys without its text, and
+    "chunk": its first sample and the one after its last, at `sample_rate`. Its
+    id is that of the utterance followed by ``@START``; short utterances keep
+    theirs.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Reading a feature cache: by utterance, or as an item of a dataset."""
+"""Reads a feature cache, by utterance or as an item of a dataset."""
 
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ INDEX_FILE = "features.json"
 class FeatureCache:
     """Random access to the features of a complete cache.
 
-    Shards are mapped into memory when the first utterance of theirs is read,
-    by each worker of a loader for itself.
+    Each worker of a loader maps a shard into memory when it first reads an
+    utterance of it.
 
     Arguments
     ---------
@@ -33,14 +33,6 @@ class FeatureCache:
     ------
     DataError
         If the cache is incomplete, or a shard is missing or cut.
-
-    Example
-    -------
-    >>> FeatureCache("nowhere")
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.DataError: nowhere is no complete feature \
-cache: it has no features.json; train with it, which makes what is missing
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -79,41 +71,16 @@ cache: it has no features.json; train with it, which makes what is missing
         return utt_id in self._places
 
     def num_frames(self, utt_id: str) -> int:
-        """Length of an utterance.
-
-        Arguments
-        ---------
-        utt_id : str
-            The utterance.
-
-        Returns
-        -------
-        int
-            Frames.
-        """
+        """Number of frames of an utterance."""
         return self._place(utt_id)[1]
 
     def read(
         self, utt_id: str, start: int = 0, stop: int | None = None
     ) -> torch.Tensor:
-        """Read features of an utterance.
+        """Read features of an utterance, bfloat16 [frames, dim].
 
-        Arguments
-        ---------
-        utt_id : str
-            The utterance.
-        start, stop : int
-            The frames; all by default.
-
-        Returns
-        -------
-        torch.Tensor
-            bfloat16 [frames, dim].
-
-        Raises
-        ------
-        DataError
-            If the cache has no such utterance, or its shard is damaged.
+        Raises DataError if the cache lacks the utterance or its shard is
+        damaged.
         """
         number, _ = self._place(utt_id)
         if number not in self._shards:
@@ -130,26 +97,9 @@ cache: it has no features.json; train with it, which makes what is missing
 
 
 class SampleSegment(RandomSegment):
-    """The samples of segments that are drawn in frames.
+    """Segments in samples that cover the segments drawn in frames.
 
-    Arguments
-    ---------
-    segment : RandomSegment
-        Chooses the frames.
-    cache : FeatureCache
-        Knows how many there are.
-    hop : int
-        Samples of a frame.
-
-    Example
-    -------
-    >>> class Cache:
-    ...     def num_frames(self, utt_id):
-    ...         return 50
-    >>> segment = RandomSegment(20)
-    >>> samples = SampleSegment(segment, Cache(), 320)
-    >>> samples.start("utt1", 16000) == 320 * segment.start("utt1", 50)
-    True
+    `hop` is the number of samples per frame.
     """
 
     def __init__(
@@ -161,20 +111,6 @@ class SampleSegment(RandomSegment):
         self.hop = hop
 
     def start(self, utt_id: str, num_samples: int) -> int:
-        """Return the first sample of an utterance's segment.
-
-        Arguments
-        ---------
-        utt_id : str
-            The utterance.
-        num_samples : int
-            Its length, which the cache knows in frames.
-
-        Returns
-        -------
-        int
-            The start.
-        """
         frames = self.cache.num_frames(utt_id)
         return self.hop * self.frames.start(utt_id, frames)
 
@@ -185,20 +121,10 @@ class FeatureReader:
     Arguments
     ---------
     cache : FeatureCache
-        Where from.
+        The cache.
     segment : RandomSegment, optional
-        Chooses the segment, counted in frames; without it whole utterances
-        are read. A shorter utterance is not padded.
-
-    Example
-    -------
-    >>> class Zeros:
-    ...     def num_frames(self, utt_id):
-    ...         return 50
-    ...     def read(self, utt_id, start, stop):
-    ...         return torch.zeros(50, 4)[start:stop]
-    >>> FeatureReader(Zeros(), RandomSegment(20))("utt1").shape
-    torch.Size([20, 4])
+        Chooses the segment, counted in frames; if None, whole utterances are
+        read. A shorter utterance is not padded.
     """
 
     def __init__(
@@ -208,18 +134,7 @@ class FeatureReader:
         self.segment = segment
 
     def __call__(self, utt_id: str) -> torch.Tensor:
-        """Return the features.
-
-        Arguments
-        ---------
-        utt_id : str
-            The utterance.
-
-        Returns
-        -------
-        torch.Tensor
-            bfloat16 [frames, dim].
-        """
+        """Return features, bfloat16 [frames, dim]."""
         if self.segment is None:
             return self.cache.read(utt_id)
         start = self.segment.start(utt_id, self.cache.num_frames(utt_id))
@@ -235,36 +150,29 @@ def add_features(
     with_sig: bool = False,
     hop: int = 1,
 ) -> None:
-    """Let a dataset give cached features ("feats") in place of waveforms.
+    """Let a dataset return cached features ("feats") in place of waveforms.
 
     Arguments
     ---------
     dataset : DynamicItemDataset
-        Of :func:`~speechbrain_focalcodec.data.pipeline.make_dataset`. Its
+        From :func:`~speechbrain_focalcodec.data.pipeline.make_dataset`. Its
         output keys become "id" and "feats".
     cache : FeatureCache
         Must hold all utterances of the dataset.
     segment_frames : int, optional
-        Length of random segments, which move on with
+        Length of random segments, which change with
         :func:`~speechbrain_focalcodec.data.pipeline.set_epoch`.
     seed : int
         Seed of the segments' positions.
     with_sig : bool
-        Give the waveforms ("sig") too, of the same segments.
+        Also return the waveforms ("sig") of the same segments.
     hop : int
-        Samples of a frame, at the rate of the waveforms.
+        Samples per frame, at the rate of the waveforms.
 
     Raises
     ------
     DataError
         If the cache lacks an utterance.
-
-    Example
-    -------
-    >>> dataset = DynamicItemDataset({"utt1": {"duration": 1.0}})
-    >>> add_features(dataset, {"utt1": "any mapping has its keys"})
-    >>> dataset.pipeline.output_mapping
-    {'id': 'id', 'feats': 'feats'}
     """
     missing = [utt_id for utt_id in dataset.data_ids if utt_id not in cache]
     if missing:

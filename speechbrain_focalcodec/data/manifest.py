@@ -26,44 +26,12 @@ JOINED = ("train", "valid")
 
 
 def is_manifest(split: str) -> bool:
-    """Tell whether a split is given as a manifest of its own.
-
-    Arguments
-    ---------
-    split : str
-        Name of a split, or path of a JSON manifest.
-
-    Returns
-    -------
-    bool
-        Whether it is a path.
-
-    Example
-    -------
-    >>> is_manifest("train-clean-100"), is_manifest("old/save/train.json")
-    (False, True)
-    """
+    """Whether a split is the path of a JSON manifest, not a name."""
     return split.endswith(".json")
 
 
 def manifest_split(path: str) -> str:
-    """Name of the split that a manifest of the user's becomes.
-
-    Arguments
-    ---------
-    path : str
-        The manifest.
-
-    Returns
-    -------
-    str
-        Its file's name, and what tells it from others of that name.
-
-    Example
-    -------
-    >>> manifest_split("old/save/train.json")
-    'train-...'
-    """
+    """Name of the split of a user's manifest: its file's name and a hash."""
     place = str(Path(path).resolve()).encode()
     return (
         f"{Path(path).stem}-{hashlib.blake2b(place, digest_size=4).hexdigest()}"
@@ -73,36 +41,26 @@ def manifest_split(path: str) -> str:
 def take_manifests(
     paths: Sequence[str], data_folder: str | Path, save_folder: str | Path
 ) -> None:
-    """Take manifests of other SpeechBrain recipes as prepared splits.
+    """Use manifests of other SpeechBrain recipes as prepared splits.
 
-    Of each utterance "wav" is needed, a path in which ``{data_root}`` stands
-    for the data folder. Lengths and sample rates are read from the files, the
-    speaker ("spk_id") is kept.
+    Each utterance needs "wav", a path in which ``{data_root}`` stands for the
+    data folder. Lengths and sample rates are read from the files, the speaker
+    ("spk_id") is kept.
 
     Arguments
     ---------
     paths : sequence of str
         The manifests, such as a recipe's ``save/train.json``.
     data_folder : str or Path
-        What ``{data_root}`` stands for.
+        Value of ``{data_root}``.
     save_folder : str or Path
-        Where :func:`split_manifest` of :func:`manifest_split` is written.
+        Folder that :func:`split_manifest` of :func:`manifest_split` is written
+        to.
 
     Raises
     ------
     DataError
         If a manifest or a file cannot be read, or an utterance has no "wav".
-
-    Example
-    -------
-    >>> import numpy, soundfile
-    >>> tmp = getfixture("tmp_path")
-    >>> soundfile.write(tmp / "a.wav", numpy.zeros(800), 16000)
-    >>> path = str(tmp / "train.json")
-    >>> write_manifest(path, {"a": {"wav": "{data_root}/a.wav"}})
-    >>> take_manifests([path], tmp, tmp)
-    >>> read_manifest(split_manifest(tmp, manifest_split(path)))
-    {'a': {'wav': '{data_root}/a.wav', 'num_samples': 800, ...
     """
     for path in paths:
         entries = read_manifest(path)
@@ -121,7 +79,7 @@ def take_manifests(
 def _read_numbers(
     path: str, data_folder: str, item: tuple[str, dict]
 ) -> dict[str, Any]:
-    """An utterance of a manifest, as preparation writes it."""
+    """An utterance of a manifest as preparation writes it."""
     utt_id, entry = item
     wav = entry.get("wav")
     if not isinstance(wav, str):
@@ -144,47 +102,17 @@ def _read_numbers(
 
 
 def split_manifest(save_folder: str | Path, split: str) -> Path:
-    """Where the manifest of a split lies.
+    """Path of a split's manifest, ``SPLIT.json``.
 
-    Arguments
-    ---------
-    save_folder : str or Path
-        The folder of the manifests.
-    split : str
-        Name of the split.
-
-    Returns
-    -------
-    Path
-        ``SPLIT.json``; splits called train and valid get ``.split.json``, as
-        those names are taken by what training reads.
-
-    Example
-    -------
-    >>> split_manifest("save", "dev").name, split_manifest("save", "train").name
-    ('dev.json', 'train.split.json')
+    Splits called train and valid get ``.split.json``: training reads manifests
+    of those names.
     """
     kind = ".split.json" if split in JOINED else ".json"
     return Path(save_folder) / f"{split}{kind}"
 
 
 def write_manifest(path: str | Path, entries: dict[str, dict]) -> None:
-    """Write a manifest, sorted by id; an equal one is left as it is.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file to write.
-    entries : dict
-        The utterances by their id.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "dev.json"
-    >>> write_manifest(path, {"b": {"duration": 1.0}, "a": {"duration": 2.0}})
-    >>> list(read_manifest(path))
-    ['a', 'b']
-    """
+    """Write a manifest, sorted by id; an equal one is not written again."""
     path = Path(path)
     entries = {utt_id: entries[utt_id] for utt_id in sorted(entries)}
     text = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
@@ -197,28 +125,9 @@ def write_manifest(path: str | Path, entries: dict[str, dict]) -> None:
 
 
 def read_manifest(path: str | Path) -> dict[str, dict]:
-    """Read a manifest.
+    """Return the utterances of a manifest by id.
 
-    Arguments
-    ---------
-    path : str or Path
-        A file that preparation has written.
-
-    Returns
-    -------
-    dict
-        The utterances by their id.
-
-    Raises
-    ------
-    DataError
-        When the file is missing or is not a manifest.
-
-    Example
-    -------
-    >>> read_manifest("nowhere/dev.json")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    speechbrain_focalcodec.errors.DataError: cannot read the manifest ...
+    Raises DataError if the file is missing or is not a manifest.
     """
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""From a manifest to a SpeechBrain dataset of waveforms."""
+"""Makes a SpeechBrain dataset of waveforms from a manifest."""
 
 import math
 from pathlib import Path
@@ -33,27 +33,22 @@ def make_dataset(
     manifest : str or Path
         A manifest that data preparation has written.
     data_root : str or Path
-        The data folder that the manifest's paths are relative to: the one
-        that preparation was given.
+        The data folder that preparation was given.
     sample_rate : int
         Sample rate of "sig", in Hz; other rates are resampled on the fly.
     segment_samples : int, optional
         Length of random segments, in samples at `sample_rate`; see
-        :class:`RandomSegment` and :func:`set_epoch`. Shorter utterances,
-        and all when it is left out, are given whole.
+        :func:`set_epoch`. Utterances that are not longer are returned whole.
     seed : int
         Seed of the segments' positions.
-    min_samples : int, optional
-        Leave out utterances with fewer samples at `sample_rate`.
-    max_samples : int, optional
-        Leave out utterances with more samples at `sample_rate`.
+    min_samples, max_samples : int, optional
+        Leave out utterances with fewer or more samples at `sample_rate`.
     preload : bool
         Keep the decoded audio in memory.
     chunk_samples : int, optional
-        Cut longer utterances into equal pieces of at most so many samples
-        at `sample_rate`: each is an item, with an id of its own, and nothing
-        is lost. The bounds above are for utterances, before they are cut;
-        segments are drawn within pieces.
+        Cut longer utterances into equal pieces of at most this many samples at
+        `sample_rate`. Each piece is an item with its own id. `min_samples` and
+        `max_samples` apply before the cut, segments are drawn within pieces.
 
     Returns
     -------
@@ -63,25 +58,8 @@ def make_dataset(
     Raises
     ------
     DataError
-        When the manifest is missing or damaged, no utterance is left, all
-        are shorter than a segment, or a length is not positive.
-
-    Example
-    -------
-    >>> import numpy, soundfile
-    >>> from speechbrain_focalcodec.data.manifest import write_manifest
-    >>> tmp = getfixture("tmp_path")
-    >>> soundfile.write(tmp / "utt1.wav", numpy.zeros(24000), 24000)
-    >>> entry = {
-    ...     "wav": "{data_root}/utt1.wav",
-    ...     "num_samples": 24000,
-    ...     "sample_rate": 24000,
-    ... }
-    >>> write_manifest(tmp / "train.json", {"utt1": entry})
-    >>> dataset = make_dataset(tmp / "train.json", tmp, 16000, 4000)
-    >>> set_epoch(dataset, 1)
-    >>> dataset[0]["sig"].shape
-    torch.Size([4000])
+        If the manifest is missing or damaged, no utterance is left, all are
+        shorter than a segment, or a length is not positive.
     """
     entries = read_manifest(manifest)
     for utt_id, entry in entries.items():
@@ -141,7 +119,7 @@ def set_epoch(dataset: Any, epoch: int) -> None:
     """Move a dataset's random segments, and its batches, to an epoch.
 
     Call it in ``on_stage_start`` of the training stage, before the loader is
-    iterated. What does not depend on the epoch is left as it is.
+    iterated.
 
     Arguments
     ---------
@@ -149,11 +127,6 @@ def set_epoch(dataset: Any, epoch: int) -> None:
         The dataset, a filtered or sorted version of it, or its loader.
     epoch : int
         The epoch.
-
-    Example
-    -------
-    >>> dataset = DynamicItemDataset({"utt1": {"num_samples": 8000}})
-    >>> set_epoch(dataset, 1)
     """
     if isinstance(dataset, ResumableLoader):
         dataset.set_epoch(epoch)

@@ -1,4 +1,4 @@
-"""Reading utterances, or random segments of them, from audio files."""
+"""Reads utterances, or random segments of them, from audio files."""
 
 import hashlib
 import math
@@ -23,31 +23,19 @@ ROLLOFF = 0.99
 
 
 class RandomSegment:
-    """Chooses where the segment of an utterance starts.
+    """Chooses the start of an utterance's segment.
 
-    The start is a pure function of seed, epoch and utterance id. So it does
-    not depend on the order or number of the loader's workers, and a resumed
-    run sees what an uninterrupted one would have seen.
+    The start depends on seed, epoch and utterance id only: not on the order or
+    number of the loader's workers, and not on whether a run was resumed.
 
     Arguments
     ---------
     segment_samples : int
-        Length of the segments, in samples (or frames, where these are cut).
+        Length of the segments, in samples (or frames, for features).
     seed : int
         Seed of the choice.
     name : str
-        What the length is called, for the message.
-
-    Example
-    -------
-    >>> segment = RandomSegment(8000, seed=1)
-    >>> segment.set_epoch(1)
-    >>> first = segment.start("utt1", 160000)
-    >>> segment.set_epoch(2)
-    >>> segment.start("utt1", 160000) == first
-    False
-    >>> segment.start("utt1", 4000)
-    0
+        Name of the length in the error message.
     """
 
     def __init__(
@@ -64,39 +52,11 @@ class RandomSegment:
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Move to an epoch; call it before the loader is iterated.
-
-        Arguments
-        ---------
-        epoch : int
-            The epoch.
-
-        Example
-        -------
-        >>> RandomSegment(8000).set_epoch(3)
-        """
+        """Move to an epoch; call it before the loader is iterated."""
         self._epoch.fill_(epoch)
 
     def start(self, utt_id: str, num_samples: int) -> int:
-        """Return the first sample of an utterance's segment.
-
-        Arguments
-        ---------
-        utt_id : str
-            The utterance.
-        num_samples : int
-            Its length.
-
-        Returns
-        -------
-        int
-            The start: 0 when the utterance is no longer than a segment.
-
-        Example
-        -------
-        >>> 0 <= RandomSegment(8000).start("utt1", 16000) <= 8000
-        True
-        """
+        """Start of an utterance's segment; 0 for short utterances."""
         choices = num_samples - self.segment_samples + 1
         if choices <= 1:
             return 0
@@ -108,26 +68,15 @@ class RandomSegment:
 class SignalReader:
     """Reads an utterance, or its segment, as mono at one sample rate.
 
-    Only the slice of the file that is needed is decoded. Called by the
-    dataset's pipeline with the manifest's values.
+    Only the necessary slice of the file is decoded. The dataset's pipeline
+    calls it with the manifest's values.
 
     Arguments
     ---------
     sample_rate : int
         Sample rate of the output, in Hz.
     segment : RandomSegment, optional
-        Chooses the segment; without it whole utterances are read.
-
-    Example
-    -------
-    >>> import soundfile
-    >>> path = str(getfixture("tmp_path") / "utt1.wav")
-    >>> soundfile.write(path, np.zeros(24000), 24000)
-    >>> SignalReader(16000)("utt1", path, 24000, 24000).shape
-    torch.Size([16000])
-    >>> reader = SignalReader(16000, RandomSegment(8000))
-    >>> reader("utt1", path, 24000, 24000).shape
-    torch.Size([8000])
+        Chooses the segment; if None, whole utterances are read.
     """
 
     def __init__(
@@ -145,28 +94,11 @@ class SignalReader:
         sample_rate: int,
         chunk: tuple[int, int] | None = None,
     ) -> torch.Tensor:
-        """Return the waveform.
+        """Return the waveform, float32 [T].
 
-        Arguments
-        ---------
-        utt_id : str
-            The utterance.
-        wav : str
-            Its file.
-        num_samples : int
-            Length of the file, in samples.
-        sample_rate : int
-            Sample rate of the file, in Hz.
-        chunk : tuple, optional
-            Which samples the utterance is, from one to before another, at
-            the reader's sample rate; the whole file by default.
-
-        Returns
-        -------
-        torch.Tensor
-            float32 [T] at the reader's sample rate; T is the length of the
-            segment, or of the utterance where that is shorter or there are
-            no segments.
+        `num_samples` and `sample_rate` are those of the file; `chunk` is the
+        utterance's first sample and the one after its last, at the reader's
+        sample rate (by default the whole file).
         """
         if chunk is None:
             total = resampled_length(num_samples, sample_rate, self.sample_rate)
@@ -188,24 +120,8 @@ class SignalReader:
     def preload(self, entries: dict[str, dict[str, Any]]) -> None:
         """Decode utterances into memory, for small corpora on slow disks.
 
-        16-bit mono files at the output's sample rate are kept as int16,
-        others as float32: the values are those of reading on the fly.
-
-        Arguments
-        ---------
-        entries : dict
-            The utterances by their id, with "wav", "num_samples",
-            "sample_rate" and perhaps "chunk".
-
-        Example
-        -------
-        >>> import soundfile
-        >>> path = str(getfixture("tmp_path") / "utt1.wav")
-        >>> soundfile.write(path, np.zeros(800), 16000)
-        >>> SignalReader(16000).preload(
-        ...     {"utt1": {"wav": path, "num_samples": 800,
-        ...      "sample_rate": 16000}}
-        ... )
+        16-bit mono files at the output's sample rate are kept as int16, others
+        as float32: the values equal those of reading on the fly.
         """
 
         def load(entry: dict[str, Any]) -> np.ndarray:
@@ -236,7 +152,7 @@ def _read_resampled(
     start: int,
     stop: int,
 ) -> torch.Tensor:
-    """Read samples start to stop, counted after resampling.
+    """Read samples `start` to `stop`, counted after resampling.
 
     They equal that slice of the whole utterance resampled: the part that is
     read starts at a common multiple of both sampling periods and is wider by

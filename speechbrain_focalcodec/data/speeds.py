@@ -1,4 +1,4 @@
-"""Copies of utterances at other speeds, as speakers of their own."""
+"""Adds copies of utterances at other speeds to a manifest."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ def add_speeds(manifest: str | Path, speeds: Sequence[float]) -> None:
 
     The pitch changes with the speed, so the copies at one speed are speakers
     of their own (Ko et al., Audio Augmentation for Speech Recognition, 2015).
-    No audio is written: a copy says another sample rate of the same file, and
+    No audio is written: a copy states another sample rate of the same file, and
     is resampled from that.
 
     Arguments
@@ -26,7 +26,7 @@ def add_speeds(manifest: str | Path, speeds: Sequence[float]) -> None:
         A manifest of data preparation. Copies are called ``ID@SPEED``, their
         speakers ``SPEAKER@SPEED``.
     speeds : sequence of float
-        Between 0.5 and 2, each once; 1 is what the manifest holds already.
+        Between 0.5 and 2, without 1 and duplicates.
 
     Raises
     ------
@@ -34,15 +34,6 @@ def add_speeds(manifest: str | Path, speeds: Sequence[float]) -> None:
         If a speed is out of range, is 1, or comes twice.
     DataError
         If the manifest cannot be read, or has copies already.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "train.json"
-    >>> entry = {"num_samples": 8000, "sample_rate": 8000, "duration": 1.0}
-    >>> write_manifest(path, {"a": {**entry, "spk_id": "Ann"}})
-    >>> add_speeds(path, [1.25])
-    >>> read_manifest(path)["a@1.25"]["sample_rate"]
-    10000
     """
     for speed in speeds:
         if not SLOWEST <= speed <= FASTEST or speed == 1:

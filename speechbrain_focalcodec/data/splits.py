@@ -1,4 +1,4 @@
-"""Which utterances train, which validate and which test."""
+"""Splits utterances into those for training, validation and test."""
 
 import random
 from collections import defaultdict
@@ -22,7 +22,7 @@ __all__ = [
     "split_within",
 ]
 
-# A split may be called test; none is called this.
+# Not test.json: a split may be called test.
 TEST_NAME = "test.joined.json"
 
 
@@ -35,28 +35,26 @@ def merge_manifests(
     seed: int = 0,
     test_splits: Sequence[str] = (),
 ) -> dict[str, Path]:
-    """Write ``train.json`` and ``valid.json`` from prepared splits.
-
-    With splits to test on, ``test.joined.json`` too.
+    """Write ``train.json``, ``valid.json`` and perhaps ``test.joined.json``.
 
     Arguments
     ---------
     save_folder : str or Path
-        The folder that holds the splits' manifests; those are written there.
+        The folder of the splits' manifests and of those that are written.
     train_splits : sequence of str
         Splits to train on.
     valid_splits : sequence of str
         Splits to validate on.
     num_valid : int
-        Number of utterances to validate on, besides `valid_splits`, that are
-        held out of the training splits by whole speakers, where speakers
-        are known, and one by one where they are not.
+        Number of utterances of the training splits to validate on, besides
+        `valid_splits`. Whole speakers are held out; without speakers, single
+        utterances.
     max_utterances : int, optional
-        Train on a random choice of this many utterances at most.
+        Train on a random choice of at most this many utterances.
     seed : int
         Seed of both choices.
     test_splits : sequence of str
-        Splits to test on at the end; some may be those of validation.
+        Splits to test on; some may be those of validation.
 
     Returns
     -------
@@ -66,19 +64,9 @@ def merge_manifests(
     Raises
     ------
     DataError
-        When a manifest is missing, a split is in both lists, an utterance is
+        If a manifest is missing, a split is in both lists, an utterance is
         trained and tested on, or there is nothing to validate on or to train
         on.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> for split in ["a", "b"]:
-    ...     entry = {"spk_id": split, "duration": 1.0}
-    ...     write_manifest(folder / f"{split}.json", {f"{split}1": entry})
-    >>> paths = merge_manifests(folder, ["a", "b"], num_valid=1, seed=1)
-    >>> len(read_manifest(paths["train"])), len(read_manifest(paths["valid"]))
-    (1, 1)
     """
     save_folder = Path(save_folder)
     shared = set(train_splits) & set(valid_splits)
@@ -119,31 +107,9 @@ def merge_manifests(
 def join_splits(
     save_folder: str | Path, splits: Sequence[str]
 ) -> dict[str, dict]:
-    """Return the utterances of several prepared splits.
+    """Return the utterances of several prepared splits by id.
 
-    Arguments
-    ---------
-    save_folder : str or Path
-        The folder that holds the splits' manifests.
-    splits : sequence of str
-        Names of the splits.
-
-    Returns
-    -------
-    dict
-        The utterances by their id.
-
-    Raises
-    ------
-    DataError
-        When a manifest is missing or an id is in two splits.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> write_manifest(folder / "a.json", {"a1": {"spk_id": "a"}})
-    >>> join_splits(folder, ["a"])
-    {'a1': {'spk_id': 'a'}}
+    Raises DataError if a manifest is missing or an id is in two splits.
     """
     joined: dict[str, dict] = {}
     for split in splits:
@@ -159,17 +125,7 @@ def join_splits(
 
 
 def describe_split(utterances: Iterable[tuple[float, str | None]]) -> str:
-    """Tell how much is in a split.
-
-    Arguments
-    ---------
-    utterances : iterable of (float, str or None)
-        Seconds and speaker of each; `None` where it is unknown.
-
-    Returns
-    -------
-    str
-        Utterances, hours and, where they are known, speakers.
+    """Describe (seconds, speaker or None) of utterances in a line.
 
     Example
     -------
@@ -185,33 +141,16 @@ def describe_split(utterances: Iterable[tuple[float, str | None]]) -> str:
     return ", ".join(parts)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def check_apart(
     train: Iterable[str], others: Mapping[str, Iterable[str]]
 ) -> None:
-    """Refuse training data with utterances that shall tell how good it is.
+    """Raise DataError if training ids are in another split.
 
-    Arguments
-    ---------
-    train : iterable of str
-        Ids of what is trained on.
-    others : mapping
-        Ids by split, such as ``valid`` and ``test``.
-
-    Raises
-    ------
-    DataError
-        If an id is in both.
-
-    Example
-    -------
-    >>> check_apart(["a", "b"], {"valid": ["c"], "test": ["b"]})
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.DataError: 1 utterance(s) of test are ...
+    `others` holds the ids of each split, such as ``valid`` and ``test``.
     """
     trained = set(train)
     for split, ids in others.items():
@@ -229,15 +168,15 @@ def hold_out_speakers(
 ) -> tuple[dict[str, dict], dict[str, dict]]:
     """Split utterances in two with no speaker in both.
 
-    Speakers are drawn at random and held out whole while they fit; an
-    utterance without "spk_id" counts as a speaker of its own. Where they
-    cannot add up to the number exactly, the smallest speaker left is taken
-    too, and its excess utterances are in neither part.
+    Random speakers are held out whole while they fit; an utterance without
+    "spk_id" counts as its own speaker. If they do not add up to the number, the
+    smallest speaker left is taken too, and its excess utterances are in neither
+    part.
 
     Arguments
     ---------
     entries : dict
-        The utterances by their id, with "spk_id" where it is known.
+        The utterances by their id, with "spk_id" if it is known.
     num_utterances : int
         Number of utterances to hold out.
     seed : int
@@ -253,18 +192,7 @@ def hold_out_speakers(
     Raises
     ------
     DataError
-        When no speaker would be left.
-
-    Example
-    -------
-    >>> entries = {
-    ...     f"{speaker}{i}": {"spk_id": speaker}
-    ...     for speaker in "abcd"
-    ...     for i in range(3)
-    ... }
-    >>> kept, held_out = hold_out_speakers(entries, 6)
-    >>> len(kept), len(held_out)
-    (6, 6)
+        If no speaker would be left.
     """
     by_speaker = defaultdict(list)
     for utt_id in sorted(entries):
@@ -309,19 +237,19 @@ def split_within(
 ) -> dict[str, Path]:
     """Write manifests in which all three parts have the same classes.
 
-    Of each class, the shares of its utterances, rounded, and one at least, are
-    drawn to validate and to test on. Classes of fewer than three utterances,
-    and utterances without a class, are left out.
+    Of each class, the rounded shares of its utterances, at least one each, are
+    drawn for validation and test. Classes of fewer than three utterances, and
+    utterances without a class, are left out.
 
     Arguments
     ---------
     save_folder : str or Path
-        The folder that holds the splits' manifests; ``train.json``,
-        ``valid.json`` and ``test.joined.json`` are written there.
+        The folder of the splits' manifests; ``train.json``, ``valid.json`` and
+        ``test.joined.json`` are written there.
     splits : sequence of str
         Splits to divide.
     column : str
-        The key that names the class, such as ``spk_id``.
+        The key that holds the class, such as ``spk_id``.
     valid_share, test_share : float
         Shares of each class.
     seed : int
@@ -335,16 +263,7 @@ def split_within(
     Raises
     ------
     DataError
-        When no class is left, or the shares leave nothing to train on.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> entries = {f"{s}{i}": {"spk_id": s} for s in "ab" for i in range(10)}
-    >>> write_manifest(folder / "c.json", entries)
-    >>> paths = split_within(folder, ["c"], "spk_id", 0.1, 0.2)
-    >>> [len(read_manifest(path)) for path in paths.values()]
-    [14, 2, 4]
+        If no class is left, or the shares leave nothing to train on.
     """
     if valid_share <= 0 or test_share <= 0 or valid_share + test_share >= 1:
         raise DataError(

@@ -1,10 +1,7 @@
-"""The rows of a token dataset: read from Parquet when they are asked for.
+"""Reads rows of a token dataset from Parquet on demand.
 
-What is held is the number of rows of each row group, the lengths once they
-are asked for, and the columns of the row groups read last.
-
-Pages are read with their checksums. These do not cover what stands between
-pages, nor the footer: the SHA-256 of `dataset.json` does.
+Pages are read with their checksums. These cover neither the footer nor the
+gaps between pages: the SHA-256 of `dataset.json` does.
 """
 
 from collections import OrderedDict
@@ -36,6 +33,9 @@ _ALWAYS_VERIFIED = 2**28  # bytes
 class TokenRows:
     """Random access to the rows of a token dataset, row group by row group.
 
+    Memory holds the lengths, once they are needed, and the columns of the row
+    groups read last.
+
     Arguments
     ---------
     folder : str or Path
@@ -44,19 +44,12 @@ class TokenRows:
         Compare the shards' SHA-256, which reads all files. Up to 256 MiB it
         is always done.
     cache_bytes : int
-        Memory of a process for columns that were read.
+        Memory per process for columns.
 
     Raises
     ------
     DataError
         If the dataset is incomplete or damaged.
-
-    Example
-    -------
-    >>> rows = TokenRows("my_tokens")
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.DataError: my_tokens: no such folder; ...
     """
 
     def __init__(
@@ -123,35 +116,11 @@ class TokenRows:
         return self._lengths
 
     def group_of(self, rows: np.ndarray) -> np.ndarray:
-        """Row group (counted over all shards) of each row.
-
-        Arguments
-        ---------
-        rows : numpy.ndarray
-            Row numbers, int64 [n].
-
-        Returns
-        -------
-        numpy.ndarray
-            Row groups, int64 [n].
-        """
+        """Row group (counted over all shards) of each row, int64 [n]."""
         return np.searchsorted(self.starts, rows, side="right") - 1
 
     def value(self, row: int, key: str) -> Any:
-        """One value.
-
-        Arguments
-        ---------
-        row : int
-            Row number.
-        key : str
-            A column.
-
-        Returns
-        -------
-        object
-            Tokens as int64 [N], anything else as a Python object.
-        """
+        """Value of a column: tokens as int64 [N], others as a Python object."""
         group = int(np.searchsorted(self.starts, row, side="right")) - 1
         place = row - int(self.starts[group])
         column = self._column(group, key)
@@ -162,23 +131,7 @@ class TokenRows:
         return column[place].as_py()
 
     def row_of(self, utt_id: str) -> int:
-        """Find an utterance.
-
-        Arguments
-        ---------
-        utt_id : str
-            Its id.
-
-        Returns
-        -------
-        int
-            Its row number.
-
-        Raises
-        ------
-        KeyError
-            If there is none.
-        """
+        """Row number of an id; KeyError if there is none."""
         if self._bounds is None:
             self._bounds = list(self._read_bounds())
         for group, bounds in enumerate(self._bounds):
@@ -194,7 +147,7 @@ class TokenRows:
         raise KeyError(utt_id)
 
     def _column(self, group: int, key: str) -> Any:
-        """A column of a row group; of tokens, their offsets and values."""
+        """A column of a row group; for tokens, their offsets and values."""
         column = self._cached((group, key))
         if column is None:
             array = self._read(group, key)
@@ -240,7 +193,7 @@ class TokenRows:
         raise DataError(f"{path}: {problem}; make the dataset again")
 
     def _read_bounds(self) -> Iterator[tuple[str, str] | None]:
-        """First and last id of each row group, where its file says them."""
+        """Yield first and last id of each row group, None if unknown."""
         for path in self.paths:
             with _naming(path), pq.ParquetFile(path) as file:
                 footer = file.metadata
@@ -277,24 +230,7 @@ class TokenRows:
 
 
 class LazyRow(dict):
-    """A row that reads its values when they are looked up.
-
-    Arguments
-    ---------
-    rows : TokenRows
-        Where from.
-    number : int
-        Row number.
-
-    Example
-    -------
-    >>> class Rows:
-    ...     keys = ("id",)
-    ...     def value(self, row, key):
-    ...         return f"{key} of {row}"
-    >>> LazyRow(Rows(), 7)["id"]
-    'id of 7'
-    """
+    """A row that reads its values on access."""
 
     def __init__(self, rows: TokenRows, number: int):
         super().__init__()
@@ -313,7 +249,7 @@ class LazyRow(dict):
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name the file when Parquet cannot be read."""
+    """Name the file in errors of Parquet."""
     try:
         yield
     # ValueError: names of columns that are not UTF-8.

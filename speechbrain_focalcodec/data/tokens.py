@@ -26,36 +26,36 @@ _CHUNK = 2**14  # rows filtered at once
 
 
 class TokenDataset(DynamicItemDataset):
-    """The utterances of a token dataset, read when they are asked for.
+    """The utterances of a token dataset, read on demand.
 
     It is used as any other ``DynamicItemDataset``; tokens stay on disk. Train
     with a :class:`~speechbrain_focalcodec.data.token_loader.TokenLoader`,
-    which reads in the order of the files and can resume within an epoch.
+    which reads in the order of the files and resumes within an epoch.
 
     Keys: "id" (str), "tokens" (int64 [N]), "num_tokens" (int), "duration"
     (seconds), "num_samples", "sample_rate", "speaker", "text", "path" and the
-    other columns of the manifest. Computed when asked for: "codes" (float32
-    [N, d], from the tokens alone) and, with `codec`, "feats" (quantized
-    features, float32 [T, C]). `add_dynamic_item` adds to them.
+    other columns of the manifest. Computed on demand: "codes" (float32 [N, d],
+    from the tokens only) and, with `codec`, "feats" (quantized features,
+    float32 [T, C]). `add_dynamic_item` adds others.
 
     Arguments
     ---------
     folder : str or Path
-        What ``focalcodec tokenize`` has made.
+        Output of ``focalcodec tokenize``.
     output_keys : sequence of str or dict
         Keys of the items.
     dynamic_items : sequence of dict
         More items, as for ``DynamicItemDataset``.
     fingerprint : str, optional
-        Refuse tokens of another model than this.
+        Refuse tokens of a model with another fingerprint.
     codec : FocalCodec, optional
-        Refuse tokens of another model, and offer "feats". Give a model on
-        the CPU when workers load the data.
+        Refuse tokens of another model, and compute "feats". Pass a model on
+        the CPU if workers load the data.
     verify : bool
         Compare the SHA-256 of all files, which reads them. Up to 256 MiB it
         is always done.
     cache_bytes : int
-        Memory that each process may use for row groups it has read.
+        Memory per process for row groups.
 
     Raises
     ------
@@ -106,7 +106,7 @@ class TokenDataset(DynamicItemDataset):
 
     @property
     def info(self) -> Any:
-        """What `dataset.json` says: model, counts, shards."""
+        """Content of `dataset.json`: model, counts, shards."""
         return self.rows.info
 
     @property
@@ -116,7 +116,7 @@ class TokenDataset(DynamicItemDataset):
 
     @property
     def token_rate(self) -> float:
-        """Tokens a second."""
+        """Tokens per second."""
         return self.info.model.token_rate
 
     @property
@@ -140,7 +140,7 @@ class TokenDataset(DynamicItemDataset):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what the items are and of their order."""
+        """SHA-256 of the items and their order."""
         if self._digest is None:
             digest = hashlib.sha256()
             for shard in self.info.shards:
@@ -169,7 +169,7 @@ class TokenDataset(DynamicItemDataset):
         )
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Several items, each row group being visited once."""
+        """Several items; each row group is visited once."""
         order = sorted(
             range(len(indices)), key=lambda i: self.row_number(indices[i])
         )
@@ -177,23 +177,7 @@ class TokenDataset(DynamicItemDataset):
         return [items[i] for i in range(len(indices))]
 
     def row_number(self, index: int) -> int:
-        """The row of an item in the files.
-
-        Arguments
-        ---------
-        index : int
-            Which item; negative ones count from the end.
-
-        Returns
-        -------
-        int
-            Its row.
-
-        Raises
-        ------
-        IndexError
-            If there are not so many items.
-        """
+        """Row of an item in the files; negative indices count from the end."""
         index = range(len(self))[index]
         return index if self.selection is None else int(self.selection[index])
 
@@ -206,14 +190,12 @@ class TokenDataset(DynamicItemDataset):
         reverse: bool = False,
         select_n: int | None = None,
     ) -> "TokenDataset":
-        """Some of the items, perhaps sorted; only their rows are held.
+        """Select and sort items; only their row numbers are held.
 
         Arguments
         ---------
-        key_min_value : dict, optional
-            Keep items whose value is at least this, by key.
-        key_max_value : dict, optional
-            Keep items whose value is at most this, by key.
+        key_min_value, key_max_value : dict, optional
+            Keep items whose value is at least, or at most, this, by key.
         key_test : dict, optional
             Keep items whose value passes the function, by key.
         sort_key : str, optional
@@ -221,24 +203,12 @@ class TokenDataset(DynamicItemDataset):
         reverse : bool
             Sort descending.
         select_n : int, optional
-            Keep at most the first so many, before they are sorted.
+            Keep at most the first n, before they are sorted.
 
         Returns
         -------
         TokenDataset
             With its own output keys and dynamic items.
-
-        Example
-        -------
-        >>> from make_tokens import make_tokens  # in tests/
-        >>> folder = make_tokens(getfixture("tmp_path") / "tokens")
-        >>> dataset = TokenDataset(folder)
-        >>> train = {"speaker0", "speaker1"}
-        >>> part = dataset.filtered_sorted(
-        ...     key_test={"speaker": train.__contains__}
-        ... )
-        >>> 0 < len(part) < len(dataset)
-        True
         """
         tests: list[tuple[str, Callable[[Any], Any]]] = [
             *((k, _AtLeast(v)) for k, v in (key_min_value or {}).items()),
@@ -273,36 +243,12 @@ class TokenDataset(DynamicItemDataset):
     def overfit_test(
         self, sample_count: int, total_count: int
     ) -> "TokenDataset":
-        """The first items over and over, to see a model learn them.
-
-        Arguments
-        ---------
-        sample_count : int
-            How many different items.
-        total_count : int
-            How many items in all.
-
-        Returns
-        -------
-        TokenDataset
-            The subset.
-        """
+        """Repeat the first `sample_count` items up to `total_count` items."""
         first = self.row_numbers[:sample_count]
         return self._subset(np.resize(first, total_count if len(first) else 0))
 
     def batch_shuffle(self, batch_size: int) -> "TokenDataset":
-        """The same items with stretches of `batch_size` shuffled.
-
-        Arguments
-        ---------
-        batch_size : int
-            Items that stay together.
-
-        Returns
-        -------
-        TokenDataset
-            In another order.
-        """
+        """The same items with stretches of `batch_size` shuffled."""
         rows = torch.from_numpy(self.row_numbers)
         return self._subset(batch_shuffle(rows, batch_size).numpy())
 
@@ -313,7 +259,7 @@ class TokenDataset(DynamicItemDataset):
         return subset
 
     def _values(self, key: str, rows: np.ndarray) -> Iterator[Any]:
-        """Values of a key, without holding them."""
+        """Yield values of a key."""
         if key == "num_tokens":
             yield from self.rows.lengths[rows].tolist()
         elif key in self.rows.keys:
@@ -368,7 +314,7 @@ class _Features:
 
 
 class _Table(Mapping):
-    """Rows by id, each read when it is looked up."""
+    """Rows by id, read on access."""
 
     def __init__(self, rows: TokenRows):
         self.rows = rows
@@ -385,7 +331,7 @@ class _Table(Mapping):
 
 
 class _Ids(Sequence):
-    """Ids of items, each read when it is looked up."""
+    """Ids of items, read on access."""
 
     def __init__(self, dataset: TokenDataset):
         self.dataset = dataset

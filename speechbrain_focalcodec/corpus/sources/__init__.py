@@ -1,4 +1,4 @@
-"""Where a corpus comes from: folders, manifests, Kaldi folders and lists."""
+"""Sources of a corpus: folders, manifests, Kaldi folders and lists."""
 
 from speechbrain_focalcodec.corpus.sources.item import Item, Source
 from speechbrain_focalcodec.corpus.sources.opening import open_source

@@ -1,4 +1,4 @@
-"""The data root in manifests: `{data_root}` and `$data_root`."""
+"""Replaces `{data_root}` and `$data_root` in manifests."""
 
 import os
 import re
@@ -12,24 +12,15 @@ _NAME = "data_root"
 
 
 class DataRoot:
-    """Fills in the folder that a manifest leaves open.
+    """Replaces the placeholders of a manifest's data root.
 
     Arguments
     ---------
     folder : str or Path, optional
-        The folder; without it a path that asks for one is an error.
+        The data root; if None, a path with a placeholder is an error.
     braces : bool
-        Whether strings are format strings, as SpeechBrain takes those of a
-        JSON manifest: ``{{`` stands for ``{``.
-
-    Example
-    -------
-    >>> DataRoot("/data").in_path("{data_root}/a.wav")
-    '/data/a.wav'
-    >>> DataRoot("/data").in_path("$data_root/a.wav")
-    '/data/a.wav'
-    >>> DataRoot(braces=True).in_text("{{laughs}}")
-    '{laughs}'
+        Whether strings are format strings, as in SpeechBrain's JSON manifests:
+        ``{{`` stands for ``{``.
     """
 
     def __init__(
@@ -39,29 +30,10 @@ class DataRoot:
         self.braces = braces
 
     def in_path(self, path: str) -> str:
-        """Fill in a path.
+        """Replace the placeholder in a path.
 
-        Arguments
-        ---------
-        path : str
-            As the manifest has it.
-
-        Returns
-        -------
-        str
-            Without placeholders.
-
-        Raises
-        ------
-        ValueError
-            If the folder is not known, or something else is left open.
-
-        Example
-        -------
-        >>> DataRoot().in_path("$data_root/a.wav")
-        Traceback (most recent call last):
-        ...
-        ValueError: the path '$data_root/a.wav' leaves $data_root open; ...
+        Raises ValueError if the folder is not known or other placeholders
+        remain.
         """
         start = _DOLLAR.match(path)
         if start:
@@ -82,7 +54,7 @@ class DataRoot:
         return path
 
     def in_text(self, text: str) -> str:
-        """Fill in any other string; what is not known stays as it is."""
+        """Replace it in any other string; other placeholders stay."""
         if not self.braces or ("{" not in text and "}" not in text):
             return text
         return _BRACES.sub(self._any, text)

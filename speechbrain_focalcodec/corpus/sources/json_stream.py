@@ -1,4 +1,4 @@
-"""Reading a large JSON object entry by entry."""
+"""Reads a large JSON object entry by entry."""
 
 import json
 import re
@@ -16,34 +16,11 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def iter_object(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the keys and values of a JSON file's outermost object.
+    """Yield the keys and objects of a JSON file's outermost object.
 
-    Memory is bounded: no more than an entry and a block of the file are
-    kept. A key that repeats is given each time.
-
-    Arguments
-    ---------
-    path : str or Path
-        A UTF-8 file that maps names to objects.
-
-    Yields
-    ------
-    key : str
-        A name.
-    value : dict
-        Its object.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read or is something else.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.json"
-    >>> _ = path.write_text('{"a": {"b": 1}, "c": {}}')
-    >>> list(iter_object(path))
-    [('a', {'b': 1}), ('c', {})]
+    Memory is bounded by an entry and a block of the file. Repeated keys are
+    yielded each time. Raises DataError if the file cannot be read or is
+    something else.
     """
     try:
         with open(path, encoding="utf-8-sig") as stream:
@@ -106,9 +83,9 @@ class _Reader:
             raise self._error(f"{character!r} was expected")
         self.position += 1
 
-    def _value(self, first: str, what: str) -> Any:
+    def _value(self, first: str, expected: str) -> Any:
         if self._next() != first:
-            raise self._error(f"{what} was expected")
+            raise self._error(f"{expected} was expected")
         while True:
             try:
                 value, self.position = self.decode(self.text, self.position)

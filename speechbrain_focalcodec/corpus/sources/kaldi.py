@@ -1,4 +1,4 @@
-"""A Kaldi data folder: wav.scp, and text, utt2spk, segments beside it."""
+"""Items of a Kaldi data folder: wav.scp, text, utt2spk and segments."""
 
 import re
 from collections.abc import Iterator
@@ -14,26 +14,11 @@ _OFFSET = re.compile(r":\d+$")
 
 
 class KaldiSource(Source):
-    """The utterances of a Kaldi data folder.
+    """The utterances of a Kaldi data folder or a ``.scp`` file.
 
-    With ``segments`` an item is a segment, or else a line of ``wav.scp``.
-    ``text`` and ``utt2spk`` are read where there are any. Commands (``sox
-    a.wav |``) are refused: nothing that a data file says is executed.
-
-    Arguments
-    ---------
-    path : str or Path
-        The folder, or a ``.scp`` file.
-    base : str or Path
-        The folder that relative paths start from.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> _ = (folder / "wav.scp").write_text("u1 one.wav\\nu2 two.wav\\n")
-    >>> _ = (folder / "utt2spk").write_text("u1 anna\\nu2 otto\\n")
-    >>> [item.speaker for item in KaldiSource(folder, folder)]
-    ['anna', 'otto']
+    With ``segments`` an item is a segment, otherwise a line of ``wav.scp``.
+    ``text`` and ``utt2spk`` are read if they exist. Commands (``sox a.wav |``)
+    are refused: nothing in a data file is executed.
     """
 
     kind = "kaldi"
@@ -46,13 +31,11 @@ class KaldiSource(Source):
         self.folder = self.scp.parent
 
     def place(self, line: int, item_id: str | None = None) -> str:
-        """The place of an item, for a message."""
         segments = self.folder / "segments"
         path = segments if segments.is_file() else self.scp
         return f"{path}, line {line}"
 
     def scan(self) -> Iterator[tuple[int, Item]]:
-        """Yield an item a segment, or a recording where there are none."""
         texts = _Lookup(self.folder / "text")
         speakers = _Lookup(self.folder / "utt2spk")
         segments = self.folder / "segments"
@@ -115,8 +98,8 @@ class KaldiSource(Source):
 class _Lookup:
     """Values by key from a file that is read only as far as needed.
 
-    Kaldi's files have one order, so that little waits in memory; where they
-    do not, or keys are missing, it is still right.
+    Kaldi sorts all files alike, so few values wait in memory; other orders work
+    too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -124,7 +107,7 @@ class _Lookup:
         self.pairs = _pairs(path, True) if path.is_file() else iter(())
 
     def pop(self, key: str) -> str | None:
-        """The value of a key that is asked for once; None if it has none."""
+        """The value of a key, which is asked for once; None if it has none."""
         if key in self.waiting:
             return self.waiting.pop(key) or None
         for _, other, value in self.pairs:
@@ -137,7 +120,7 @@ class _Lookup:
 def _pairs(
     path: Path, may_be_empty: bool = False
 ) -> Iterator[tuple[int, str, str]]:
-    """Yield line number, first word and the rest of each line."""
+    """Yield line number, first word and rest of each line."""
     for number, line in read_lines(path):
         key, *rest = line.split(maxsplit=1) or [""]
         if not key:

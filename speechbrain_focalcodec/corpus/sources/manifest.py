@@ -1,4 +1,4 @@
-"""Manifests: SpeechBrain's JSON and CSV, JSON lines, other tables."""
+"""Items of manifests: SpeechBrain's JSON and CSV, JSON lines, other tables."""
 
 import csv
 import json
@@ -21,15 +21,15 @@ __all__ = ["CsvSource", "JsonSource"]
 
 
 class _Manifest(Source):
-    """A file of entries that say which audio they are of.
+    """A file of entries that name their audio.
 
     Arguments
     ---------
     path : str or Path
         The manifest.
     data_root : str or Path, optional
-        What ``{data_root}`` and ``$data_root`` stand for, and where relative
-        paths start; these start from the manifest's folder by default.
+        Value of ``{data_root}`` and ``$data_root``, and the start of relative
+        paths; these start from the manifest's folder by default.
     """
 
     def __init__(
@@ -61,30 +61,14 @@ class JsonSource(_Manifest):
     """A SpeechBrain JSON manifest, or JSON lines as NeMo has them.
 
     The first maps ids to entries, and its strings are format strings, as
-    SpeechBrain reads them; the second has an entry a line. It is read entry
-    by entry, never as a whole.
-
-    Arguments
-    ---------
-    path : str or Path
-        The manifest.
-    data_root : str or Path, optional
-        What ``{data_root}`` and ``$data_root`` stand for, and where relative
-        paths start; these start from the manifest's folder by default.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "dev.json"
-    >>> _ = path.write_text('{"u1": {"wav": "a.wav", "spk_id": "anna"}}')
-    >>> [(item.id, item.speaker) for item in JsonSource(path)]
-    [('u1', 'anna')]
+    SpeechBrain reads them; the second has one entry per line. Either is read
+    entry by entry.
     """
 
     kind = "json"
     empty = "has no entries"
 
     def scan(self) -> Iterator[tuple[int, Item]]:
-        """Yield an item an entry."""
         if self._has_lines():
             yield from self._scan_lines()
             return
@@ -93,14 +77,14 @@ class JsonSource(_Manifest):
             yield 0, self._item(entries, entry, 0, item_id)
 
     def _has_lines(self) -> bool:
-        """Whether its first line is an entry that names a file itself."""
+        """Whether the first line is an entry with a path."""
         if self.path.suffix.lower() != ".json":
             return True
         try:
             with open(self.path, "rb") as stream:
                 entry = json.loads(stream.readline(2**20))
         except (OSError, ValueError, RecursionError):
-            return False  # what is wrong with it is said when it is read
+            return False  # reading it raises the error
         return isinstance(entry, dict) and any(
             isinstance(entry.get(key), str) for key in PATH_KEYS
         )
@@ -128,28 +112,12 @@ class CsvSource(_Manifest):
     """A SpeechBrain CSV manifest, or another table with a header.
 
     ``.tsv`` has tabs and no quotes. All columns are text.
-
-    Arguments
-    ---------
-    path : str or Path
-        The manifest.
-    data_root : str or Path, optional
-        What ``{data_root}`` and ``$data_root`` stand for, and where relative
-        paths start; these start from the manifest's folder by default.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "dev.csv"
-    >>> _ = path.write_text("ID,wav,spk_id\\nu1,a.wav,anna\\n")
-    >>> [(item.id, item.speaker) for item in CsvSource(path)]
-    [('u1', 'anna')]
     """
 
     kind = "csv"
     empty = "has no rows; the first line is the header"
 
     def scan(self) -> Iterator[tuple[int, Item]]:
-        """Yield an item a row."""
         entries = self._entries(braces=False)
         header: list[str] = []
         for line, row in self._rows():

@@ -1,4 +1,4 @@
-"""Finding out what kind of source a path is."""
+"""Finds the kind of a source and opens it."""
 
 from pathlib import Path
 
@@ -29,25 +29,25 @@ def open_source(
     Arguments
     ---------
     source : str or Path
-        A folder with audio (LibriSpeech's and LibriTTS's layouts are
-        recognised), a SpeechBrain manifest (.json, .csv), JSON lines, a
-        table (.tsv), a Kaldi ``wav.scp`` or the folder that holds one, or a
-        list of files (.txt).
+        A folder with audio (the layouts of LibriSpeech, LibriTTS and AN4 are
+        recognized), a SpeechBrain manifest (.json, .csv), JSON lines, a
+        table (.tsv), a Kaldi ``wav.scp`` or its folder, or a list of files
+        (.txt).
     data_root : str or Path, optional
-        Of all but folders with audio: what ``{data_root}`` and
-        ``$data_root`` in a manifest stand for, and the folder that relative
-        paths start from. By default these start from the source's folder.
+        Value of ``{data_root}`` and ``$data_root`` in a manifest, and the
+        folder that relative paths start from; by default they start from the
+        source's folder. Not for folders with audio.
 
     Returns
     -------
     Source
-        Its items; see :class:`Source`.
+        Its items.
 
     Raises
     ------
     DataError
-        If there is no such source, or it is none of these. What is wrong
-        with its content is raised when it is iterated.
+        If there is no such source, or its kind is unknown. Errors in its
+        content are raised by iteration.
 
     Example
     -------
