@@ -1,4 +1,4 @@
-"""The command line ``focalcodec``: one registry of typed functions."""
+"""The command line ``focalcodec``."""
 
 from speechbrain_focalcodec.cli.main import app
 

@@ -1,7 +1,4 @@
-"""Applying a conversion to a file, or to each file of a folder.
-
-Bad input is reported in one line here, for all commands.
-"""
+"""Applies a command to a file or a folder of files, and reports errors."""
 
 import os
 import sys
@@ -30,20 +27,15 @@ class Jobs:
     Arguments
     ---------
     pairs : list of (Path, Path)
-        Each file to read and the file to write.
+        Each input file and its output file.
     folder : bool
-        Whether a folder was asked for: failures do not end the run then.
+        Whether the input is a folder: a failure does not end the run then.
     skipped : int
-        Number of files left out because their output exists.
+        Number of files that are left out because their output exists.
     failures : list of str
-        The error lines so far.
+        Error lines so far.
     suffix : str
-        Gives the format of what goes to standard output.
-
-    Example
-    -------
-    >>> Jobs([(Path("a.wav"), Path("a.focal"))], folder=False).skipped
-    0
+        Format of standard output.
     """
 
     pairs: list[tuple[Path, Path]]
@@ -54,18 +46,13 @@ class Jobs:
 
 
 class OneLineErrors(typer.core.TyperGroup):
-    """Commands whose bad input gives one line on stderr and exit code 1.
+    """Commands that report errors of the user in one line on stderr.
 
-    So does a bad value of an option, with 2, and Ctrl-C, with 130. Other
+    The exit code is 1, or 2 for a bad option and 130 after Ctrl-C. Other
     exceptions are defects and keep their traceback.
-
-    Example
-    -------
-    >>> app = typer.Typer(cls=OneLineErrors)
     """
 
     def invoke(self, ctx: Any) -> object:
-        """Run the command, catching what stands for bad input."""
         quiet = QUIET.set(bool(ctx.params.get("quiet")))
         try:
             return super().invoke(ctx)
@@ -78,8 +65,8 @@ class OneLineErrors(typer.core.TyperGroup):
             typer.echo(f"error: {_one_line(error)}", err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            told = str(error) or "stopped: no unfinished file is left"
-            typer.echo(told, err=True)
+            message = str(error) or "stopped: no unfinished file is left"
+            typer.echo(message, err=True)
             raise typer.Exit(130) from error
         finally:
             QUIET.reset(quiet)
@@ -92,7 +79,7 @@ def plan(
     target_suffixes: tuple[str, ...],
     overwrite: bool,
 ) -> Jobs:
-    """Pair each file to read with the file to write.
+    """Pair each input file with its output file.
 
     Arguments
     ---------
@@ -119,13 +106,6 @@ def plan(
     ------
     FocalCodecError
         If there is nothing to read, or the output cannot be `target`.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> (folder / "a.focal").touch()
-    >>> plan(folder, Path("out"), (".focal",), (".wav",), False).pairs[0][1]
-    PosixPath('out/a.wav')
     """
     if source == PIPE or not source.is_dir():
         return _plan_file(source, target, target_suffixes, overwrite)
@@ -134,7 +114,7 @@ def plan(
             f"{source}: is a folder, which standard output cannot take; give "
             "the name of a folder"
         )
-    # Here, since it imports torch.
+    # Imports torch.
     from speechbrain_focalcodec.audio.files import find_audio_files
 
     if target.suffix.lower() in target_suffixes and not target.is_dir():
@@ -154,7 +134,7 @@ def plan(
         )
     inside = _real(target)
     if inside != _real(source):
-        # What an earlier run wrote below the source is no input.
+        # Files that an earlier run wrote below the source are no input.
         files = [f for f in files if inside not in _real(f).parents]
     sources = {_real(file) for file in files}
     jobs = Jobs([], folder=True)
@@ -221,12 +201,12 @@ def _real(path: Path) -> Path:
 
 
 def run(jobs: Jobs, convert: Callable[[Path, Path], object], verb: str) -> None:
-    """Convert each file; in a folder the rest goes on after a failure.
+    """Convert each file; in a folder, continue after a failure.
 
     Arguments
     ---------
     jobs : Jobs
-        What to do, from :func:`plan`.
+        From :func:`plan`.
     convert : callable
         Reads the first path and writes the second.
     verb : str
@@ -237,14 +217,9 @@ def run(jobs: Jobs, convert: Callable[[Path, Path], object], verb: str) -> None:
     FocalCodecError, OSError
         If the only file fails.
     KeyboardInterrupt
-        If Ctrl-C ends a folder; its text says what is kept.
+        If Ctrl-C ends a folder; its text says which files are done.
     typer.Exit
         With code 1, if files of a folder failed; they are listed on stderr.
-
-    Example
-    -------
-    >>> run(Jobs([], folder=True, skipped=2), print, "encode")
-    encode: 0 done, 2 skipped (output exists), 0 failed
     """
     if not jobs.folder:
         for pair in jobs.pairs:
@@ -256,7 +231,7 @@ def run(jobs: Jobs, convert: Callable[[Path, Path], object], verb: str) -> None:
                 convert(source, target)
         return
     done = 0
-    # disable=None: no bar when stderr is not a terminal.
+    # disable=None: no bar if stderr is not a terminal.
     disable = True if QUIET.get() else None
     for source, target in tqdm(
         jobs.pairs, desc=verb, unit="file", disable=disable, file=sys.stderr
@@ -287,7 +262,7 @@ def run(jobs: Jobs, convert: Callable[[Path, Path], object], verb: str) -> None:
 
 @contextmanager
 def _naming(source: Path) -> Iterator[None]:
-    """Have an error of the codec, which knows no files, name the file."""
+    """Add the file's name to errors of the codec."""
     try:
         yield
     except FocalCodecError as error:
@@ -297,6 +272,6 @@ def _naming(source: Path) -> Iterator[None]:
 
 
 def _one_line(error: Exception | str) -> str:
-    """The message; file names may have line breaks, or be no Unicode."""
+    """The message in one line of valid Unicode."""
     text = " ".join(str(error).split())
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

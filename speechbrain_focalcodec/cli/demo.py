@@ -1,4 +1,4 @@
-"""The command that shows a codec at work on one clip."""
+"""The command ``demo``: a codec at work on one clip."""
 
 import time
 from collections.abc import Callable
@@ -36,45 +36,15 @@ def demo(
         ),
     ] = False,
     out: Annotated[
-        Path, typer.Option(help="Folder for what the demo writes.")
+        Path, typer.Option(help="Folder for the demo's files.")
     ] = Path("demo_output"),
     device: Annotated[str, typer.Option(help="Such as cpu or cuda:0.")] = "cpu",
 ) -> None:
-    """Turn a clip into tokens and back, and show what came of it.
+    """Turn a clip into tokens and back, and show the result.
 
     Prints the model's rates, the tokens, the speed and STOI; writes the
     tokens, the reconstruction and a picture of both spectrograms.
-    \f
-
-    Arguments
-    ---------
-    audio : Path, optional
-        The clip; by default the bundled one.
-    model : str, optional
-        A bundled model's name, a local folder or a hub repository; by
-        default the bundled model, or the bundled causal one.
-    stream : bool
-        Whether the reconstruction is made as live audio is.
-    out : Path
-        Folder for tokens.focal, reconstruction.wav and spectrograms.png.
-    device : str
-        Where the model runs.
-
-    Raises
-    ------
-    FocalCodecError
-        When the clip or the model cannot be read.
-
-    Example
-    -------
-    >>> out = getfixture("tmp_path")
-    >>> demo(model="tests/parity/offline_50hz", out=out)
-    Model       offline_50hz...
-    >>> sorted(path.name for path in out.iterdir())
-    ['reconstruction.wav', 'spectrograms.png', 'tokens.focal']
     """
-    # Imported here: `focalcodec --help` must not wait for torch, and main
-    # imports this module.
     from speechbrain_focalcodec.audio.files import read_audio
     from speechbrain_focalcodec.cli.model import load_model
     from speechbrain_focalcodec.model_files import DEFAULT_CAUSAL_MODEL
@@ -132,7 +102,7 @@ def demo(
 def _measure_speed(
     interface: "PretrainedFocalCodec", audio: Path, toks: "torch.Tensor"
 ) -> dict[str, str]:
-    """Encode and decode once more, now that all is loaded, without files."""
+    """Encode and decode again, without loading and files."""
     from speechbrain_focalcodec.audio.files import read_audio
 
     rate = interface.codec.sample_rate_input

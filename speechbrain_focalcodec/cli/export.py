@@ -1,4 +1,4 @@
-"""The command that joins trained stages into a model."""
+"""The command ``export``, which joins trained stages into a model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,15 +15,15 @@ def export(
     runs: Annotated[
         list[str],
         typer.Argument(
-            help="Output folders of training stages, and models; of what "
-            "several have, the last is taken."
+            help="Output folders of training stages, and models; later "
+            "ones replace parts of earlier ones."
         ),
     ],
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="Where a WavLM encoder's weights come from if no run has "
-            "them: what the stages had as encoder_source."
+            help="Source of the WavLM encoder's weights if no run has them: "
+            "the encoder_source of the stages."
         ),
     ] = None,
     overwrite: Annotated[
@@ -45,15 +45,15 @@ def export(
         typer.Option(
             min=0,
             max=1,
-            help="Average the weights of the last two decoders: the share "
-            "of the last. Between a decoder and the one that a discriminator "
-            "made of it, it trades words for sound.",
+            help="Average the weights of the last two decoders, with this "
+            "share of the last. Between a decoder and its adversarially "
+            "trained version, it trades intelligibility for sound quality.",
         ),
     ] = None,
 ) -> None:
     """Join the best checkpoints of the stages into a model folder.
 
-    What the folder holds can be loaded by its path: config.json and
+    The folder can be loaded by its path. It holds config.json and
     model.safetensors, and the hyperparams.yaml of SpeechBrain's from_hparams.
     """
     import torch

@@ -1,15 +1,12 @@
-"""The commands of ``focalcodec`` and their registry.
+"""The registry of the commands of ``focalcodec``.
 
-Thin: each command names what happens to one file, and
-:mod:`speechbrain_focalcodec.cli.batch` applies it to a file or a folder.
-torch and SpeechBrain are imported inside the commands, so that ``--help`` is
-quick.
+Commands import torch and SpeechBrain when they run: ``--help`` is quick.
 """
 
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +18,7 @@ from speechbrain_focalcodec.cli.export import export
 from speechbrain_focalcodec.cli.model import load_model
 from speechbrain_focalcodec.cli.onnx import export_onnx
 from speechbrain_focalcodec.cli.options import (
+    AsJson,
     BatchSize,
     Channel,
     Context,
@@ -40,9 +38,6 @@ from speechbrain_focalcodec.cli.tokens import decode, encode, token_facts
 from speechbrain_focalcodec.cli.training import plot_training
 from speechbrain_focalcodec.cli.voice import convert_voice
 from speechbrain_focalcodec.long_audio.windows import CONTEXT, WINDOW
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["app", "decode", "encode", "info", "resynthesize"]
 
@@ -92,7 +87,6 @@ def common(
         logging.basicConfig(level=logging.INFO)
 
 
-# Typed functions of modules that import cheaply.
 app.command()(encode)
 app.command()(decode)
 
@@ -132,11 +126,9 @@ def info(
         ),
     ] = None,
     model: Model = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON instead of lines.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print what a model is, or what a token file holds."""
+    """Describe a model or a token file."""
     if file is None:
         facts = _model_facts(model)
     else:

@@ -1,4 +1,4 @@
-"""The model that a command's options name."""
+"""Loads the model that a command's options name."""
 
 from typing import TYPE_CHECKING
 
@@ -22,44 +22,14 @@ def load_model(
     channel: int | None = None,
     strict: bool = False,
 ) -> "PretrainedFocalCodec":
-    """Load the model that the options name, set as they say.
-
-    Arguments
-    ---------
-    model : str, optional
-        A bundled model's name, a local folder or a hub repository; the
-        bundled model by default.
-    device : str, optional
-        Such as ``cpu`` or ``cuda:0``; a GPU when there is one by default.
-    precision : str, optional
-        ``bf16`` or ``int8``; exact by default.
-    window : float
-        Length of a window (s).
-    context : float
-        What windows see of their neighbours when encoding (s).
-    batch_size : int
-        Windows at once.
-    channel : int, optional
-        The channel of audio files to read; the mean of all by default.
-    strict : bool
-        Whether to raise an error in place of a warning.
-
-    Returns
-    -------
-    PretrainedFocalCodec
-        The model on that device.
+    """Load a model; the arguments are those of the shared options.
 
     Raises
     ------
     typer.BadParameter
-        If there is no such device here, or an option does not fit.
+        If the device does not exist here, or an option does not fit.
     FocalCodecError
         If the model cannot be loaded.
-
-    Example
-    -------
-    >>> load_model("tests/parity/offline_50hz", "cpu").codec.causal
-    False
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Lines that tell of a command's work; ``--quiet`` leaves them out."""
+"""Prints progress notes, which ``--quiet`` leaves out."""
 
 from contextvars import ContextVar
 
@@ -11,19 +11,6 @@ QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 def note(line: str, err: bool = False) -> None:
-    """Print a line that is neither a result nor an error.
-
-    Arguments
-    ---------
-    line : str
-        The line.
-    err : bool
-        Whether to print it to standard error.
-
-    Example
-    -------
-    >>> note("encode: 3 done")
-    encode: 3 done
-    """
+    """Print a line that is neither a result nor an error."""
     if not QUIET.get():
         typer.echo(line, err=err)

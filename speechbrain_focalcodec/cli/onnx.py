@@ -1,4 +1,4 @@
-"""The command that writes a model as ONNX."""
+"""The command ``export-onnx``, which writes a model as ONNX."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,33 +27,12 @@ def export_onnx(
         typer.Option("--overwrite", help="Replace an export in the folder."),
     ] = False,
 ) -> None:
-    """Write a model as ONNX, to be run without PyTorch.
+    """Write a model as ONNX, to run it without PyTorch.
 
     The folder then holds encoder.onnx, decoder.onnx and onnx.json; of a causal
-    model, encoder_step.onnx and decoder_step.onnx, which code a chunk of a
+    model also encoder_step.onnx and decoder_step.onnx, which code a chunk of a
     stream. Load it with speechbrain_focalcodec.OnnxFocalCodec.
-    \f
-
-    Arguments
-    ---------
-    out : Path
-        The folder to write.
-    model : str, optional
-        A bundled model's name, a local folder or a hub repository; by
-        default the bundled model.
-    int8 : bool
-        Whether to store weights as 8-bit integers.
-    overwrite : bool
-        Whether to replace an export that is there.
-
-    Raises
-    ------
-    FocalCodecError
-        If the model cannot be read or exported, the extra `onnx` is not
-        installed, or there is an export.
     """
-    # Imported here: `focalcodec --help` must not wait for torch, and main
-    # imports this module.
     from speechbrain_focalcodec.cli.model import load_model
     from speechbrain_focalcodec.errors import FocalCodecError
     from speechbrain_focalcodec.onnx import export as onnx_export

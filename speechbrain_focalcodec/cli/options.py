@@ -1,4 +1,4 @@
-"""The options that several commands share."""
+"""Options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "AsJson",
     "BatchDuration",
     "BatchSize",
     "CausalModel",
@@ -15,6 +16,7 @@ __all__ = [
     "Device",
     "Input",
     "Model",
+    "Neighbors",
     "Output",
     "Overwrite",
     "Precision",
@@ -54,14 +56,14 @@ Model = Annotated[
     str | None,
     typer.Option(
         help="A bundled model's name, a local folder or a hub repository; "
-        "the bundled model when not given."
+        "the bundled model by default."
     ),
 ]
 CausalModel = Annotated[
     str | None,
     typer.Option(
         help="A causal model: a bundled one's name, a local folder or a hub "
-        "repository; the bundled causal model when not given."
+        "repository; the bundled causal model by default."
     ),
 ]
 Device = Annotated[
@@ -73,8 +75,8 @@ Device = Annotated[
 Precision = Annotated[
     str | None,
     typer.Option(
-        help="bf16 or int8: faster, and nearly the same tokens; exact when "
-        "not given."
+        help="bf16 or int8: faster, and nearly the same tokens; exact by "
+        "default."
     ),
 ]
 Window = Annotated[
@@ -85,10 +87,10 @@ Window = Annotated[
 ]
 Context = Annotated[
     float,
-    typer.Option(help="Seconds that windows see of their neighbours."),
+    typer.Option(help="Seconds of context on each side of a window."),
 ]
 BatchSize = Annotated[
-    int, typer.Option(help="Windows at once; more pays on a GPU.")
+    int, typer.Option(help="Windows per batch; more are faster on a GPU.")
 ]
 BatchDuration = Annotated[
     float | None,
@@ -107,7 +109,16 @@ Workers = Annotated[
 ]
 DataRoot = Annotated[
     Path | None,
-    typer.Option(help="What stands for {data_root} in a manifest."),
+    typer.Option(help="Value of {data_root} in a manifest."),
+]
+Neighbors = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Frames of the reference to average for each frame."
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON instead of lines.")
 ]
 Overwrite = Annotated[
     bool,

@@ -1,4 +1,4 @@
-"""Standard input and output in place of files, both named ``-``."""
+"""Reads standard input and writes standard output as files named ``-``."""
 
 import shutil
 import sys
@@ -16,28 +16,9 @@ PIPE = Path("-")
 
 @contextmanager
 def reading(path: Path) -> Iterator[Path]:
-    """Give a file to read: the path, or a copy of standard input.
+    """Yield a file to read: `path`, or a copy of standard input if it is ``-``.
 
-    Arguments
-    ---------
-    path : Path
-        The file, or ``-``.
-
-    Yields
-    ------
-    Path
-        A file that can be read more than once.
-
-    Raises
-    ------
-    FocalCodecError
-        What the block raises; it names standard input, not the copy.
-
-    Example
-    -------
-    >>> with reading(Path("a.wav")) as path:
-    ...     path.name
-    'a.wav'
+    Errors of the block name standard input, not the copy.
     """
     if path != PIPE:
         yield path
@@ -55,25 +36,9 @@ def reading(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path, suffix: str) -> Iterator[Path]:
-    """Give a file to write: the path, or one that goes to standard output.
+    """Yield a file to write: `path`, or one for standard output if it is ``-``.
 
-    Arguments
-    ---------
-    path : Path
-        The file, or ``-``.
-    suffix : str
-        Gives the format of what goes to standard output.
-
-    Yields
-    ------
-    Path
-        The file to write. It is copied when the block ends without an error.
-
-    Example
-    -------
-    >>> with writing(Path("a.wav"), ".wav") as path:
-    ...     path.name
-    'a.wav'
+    `suffix` is its format. It is copied if the block ends without an error.
     """
     if path != PIPE:
         yield path

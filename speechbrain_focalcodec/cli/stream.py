@@ -1,4 +1,4 @@
-"""The command that streams a file or a microphone and reports the latency."""
+"""The command ``stream``: live audio or a file, chunk by chunk."""
 
 import json
 import math
@@ -10,9 +10,11 @@ import typer
 
 from speechbrain_focalcodec.cli.notes import note
 from speechbrain_focalcodec.cli.options import (
+    AsJson,
     CausalModel,
     Channel,
     Device,
+    Neighbors,
     Precision,
     Strict,
 )
@@ -50,12 +52,7 @@ def stream(
             "folder, an audio file, or a prepared reference (.safetensors)."
         ),
     ] = None,
-    k: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Frames of the voice to average for each frame."
-        ),
-    ] = 4,
+    k: Neighbors = 4,
     duration: Annotated[
         float | None, typer.Option(help="End after so many seconds.")
     ] = None,
@@ -70,7 +67,7 @@ def stream(
     play: Annotated[
         bool,
         typer.Option(
-            "--play", help="Play what comes out; a file then in real time."
+            "--play", help="Play the output; a file is then read in real time."
         ),
     ] = False,
     device: Device = None,
@@ -79,9 +76,7 @@ def stream(
         int | None,
         typer.Option(min=1, help="Threads of the CPU; torch's choice."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON instead of lines.")
-    ] = False,
+    as_json: AsJson = False,
     channel: Channel = None,
     strict: Strict = False,
     overwrite: Annotated[
@@ -92,52 +87,6 @@ def stream(
     """Resynthesise live audio chunk by chunk, and report the latency.
 
     Needs a causal model. The microphone and --play need the extra "live".
-    \f
-
-    Arguments
-    ---------
-    input : str
-        An audio file, ``-``, or ``microphone``.
-    model : str, optional
-        A bundled model's name, a local folder or a hub repository; by
-        default the bundled causal model.
-    output : Path, optional
-        Audio file to write, or ``-``.
-    reference_voice : Path, optional
-        Speech of the speaker whose voice is to be heard, or a prepared
-        reference.
-    k : int
-        Frames of the voice to average for each frame.
-    duration : float, optional
-        Where to end (s).
-    realtime : bool
-        Whether to read a file at the pace of a microphone.
-    play : bool
-        Whether to play what comes out.
-    device, precision : str, optional
-        Where the model runs; ``bf16`` or ``int8``.
-    threads : int, optional
-        Threads of the CPU.
-    as_json : bool
-        Whether to print the report as JSON.
-    channel : int, optional
-        The file's channel to read; the mean of all by default.
-    strict : bool
-        Whether to raise an error in place of a warning.
-    overwrite : bool
-        Whether to replace an output that exists.
-
-    Raises
-    ------
-    FocalCodecError
-        When the model does not stream, the audio cannot be read or written,
-        or there is no microphone.
-
-    Example
-    -------
-    >>> clip = "speechbrain_focalcodec/assets/demo.flac"
-    >>> stream(clip, "tests/parity/causal_50hz", duration=1.0, device="cpu")
-    Model       causal_50hz, cpu, ...
     """
     source = None if input == MICROPHONE else Path(input)
     _check_paths(source, output, overwrite)
@@ -145,8 +94,6 @@ def stream(
         raise typer.BadParameter(
             "must be a positive number of seconds", param_hint="--duration"
         )
-    # Imported here: `focalcodec --help` must not wait for torch, and main
-    # imports this module.
     import torch
 
     from speechbrain_focalcodec.audio.devices import import_sounddevice
@@ -216,7 +163,7 @@ def _check_paths(
     output: Path | None,
     overwrite: bool,
 ) -> None:
-    """Refuse what cannot be read or written, before anything is done."""
+    """Check that the input can be read and the output written."""
     from speechbrain_focalcodec.audio.stream import write_format
 
     if source == PIPE:

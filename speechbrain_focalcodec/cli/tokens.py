@@ -1,4 +1,4 @@
-"""The commands that write and read token files."""
+"""The commands ``encode`` and ``decode``, and the facts of a token file."""
 
 import math
 from enum import Enum
@@ -29,19 +29,13 @@ __all__ = ["TokenFormat", "decode", "encode", "token_facts"]
 
 
 class TokenFormat(str, Enum):
-    """Formats of token files; each is its names' ending, too.
-
-    Example
-    -------
-    >>> [format.value for format in TokenFormat]
-    ['focal', 'npz']
-    """
+    """Formats of token files; each is also their suffix."""
 
     focal = "focal"
     npz = "npz"
 
 
-# The first is what a folder gets.
+# Files of a folder get the first.
 _SUFFIXES = tuple(f".{format.value}" for format in TokenFormat)
 
 
@@ -94,7 +88,7 @@ def encode(
 
 
 def _check_entropy(format: TokenFormat | None, jobs: Jobs) -> None:
-    """Refuse --entropy where it cannot be, before a model is loaded."""
+    """Refuse --entropy without support for it, before a model is loaded."""
     names = [target.suffix.lower() for _, target in jobs.pairs]
     if format == TokenFormat.npz or ".npz" in names:
         raise typer.BadParameter(
@@ -130,7 +124,7 @@ def decode(
     def convert(source: Path, target: Path) -> None:
         file = load_tokens(source)
         if not file.belongs_to(fingerprint):
-            # Some files have no name.
+            # Some files do not name their model.
             name = f"{file.model}, " if file.model else ""
             raise TokenError(
                 f"{source}: holds tokens of another model ({name}fingerprint "
@@ -141,7 +135,7 @@ def decode(
             ("token_rate", file.token_rate, codec.token_rate),
             ("codebook_size", file.codebook_size, codec.codebook_size),
         ):
-            # A .focal file holds the rate in single precision.
+            # .focal files hold the rate in single precision.
             if not math.isclose(got, want, rel_tol=1e-6):
                 raise TokenError(
                     f"{source}: claims a {fact} of {got}, its model has "
@@ -155,30 +149,10 @@ def decode(
 
 
 def token_facts(path: Path) -> dict[str, Any]:
-    """Tell what a token file holds; all of it is checked.
+    """Read and check a token file; return its facts by name.
 
-    Arguments
-    ---------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Facts by name; None for what the file does not store. The bitrate is
-        that of the whole file (bit/s).
-
-    Raises
-    ------
-    TokenError
-        If it cannot be read.
-
-    Example
-    -------
-    >>> token_facts(Path("a.focal"))
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.TokenError: a.focal: no such file; ...
+    Facts that the file does not store are None. The bitrate is that of the
+    whole file (bit/s). Raises TokenError if it cannot be read.
     """
     from speechbrain_focalcodec.tokens.files import load_tokens
     from speechbrain_focalcodec.tokens.focal import is_focal, read_header

@@ -1,4 +1,4 @@
-"""The command that draws the curves of trainings."""
+"""The command ``plot-training``, which draws the curves of trainings."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,9 +30,9 @@ def plot_training(
 ) -> None:
     """Draw the curves of one training, or of several over each other.
 
-    A panel for each loss, score, gradient norm and figure, of training and of
-    validation, by the optimizer's steps. A picture that is there is replaced,
-    so that a training can be looked at as it goes on.
+    There is a panel for each loss, score, gradient norm and figure, of training
+    and of validation, by the optimizer's steps. An existing picture is
+    replaced, so that a running training can be followed.
     """
     from speechbrain_focalcodec.training.curves import plot_curves, read_runs
 

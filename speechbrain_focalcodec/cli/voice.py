@@ -1,4 +1,4 @@
-"""The command that converts voices."""
+"""The command ``convert-voice``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,7 @@ from speechbrain_focalcodec.cli.options import (
     Device,
     Input,
     Model,
+    Neighbors,
     Output,
     Overwrite,
     Precision,
@@ -50,16 +51,11 @@ def convert_voice(
         bool,
         typer.Option(
             "--continuous",
-            help="Prepare the reference of the encoder's features, not of "
-            "quantized ones.",
+            help="Prepare the reference from the encoder's features, not "
+            "from quantized ones.",
         ),
     ] = False,
-    k: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Frames of the reference to average for each frame."
-        ),
-    ] = 4,
+    k: Neighbors = 4,
     model: Model = None,
     device: Device = None,
     precision: Precision = None,
@@ -70,7 +66,7 @@ def convert_voice(
     strict: Strict = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Say what audio files say in another speaker's voice.
+    """Convert the speech of audio files to another speaker's voice.
 
     A minute or more of clean speech makes a good reference.
     """
@@ -90,7 +86,7 @@ def convert_voice(
     )
     voice = open_reference(interface, reference, continuous)
     interface.channel = channel  # of the input, not of the reference
-    voice.converter(interface.codec, k)  # refuses what does not fit
+    voice.converter(interface.codec, k)  # raises if it does not fit
     if save_reference is not None:
         voice.save(save_reference)
     run(
@@ -105,34 +101,10 @@ def convert_voice(
 def open_reference(
     interface: "PretrainedFocalCodec", path: Path, continuous: bool = False
 ) -> "VoiceReference":
-    """Load a prepared reference, or prepare one.
+    """Load a prepared reference (.safetensors), or prepare one from audio.
 
-    Arguments
-    ---------
-    interface : PretrainedFocalCodec
-        The model.
-    path : Path
-        A prepared reference (.safetensors), an audio file, or a folder.
-    continuous : bool
-        Whether to prepare it of the encoder's features.
-
-    Returns
-    -------
-    VoiceReference
-        Perhaps of another model, if it was prepared.
-
-    Raises
-    ------
-    FocalCodecError
-        If it cannot be read; the message names the file.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec.cli.model import load_model
-    >>> interface = load_model("tests/parity/offline_50hz", "cpu")
-    >>> clip = Path("speechbrain_focalcodec/assets/demo.flac")
-    >>> open_reference(interface, clip)
-    VoiceReference('demo', 6.0 s, of offline_50hz)
+    A prepared one may be of another model. Raises FocalCodecError if it cannot
+    be read; the message names the file.
     """
     from speechbrain_focalcodec.voice.file import SUFFIX
     from speechbrain_focalcodec.voice.reference import VoiceReference
