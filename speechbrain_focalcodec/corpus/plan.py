@@ -1,7 +1,7 @@
-"""The plan of a run: what is made, of what, by which model.
+"""The plan of a run: the items of each shard, the model and the settings.
 
-It is written before the first shard, and whoever goes on with the run, on this
-machine or another, must have come to the same plan.
+It is written before the first shard. Each rank, and each later run, must come
+to the same plan.
 """
 
 import filecmp
@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,7 +83,7 @@ def make_plan(
     settings: dict[str, Any],
     items_per_shard: int | None = None,
 ) -> tuple[Plan, ItemTable]:
-    """Plan a run, or find that a run of the same plan is there.
+    """Plan a run, or check that the folder holds a run of the same plan.
 
     Arguments
     ---------
@@ -141,7 +142,7 @@ def make_plan(
                 "output folder"
             )
     # Always anew: a corpus may have been moved, with the same content.
-    new = out / WORK_NAME / f"items.{os.getpid()}.parquet"
+    new = out / WORK_NAME / f"items.{secrets.token_hex(4)}.parquet"
     try:
         items = write_items(source, new, items_per_shard)
         if before is not None and before.source["digest"] != items.digest:
@@ -171,7 +172,7 @@ def make_plan(
 
 
 def load_plan(out: str | Path) -> tuple[Plan, ItemTable]:
-    """Read the plan that another process has made.
+    """Read the plan of a dataset's folder.
 
     Arguments
     ---------
@@ -275,10 +276,15 @@ def _check_shards(out: Path, plan: Plan) -> None:
 
 def _publish(new: Path, path: Path) -> None:
     """Move a file to its place, unless the same is there already."""
-    if path.is_file() and filecmp.cmp(new, path, shallow=False):
-        new.unlink()
-    else:
-        os.replace(new, path)
+    try:
+        if path.is_file() and filecmp.cmp(new, path, shallow=False):
+            new.unlink()
+        else:
+            os.replace(new, path)
+    except FileNotFoundError:
+        # Another rank has ended the run, and removed what was left over.
+        if not path.is_file():
+            raise
 
 
 def _check_same(out: Path, other: str, before: Any, now: Any) -> None:
