@@ -48,11 +48,6 @@ class Plan(BaseModel):
     """What `work/plan.json` holds.
 
     `settings` are those options that can change tokens.
-
-    Example
-    -------
-    >>> sorted(Plan.model_fields)[:3]
-    ['format', 'items', 'items_per_shard']
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -111,22 +106,6 @@ def make_plan(
     DataError
         If the folder holds something else, or tokens of another model, corpus
         or other settings.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> from speechbrain_focalcodec.corpus.sources import open_source
-    >>> tmp = getfixture("tmp_path")
-    >>> _ = (tmp / "files.txt").write_text("a.wav")
-    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-    >>> plan, items = make_plan(
-    ...     tmp / "tokens",
-    ...     open_source(tmp / "files.txt"),
-    ...     ModelInfo.of(codec),
-    ...     {"precision": None},
-    ... )
-    >>> plan.items, plan.shards
-    (1, 1)
     """
     out = Path(out)
     before = _earlier_plan(out)
@@ -190,13 +169,6 @@ def load_plan(out: str | Path) -> tuple[Plan, ItemTable]:
     ------
     DataError
         If there is none, or it is damaged.
-
-    Example
-    -------
-    >>> load_plan("nowhere")
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.DataError: nowhere/work/plan.json: cannot...
     """
     plan = _read_plan(Path(out, PLAN_NAME))
     return plan, ItemTable(Path(out, ITEMS_NAME))

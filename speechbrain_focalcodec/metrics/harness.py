@@ -293,11 +293,6 @@ def speakers_of(reference: str | Path) -> list[Item]:
     -------
     list of Item
         Each has a speaker.
-
-    Example
-    -------
-    >>> [item.speaker for item in speakers_of("speechbrain_focalcodec/assets")]
-    ['assets']
     """
     _, items = list_items(reference)
     if any(item.speaker is not None for item in items):

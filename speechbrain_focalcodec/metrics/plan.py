@@ -65,11 +65,6 @@ class Utterance(NamedTuple):
 
     `num_samples` and `sample_rate` are the file's own; `target` is the target
     speaker of voice conversion.
-
-    Example
-    -------
-    >>> Utterance("a", "/a.wav", 8000, 16000).duration
-    0.5
     """
 
     id: str
