@@ -1,4 +1,4 @@
-"""Audio files for tests of `focalcodec tokenize`, and reading what it made."""
+"""Audio files for tests of `focalcodec tokenize`, and reading its output."""
 
 import os
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ __all__ = ["bad_files", "clip", "files_of", "read_or_die", "rows_of"]
 def clip(
     path: Path, seconds: float, rate: int = 16000, channels: int = 1
 ) -> Path:
-    """Write a tone with noise; its name decides what it sounds like."""
+    """Write a tone with noise that depends on the file's name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(list(path.name.encode()))
     time = np.arange(round(seconds * rate)) / rate
@@ -66,7 +66,7 @@ def files_of(out: Path, of: Iterable[str] = ("data", ".")) -> dict[str, bytes]:
 
 
 def read_or_die(job: AudioJob) -> str:
-    """What a process that reads may come to, by the file's name."""
+    """Read, die or raise, by the file's name."""
     if job.path == "die":
         os._exit(9)
     if job.path == "raise":

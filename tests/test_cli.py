@@ -148,7 +148,7 @@ def test_existing_outputs_are_kept_unless_told(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["encode", "resynthesize"])
-def test_a_folder_run_goes_on_after_failures(
+def test_a_folder_run_continues_after_failures(
     corpus, bad_files, tmp_path, command
 ):
     result = focalcodec(command, corpus, tmp_path / "out")
@@ -163,7 +163,7 @@ def test_a_folder_run_goes_on_after_failures(
 
 
 @pytest.mark.parametrize("command", ["encode", "resynthesize"])
-def test_a_bad_file_gives_one_error_line(corpus, bad_files, tmp_path, command):
+def test_a_bad_file_causes_one_error_line(corpus, bad_files, tmp_path, command):
     suffix = ".focal" if command == "encode" else ".wav"
     for name in [*bad_files, "missing.wav"]:
         out = tmp_path / f"out{suffix}"
@@ -272,7 +272,7 @@ def test_entropy_coding_without_its_library(corpus, tmp_path, monkeypatch):
     assert focalcodec("decode", target, tmp_path / "a.wav").exit_code == 0
 
 
-def test_info_tells_what_a_token_file_holds(corpus, tmp_path):
+def test_info_describes_a_token_file(corpus, tmp_path):
     for name in ("a.focal", "a.npz"):
         encode_by_format(corpus / "sub" / "b.flac", tmp_path / name)
         result = CliRunner().invoke(
@@ -356,7 +356,7 @@ def test_outputs_below_the_input_are_no_input(corpus):
 @pytest.mark.parametrize(
     ("name", "value"), [("token_rate", 0.5), ("codebook_size", 64)]
 )
-def test_a_token_file_must_claim_what_its_model_is(
+def test_the_facts_of_a_token_file_must_fit_the_model(
     tmp_path, name, value, suffix
 ):
     model = PretrainedFocalCodec.from_pretrained(OFFLINE)
@@ -437,7 +437,7 @@ def test_verbose_says_where_an_error_arose(tmp_path):
     assert result.stderr.splitlines()[-1].startswith("error: ")
 
 
-def test_ctrl_c_says_what_is_kept(corpus, tmp_path, monkeypatch):
+def test_ctrl_c_names_the_finished_files(corpus, tmp_path, monkeypatch):
     tokenize_file = PretrainedFocalCodec.tokenize_file
     done = []
 
@@ -468,7 +468,7 @@ def test_defects_keep_their_traceback(corpus, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("model", [OFFLINE, CAUSAL])
-def test_info_tells_what_a_model_is(model):
+def test_info_describes_a_model(model):
     codec = PretrainedFocalCodec.from_pretrained(model).codec
     runner = CliRunner()
     result = runner.invoke(app, ["info", "--model", str(model), "--json"])

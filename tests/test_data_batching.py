@@ -92,7 +92,7 @@ def test_batches_of_all_ranks(
 
 
 def test_few_items_of_any_length_are_shared():
-    """Also where no batch can be cut any further, nothing is given twice."""
+    """Also where no batch can be cut any further, no item comes twice."""
     ranks = [
         list(DurationBatchSampler([9] * 5, 9, rank=rank, world_size=2))
         for rank in range(2)
@@ -138,7 +138,7 @@ def test_lengths_are_known_without_reading(corpus, options):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_loader_gives_all_utterances(corpus, workers):
+def test_the_loader_yields_all_utterances(corpus, workers):
     loader = loader_of(corpus, num_workers=workers, batch_size=1)
     for epoch in (1, 2):
         set_epoch(loader, epoch)
@@ -181,7 +181,7 @@ def test_exact_resume_within_an_epoch(corpus, tmp_path, workers):
         ({"drop_last": True}, "drop_last was False"),
     ],
 )
-def test_other_batches_cannot_be_gone_on_with(
+def test_a_run_cannot_resume_with_other_batches(
     corpus, tmp_path, change, message
 ):
     loader = loader_of(corpus)
@@ -226,7 +226,7 @@ def test_it_may_follow_batches_of_one_size_after_an_epoch(corpus, tmp_path):
         saver.recover_if_possible()
 
 
-def test_what_does_not_fit_is_named(corpus):
+def test_errors_of_batches(corpus):
     with pytest.raises(DataError, match="does not fit .* 800: raise max_batch"):
         loader_of(corpus, 0.1)
     lengths, _ = signal_lengths(make(corpus))

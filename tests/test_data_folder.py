@@ -170,7 +170,7 @@ def test_a_name_that_is_not_unicode_is_a_bad_file(folder, tmp_path):
     assert "not valid Unicode" in why
 
 
-def test_decoding_finds_what_headers_hide(tmp_path, monkeypatch):
+def test_decoding_finds_damage_behind_headers(tmp_path, monkeypatch):
     root = make_corpus("LibriSpeech", tmp_path / "data", ["a"], duration=0.5)
     bad, *_ = sorted(root.rglob("*.flac"))
     content = bytearray(bad.read_bytes())

@@ -1,4 +1,4 @@
-"""From a manifest to batches of waveforms."""
+"""Datasets and batches of waveforms."""
 
 import numpy as np
 import pytest
@@ -103,7 +103,7 @@ def test_segments_are_slices_of_the_utterance(corpus, preload):
             assert (windows == short["sig"]).all(1).any()
 
 
-def test_utterances_shorter_than_a_segment_are_given_whole(corpus):
+def test_utterances_shorter_than_a_segment_are_whole(corpus):
     """A batch pads them, and knows their lengths."""
     root, manifest = corpus
     whole = list(make_dataset(manifest, root, 16000))
@@ -131,7 +131,7 @@ def test_segments_depend_on_seed_and_epoch_alone(corpus, preload):
     second = load_epoch(dataset, 2)
     assert not any(torch.equal(first[key], second[key]) for key in first)
     assert not equal(first, load_epoch(make(seed=1), 1))
-    # A new process that starts at epoch 2, whatever the workers.
+    # A new process that starts at epoch 2, with any number of workers.
     for num_workers in [0, 1, 2]:
         assert equal(second, load_epoch(make(), 2, num_workers, shuffle=True))
     # Going back gives the same again; a copy is moved alike.
@@ -209,7 +209,7 @@ def test_channels_are_averaged(tmp_path):
         assert torch.allclose(item["sig"], torch.full((100,), 0.125))
 
 
-def test_items_do_not_share_memory_with_what_is_preloaded(tmp_path):
+def test_items_do_not_share_memory_with_preloaded_audio(tmp_path):
     sig = np.full(100, 0.5, dtype=np.float32)
     soundfile.write(tmp_path / "utt1.wav", sig, 16000, subtype="FLOAT")
     path = write_one(tmp_path, num_samples=100)

@@ -21,7 +21,7 @@ SUFFIX = {"LibriSpeech": ".flac", "LibriTTS": ".wav"}
 
 
 def snapshot(folder):
-    """Return what tells whether anything in a folder was touched."""
+    """Return times and hashes of all files of a folder."""
     return {
         path: (
             path.stat().st_mtime_ns,
@@ -86,7 +86,7 @@ def test_manifest_describes_each_file(
                 assert entry["text"].upper().startswith("UTTERANCE ")
 
 
-def test_only_the_transcripts_there_are_are_given(tmp_path):
+def test_utterances_without_transcripts_have_no_text(tmp_path):
     root = make_corpus("LibriSpeech", tmp_path / "data", ["a"], 1, 3)
     (lines,) = root.glob("a/*/*/*.trans.txt")
     lines.write_text("100-7-0001 CURLY {BRACES}\n100-7-0002\n")
@@ -97,7 +97,7 @@ def test_only_the_transcripts_there_are_are_given(tmp_path):
     ] == [None, "CURLY {BRACES}", None]
 
 
-def test_what_has_not_changed_is_kept(tmp_path, count_headers):
+def test_unchanged_files_are_not_read_again(tmp_path, count_headers):
     root = make_corpus("LibriTTS", tmp_path / "data", ["a"])
     arguments = (root, tmp_path / "save", ["a"])
     path = prepare_libritts(*arguments)["a"]
@@ -123,7 +123,7 @@ def test_what_has_not_changed_is_kept(tmp_path, count_headers):
     } | {"new"}
 
 
-def test_an_interrupted_preparation_goes_on(tmp_path, count_headers):
+def test_an_interrupted_preparation_resumes(tmp_path, count_headers):
     root = make_corpus("LibriSpeech", tmp_path / "data", ["a"], num_speakers=5)
     whole = prepare_librispeech(root, tmp_path / "whole", ["a"], 1)["a"]
     assert count_headers.count == 10

@@ -1,4 +1,4 @@
-"""Which utterances train and which validate."""
+"""Splits for training and validation."""
 
 import pytest
 from hypothesis import given, settings
@@ -103,7 +103,7 @@ def test_the_number_of_training_utterances_can_be_bounded(folder):
     assert len(merge(max_utterances=700)) == 70
 
 
-def test_splits_may_be_called_as_what_they_are_joined_into(folder):
+def test_splits_may_be_called_train_and_valid(folder):
     for split, counts in {"train": [3], "valid": [2]}.items():
         entries = make_entries(counts, prefix=split)
         write_manifest(split_manifest(folder, split), entries)
@@ -152,7 +152,7 @@ def test_bad_requests_are_refused(folder, arguments, message):
 
 
 @pytest.mark.parametrize("name", ["valid_splits", "test_splits"])
-def test_what_is_trained_on_judges_nothing(folder, name):
+def test_training_utterances_cannot_be_tested_on(folder, name):
     """Manifests of two names may share utterances; nothing is written then."""
     paths = merge_manifests(folder, ["a"], ["b"])
     before = paths["train"].read_bytes()

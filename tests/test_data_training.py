@@ -84,7 +84,7 @@ def train(corpus, output, run_opts=None, **overrides):
 
 
 class Spy:
-    """A wrapper of the Brain that notes, and may stop, what is trained on."""
+    """Wrap the Brain: record the batches, and perhaps stop."""
 
     def __init__(self, stop_at=None):
         self.batches, self.shapes, self.stop_at = [], [], stop_at

@@ -106,7 +106,7 @@ def test_demo_without_a_measurable_stoi(tmp_path, monkeypatch):
     assert "speechbrain_focalcodec[metrics]" in result.output
 
 
-def test_demo_names_what_is_missing(tmp_path):
+def test_demo_names_missing_files(tmp_path):
     for args, name in [
         ((tmp_path / "none.wav",), "none.wav"),
         (("--device", "nonsense"), "nonsense"),

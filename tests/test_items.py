@@ -124,7 +124,7 @@ ids = st.text(min_size=1, max_size=8).filter(
     st.integers(1, 4),
     st.randoms(use_true_random=False),
 )
-def test_whatever_is_written_is_read_back(
+def test_written_items_are_read_back(
     tmp_path_factory, extras, per_shard, batch, random
 ):
     path = tmp_path_factory.getbasetemp() / "any.parquet"

@@ -1,4 +1,4 @@
-"""The command line between pipes, and with files that are no plain files."""
+"""The command line with pipes, devices and odd file names."""
 
 import io
 import os
@@ -101,7 +101,7 @@ def test_bad_pipes_give_one_line(here, command, piped):
     assert line.startswith("error: standard input: ")
 
 
-def test_what_has_no_name_needs_one(wav, here):
+def test_standard_input_needs_an_output_name(wav, here):
     raw = wav.read_bytes()
     for target in (here, "new_folder"):
         result = focalcodec("encode", "-", target, piped=raw)
@@ -127,7 +127,7 @@ def odd_folder(tmp_path, wav):
     return folder
 
 
-def test_what_is_no_file_costs_itself_only(odd_folder, tmp_path):
+def test_devices_and_pipes_fail_alone(odd_folder, tmp_path):
     result = focalcodec("encode", odd_folder, tmp_path / "out")
     assert result.exit_code == 1
     assert [it.name for it in (tmp_path / "out").iterdir()] == ["good.focal"]
@@ -138,7 +138,7 @@ def test_what_is_no_file_costs_itself_only(odd_folder, tmp_path):
         assert f"{odd_folder / name}.wav: " in line
 
 
-def test_a_corpus_with_what_is_no_file(odd_folder, tmp_path, caplog):
+def test_a_corpus_with_devices_and_pipes(odd_folder, tmp_path, caplog):
     result = focalcodec(
         *("tokenize", odd_folder, tmp_path / "out", "--workers", 0),
         *("--processes", 1, "--max-failures", 1),

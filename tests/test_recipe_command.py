@@ -1,4 +1,4 @@
-"""Recipes as commands: what they refuse, keep and say."""
+"""Recipes as commands: errors, files and log lines."""
 
 import errno
 import json
@@ -41,7 +41,7 @@ def corpus(tmp_path_factory):
 
 
 def run(corpus, output, **given):
-    """Run a recipe; what is given takes the place of the options below."""
+    """Run a recipe; `options` replace the defaults."""
     options = {
         "data_folder": corpus,
         "output_folder": output,
@@ -111,7 +111,7 @@ def copy(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def test_a_run_says_what_it_has_and_what_comes_next(finished):
+def test_a_run_logs_its_results_and_the_next_step(finished):
     log = (finished / "log.txt").read_text()
     # Before there was a log to write to.
     assert "train: 4 utterances, 0.00 h, 2 speakers" in log
@@ -189,7 +189,7 @@ def test_a_debug_run_has_a_folder_of_its_own(corpus, copy):
     assert "keeps no weights" in (debug / "log.txt").read_text()
 
 
-def test_what_has_changed_is_told(corpus, copy):
+def test_changed_hyperparameters_are_logged(corpus, copy):
     *lines, test = lines_of(copy)[0]
     run(corpus, copy, lr=0.5, number_of_epochs=3, total_steps=6)
     log = (copy / "log.txt").read_text()
@@ -320,7 +320,7 @@ def test_a_defect_keeps_its_traceback(corpus, tmp_path, monkeypatch, capsys):
     assert "Traceback" in log and "ZeroDivisionError: by nothing" in log
 
 
-def test_what_differs_between_two_yamls():
+def test_differences_of_two_yamls():
     old, new = map(
         YAML().load,
         (

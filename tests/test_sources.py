@@ -1,4 +1,4 @@
-"""Where a corpus comes from: what is found, under which ids, which errors."""
+"""Sources of a corpus: items, ids and errors."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def assert_refused(path, *parts, data_root=None):
 # Folders
 
 
-def test_folder_finds_what_find_audio_files_finds(tmp_path):
+def test_a_folder_has_the_files_of_find_audio_files(tmp_path):
     for name in ("b/c.d.WAV", "a.flac", "b/.hidden.wav", ".git/x.wav"):
         touch(tmp_path / name)
     touch(tmp_path / "b" / "notes.txt")
@@ -101,7 +101,7 @@ def test_transcripts_may_be_missing_or_of_some(tmp_path):
     assert items["84-121-0000"].text is None
 
 
-def test_what_does_not_fit_a_corpus_is_ordinary(tmp_path):
+def test_files_that_do_not_fit_a_corpus_are_ordinary(tmp_path):
     touch(tmp_path / "a" / "84" / "121" / "84-121-0000.flac")
     touch(tmp_path / "b" / "84" / "121" / "85-121-0001.flac")
     touch(tmp_path / "b" / "85-121-0002.flac")

@@ -1,4 +1,4 @@
-"""Live audio: the command, its devices, and what is told of the latency."""
+"""Live audio: the command, its devices, and the latency report."""
 
 import json
 import shutil
@@ -276,7 +276,7 @@ def test_a_microphone_of_another_rate(codec, use, tmp_path, device_rate):
     check_output(out, resynthesized(codec, want))
 
 
-def test_what_the_device_lost_is_told(use, tmp_path):
+def test_lost_samples_are_reported(use, tmp_path):
     """Two seconds wait for a model that is busy; more is lost."""
     device = use(noise(48000))
     device.overflows = 2
@@ -291,7 +291,7 @@ def test_what_the_device_lost_is_told(use, tmp_path):
     assert rows["Devices"] == "input overflows 2, input lost s 1"
 
 
-def test_a_microphone_that_gives_nothing(use, monkeypatch):
+def test_a_microphone_without_samples(use, monkeypatch):
     device = use()
     monkeypatch.setattr(sound_device, "GIVE_UP", 0.05)
     result = stream("microphone")
@@ -354,7 +354,7 @@ def test_a_device_that_is_taken(use):
 # The loudspeaker
 
 
-def test_what_comes_out_is_played(codec, use, clip, tmp_path):
+def test_output_is_played(codec, use, clip, tmp_path):
     device = use()
     out = tmp_path / "out.wav"
     saved = report_of(stream(clip, "--play", "--output", out, "--json"))

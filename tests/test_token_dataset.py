@@ -595,7 +595,7 @@ def test_end_of_epoch_leads_to_the_next(dataset, tmp_path):
         ({"dataset": 1}, "dataset was"),
     ],
 )
-def test_what_has_changed_is_refused(dataset, tmp_path, changes, message):
+def test_changed_settings_are_refused(dataset, tmp_path, changes, message):
     first = TokenLoader(dataset, batch_size=4)
     next(iter(first))
     Checkpointer(tmp_path, {"loader": first}).save_checkpoint(
@@ -634,7 +634,7 @@ def test_damaged_state(dataset, tmp_path, text):
 
 
 class NextToken(Brain):
-    """A bigram model that writes down what it has seen."""
+    """A bigram model that records its batches."""
 
     stop_after = None
 

@@ -245,23 +245,7 @@ class ItemTable:
 
 
 def describe_changes(old: ItemTable, new: ItemTable) -> str:
-    """Describe the differences of two tables; "" if there are none.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec.corpus.sources import open_source
-    >>> tmp = getfixture("tmp_path")
-    >>> tables = []
-    >>> for text in ("a.wav\\nb.wav", "b.flac\\nc.wav\\nd.wav"):
-    ...     _ = (tmp / "files.txt").write_text(text)
-    ...     tables.append(
-    ...         write_items(
-    ...             open_source(tmp / "files.txt"), tmp / f"{len(text)}"
-    ...         )
-    ...     )
-    >>> describe_changes(*tables)
-    "2 added, 1 removed, 1 changed; first: 'a' (removed)"
-    """
+    """Describe the differences of two tables; "" if there are none."""
     if old.digest == new.digest:
         return ""
     counts = dict.fromkeys(("added", "removed", "changed"), 0)

@@ -2,7 +2,9 @@
 
 import copy
 import hashlib
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,13 +213,19 @@ class TokenDataset(DynamicItemDataset):
             With its own output keys and dynamic items.
         """
         tests: list[tuple[str, Callable[[Any], Any]]] = [
-            *((k, _AtLeast(v)) for k, v in (key_min_value or {}).items()),
-            *((k, _AtMost(v)) for k, v in (key_max_value or {}).items()),
+            *(
+                (k, partial(operator.le, v))
+                for k, v in (key_min_value or {}).items()
+            ),
+            *(
+                (k, partial(operator.ge, v))
+                for k, v in (key_max_value or {}).items()
+            ),
             *(key_test or {}).items(),
         ]
         rows = self.row_numbers
         if tests:
-            # Lengths, which are all known, first.
+            # Lengths first: they are in memory.
             tests.sort(key=lambda test: test[0] != "num_tokens")
             kept, found = [], 0
             for start in range(0, len(rows), _CHUNK):
@@ -270,19 +278,6 @@ class TokenDataset(DynamicItemDataset):
                 for row in rows.tolist():
                     row = LazyRow(self.rows, row)
                     yield self.pipeline.compute_outputs(row)[key]
-
-
-class _AtLeast:
-    def __init__(self, limit: Any):
-        self.limit = limit
-
-    def __call__(self, value: Any) -> bool:
-        return value >= self.limit
-
-
-class _AtMost(_AtLeast):
-    def __call__(self, value: Any) -> bool:
-        return value <= self.limit
 
 
 class _Codes:
