@@ -41,7 +41,7 @@ def corpus(tmp_path_factory):
 
 
 def run(corpus, output, **given):
-    """Run a recipe; `options` replace the defaults."""
+    """Run a recipe; `given` options override those below."""
     options = {
         "data_folder": corpus,
         "output_folder": output,
