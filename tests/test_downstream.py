@@ -341,7 +341,7 @@ def test_prepared_once_is_as_on_the_fly(manifest, codec):
         sig = item["sig"][None]
         toks, _ = front_end.prepare(sig, torch.tensor([sig.shape[1]]))
         expected[item["id"]] = toks[0]
-    prepare_inputs(dataset, front_end, batch_seconds=1.0, progress=False)
+    prepare_inputs(dataset, front_end, batch_seconds=1.0)
     for item in dataset:
         assert set(item) == {"id", "prepared", "text", "who"}
         assert item["prepared"].equal(expected[item["id"]])

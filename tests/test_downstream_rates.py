@@ -113,7 +113,7 @@ def test_recognition(kind, sources, corpus, tmp_path):
 
 def test_recognition_of_characters_at_12_5_hz(sources, corpus, tmp_path):
     message = (
-        "at 12.5 a second, 4 of 4 training .*--tokenizer_kind=unigram "
+        "at 12.5 frames per second, 4 of 4 training .*--tokenizer_kind=unigram "
         "--tokenizer_size=500"
     )
     with pytest.raises(DataError, match=message):

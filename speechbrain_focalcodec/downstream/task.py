@@ -1,8 +1,10 @@
-"""A trained task: its parts, and the folder that holds them.
+"""Saves and loads trained tasks.
 
-config.json         what it is made of, in a closed schema
-model.safetensors   weights of all parts but the codec, which it names
-tokenizer.model     pieces of text, where there are any
+A task is a folder:
+
+config.json         configuration, with a closed schema
+model.safetensors   weights of all parts except the codec
+tokenizer.model     pieces of text, if the task has text
 hyperparams.yaml    for SpeechBrain's from_hparams, which executes it
 """
 
@@ -54,17 +56,17 @@ __all__ = [
     "save_task",
 ]
 
-# Of a hub repository; a task without text has no tokenizer.
+# Files on the hub; a task without text has no tokenizer.
 TASK_FILES = (CONFIG_FILE, (TOKENIZER_FILE, CONFIG_FILE), WEIGHTS_FILE)
 
-MAX_TABLE = 1 << 27  # values of a table with a vector for each token
+MAX_TABLE = 1 << 27  # values in a table of token vectors
 
-#: Attributes of a task that have weights.
+#: Parts of a task that have weights.
 PARTS = ("front_end", "network", "output", "model")
 
 _HYPERPARAMS = """\
-# For from_hparams of speechbrain_focalcodec.downstream's interfaces, which
-# executes this file. Their from_pretrained does not read it.
+# Executed by from_hparams of speechbrain_focalcodec.downstream's interfaces.
+# Their from_pretrained does not read it.
 task: !new:speechbrain_focalcodec.downstream.task.Task
     config:
 {config}
@@ -87,33 +89,17 @@ class Task(nn.Module):
     Arguments
     ---------
     config : TaskConfig or dict
-        What it is made of.
+        Configuration.
     codec : FocalCodec, str or Path, optional
-        The codec, or where it is, in place of the one that the configuration
-        names.
+        The codec or its source; by default the one in the configuration.
 
     Raises
     ------
     ConfigError
-        If the configuration is wrong, or the codec is another one than the
+        If the configuration is wrong, or the codec is not the one that the
         task was trained with.
     CheckpointError
         If the codec cannot be loaded.
-
-    Example
-    -------
-    >>> import torch
-    >>> task = Task(
-    ...     {
-    ...         "task": "classification",
-    ...         "front_end": {"input": "log_mel"},
-    ...         "classes": ["no", "yes"],
-    ...     }
-    ... )
-    >>> sig, lengths = torch.randn(1, 16000), torch.tensor([16000])
-    >>> x = task.front_end(*task.front_end.prepare(sig, lengths))
-    >>> task.output(task.network(x, torch.tensor([50]))).shape
-    torch.Size([1, 2])
     """
 
     def __init__(
@@ -122,7 +108,7 @@ class Task(nn.Module):
         codec: FocalCodec | str | Path | None = None,
     ):
         super().__init__()
-        # Any: each task has keys of its own.
+        # Any: the keys depend on the task.
         described: Any = parse_task_config(config)
         self.config: Any = described
         #: Pieces of text; set by :func:`load_tokenizer`.
@@ -135,7 +121,7 @@ class Task(nn.Module):
             kind = described.PARTS[options.pop("name")]
             self.model = kind(
                 num_pieces=described.num_pieces,
-                # The codec's, where the configuration does not say it.
+                # From the codec if the configuration has none.
                 codebook_size=self.front_end.codebook_size,
                 speaker_dim=described.speaker_dim,
                 **options,
@@ -151,8 +137,7 @@ class Task(nn.Module):
 def _find_codec(
     config: FrontEndConfig, codec: FocalCodec | str | Path | None
 ) -> FocalCodec | None:
-    """The codec that a front end asks, which must be the one it was trained
-    with."""
+    """Load a front end's codec and check its fingerprint."""
     if config.input == "log_mel":
         return None
     codec = config.codec if codec is None else codec
@@ -161,8 +146,8 @@ def _find_codec(
             codec = FocalCodec.from_pretrained(codec)
         except (CheckpointError, ConfigError) as error:
             raise type(error)(
-                "the codec of this task cannot be loaded; give its place as "
-                f"codec=...: {error}"
+                "the codec of this task cannot be loaded; pass its "
+                f"source as codec=...: {error}"
             ) from error
     known = config.codec_fingerprint
     if codec is not None and known not in (None, codec.fingerprint):
@@ -174,8 +159,7 @@ def _find_codec(
 
 
 def _check_tables(config: Any, codec: FocalCodec | None) -> None:
-    """Bound the vectors of tokens: they are computed before the weights are
-    compared with the file."""
+    """Limit the size of tables of token vectors before they are allocated."""
     front_end = config.front_end
     if front_end.input != "tokens":
         return
@@ -203,7 +187,7 @@ def _front_end(config: FrontEndConfig, codec: FocalCodec | None) -> FrontEnd:
 def front_end_config(
     front_end: FrontEnd, hparams: dict[str, Any]
 ) -> dict[str, Any]:
-    """What a configuration says of a recipe's front end.
+    """Configuration of a recipe's front end.
 
     Arguments
     ---------
@@ -216,11 +200,6 @@ def front_end_config(
     -------
     dict
         For :class:`~speechbrain_focalcodec.downstream.task_config.TaskConfig`.
-
-    Example
-    -------
-    >>> front_end_config(LogMelFrontEnd(), {"input": "log_mel"})
-    {'input': 'log_mel', 'sample_rate': 16000}
     """
     described: dict[str, Any] = {
         "input": hparams["input"],
@@ -245,17 +224,17 @@ def save_task(
     modules: dict[str, nn.Module],
     tokenizer: TextTokenizer | None = None,
 ) -> None:
-    """Write a trained task as a folder.
+    """Write a trained task to a folder.
 
     Arguments
     ---------
     folder : str or Path
-        Made when missing. An interrupted call leaves what was there, or a
-        folder without `config.json`.
+        Created if missing. If writing is interrupted, the folder holds its
+        old content or has no `config.json`.
     config : TaskConfig
-        What the task is made of.
+        Configuration.
     modules : dict
-        Its parts, by their names in :class:`Task`; others are left out.
+        Parts by their names in :class:`Task`; other modules are ignored.
     tokenizer : TextTokenizer, optional
         Pieces of text.
     """
@@ -296,14 +275,7 @@ def _lines(indent: int, lines: Iterable[str]) -> str:
 
 
 def load_weights(task: Task, path: str | Path) -> None:
-    """Load a task's weights, strictly.
-
-    Arguments
-    ---------
-    task : Task
-        Receives them.
-    path : str or Path
-        `model.safetensors`.
+    """Load a task's `model.safetensors`.
 
     Raises
     ------
@@ -315,19 +287,12 @@ def load_weights(task: Task, path: str | Path) -> None:
 
 
 def load_tokenizer(task: Task, path: str | Path) -> None:
-    """Load a task's pieces of text.
-
-    Arguments
-    ---------
-    task : Task
-        Receives them.
-    path : str or Path
-        `tokenizer.model`.
+    """Load a task's `tokenizer.model`.
 
     Raises
     ------
     CheckpointError
-        If the file is damaged, or has not as many pieces as the task.
+        If the file is damaged, or its number of pieces is not the task's.
     """
     tokenizer = TextTokenizer.load(path)
     if tokenizer.size != task.config.num_pieces:
@@ -348,12 +313,12 @@ def load_task(
     Arguments
     ---------
     source : str or Path
-        A folder that training has left (``OUTPUT_FOLDER/model``), or a hub
+        A folder written by training (``OUTPUT_FOLDER/model``) or a hub
         repository.
     revision : str, optional
-        The hub revision.
+        Revision on the hub.
     codec : FocalCodec, str or Path, optional
-        The codec, or where it is, in place of the one that it names.
+        The codec or its source; by default the one in the configuration.
 
     Returns
     -------
@@ -363,9 +328,9 @@ def load_task(
     Raises
     ------
     ConfigError
-        If its configuration is damaged or unknown, or the codec another one.
+        If the configuration is damaged or unknown, or the codec is another one.
     CheckpointError
-        If files are missing, damaged or do not fit.
+        If files are missing, damaged or do not fit together.
     """
     _, folder = resolve_source(source, revision, TASK_FILES)
     config = parse_task_config(
@@ -373,7 +338,7 @@ def load_task(
     )
     codec = _find_codec(config.front_end, codec)
     path = folder / WEIGHTS_FILE
-    # A small file may claim huge parts: compare before allocating them.
+    # A small file can declare huge parts: compare before allocating.
     with MetaWeights():
         outline = Task(config, codec)
     check_state(outline, read_weights(path, device="meta"), path)
