@@ -15,7 +15,7 @@ from hyperpyyaml import load_hyperpyyaml
 from measuring import synchronize
 
 from speechbrain_focalcodec.model_files import CONFIG_FILE, WEIGHTS_FILE
-from speechbrain_focalcodec.training.base import CodecBrain
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
 
 HPARAMS = Path(__file__).parent.parent / "hparams" / "train"
 # Stages of the published recipe: script, YAML and Brain.

@@ -105,8 +105,8 @@ def read_plan(path: Path) -> Plan:
     size, rate = hparams["batch_size"], hparams["sample_rate"]
     segment = hparams["train_data_options"].get("segment_samples")
     if hparams.get("segment_frames") is not None:
-        options = hparams["model"]["codec"]["config"]["decoder_config"]
-        segment = hparams["segment_frames"] * options["hop_length"]
+        hop = hparams["model"]["decoder"]["hop_length"]
+        segment = hparams["segment_frames"] * hop
     splits = hparams["train_splits"]
     steps = hparams.get("total_steps")
     if segment is None:

@@ -52,8 +52,8 @@ from speechbrain_focalcodec.data.manifest import write_manifest
 from speechbrain_focalcodec.data.pipeline import make_dataset
 from speechbrain_focalcodec.data.scan import WHOLE
 from speechbrain_focalcodec.errors import DataError, FocalCodecError
-from speechbrain_focalcodec.training.base import CodecBrain
 from speechbrain_focalcodec.training.caching import use_feature_cache
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
 
 app = typer.Typer(add_completion=False)
 

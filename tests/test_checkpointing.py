@@ -287,3 +287,13 @@ def test_validation_that_is_not_finite_is_the_worst(corpus, tmp_path):
     assert line["valid"]["loss"] == float("inf")
     checkpointer = AtomicCheckpointer(tmp_path / "save")
     assert checkpointer.find_checkpoint(min_key="loss").meta["epoch"] == 1
+
+
+def test_the_optimizer_of_an_earlier_decoder_stage_is_found(tmp_path):
+    """It had another name where there was no discriminator."""
+    before, after = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    AtomicCheckpointer(
+        tmp_path, {"optimizer_generator": before}
+    ).save_checkpoint()
+    AtomicCheckpointer(tmp_path, {"optimizer": after}).recover_if_possible()
+    assert torch.equal(before.weight, after.weight)

@@ -13,13 +13,14 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.train_logger import FileTrainLogger
 from test_training import CONFIG
+from training_stages import compose
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.augmentation import RandomGain
 from speechbrain_focalcodec.data.folder import prepare_folder
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
-from speechbrain_focalcodec.training.decoder import DecoderBrain
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
 from speechbrain_focalcodec.training.entry import prepare_manifests
 from speechbrain_focalcodec.training.losses import LogMelLoss
 from speechbrain_focalcodec.training.segments import (
@@ -34,12 +35,12 @@ def corpus(tmp_path_factory):
     return make_corpus("Folder", folder, ["train"], 4, 3, duration=0.3)
 
 
-def make_hparams(corpus, output, epochs=2, **overrides):
-    """What a YAML of the decoder stage holds."""
+def make_hparams(corpus, output, epochs=2, stage="decoder", **overrides):
+    """What a YAML of a stage holds."""
     sb.utils.seed.seed_everything(1)
     counter = EpochCounter(epochs)
     output.mkdir(parents=True, exist_ok=True)
-    return {
+    hparams = {
         "seed": 1,
         "data_folder": str(corpus),
         "save_folder": str(output / "save"),
@@ -52,7 +53,7 @@ def make_hparams(corpus, output, epochs=2, **overrides):
         "train_data_options": {},
         "valid_data_options": {"chunk_samples": 3000},
         "codec": FocalCodec.from_config(CONFIG),
-        "brain": DecoderBrain,
+        "brain": CodecBrain,
         "modules": {},
         "opt_class": lambda x: torch.optim.AdamW(x, 1e-2),
         "checkpointer": AtomicCheckpointer(
@@ -72,6 +73,7 @@ def make_hparams(corpus, output, epochs=2, **overrides):
         "valid_loader": {"batch_size": 4},
         **overrides,
     }
+    return compose(stage, hparams) | hparams
 
 
 def train(corpus, output, run_opts=None, **overrides):
@@ -88,7 +90,7 @@ class Spy:
         self.batches, self.shapes, self.stop_at = [], [], stop_at
 
     def __call__(self, **options):
-        brain = DecoderBrain(**options)
+        brain = CodecBrain(**options)
         fit_batch, forward = brain.fit_batch, brain.compute_forward
 
         def spy(batch):
@@ -167,7 +169,7 @@ def test_options_of_the_preparation_come_from_the_yaml(corpus, tmp_path):
 
 def make_brain(corpus, tmp_path, augmentation):
     hparams = make_hparams(corpus, tmp_path, augmentation=augmentation)
-    return DecoderBrain({}, hparams["opt_class"], hparams, {"device": "cpu"})
+    return CodecBrain({}, hparams["opt_class"], hparams, {"device": "cpu"})
 
 
 def make_batch():

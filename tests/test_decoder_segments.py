@@ -15,11 +15,12 @@ from small_discriminator import Discriminator
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.manifest import write_manifest
 from speechbrain_focalcodec.errors import ConfigError, DataError
-from speechbrain_focalcodec.training.decoder import DecoderBrain
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
 from speechbrain_focalcodec.training.losses import (
     LogMelLoss,
     MultiResolutionSTFTLoss,
 )
+from speechbrain_focalcodec.training.objectives import Adversarial
 
 ROOT = Path(__file__).parents[1]
 OFFLINE = ROOT / "tests" / "parity" / "offline_50hz"
@@ -111,14 +112,14 @@ def test_cached_features_give_the_same_losses(
 
 def test_only_the_frames_of_the_segment_are_read(corpus, tmp_path, monkeypatch):
     sizes = []
-    forward = DecoderBrain.compute_forward
+    forward = CodecBrain.compute_forward
 
     def spy(brain, batch, stage):
         if stage == sb.Stage.TRAIN:
             sizes.append((batch.feats.data.shape[1], batch.sig.data.shape[1]))
         return forward(brain, batch, stage)
 
-    monkeypatch.setattr(DecoderBrain, "compute_forward", spy)
+    monkeypatch.setattr(CodecBrain, "compute_forward", spy)
     train("decoder", corpus, tmp_path, feature_cache=tmp_path / "cache")
     assert len(sizes) == 6
     assert all(x <= 20 and sig <= 20 * 320 for x, sig in sizes)
@@ -160,27 +161,26 @@ def test_padding_does_not_count_in_spectral_losses(loss):
 
 def test_padding_does_not_count_for_the_discriminator():
     torch.manual_seed(0)
-    brain = object.__new__(DecoderBrain)
     discriminator = torch.nn.Module()
     discriminator.forward = lambda x: ([x[:, 0]], [[x.unflatten(1, (1, 1))]])
     found = {}
-    brain.__dict__ |= {
-        "modules": SimpleNamespace(discriminator=discriminator),
-        "hparams": SimpleNamespace(judged_samples=None),
-        "record": lambda **terms: found.update(
+    adversarial = Adversarial(None)
+    adversarial.brain = SimpleNamespace(
+        modules=SimpleNamespace(discriminator=discriminator),
+        record=lambda **terms: found.update(
             {name: float(value) for name, value in terms.items()}
         ),
-    }
+    )
     estimate, target = torch.randn(2, 1, 800)
     lengths = torch.tensor([800])
     predictions = {"estimate": estimate, "target": target, "lengths": lengths}
-    alone = brain.discriminator_objective(predictions)
+    alone = adversarial.opposing_loss(predictions)
     expected = dict(found)
     padded = {
         name: torch.nn.functional.pad(value, (0, 3200))
         for name, value in predictions.items()
         if name != "lengths"
     }
-    loss = brain.discriminator_objective(padded | {"lengths": lengths})
+    loss = adversarial.opposing_loss(padded | {"lengths": lengths})
     torch.testing.assert_close(loss, alone)
     assert found == pytest.approx(expected)

@@ -4,6 +4,7 @@ import pytest
 import speechbrain as sb
 import test_training
 import torch
+from speechbrain.dataio.batch import PaddedBatch
 from test_training import CONFIG, fit, log_lines, make_brain, valid_losses
 from whisper.audio import log_mel_spectrogram
 from whisper.model import ModelDimensions, Whisper
@@ -11,12 +12,12 @@ from whisper.model import ModelDimensions, Whisper
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import CheckpointError
 from speechbrain_focalcodec.modules.masking import zero_beyond
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
 from speechbrain_focalcodec.training.discriminators import (
     CompactDiscriminator,
     PeriodDiscriminator,
     SpectrogramDiscriminator,
 )
-from speechbrain_focalcodec.training.end_to_end import EndToEndBrain
 from speechbrain_focalcodec.training.export import export_runs
 from speechbrain_focalcodec.training.perceptual import WhisperLoss
 from speechbrain_focalcodec.training.sources import find_sources
@@ -49,7 +50,7 @@ def run(corpus, output, model, discriminator=None, **options):
     options = {"loss_weights": WEIGHTS, "start_from": [str(model)]} | options
     options.setdefault("entropy_weight", 0.02)
     brain, counter, data = make_brain(
-        EndToEndBrain, corpus, output, modules=modules, **options
+        "end_to_end", corpus, output, modules=modules, **options
     )
     fit(brain, counter, data)
     return brain
@@ -75,12 +76,11 @@ def test_all_three_parts_learn(corpus, tmp_path, model):
 
 def test_the_gradient_passes_the_bits(corpus, tmp_path, model):
     brain = run(corpus, tmp_path, model, epochs=1)
-    sig, lengths = torch.randn(2, 3200), torch.tensor([3200, 2000])
-    feats, frames = brain.codec.sig_to_feats(sig, lengths)
+    sigs = [{"id": str(n), "sig": torch.randn(n)} for n in (3200, 2000)]
     brain.modules.zero_grad()
-    qfeats = brain.bottleneck(feats, frames, feats, frames)["qfeats"]
-    brain.decode(qfeats, frames, sig, lengths)["estimate"].sum().backward()
-    for name in brain.TRAINED:
+    outputs = brain.compute_forward(PaddedBatch(sigs), sb.Stage.VALID)
+    outputs["estimate"].sum().backward()
+    for name in brain.trains:
         for weight in brain.modules[name].parameters():
             assert weight.grad is not None and weight.grad.any(), name
 
@@ -148,22 +148,19 @@ def test_the_discriminator_gets_a_part(corpus, tmp_path, model):
 def test_the_part_lies_within_the_utterance(corpus, tmp_path, model):
     listening = Listening()
     brain, *_ = make_brain(
-        EndToEndBrain,
+        "end_to_end",
         corpus,
         tmp_path,
         modules={"discriminator": listening},
         start_from=[str(model)],
         judged_samples=1000,
     )
-    brain.modules.train()
-    frames = torch.tensor([50, 4, 2])
     # A ramp tells where a part begins.
-    sig = torch.arange(1.0, 16001).expand(3, -1)
+    lengths = torch.tensor([16000, 1280, 640])
+    sig = zero_beyond(torch.arange(1.0, 16001).expand(3, -1), lengths)
     for _ in range(5):
-        decoded = brain.decode(
-            torch.randn(3, 50, 20), frames, sig, frames * 320
-        )
-        brain.discriminator_objective(decoded)
+        outputs = {"estimate": -sig, "target": sig, "lengths": lengths}
+        brain.opponent.opposing_loss(outputs)
     # It gets the estimate, then the target.
     parts = torch.stack(listening.heard[1::2])[:, :, 0]
     assert (parts[:, :2] > 0).all()
@@ -332,8 +329,8 @@ def test_with_a_discriminator_the_last_is_the_best(
             return torch.tensor(float(brain.hparams.epoch_counter.current))
         return loss
 
-    objectives = EndToEndBrain.compute_objectives
-    monkeypatch.setattr(EndToEndBrain, "compute_objectives", worse_each_epoch)
+    objectives = CodecBrain.compute_objectives
+    monkeypatch.setattr(CodecBrain, "compute_objectives", worse_each_epoch)
     discriminator = compact() if adversarial else None
     run(corpus, tmp_path, model, discriminator, epochs=3)
     assert valid_losses(tmp_path) == [1, 2, 3]

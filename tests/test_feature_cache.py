@@ -9,6 +9,7 @@ import re
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,8 +41,7 @@ from speechbrain_focalcodec.data.reader import SignalReader
 from speechbrain_focalcodec.data.splits import merge_manifests
 from speechbrain_focalcodec.errors import ConfigError, DataError
 from speechbrain_focalcodec.training.caching import use_feature_cache
-from speechbrain_focalcodec.training.position import PositionBrain
-from speechbrain_focalcodec.training.quantizer import QuantizerBrain
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
 
 ROOT = Path(__file__).parent.parent
 CONFIG = json.loads(
@@ -483,7 +483,7 @@ def test_training_gives_the_same_losses(corpus, tmp_path, monkeypatch):
     assert plain[2] < 0.95 * plain[0]
 
     # A second run encodes nothing, also where validation is heard.
-    class Audible(QuantizerBrain):
+    class Audible(CodecBrain):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             self.audible = True
@@ -506,10 +506,13 @@ def test_training_gives_the_same_losses(corpus, tmp_path, monkeypatch):
 
 
 def test_stages_that_need_waveforms_refuse(mini, corpus, tmp_path):
-    def brain(stage, codec=mini):
-        made = object.__new__(stage)
-        made.__dict__["codec"] = codec
-        return made
+    def brain(codec=mini, takes_features=True):
+        return SimpleNamespace(
+            codec=codec,
+            decodes=False,
+            audible=False,
+            takes_features=takes_features,
+        )
 
     hparams = {
         "feature_cache": str(tmp_path),
@@ -518,20 +521,18 @@ def test_stages_that_need_waveforms_refuse(mini, corpus, tmp_path):
         "train_data_options": {"segment_samples": 3200, "augment": True},
     }
     datasets = {"train": dataset_of(corpus)}
-    with pytest.raises(ConfigError, match="PositionBrain needs whole wave"):
-        use_feature_cache(brain(PositionBrain), datasets, hparams)
+    with pytest.raises(ConfigError, match="the stage needs whole wave"):
+        use_feature_cache(brain(takes_features=False), datasets, hparams)
     trained = FocalCodec.from_config(CONFIG)
     with pytest.raises(ConfigError, match="trains the encoder"):
-        use_feature_cache(brain(QuantizerBrain, trained), datasets, hparams)
+        use_feature_cache(brain(trained), datasets, hparams)
     with pytest.raises(ConfigError, match="train_data_options has augment"):
-        use_feature_cache(brain(QuantizerBrain), datasets, hparams)
+        use_feature_cache(brain(), datasets, hparams)
     assert names_in(tmp_path) == []
     hparams["train_data_options"]["augment"] = None
     with pytest.raises(ConfigError, match="augmentation changes the wave"):
-        use_feature_cache(
-            brain(QuantizerBrain), datasets, {**hparams, "augmentation": 1}
-        )
-    use_feature_cache(brain(QuantizerBrain), datasets, hparams)
+        use_feature_cache(brain(), datasets, {**hparams, "augmentation": 1})
+    use_feature_cache(brain(), datasets, hparams)
     assert datasets["train"][0]["feats"].shape == (10, 80)
     assert names_in(tmp_path) == ["train"]
     assert feature_reader.INDEX_FILE in names_in(tmp_path / "train")

@@ -15,7 +15,7 @@ from make_corpus import make_corpus
 from ruamel.yaml import YAML
 
 from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
-from speechbrain_focalcodec.training.quantizer import QuantizerBrain
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
 from speechbrain_focalcodec.training.recipe import changed_keys, experiment
 from speechbrain_focalcodec.utils.files import atomic_write_text
 
@@ -149,7 +149,7 @@ def test_a_run_says_what_it_has_and_what_comes_next(finished):
         ({"num_valid": 2}, "num_valid=2 would hold utterances out"),
         ({"model": None}, "(compressor_config.hidden_dims: [32, "),
         ({"encoder_source": "null"}, "encoder_source: tests/parity/offl"),
-        ({"lr_schedule": "!new:dict {a: 1}"}, "would lose !new:dict; write"),
+        ({"lr_schedule": "!new:dict {a: 1}"}, "would lose !new:dict: write"),
         ({"num_valid": "{a: 1}"}, "--num_valid: is no table"),
         ({"modules": "{head: 3}"}, "(modules.head: nothing -> 3): give the"),
     ],
@@ -245,14 +245,14 @@ def test_a_run_killed_before_an_epochs_checkpoint(
 def test_a_run_that_is_stopped_says_how_to_go_on(
     corpus, tmp_path, monkeypatch, capsys, number
 ):
-    fit_batch = QuantizerBrain.fit_batch
+    fit_batch = CodecBrain.fit_batch
 
     def stop(self, batch):
         if self.optimizer_step == 3:
             signal.raise_signal(number)
         return fit_batch(self, batch)
 
-    monkeypatch.setattr(QuantizerBrain, "fit_batch", stop)
+    monkeypatch.setattr(CodecBrain, "fit_batch", stop)
     with pytest.raises(SystemExit) as caught:
         run(corpus, tmp_path / "run")
     assert caught.value.code == 128 + number
@@ -266,7 +266,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
 def test_a_run_stopped_before_its_first_checkpoint(
     corpus, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(QuantizerBrain, "fit_batch", _interrupt)
+    monkeypatch.setattr(CodecBrain, "fit_batch", _interrupt)
     with pytest.raises(SystemExit):
         run(corpus, tmp_path / "run")
     assert "no checkpoint was written yet" in capsys.readouterr().err
@@ -312,7 +312,7 @@ def test_a_defect_keeps_its_traceback(corpus, tmp_path, monkeypatch, capsys):
     def fail(*_):
         raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr(QuantizerBrain, "fit_batch", fail)
+    monkeypatch.setattr(CodecBrain, "fit_batch", fail)
     with pytest.raises(SystemExit) as caught:
         run(corpus, tmp_path / "run")
     assert caught.value.code == 1
@@ -349,7 +349,11 @@ def test_what_differs_between_two_yamls():
         ("a: !PLACEHOLDER", [], "bad.yaml: add --a=... to the command"),
         ("key: 1", ["--other=1"], "has no 'other' to set; its keys: key"),
         ("a: !include:none.yaml", [], "bad.yaml: .*none.yaml"),
-        ("key: 1", ["--key=2", "--key=3"], "gives --key twice"),
+        (
+            "key: 1",
+            ["--key=2", "--key=3"],
+            "--key=3 is no YAML: found duplicate key",
+        ),
     ],
 )
 def test_yamls_that_are_wrong(tmp_path, capsys, text, options, message):

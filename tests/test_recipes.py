@@ -304,6 +304,16 @@ def test_a_yaml_loads_with_plain_hyperpyyaml(path, tmp_path):
     assert set(SECTIONS) - set(sections) <= {"Losses"}
 
 
+def test_the_published_augmentation_is_one_switch_away():
+    path = ROOT / "hparams" / "train" / "mini_quantizer.yaml"
+    switch = "augmentation: !include:../augmentation.yaml"
+    hparams = load_yaml(path, f"data_folder: data\n{switch}")
+    names = [
+        type(x).__name__ for x in hparams["augmentation"].augmentations.values()
+    ]
+    assert names == ["DropFreq", "DropChunk"]
+
+
 @functools.cache
 def words_read(path):
     """Names that a source reads keys by: constants and attributes."""

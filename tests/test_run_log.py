@@ -16,9 +16,7 @@ from test_training import fit, log_lines, make_brain
 
 from speechbrain_focalcodec.errors import ConfigError, DataError
 from speechbrain_focalcodec.training import averages
-from speechbrain_focalcodec.training.code_counts import CodeCounts
-from speechbrain_focalcodec.training.decoder import DecoderBrain
-from speechbrain_focalcodec.training.quantizer import QuantizerBrain
+from speechbrain_focalcodec.training.averages import CodeCounts
 from speechbrain_focalcodec.training.run_log import (
     RunLog,
     gradient_norm,
@@ -75,7 +73,7 @@ def of_split(lines, split):
 
 def test_a_gan_is_logged_everywhere(corpus, tmp_path, wandb_runs):
     brain, counter, data = make_brain(
-        DecoderBrain,
+        "decoder",
         corpus,
         tmp_path,
         adversarial=True,
@@ -147,7 +145,7 @@ def test_a_gan_is_logged_everywhere(corpus, tmp_path, wandb_runs):
     assert kinds >= {"valid/mel", "test/mel", "utt0", *heard}
 
 
-@pytest.mark.parametrize("stage", [DecoderBrain, QuantizerBrain])
+@pytest.mark.parametrize("stage", ["decoder", "quantizer"])
 def test_a_killed_run_goes_on_with_its_log(corpus, tmp_path, stage):
     """Killed in the second epoch, past its last checkpoint, in mid-line."""
 
@@ -197,7 +195,7 @@ def test_codes_are_counted_in_training_too(corpus, tmp_path):
 
     def run(output):
         return make_brain(
-            QuantizerBrain,
+            "quantizer",
             corpus,
             output,
             run_opts={"ckpt_interval_steps": 1},
@@ -231,7 +229,7 @@ def test_codes_are_counted_in_training_too(corpus, tmp_path):
 def test_a_checkpoint_of_before_can_be_resumed(corpus, tmp_path):
     """From the time when checkpoints held no log."""
     small = {"num_samples": 0}
-    fit(*make_brain(QuantizerBrain, corpus, tmp_path, epochs=1, **small))
+    fit(*make_brain("quantizer", corpus, tmp_path, epochs=1, **small))
     (manifest,) = tmp_path.glob("save/CKPT*/MANIFEST.json")
     listed = json.loads(manifest.read_text())
     for name in ("run_log.ckpt", "code_counts.ckpt"):
@@ -240,7 +238,7 @@ def test_a_checkpoint_of_before_can_be_resumed(corpus, tmp_path):
     manifest.write_text(json.dumps(listed))
     (tmp_path / "metrics.jsonl").unlink()
     with pytest.warns(UserWarning, match="missing a load path"):
-        fit(*make_brain(QuantizerBrain, corpus, tmp_path, epochs=2, **small))
+        fit(*make_brain("quantizer", corpus, tmp_path, epochs=2, **small))
     assert [line["step"] for line in read_metrics(tmp_path)] == [6, 6, 6]
 
 
@@ -254,7 +252,7 @@ def test_norms_are_those_before_clipping(corpus, tmp_path, monkeypatch, norm):
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
     fit(
         *make_brain(
-            DecoderBrain,
+            "decoder",
             corpus,
             tmp_path,
             adversarial=True,
@@ -281,7 +279,7 @@ def test_the_discriminator_keeps_its_own_rate(corpus, tmp_path, kind):
         "lr_annealing": StepScheduler(1e-2, decay_factor=0.5, decay_drop=1),
     }
     brain, counter, data = make_brain(
-        DecoderBrain,
+        "decoder",
         corpus,
         tmp_path,
         adversarial=True,
@@ -316,7 +314,7 @@ def test_norm_under_a_loss_scale():
 
 
 def test_accuracy_of_the_discriminator(corpus, tmp_path):
-    brain, _, _ = make_brain(DecoderBrain, corpus, tmp_path, adversarial=True)
+    brain, _, _ = make_brain("decoder", corpus, tmp_path, adversarial=True)
     scores = iter(
         [
             [torch.tensor([-2.0, -1.0]), torch.tensor([3.0])],  # fake
@@ -327,7 +325,7 @@ def test_accuracy_of_the_discriminator(corpus, tmp_path):
         discriminator=lambda x: (next(scores), None), training=True
     )
     sig = torch.zeros(1, 4)
-    brain.discriminator_objective({"estimate": sig, "target": sig})
+    brain.opponent.opposing_loss({"estimate": sig, "target": sig})
     means = brain.run_log.window.means()
     # All that is real is known, and one of two kinds of fake.
     assert means["discriminator_accuracy"] == 0.75
@@ -443,7 +441,7 @@ def test_a_missing_library_stops_a_run_at_its_start(
 ):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError) as raised:
-        make_brain(DecoderBrain, corpus, tmp_path, loggers=[name])
+        make_brain("decoder", corpus, tmp_path, loggers=[name])
     command = f"pip install 'speechbrain_focalcodec[{name}]'"
     assert command in str(raised.value)
 

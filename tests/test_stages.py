@@ -21,17 +21,8 @@ from speechbrain_focalcodec.cli import app
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import CheckpointError, ConfigError
 from speechbrain_focalcodec.modules.mel import LogMel
-from speechbrain_focalcodec.training.decoder import DecoderBrain
-from speechbrain_focalcodec.training.distillation import DistillationBrain
-from speechbrain_focalcodec.training.end_to_end import EndToEndBrain
 from speechbrain_focalcodec.training.export import export_runs
-from speechbrain_focalcodec.training.joint import JointBrain
-from speechbrain_focalcodec.training.position import PositionBrain
-from speechbrain_focalcodec.training.pretraining import (
-    PretrainingBrain,
-    cut_gaps,
-)
-from speechbrain_focalcodec.training.quantizer import QuantizerBrain
+from speechbrain_focalcodec.training.objectives.gaps import cut_gaps
 from speechbrain_focalcodec.training.sources import find_sources, load_parts
 
 corpus = test_training.corpus  # a fixture
@@ -76,11 +67,11 @@ def runs(corpus, tmp_path_factory):
     """The five stages of a tiny streaming model, as their folders."""
     folder = tmp_path_factory.mktemp("runs")
     stages = [
-        ("decoder", DecoderBrain, []),
-        ("position", PositionBrain, []),
-        ("encoder", DistillationBrain, ["position"]),
-        ("quantizer", QuantizerBrain, ["encoder", "decoder"]),
-        ("joint", JointBrain, ["encoder", "quantizer", "decoder"]),
+        ("decoder", "decoder", []),
+        ("position", "position", []),
+        ("encoder", "encoder", ["position"]),
+        ("quantizer", "quantizer", ["encoder", "decoder"]),
+        ("joint", "joint", ["encoder", "quantizer", "decoder"]),
     ]
     brains = {}
     for name, stage, earlier in stages:
@@ -180,74 +171,76 @@ def test_stages_that_lack_what_they_need(runs, corpus, tmp_path):
         with pytest.raises(error, match=message):
             run(stage, corpus, tmp_path / "run", **options)
 
-    fails(CheckpointError, "no trained positional_emb", DistillationBrain)
+    fails(CheckpointError, "no trained positional_emb", "encoder")
     fails(
         CheckpointError,
         "no trained encoder",
-        QuantizerBrain,
+        "quantizer",
         start_from=[folder / "position"],
     )
     fails(
         CheckpointError,
         "no trained compressor and no decompressor",
-        JointBrain,
+        "joint",
         start_from=[folder / "encoder"],
     )
     fails(
         CheckpointError,
         "no trained encoder and no compressor",
-        DecoderBrain,
+        "decoder",
         dequantized=True,
     )
-    fails(ConfigError, "trains a causal WavLM", PositionBrain, model=OFFLINE)
-    fails(ConfigError, "encoder_source", PositionBrain, encoder_source=None)
+    fails(ConfigError, "trains a causal WavLM", "position", model=OFFLINE)
+    fails(ConfigError, "encoder_source", "position", encoder_source=None)
     fails(
         ConfigError,
         "encoder_source",
-        QuantizerBrain,
+        "quantizer",
         model=OFFLINE,
         encoder_source=None,
     )
     fails(
         CheckpointError,
         "causal",
-        PositionBrain,
+        "position",
         encoder_source=folder / "encoder",
     )
-    fails(ConfigError, "causal to False", PretrainingBrain)
+    head = {"head": torch.nn.Linear(1, 1)}
+    fails(ConfigError, "causal to False", "pretraining", modules=head)
+    fails(ConfigError, "modules must have head", "pretraining")
     fails(
-        ConfigError, "freeze: the codec has no 'comp'", PositionBrain,
+        ConfigError, "freeze: the codec has no 'comp'", "position",
         freeze=["comp"],
     )  # fmt: skip
     # One name, as the command line gives it.
-    fails(ConfigError, "the codec has no 'comp'", PositionBrain, freeze="comp")
+    fails(ConfigError, "the codec has no 'comp'", "position", freeze="comp")
     fails(
         ConfigError,
         "nothing to train; it trains compressor, decompressor",
-        QuantizerBrain,
+        "quantizer",
         model=OFFLINE,
         freeze=["compressor", "decompressor"],
     )
     fails(
         ConfigError,
         "output, which has 24000 Hz",
-        DecoderBrain,
+        "decoder",
         sample_rate=16000,
     )
     fails(
-        ConfigError, "input, which has 16000 Hz", PositionBrain,
+        ConfigError, "input, which has 16000 Hz", "position",
         sample_rate=24000,
     )  # fmt: skip
     # It has the form of a hub repository, but is a slip.
     fails(
         CheckpointError,
         "no such folder in tests",
-        DecoderBrain,
+        "decoder",
         start_from="tests/decodr",
     )
 
 
-@pytest.mark.parametrize("stage", [DecoderBrain, QuantizerBrain])
+@pytest.mark.parametrize("stage", ["decoder", "quantizer"])
 def test_no_teacher_where_the_student_is_heard(corpus, tmp_path, stage):
     brain, *_ = make_brain(
         stage,
@@ -257,7 +250,7 @@ def test_no_teacher_where_the_student_is_heard(corpus, tmp_path, stage):
         start_from=CAUSAL,
         dequantized=True,
         freeze=None,
-        sample_rate=24000 if stage is DecoderBrain else 16000,
+        sample_rate=24000 if stage == "decoder" else 16000,
     )
     assert brain.teacher is None
     weights = find_sources(CAUSAL)[0].weights("encoder")
@@ -297,7 +290,7 @@ def test_a_decoder_goes_on_with_another_fade(corpus, tmp_path, caplog):
         # Of the weights before they are loaded.
         changed[f"{role}_config"]["layerscale_init"] = 0.7
     brain = run(
-        EndToEndBrain,
+        "end_to_end",
         corpus,
         tmp_path / "run",
         codec=FocalCodec.from_config(changed),
@@ -332,7 +325,7 @@ def test_an_encoder_can_be_pretrained(corpus, tmp_path):
     model = config_of(OFFLINE)
     head = torch.nn.Linear(model["encoder_config"]["dim"], 20)
     run(
-        PretrainingBrain,
+        "pretraining",
         corpus,
         tmp_path / "encoder",
         OFFLINE,
@@ -342,7 +335,7 @@ def test_an_encoder_can_be_pretrained(corpus, tmp_path):
     losses = valid_losses(tmp_path / "encoder")
     assert losses[-1] < 0.9 * losses[0]
     brain = run(
-        PositionBrain,
+        "position",
         corpus,
         tmp_path / "position",
         encoder_source=tmp_path / "encoder",
@@ -366,7 +359,7 @@ def test_fine_tuning_with_the_discriminator(corpus, tmp_path):
     torch.manual_seed(0)
     model = config_of(OFFLINE)
     first = run(
-        DecoderBrain,
+        "decoder",
         corpus,
         tmp_path / "first",
         OFFLINE,
@@ -387,7 +380,7 @@ def test_fine_tuning_with_the_discriminator(corpus, tmp_path):
         assert torch.equal(value, got[key])
 
     again = make_brain(
-        DecoderBrain,
+        "decoder",
         corpus,
         tmp_path / "second",
         adversarial=True,
@@ -427,7 +420,7 @@ def test_a_compiled_discriminator_keeps_its_names(
 
     monkeypatch.setattr(torch, "compile", Compiled)
     made = make_brain(
-        DecoderBrain,
+        "decoder",
         corpus,
         tmp_path,
         adversarial=True,
@@ -446,7 +439,7 @@ def test_scores_of_low_precision_are_summed_in_full(
 ):
     """In fp16 the scaled gradient of such a loss would be infinite."""
     brain, *_ = make_brain(
-        DecoderBrain,
+        "decoder",
         corpus,
         tmp_path,
         adversarial=True,
@@ -457,7 +450,7 @@ def test_scores_of_low_precision_are_summed_in_full(
     torch.nn.init.constant_(brain.modules.discriminator.score.bias, 1e-3)
     sig = torch.randn(2, 3200)
     with brain.training_ctx:
-        loss = brain.discriminator_objective({"estimate": sig, "target": sig})
+        loss = brain.opponent.opposing_loss({"estimate": sig, "target": sig})
         scores, _ = brain.modules.discriminator(sig[:, None])
     assert scores[0].dtype == torch.bfloat16
     assert loss.dtype == torch.float32
@@ -467,7 +460,7 @@ def test_scores_of_low_precision_are_summed_in_full(
 
 def test_a_new_discriminator_learns_alone_at_first(corpus, tmp_path):
     made = make_brain(
-        DecoderBrain,
+        "decoder",
         corpus,
         tmp_path,
         adversarial=True,

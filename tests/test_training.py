@@ -17,20 +17,20 @@ from speechbrain.nnet.schedulers import (
 )
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.train_logger import FileTrainLogger
+from training_stages import compose
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.manifest import write_manifest
 from speechbrain_focalcodec.data.pipeline import make_dataset
 from speechbrain_focalcodec.errors import CheckpointError, ConfigError
 from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
-from speechbrain_focalcodec.training.decoder import DecoderBrain
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
 from speechbrain_focalcodec.training.export import export_runs
 from speechbrain_focalcodec.training.losses import (
     LogMelLoss,
     MultiResolutionSTFTLoss,
     masked_mse,
 )
-from speechbrain_focalcodec.training.quantizer import QuantizerBrain
 from speechbrain_focalcodec.training.sources import find_sources, load_parts
 
 CONFIG = {
@@ -89,10 +89,13 @@ def make_brain(
     **overrides,
 ):
     """A Brain as the recipes make it, and its datasets."""
+    brain_class = CodecBrain
+    if isinstance(stage, type):
+        brain_class, stage = stage, stage.stage
     sb.utils.seed.seed_everything(1)
     torch.manual_seed(1)
     counter = EpochCounter(overrides.pop("epochs", 2))
-    segment = 3200 if issubclass(stage, DecoderBrain) else None
+    segment = 3200 if stage in ("decoder", "end_to_end") else None
     data = [
         make_dataset(corpus / "train.json", corpus, 16000, samples)
         for samples in (segment, None)
@@ -124,13 +127,14 @@ def make_brain(
         "max_grad_norm": 5.0,
         **overrides,
     }
+    hparams = compose(stage, hparams) | hparams
     output.mkdir(parents=True, exist_ok=True)
     checkpointer = AtomicCheckpointer(output / "save", {"counter": counter})
     if isinstance(hparams.get("lr_annealing"), NewBobScheduler):
         checkpointer.add_recoverable("lr_annealing", hparams["lr_annealing"])
     if modules is None:
         modules = {"discriminator": Discriminator()} if adversarial else {}
-    brain = stage(
+    brain = brain_class(
         modules,
         lambda x: torch.optim.AdamW(x, lr),
         hparams,
@@ -163,7 +167,7 @@ def valid_losses(output: Path) -> list[float]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     "stage,adversarial",
-    [(DecoderBrain, False), (DecoderBrain, True), (QuantizerBrain, False)],
+    [("decoder", False), ("decoder", True), ("quantizer", False)],
 )
 def test_learns_logs_and_saves(
     corpus, tmp_path, stage, adversarial, precision, even_if_emulated
@@ -180,7 +184,7 @@ def test_learns_logs_and_saves(
     frozen = {
         name: value.clone()
         for name, value in run[0].codec.state_dict().items()
-        if not name.startswith(stage.TRAINED)
+        if not name.startswith(tuple(run[0].trains))
     }
     assert frozen
     fit(*run)
@@ -194,7 +198,7 @@ def test_learns_logs_and_saves(
     line = log_lines(tmp_path)[-1]
     if adversarial:
         assert "score_real" in line and "feature_matching" in line
-    if stage is QuantizerBrain:
+    if stage == "quantizer":
         assert "valid code_usage" in line and "valid code_entropy" in line
         picture = tmp_path / "samples" / "epoch_0004" / "utt0.png"
         assert picture.read_bytes()[1:4] == b"PNG"
@@ -213,7 +217,7 @@ def test_learns_logs_and_saves(
 def test_a_step_with_the_discriminator_of_hifi_gan(corpus, tmp_path):
     """At full size, which the recipes' tests leave out."""
     brain, _, data = make_brain(
-        DecoderBrain,
+        "decoder",
         corpus,
         tmp_path,
         modules={"discriminator": HifiganDiscriminator()},
@@ -237,7 +241,7 @@ def test_a_step_with_the_discriminator_of_hifi_gan(corpus, tmp_path):
 
 @pytest.mark.parametrize(
     "stage,adversarial",
-    [(DecoderBrain, True), (QuantizerBrain, False)],
+    [("decoder", True), ("quantizer", False)],
 )
 @pytest.mark.parametrize("annealing", ["newbob", "step"])
 def test_resumed_run_continues_the_same_curve(
@@ -281,8 +285,8 @@ def test_resumed_run_continues_the_same_curve(
 @pytest.mark.parametrize("files", [0, 2, 5])
 def test_a_run_killed_while_saving_resumes(corpus, tmp_path, files):
     """Killed in the second epoch's checkpoint, after so many files."""
-    fit(*make_brain(DecoderBrain, corpus, tmp_path / "whole"))
-    brain, counter, data = make_brain(DecoderBrain, corpus, tmp_path / "parts")
+    fit(*make_brain("decoder", corpus, tmp_path / "whole"))
+    brain, counter, data = make_brain("decoder", corpus, tmp_path / "parts")
     recoverables = brain.checkpointer.recoverables
 
     class Killed(dict):
@@ -293,7 +297,7 @@ def test_a_run_killed_while_saving_resumes(corpus, tmp_path, files):
                 yield item
 
     brain.on_fit_start = lambda: (
-        DecoderBrain.on_fit_start(brain),
+        CodecBrain.on_fit_start(brain),
         setattr(brain.checkpointer, "recoverables", Killed(recoverables)),
     )
     with pytest.raises(KeyboardInterrupt):
@@ -303,7 +307,7 @@ def test_a_run_killed_while_saving_resumes(corpus, tmp_path, files):
     assert sum(name.startswith("UNFINISHED") for name in left) == 1
     # The second epoch was logged, but not kept: it is done again.
     assert log_lines(tmp_path / "parts") == log_lines(tmp_path / "whole")
-    fit(*make_brain(DecoderBrain, corpus, tmp_path / "parts"))
+    fit(*make_brain("decoder", corpus, tmp_path / "parts"))
     assert log_lines(tmp_path / "parts") == log_lines(tmp_path / "whole")
     left = [path.name for path in (tmp_path / "parts" / "save").iterdir()]
     assert not any(name.startswith("UNFINISHED") for name in left)
@@ -312,10 +316,10 @@ def test_a_run_killed_while_saving_resumes(corpus, tmp_path, files):
 @pytest.mark.parametrize(
     "stage,options",
     [
-        (DecoderBrain, {}),
+        ("decoder", {}),
         # Which parts the discriminator gets is drawn.
-        (DecoderBrain, {"adversarial": True, "judged_samples": 800}),
-        (QuantizerBrain, {}),
+        ("decoder", {"adversarial": True, "judged_samples": 800}),
+        ("quantizer", {}),
     ],
 )
 def test_resuming_within_an_epoch_changes_nothing(
@@ -354,13 +358,13 @@ def schedule(total_steps):
 def test_the_learning_rate_ends_at_zero(corpus, tmp_path):
     """Also when a run has more steps than its schedule."""
     brain, counter, data = make_brain(
-        DecoderBrain, corpus, tmp_path, epochs=3, lr_schedule=schedule(4)
+        "decoder", corpus, tmp_path, epochs=3, lr_schedule=schedule(4)
     )
     rates = []
     original = brain.optimizers_step
 
     def step():
-        rates.append(brain.optimizers_dict["generator"].param_groups[0]["lr"])
+        rates.append(brain.optimizer.param_groups[0]["lr"])
         original()
 
     brain.optimizers_step = step
@@ -382,7 +386,7 @@ def test_a_run_ends_after_its_steps(corpus, tmp_path, limit, adversarial):
     }
     for _ in range(2):
         brain, counter, data = make_brain(
-            DecoderBrain, corpus, tmp_path, **options
+            "decoder", corpus, tmp_path, **options
         )
         fit(brain, counter, data)
         assert (brain.optimizer_step, counter.current) == (limit, 2)
@@ -390,7 +394,7 @@ def test_a_run_ends_after_its_steps(corpus, tmp_path, limit, adversarial):
         assert f"epoch: 2, steps: {limit}, lr: 0.00e+00" in second
     # With more steps it goes on.
     options["optimizer_step_limit"] = limit + 1
-    fit(*make_brain(DecoderBrain, corpus, tmp_path, **options))
+    fit(*make_brain("decoder", corpus, tmp_path, **options))
     assert f"epoch: 3, steps: {limit + 1}," in log_lines(tmp_path)[2]
 
 
@@ -400,8 +404,8 @@ def test_a_run_killed_after_its_last_step_still_validates(corpus, tmp_path):
         "optimizer_step_limit": 5,
         "run_opts": {"ckpt_interval_steps": 1, "precision": "fp32"},
     }
-    fit(*make_brain(DecoderBrain, corpus, tmp_path / "whole", **options))
-    run = make_brain(DecoderBrain, corpus, tmp_path / "parts", **options)
+    fit(*make_brain("decoder", corpus, tmp_path / "whole", **options))
+    run = make_brain("decoder", corpus, tmp_path / "parts", **options)
     evaluate_batch = run[0].evaluate_batch
 
     def killed(*args, **kwargs):
@@ -412,7 +416,7 @@ def test_a_run_killed_after_its_last_step_still_validates(corpus, tmp_path):
     run[0].evaluate_batch = killed
     with pytest.raises(KeyboardInterrupt):
         fit(*run)
-    fit(*make_brain(DecoderBrain, corpus, tmp_path / "parts", **options))
+    fit(*make_brain("decoder", corpus, tmp_path / "parts", **options))
     assert len(log_lines(tmp_path / "parts")) == 2
     assert log_lines(tmp_path / "parts") == log_lines(tmp_path / "whole")
 
@@ -436,7 +440,7 @@ def test_a_schedule_for_other_steps_is_warned_of(
     corpus, tmp_path, caplog, total, options, message
 ):
     options = options | {"lr_schedule": schedule(total)}
-    fit(*make_brain(QuantizerBrain, corpus, tmp_path, **options))
+    fit(*make_brain("quantizer", corpus, tmp_path, **options))
     told = [x.getMessage() for x in caplog.records if x.levelname == "WARNING"]
     told = [text for text in told if "total_steps" in text]
     assert len(told) == (message is not None)
@@ -445,7 +449,7 @@ def test_a_schedule_for_other_steps_is_warned_of(
 
 def test_a_diverged_model_is_still_looked_at(corpus, tmp_path):
     brain, counter, data = make_brain(
-        DecoderBrain,
+        "decoder",
         corpus,
         tmp_path,
         run_opts={"nonfinite_patience": 9},
@@ -460,7 +464,7 @@ def test_a_diverged_model_is_still_looked_at(corpus, tmp_path):
 
 @pytest.mark.parametrize(
     "stage,adversarial",
-    [(DecoderBrain, False), (DecoderBrain, True), (QuantizerBrain, False)],
+    [("decoder", False), ("decoder", True), ("quantizer", False)],
 )
 def test_gradients_are_clipped(
     corpus, tmp_path, stage, adversarial, monkeypatch
@@ -491,7 +495,7 @@ def test_gradients_are_clipped(
 
 @pytest.mark.parametrize(
     "stage,adversarial",
-    [(DecoderBrain, False), (DecoderBrain, True), (QuantizerBrain, False)],
+    [("decoder", False), ("decoder", True), ("quantizer", False)],
 )
 def test_losses_that_are_not_finite_stop_the_run(
     corpus, tmp_path, stage, adversarial
@@ -504,7 +508,7 @@ def test_losses_that_are_not_finite_stop_the_run(
         {"nonfinite_patience": 1},
         epochs=4,
     )
-    part = getattr(brain.codec, stage.TRAINED[0])
+    part = getattr(brain.codec, brain.trains[0])
     with torch.no_grad():
         next(part.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="not finite and patience"):
@@ -513,7 +517,7 @@ def test_losses_that_are_not_finite_stop_the_run(
 
 def test_one_bad_batch_leaves_the_weights_whole(corpus, tmp_path):
     brain, counter, data = make_brain(
-        DecoderBrain,
+        "decoder",
         corpus,
         tmp_path,
         adversarial=True,
@@ -534,7 +538,7 @@ def test_one_bad_batch_leaves_the_weights_whole(corpus, tmp_path):
 
 def test_accumulated_steps(corpus, tmp_path):
     brain, counter, data = make_brain(
-        DecoderBrain,
+        "decoder",
         corpus,
         tmp_path,
         adversarial=True,
@@ -551,13 +555,13 @@ def test_fp16_does_not_accumulate_with_a_discriminator(
     monkeypatch.setattr(torch.amp.GradScaler, "is_enabled", lambda self: True)
     run_opts = {"grad_accumulation_factor": 2}
     with pytest.raises(ConfigError, match="grad_accumulation_factor"):
-        make_brain(DecoderBrain, corpus, tmp_path, True, run_opts)
+        make_brain("decoder", corpus, tmp_path, True, run_opts)
 
 
 def test_decoder_trains_on_dequantized_features(corpus, tmp_path):
-    fit(*make_brain(QuantizerBrain, corpus, tmp_path / "quantizer", epochs=1))
+    fit(*make_brain("quantizer", corpus, tmp_path / "quantizer", epochs=1))
     brain, counter, data = make_brain(
-        DecoderBrain,
+        "decoder",
         corpus,
         tmp_path / "decoder",
         epochs=1,
@@ -581,10 +585,10 @@ def test_decoder_trains_on_dequantized_features(corpus, tmp_path):
 
 def test_export_and_validation_audio(corpus, tmp_path):
     decoder, quantizer = tmp_path / "decoder", tmp_path / "quantizer"
-    run = make_brain(DecoderBrain, corpus, decoder, epochs=1)
+    run = make_brain("decoder", corpus, decoder, epochs=1)
     fit(*run)
     heard = make_brain(
-        QuantizerBrain,
+        "quantizer",
         corpus,
         quantizer,
         epochs=1,
@@ -613,7 +617,7 @@ def test_export_and_validation_audio(corpus, tmp_path):
 
 def test_export_of_bad_runs_is_refused(corpus, tmp_path):
     decoder = tmp_path / "decoder"
-    fit(*make_brain(DecoderBrain, corpus, decoder, epochs=1))
+    fit(*make_brain("decoder", corpus, decoder, epochs=1))
     with pytest.raises(
         CheckpointError, match="no trained compressor and no de"
     ):

@@ -20,12 +20,10 @@ from speechbrain_focalcodec.errors import (
 )
 from speechbrain_focalcodec.metrics import registry
 from speechbrain_focalcodec.metrics.base import Column, Metric
-from speechbrain_focalcodec.training.decoder import DecoderBrain
-from speechbrain_focalcodec.training.end_to_end import EndToEndBrain
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
 from speechbrain_focalcodec.training.entry import prepare_manifests
 from speechbrain_focalcodec.training.evaluation import FinalEvaluation
 from speechbrain_focalcodec.training.export import export_runs
-from speechbrain_focalcodec.training.quantizer import QuantizerBrain
 from speechbrain_focalcodec.training.run_log import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -208,8 +206,8 @@ def test_what_is_missing_is_said_before_training(
 
 
 def make_brain(stage, output, **options):
-    hparams = make_hparams("data", output, refine=True, **options)
-    return stage(
+    hparams = make_hparams("data", output, stage=stage, refine=True, **options)
+    return CodecBrain(
         {},
         hparams["opt_class"],
         hparams,
@@ -221,11 +219,11 @@ def make_brain(stage, output, **options):
 @pytest.mark.parametrize(
     "stage, options, message",
     [
-        (DecoderBrain, {}, "no trained compressor and no decompressor "),
-        (QuantizerBrain, {}, r"no trained decoder \(start_from has nothing\)"),
+        ("decoder", {}, "no trained compressor and no decompressor "),
+        ("quantizer", {}, r"no trained decoder \(start_from has nothing\)"),
         (
             # The decoder learns from the teacher; there is no student yet.
-            DecoderBrain,
+            "decoder",
             {"codec": CAUSAL, "encoder_source": OFFLINE},
             "no trained encoder and no compressor",
         ),
@@ -243,7 +241,7 @@ def test_parts_that_are_missing_are_named(tmp_path, stage, options, message):
         FinalEvaluation(brain, {}, "valid.json", "data")
 
 
-@pytest.mark.parametrize("stage", [DecoderBrain, QuantizerBrain, EndToEndBrain])
+@pytest.mark.parametrize("stage", ["decoder", "quantizer", "end_to_end"])
 def test_stages_that_end_with_a_codec(tmp_path, model, stage):
     brain = make_brain(stage, tmp_path, start_from=[str(model)])
     evaluation = FinalEvaluation(brain, {}, "valid.json", "data")

@@ -20,26 +20,17 @@ from test_training import CONFIG, make_brain
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data.manifest import write_manifest
 from speechbrain_focalcodec.errors import DataError
-from speechbrain_focalcodec.training.decoder import DecoderBrain
-from speechbrain_focalcodec.training.distillation import DistillationBrain
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
 from speechbrain_focalcodec.training.distributed import (
     gather,
     run_long_on_main,
 )
-from speechbrain_focalcodec.training.end_to_end import EndToEndBrain
-from speechbrain_focalcodec.training.joint import JointBrain
-from speechbrain_focalcodec.training.position import PositionBrain
-from speechbrain_focalcodec.training.quantizer import QuantizerBrain
 
 BATCH = 4  # utterances in a step, on however many processes
 ROOT = Path(__file__).parents[1]
 CAUSAL = ROOT / "tests" / "parity" / "causal_50hz"
 OFFLINE = ROOT / "tests" / "parity" / "offline_50hz"
-STREAMING = {
-    "position": PositionBrain,
-    "encoder": DistillationBrain,
-    "joint": JointBrain,
-}
+STREAMING = ("position", "encoder", "joint")
 # The command that docs and READMEs show, but for `torchrun`, and tiny.
 RECIPE = [
     "recipes/Folder/train.py",
@@ -56,8 +47,10 @@ RECIPE = [
 ]
 
 
-class NoisyBrain(QuantizerBrain):
+class NoisyBrain(CodecBrain):
     """Draws from all generators while training, as augmentation does."""
+
+    stage = "quantizer"
 
     def signals(self, batch):
         sig, lengths = super().signals(batch)
@@ -187,12 +180,10 @@ def train_all(corpus, out):
         FocalCodec.from_config(CONFIG, name="tiny").save_pretrained(start)
     gather(None)  # wait for it
     lines = {
-        "quantizer": train(QuantizerBrain, corpus, out / "quantizer"),
-        "decoder": train(
-            DecoderBrain, corpus, out / "decoder", adversarial=True
-        ),
+        "quantizer": train("quantizer", corpus, out / "quantizer"),
+        "decoder": train("decoder", corpus, out / "decoder", adversarial=True),
         "end_to_end": train(
-            EndToEndBrain,
+            "end_to_end",
             corpus,
             out / "end_to_end",
             adversarial=True,
@@ -201,18 +192,18 @@ def train_all(corpus, out):
         ),
     }
     config = json.loads((CAUSAL / "config.json").read_text())
-    for name, stage in STREAMING.items():
-        lines[name] = train(
+    for stage in STREAMING:
+        lines[stage] = train(
             stage,
             corpus,
-            out / name,
+            out / stage,
             codec=FocalCodec.from_config(config, name="tiny"),
             encoder_source=OFFLINE,
             start_from=[CAUSAL],
             first_layer_weight=0.5,
             last_layer_weight=1.0,
             # Rounding grows where latents near zero flip bits.
-            rate=0.0005 if stage is JointBrain else 0.01,
+            rate=0.0005 if stage == "joint" else 0.01,
         )
     return lines
 

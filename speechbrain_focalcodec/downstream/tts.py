@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import speechbrain as sb
@@ -240,7 +239,7 @@ class TTSBrain(TaskBrain):
                     "generated": codec.decode(said),
                     "resynthesis": codec.decode(real),
                 }
-            self._samples.keep(SimpleNamespace(id=names[i : i + 1]), outputs)
+            self._samples.keep(names[i : i + 1], outputs)
 
 
 def fit_pace(hparams: dict[str, Any], rate: float) -> torch.Tensor:

@@ -150,19 +150,6 @@ class RecipeBrain(sb.Brain):
     # SpeechBrain's hooks
 
     def fit(self, epoch_counter, train_set, *args, **kwargs):
-        """Train, as SpeechBrain's Brain does.
-
-        Arguments
-        ---------
-        epoch_counter : iterable
-            Gives the epochs.
-        train_set : Dataset or DataLoader
-            Its random segments move on with the epochs.
-        *args : tuple
-            As for `Brain.fit`.
-        **kwargs : dict
-            As for `Brain.fit`.
-        """
         self._train_set = train_set
         seed_apart()
         super().fit(self._epochs(epoch_counter), train_set, *args, **kwargs)
@@ -196,7 +183,6 @@ class RecipeBrain(sb.Brain):
             yield epoch
 
     def on_fit_start(self):
-        """Resume from the last checkpoint, the log too."""
         super().on_fit_start()
         for write in self.at_start:
             write()
@@ -204,32 +190,9 @@ class RecipeBrain(sb.Brain):
         self.run_log.resume(self.optimizer_step, epochs)
 
     def make_dataloader(self, dataset, stage, *args, **loader_kwargs):
-        """Make a loader that draws no global random numbers.
-
-        Making its iterator does otherwise, once more in a run that resumes
-        within an epoch. Here the seed of its workers follows from the epoch.
-
-        Arguments
-        ---------
-        dataset : Dataset
-            The data.
-        stage : sb.Stage
-            Training, validation or test.
-        *args : tuple
-            As for `Brain.make_dataloader`.
-        **loader_kwargs : dict
-            As for `Brain.make_dataloader`.
-
-        Returns
-        -------
-        DataLoader
-            The loader.
-
-        Raises
-        ------
-        DataError
-            If it would train on nothing.
-        """
+        # Making the iterator of SpeechBrain's loader draws a global random
+        # number, once more in a run that resumes within an epoch. Here the seed
+        # of the workers follows from the epoch.
         loader_kwargs.setdefault("generator", self.loader_generator)
         loader = super().make_dataloader(dataset, stage, *args, **loader_kwargs)
         if stage == sb.Stage.TRAIN and len(loader) == 0:
@@ -244,15 +207,6 @@ class RecipeBrain(sb.Brain):
         return loader
 
     def on_stage_start(self, stage, epoch=None):
-        """Start the epoch's averages and move random segments on.
-
-        Arguments
-        ---------
-        stage : sb.Stage
-            Training, validation or test.
-        epoch : int, optional
-            The epoch.
-        """
         # A run that resumes within an epoch goes on with its averages.
         if stage != sb.Stage.TRAIN or self.step == 0:
             self._averages.clear()
@@ -262,15 +216,6 @@ class RecipeBrain(sb.Brain):
             self.run_log.start_clock()
 
     def on_fit_batch_start(self, batch, should_step):
-        """Set the step's learning rate.
-
-        Arguments
-        ---------
-        batch : PaddedBatch
-            The batch.
-        should_step : bool
-            Whether the optimizers will step.
-        """
         schedule = getattr(self.hparams, "lr_schedule", None)
         if schedule is not None and should_step:
             # Beyond its last step SpeechBrain's schedule turns negative.
@@ -281,19 +226,6 @@ class RecipeBrain(sb.Brain):
                 update_learning_rate(optimizer, rate * self._ratio(optimizer))
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """Log every so many steps.
-
-        Arguments
-        ---------
-        batch : PaddedBatch
-            The batch.
-        outputs : Any
-            Of the forward pass.
-        loss : torch.Tensor
-            Scalar.
-        should_step : bool
-            Whether the optimizers have stepped.
-        """
         self.run_log.window.add("loss", float(loss.detach()))
         if should_step:
             self.run_log.step_done(self.optimizer_step, self._epoch, self._lr)
@@ -312,17 +244,6 @@ class RecipeBrain(sb.Brain):
         super().optimizers_step()
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log, anneal, write samples and a checkpoint.
-
-        Arguments
-        ---------
-        stage : sb.Stage
-            Training, validation or test.
-        stage_loss : float
-            Mean loss of the stage.
-        epoch : int, optional
-            The epoch.
-        """
         losses = gather(float(stage_loss))
         stage_loss = sum(losses) / len(losses)
         stats = {"loss": stage_loss}
@@ -356,9 +277,7 @@ class RecipeBrain(sb.Brain):
             )
 
     def checkpoint_rank(self, loss: float, epoch: int) -> float:
-        """What a checkpoint is kept and chosen by.
-
-        (SpeechBrain's ``rank`` is a process's number.)
+        """Rank of a checkpoint: the lowest is kept, and taken at the end.
 
         Arguments
         ---------
@@ -370,7 +289,7 @@ class RecipeBrain(sb.Brain):
         Returns
         -------
         float
-            The lower the better: here the loss.
+            The loss, by default.
         """
         del epoch
         return loss
@@ -386,23 +305,8 @@ class RecipeBrain(sb.Brain):
         return {}
 
     def update_average(self, loss, avg_loss):
-        """Mean loss of the stage's batches so far.
-
-        SpeechBrain leaves out what is not finite: a model that gives nothing
-        else would validate with a loss of zero and be kept as the best.
-
-        Arguments
-        ---------
-        loss : torch.Tensor
-            Loss of a batch.
-        avg_loss : float
-            The mean before it.
-
-        Returns
-        -------
-        float
-            The mean; infinite in validation once a loss is not finite.
-        """
+        # SpeechBrain skips losses that are not finite: a model whose losses are
+        # all NaN would validate with a loss of zero and be kept as the best.
         if self.modules.training:
             return super().update_average(loss, avg_loss)
         if not torch.isfinite(loss) or math.isinf(avg_loss):

@@ -11,7 +11,7 @@ from speechbrain_focalcodec.audio.files import resampled_length
 from speechbrain_focalcodec.data.feature_cache import make_feature_cache
 from speechbrain_focalcodec.data.feature_reader import add_features
 from speechbrain_focalcodec.errors import ConfigError
-from speechbrain_focalcodec.training.base import CodecBrain
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
 
 __all__ = ["use_feature_cache"]
 
@@ -54,18 +54,17 @@ def use_feature_cache(
         See :func:`~speechbrain_focalcodec.data.feature_cache\
 .make_feature_cache`.
     """
-    codec = brain.teacher_codec if brain.HEARS_OUTPUT else brain.codec
-    name = type(brain).__name__
-    if not brain.TAKES_FEATURES:
+    codec = brain.teacher_codec if brain.decodes else brain.codec
+    if not brain.takes_features:
         raise ConfigError(
-            f"{name} needs whole waveforms"
+            "feature_cache: the stage needs whole waveforms"
             f"{' to quantize' if hparams.get('dequantized') else ''}: set "
             "feature_cache to null"
         )
     if any(weight.requires_grad for weight in codec.encoder.parameters()):
         raise ConfigError(
-            f"{name} trains the encoder, whose features change: set "
-            "feature_cache to null"
+            "feature_cache: the stage trains the encoder, whose features "
+            "change: set feature_cache to null"
         )
     if hparams.get("augmentation") is not None:
         raise ConfigError(
@@ -100,12 +99,11 @@ def use_feature_cache(
                 codec.sample_rate_input,
             )
             segment = int(codec.encoder.output_lengths(samples))
-        hears = brain.HEARS_OUTPUT
         add_features(
             dataset,
             cache,
             segment,
             hparams["seed"],
-            with_sig=hears or (split == "valid" and brain.audible),
+            with_sig=brain.decodes or (split == "valid" and brain.audible),
             hop=brain.codec.decoder.hop_length,
         )

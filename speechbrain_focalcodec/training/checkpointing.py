@@ -1,5 +1,6 @@
 """Checkpoints that are there whole or not at all, and checked when read."""
 
+import json
 import logging
 import os
 import shutil
@@ -26,11 +27,7 @@ from speechbrain_focalcodec.errors import (
     FocalCodecError,
     abridge,
 )
-from speechbrain_focalcodec.training.checkpoint_manifest import (
-    MANIFEST,
-    check_manifest,
-    write_manifest,
-)
+from speechbrain_focalcodec.utils.files import sha256_of
 
 __all__ = ["RANK", "AtomicCheckpointer"]
 
@@ -42,6 +39,8 @@ UNFINISHED = "UNFINISHED-"
 # What is written with an epoch's checkpoint to choose by: the lowest is best.
 RANK = "rank"
 DELETED = "DELETED-"
+# Sizes and hashes of a checkpoint's files, to recognise damage.
+MANIFEST = "MANIFEST.json"
 
 
 class AtomicCheckpointer(Checkpointer):
@@ -121,7 +120,7 @@ class AtomicCheckpointer(Checkpointer):
 
     def _publish(self, saved: Checkpoint) -> Checkpoint:
         """Seal a checkpoint and move it to where it is found."""
-        write_manifest(saved.path)
+        _write_manifest(saved.path)
         for file in saved.path.iterdir():
             _flush(file)
         _flush(saved.path)
@@ -149,6 +148,10 @@ class AtomicCheckpointer(Checkpointer):
         CheckpointError
             When it is of another model, or of other optimizers.
         """
+        files, known = checkpoint.paramfiles, self.recoverables
+        if "optimizer" in known and "optimizer_generator" in files:
+            # Earlier versions called it so in decoders without discriminator.
+            files["optimizer"] = files.pop("optimizer_generator")
         try:
             super().load_checkpoint(checkpoint)
         except FocalCodecError:
@@ -211,7 +214,7 @@ class AtomicCheckpointer(Checkpointer):
             # One without a manifest is from an earlier version.
             if "manifest" in checkpoint.meta:
                 try:
-                    check_manifest(checkpoint.path)
+                    _check_manifest(checkpoint.path)
                 except CheckpointError as error:
                     self._note_damage(checkpoint.path, str(error))
                     continue
@@ -252,11 +255,11 @@ class AtomicCheckpointer(Checkpointer):
         """One checkpoint as it is listed; None if that cannot be."""
         try:
             if (folder / MANIFEST).exists():
-                check_manifest(folder, [METAFNAME])
+                _check_manifest(folder, [METAFNAME])
             [checkpoint] = self._construct_checkpoint_objects([folder])
             float(ckpt_recency(checkpoint))
             if "manifest" in checkpoint.meta:
-                check_manifest(folder, [])
+                _check_manifest(folder, [])
         except CheckpointError as error:
             self._note_damage(folder, str(error))
         except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
@@ -365,3 +368,43 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _write_manifest(folder: Path) -> None:
+    """Note size and SHA-256 of a folder's files, in the folder."""
+    files = {
+        path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST
+    }
+    text = json.dumps({"files": files}, indent=2) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def _check_manifest(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Raise if files, all by default, are not as the manifest says."""
+    path = folder / MANIFEST
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        expected = {
+            name: (int(files[name]["size"]), str(files[name]["sha256"]))
+            for name in (files if names is None else names)
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged: {error!r}") from None
+    for name, (size, digest) in expected.items():
+        path = folder / name
+        try:
+            if path.stat().st_size != size:
+                raise CheckpointError(
+                    f"{path}: damaged: {path.stat().st_size} bytes long, "
+                    f"not {size}"
+                )
+            if sha256_of(path) != digest:
+                raise CheckpointError(
+                    f"{path}: damaged: its content is not what was written"
+                )
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: missing") from None
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from None

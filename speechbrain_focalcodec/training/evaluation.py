@@ -31,7 +31,7 @@ from speechbrain_focalcodec.metrics.plan import (
 from speechbrain_focalcodec.metrics.registry import MetricOptions, make_metrics
 from speechbrain_focalcodec.metrics.summary import Summary
 from speechbrain_focalcodec.metrics.worker import MAX_FAILURES
-from speechbrain_focalcodec.training.base import CodecBrain
+from speechbrain_focalcodec.training.codec_brain import CodecBrain
 from speechbrain_focalcodec.training.distributed import run_long_on_main
 
 __all__ = ["EvaluationOptions", "FinalEvaluation"]

@@ -1,4 +1,4 @@
-"""Which precision a processor can train in."""
+"""Precisions that a processor can train in."""
 
 import logging
 from typing import Any
@@ -42,14 +42,6 @@ def avoid_emulation(brain: Any) -> None:
     brain : speechbrain.Brain
         Its ``precision`` and ``eval_precision`` are changed, and what follows
         from them, which is said in the log.
-
-    Example
-    -------
-    >>> import speechbrain as sb
-    >>> brain = sb.Brain(run_opts={"device": "cpu", "precision": "fp32"})
-    >>> avoid_emulation(brain)
-    >>> brain.precision
-    'fp32'
     """
     if brain.device_type != "cpu" or not emulates_bf16():
         return

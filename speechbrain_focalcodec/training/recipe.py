@@ -15,7 +15,6 @@ import json
 import logging
 import logging.handlers
 import os
-import re
 import shutil
 import signal
 import sys
@@ -29,15 +28,15 @@ import speechbrain as sb
 import torch
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML, YAMLError
-from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError
 from speechbrain.core import DEFAULT_LOG_CONFIG
 from speechbrain.utils.checkpoints import CKPT_PREFIX
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import TqdmCompatibleStreamHandler
 
-from speechbrain_focalcodec.checkpoint import CONFIG_FILE
 from speechbrain_focalcodec.config import CodecConfig
 from speechbrain_focalcodec.errors import ConfigError, FocalCodecError, abridge
+from speechbrain_focalcodec.model_files import CONFIG_FILE
 from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = ["Experiment", "changed_keys", "experiment"]
@@ -154,7 +153,7 @@ class Experiment:
         self._folder = Path(tree["output_folder"])
         self._save_folder = Path(tree["save_folder"])
         old = self._folder / HYPERPARAMS_FILE
-        if old.is_file() and self._resumes():
+        if old.is_file() and self._checkpoints():
             try:
                 before = YAML().load(old.read_text(encoding="utf-8"))
             except YAMLError as error:
@@ -193,8 +192,9 @@ class Experiment:
             If the folder holds a run of another codec.
         """
         old = self._folder / CONFIG_FILE
-        if old.is_file() and self._resumes():
-            config = CodecConfig.parse(json.loads(old.read_text()))
+        if old.is_file() and self._checkpoints():
+            text = old.read_text(encoding="utf-8")
+            config = CodecConfig.parse(json.loads(text), own_parts=True)
             self._refuse(
                 changed_keys(config.to_dict(), brain.codec.config.to_dict())
             )
@@ -237,12 +237,8 @@ class Experiment:
         )
 
     def _checkpoints(self) -> list[Path]:
-        if self._save_folder is None:
-            return []
-        return sorted(self._save_folder.glob(f"{CKPT_PREFIX}*"))
-
-    def _resumes(self) -> bool:
-        return bool(self._checkpoints())
+        folder = self._save_folder
+        return sorted(folder.glob(f"{CKPT_PREFIX}*")) if folder else []
 
     def _refuse(self, changed: dict[str, str]) -> None:
         if changed:
@@ -309,12 +305,6 @@ def changed_keys(old: Mapping, new: Mapping) -> dict[str, str]:
         By key (that of a table within a table is ``outer.inner``) what it was
         and what it is. A value that follows a changed key of the first level
         by a reference is left out.
-
-    Example
-    -------
-    >>> old = {"lr": 1, "opt": {"lr": 1, "beta": 2}}
-    >>> changed_keys(old, {"lr": 3, "opt": {"lr": 3}})
-    {'lr': '1 -> 3', 'opt.beta': '2 -> nothing'}
     """
     before, after = (dict(_leaves(tree, "", set())) for tree in (old, new))
     changed = {}
@@ -388,23 +378,15 @@ def _parse_options(arguments: Sequence[str]) -> tuple[str, Any, str]:
 def _parse_overrides(text: str) -> dict[str, Any]:
     try:
         overrides = YAML().load(text or "{}") or {}
-    except DuplicateKeyError as error:
-        names = re.findall(r'duplicate key "([^"]+)"', str(error))
-        raise ConfigError(
-            f"the command line gives --{' '.join(names)} twice (duplicate key)"
-        ) from error
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+    except MarkedYAMLError as error:
         lines = text.splitlines()
-        line = lines[min(mark.line, len(lines) - 1)] if mark else text
-        option = line.replace(": ", "=", 1)
-        reason = getattr(error, "problem", None) or error
-        raise ConfigError(f"--{option} is no YAML: {reason}") from error
-    if not isinstance(overrides, dict):
+        option = lines[min(error.problem_mark.line, len(lines) - 1)]
+        option = option.replace(": ", "=", 1)
         raise ConfigError(
-            f"the command line's options: {text!r:.80} sets no key; give "
-            "--KEY=VALUE"
-        )
+            f"--{option} is no YAML: {error.problem.splitlines()[0]}"
+        ) from error
+    if not isinstance(overrides, dict):
+        raise ConfigError(f"{text!r:.80} sets no key; give --KEY=VALUE")
     return overrides
 
 
@@ -438,8 +420,8 @@ def _check_kind(key: str, old: Any, new: Any) -> None:
     if isinstance(new, dict):
         if _tag(new):
             raise ConfigError(
-                f"--{key}: HyperPyYAML would lose {_tag(new)}; write it into "
-                f"a YAML, and give --{key}='!include:FILE'"
+                f"--{key}: HyperPyYAML would lose {_tag(new)}: write the table "
+                "into a YAML of its own, and give '!include:FILE' in its place"
             )
         if not isinstance(old, dict):
             raise ConfigError(f"--{key}: is no table in the YAML")

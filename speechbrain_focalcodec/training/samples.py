@@ -1,7 +1,6 @@
 """Utterances of validation, to listen to and to look at."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -45,23 +44,25 @@ class Samples:
         self._kept.clear()
 
     def keep(
-        self, batch: Any, outputs: dict[str, tuple[torch.Tensor, torch.Tensor]]
+        self,
+        ids: list[str],
+        outputs: dict[str, tuple[torch.Tensor, torch.Tensor]],
     ) -> None:
         """Keep utterances of a batch, while more are wanted.
 
         Arguments
         ---------
-        batch : PaddedBatch
-            With the utterances' ``id``.
+        ids : list of str
+            Of the utterances.
         outputs : dict
             Waveforms [B, T] at the codec's output rate, or features
-            [B, T, C], and their lengths, by what they are called.
+            [B, T, C], and their lengths, by their names.
         """
-        for i, name in enumerate(batch.id):
+        for i, name in enumerate(ids):
             if not self.wanted:
                 return
             kept = {
-                # What a diverged model gives is heard as silence.
+                # The output of a diverged model is written as silence.
                 kind: x[i, : int(lengths[i])]
                 .detach()
                 .float()

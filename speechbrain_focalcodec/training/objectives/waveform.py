@@ -1,0 +1,54 @@
+"""Losses between the decoded waveform and its original."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import speechbrain as sb
+import torch
+from torch import nn
+
+from speechbrain_focalcodec.training.losses import takes_lengths
+from speechbrain_focalcodec.training.objectives.objective import Objective
+
+__all__ = ["WaveformLosses"]
+
+
+class WaveformLosses(Objective):
+    """Losses of waveforms, such as those of spectrograms or of words.
+
+    Arguments
+    ---------
+    losses : dict
+        Modules by the name of their term in the logs. Each computes a scalar
+        from estimate and target [B, T], and from ``lengths`` in samples, int64
+        [B], if its ``forward`` has that argument; see
+        :mod:`~speechbrain_focalcodec.training.losses` and
+        :class:`~speechbrain_focalcodec.training.perceptual.WhisperLoss`.
+    weights : dict
+        Their weights by the same names; other names do not count.
+    """
+
+    needs = frozenset({"estimate"})
+
+    def __init__(
+        self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]
+    ):
+        self.losses = losses
+        self.weights = weights
+
+    def prepare(self, brain: Any) -> None:
+        super().prepare(brain)
+        for loss in self.losses.values():
+            loss.to(brain.device)
+
+    def __call__(
+        self, outputs: dict[str, Any], stage: sb.Stage
+    ) -> torch.Tensor | float:
+        terms = {}
+        for name, loss in self.losses.items():
+            extra = {}
+            if takes_lengths(loss):
+                extra["lengths"] = outputs["lengths"]
+            terms[name] = loss(outputs["estimate"], outputs["target"], **extra)
+        self.brain.record(**terms)
+        return sum(self.weights[name] * x for name, x in terms.items())
