@@ -106,12 +106,12 @@ def task_dataset(
             outputs[key] = f"made_{key}"
             dataset.add_dynamic_item(function, columns[key], f"made_{key}")
     if source.is_dir():
-        wanted = set(columns.values())
+        required = set(columns.values())
         dataset = dataset.filtered_sorted(
-            key_test={column: _has_value for column in wanted}
+            key_test={column: _has_value for column in required}
         )
         if not len(dataset):
-            raise DataError(f"{source}: no item has {', '.join(wanted)}")
+            raise DataError(f"{source}: no item has {', '.join(required)}")
     dataset.set_output_keys(outputs)
     return dataset
 
@@ -139,7 +139,7 @@ def prepare_inputs(
         Maximum length of a batch in seconds.
     """
     front_end.to(device)
-    kept: dict[str, torch.Tensor] = {}
+    prepared_by_id: dict[str, torch.Tensor] = {}
     outputs = dataset.pipeline.output_mapping
     dataset.set_output_keys(["id", "sig"])
     order = sorted(
@@ -161,11 +161,11 @@ def prepare_inputs(
         padded = PaddedBatch(batch).to(device)
         prepared, frames = front_end.prepare(*data_and_lengths(padded.sig))
         for name, x, n in zip(padded.id, prepared, frames, strict=True):
-            kept[name] = x[:n].cpu()
+            prepared_by_id[name] = x[:n].cpu()
         bar.update(len(batch))
         batch = []
     bar.close()
-    dataset.add_dynamic_item(kept.__getitem__, "id", "prepared")
+    dataset.add_dynamic_item(prepared_by_id.__getitem__, "id", "prepared")
     outputs = {k: v for k, v in outputs.items() if k != "sig"}
     dataset.set_output_keys({**outputs, "prepared": "prepared"})
 
@@ -180,13 +180,13 @@ def _token_dataset(folder: Path, front_end: FrontEnd) -> TokenDataset:
     dataset = TokenDataset(
         folder, fingerprint=None if codec is None else codec.fingerprint
     )
-    for name, ours, theirs in (
+    for name, expected, stored in (
         ("codebook_size", front_end.codebook_size, dataset.codebook_size),
         ("token_rate", front_end.rate, dataset.token_rate),
     ):
-        if ours != theirs:
+        if expected != stored:
             raise DataError(
-                f"{folder}: has a {name} of {theirs}, the front end {ours}"
+                f"{folder}: has a {name} of {stored}, the front end {expected}"
             )
     return dataset
 

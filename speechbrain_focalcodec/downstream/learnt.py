@@ -108,7 +108,7 @@ def learn_classes(hparams: dict[str, Any]) -> list[str]:
     if len(classes) < 2:
         raise DataError(
             f"label: {column} has {len(classes)} class(es) in the training "
-            "data, and a classification needs two at least"
+            "data, and at least two are required"
         )
     return classes
 

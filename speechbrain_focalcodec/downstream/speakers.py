@@ -264,11 +264,11 @@ class SpeakerEmbeddings:
         return cls(ids, speakers, vectors, seed)
 
 
-def _stack(found: Sequence[torch.Tensor | None]) -> torch.Tensor:
+def _stack(embeddings: Sequence[torch.Tensor | None]) -> torch.Tensor:
     """Embeddings [N, D]; zero for None."""
-    size = next((len(vector) for vector in found if vector is not None), 0)
+    size = next((len(vector) for vector in embeddings if vector is not None), 0)
     silent = torch.zeros(size)
-    rows = [silent if vector is None else vector for vector in found]
+    rows = [silent if vector is None else vector for vector in embeddings]
     return torch.stack(rows) if rows else torch.zeros(0, 0)
 
 
@@ -290,8 +290,8 @@ def _read_vectors(path: str | Path, embedder: str) -> dict[str, torch.Tensor]:
     try:
         with safe_open(path, "pt") as stored:
             metadata = stored.metadata() or {}
-            found = [metadata.get("format"), metadata.get("embedder")]
-            if found == [_FORMAT, embedder]:
+            origin = [metadata.get("format"), metadata.get("embedder")]
+            if origin == [_FORMAT, embedder]:
                 vectors = stored.get_tensor("vectors")
                 ids = json.loads(metadata["ids"])
                 return dict(zip(ids, vectors, strict=True))

@@ -78,8 +78,7 @@ class TokenTTS(TaskInterface):
         codec = self.task.front_end.codec
         if codec is None:
             raise ConfigError(
-                "this model names no codec: give one as codec=... when it is "
-                "loaded"
+                "this model has no codec: pass codec=... to from_pretrained"
             )
         return codec.to(self.device)
 
@@ -116,21 +115,21 @@ class TokenTTS(TaskInterface):
         """
         dim = self.task.config.speaker_dim
         if isinstance(reference, torch.Tensor):
-            found: torch.Tensor | None = reference
+            embedding: torch.Tensor | None = reference
         else:
-            found = self._embedder(read_whole(reference, SAMPLE_RATE)[0])
-        if found is None:
+            embedding = self._embedder(read_whole(reference, SAMPLE_RATE)[0])
+        if embedding is None:
             raise VoiceError(
-                f"{reference}: has too little speech to learn a voice from; "
+                f"{reference}: has too little speech for an embedding; "
                 "give some seconds"
             )
-        if found.shape != (dim,):
+        if embedding.shape != (dim,):
             raise VoiceError(
                 f"reference: an embedding of this model has the shape [{dim}], "
-                f"not {list(found.shape)}; give a recording's path, or what "
-                "embed_voice gave"
+                f"not {list(embedding.shape)}; give the path of a recording "
+                "or the result of embed_voice"
             )
-        return found.to(self.device, torch.float32)
+        return embedding.to(self.device, torch.float32)
 
     def generate(
         self,
@@ -253,7 +252,7 @@ class TokenTTS(TaskInterface):
             return []
         voices = self._voices(reference, len(pieces))
         with self.inference_ctx:
-            found = generate(
+            generations = generate(
                 self._model,
                 torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True),
                 torch.tensor([len(row) for row in pieces], device=self.device),
@@ -262,7 +261,7 @@ class TokenTTS(TaskInterface):
                 sampling=replace(self.sampling, **sampling),
                 seed=seed,
             )
-        return [self._speech(generation) for generation in found]
+        return [self._speech(generation) for generation in generations]
 
     def generate_to_file(
         self,
@@ -391,8 +390,7 @@ class TokenTTS(TaskInterface):
         pieces = [p for p in tokenizer.encode(text) if p != UNKNOWN]
         if not tokenizer.decode(pieces):
             raise ValueError(
-                f"text: {text!r} has nothing to say that the model was "
-                "trained to say"
+                f"text: {text!r} has no pieces that the model was trained on"
             )
         return torch.tensor(pieces, dtype=torch.int64, device=self.device)
 
@@ -401,14 +399,13 @@ class TokenTTS(TaskInterface):
         if self.task.config.speaker_dim is None:
             if reference is not None:
                 raise VoiceError(
-                    "reference: this model was trained without voices, and "
-                    "speaks with its own; leave it out"
+                    "reference: this model was trained without voices; "
+                    "leave it out"
                 )
             return None
         if reference is None:
             raise VoiceError(
-                "reference: is missing; give a recording of the voice that "
-                "shall speak"
+                "reference: is missing; give a recording of the voice"
             )
         if isinstance(reference, str | Path | torch.Tensor):
             return self.embed_voice(reference).expand(count, -1)

@@ -109,29 +109,29 @@ class Task(nn.Module):
     ):
         super().__init__()
         # Any: the keys depend on the task.
-        described: Any = parse_task_config(config)
-        self.config: Any = described
+        self.config: Any = parse_task_config(config)
+        config = self.config
         #: Pieces of text; set by :func:`load_tokenizer`.
         self.tokenizer: TextTokenizer | None = None
-        codec = _find_codec(described.front_end, codec)
-        _check_tables(described, codec)
-        self.front_end = _front_end(described.front_end, codec)
-        if isinstance(described, TTSConfig):
-            options = described.language_model.model_dump()
-            kind = described.PARTS[options.pop("name")]
+        codec = _find_codec(config.front_end, codec)
+        _check_tables(config, codec)
+        self.front_end = _front_end(config.front_end, codec)
+        if isinstance(config, TTSConfig):
+            options = config.language_model.model_dump()
+            kind = config.PARTS[options.pop("name")]
             self.model = kind(
-                num_pieces=described.num_pieces,
+                num_pieces=config.num_pieces,
                 # From the codec if the configuration has none.
                 codebook_size=self.front_end.codebook_size,
-                speaker_dim=described.speaker_dim,
+                speaker_dim=config.speaker_dim,
                 **options,
             )
             return
-        options = described.network.model_dump()
-        kind = described.PARTS[options.pop("name")]
+        options = config.network.model_dump()
+        kind = config.PARTS[options.pop("name")]
         network: Any = kind(input_dim=self.front_end.dim, **options)
         self.network = network
-        self.output = nn.Linear(network.output_dim, described.num_outputs)
+        self.output = nn.Linear(network.output_dim, config.num_outputs)
 
 
 def _find_codec(
@@ -201,7 +201,7 @@ def front_end_config(
     dict
         For :class:`~speechbrain_focalcodec.downstream.task_config.TaskConfig`.
     """
-    described: dict[str, Any] = {
+    config: dict[str, Any] = {
         "input": hparams["input"],
         "sample_rate": front_end.sample_rate,
     }
@@ -209,13 +209,13 @@ def front_end_config(
         source = str(hparams["codec_source"])
         if Path(source).is_dir():
             source = str(Path(source).resolve())
-        described["codec"] = source
-        described["codec_fingerprint"] = front_end.codec.fingerprint
+        config["codec"] = source
+        config["codec_fingerprint"] = front_end.codec.fingerprint
     if isinstance(front_end, TokenFrontEnd):
-        described["codebook_size"] = front_end.codebook_size
-        described["token_rate"] = front_end.rate
-        described.update(hparams.get("embedding") or {})
-    return described
+        config["codebook_size"] = front_end.codebook_size
+        config["token_rate"] = front_end.rate
+        config.update(hparams.get("embedding") or {})
+    return config
 
 
 def save_task(

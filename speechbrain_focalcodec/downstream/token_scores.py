@@ -117,8 +117,8 @@ class MixtureScores:
         An approximation: a token that is likeliest in no component can be the
         likeliest in the mixture. Scoring all tokens is much slower.
         """
-        found = self._mixed(self.quantizer.lats_to_codes(self.bits).sign())
-        best, component = found.max(-1)
+        scores = self._mixed(self.quantizer.lats_to_codes(self.bits).sign())
+        best, component = scores.max(-1)
         index = component[:, None, None].expand(-1, 1, self.bits.shape[2])
         toks = self.quantizer.lats_to_toks(self.bits.gather(1, index)[:, 0])
         is_end = F.logsigmoid(self.end) > best + F.logsigmoid(-self.end)

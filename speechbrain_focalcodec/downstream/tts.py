@@ -139,7 +139,9 @@ class TTSBrain(TaskBrain):
         text, text_lengths = data_and_lengths(batch.to(self.device).labels)
         voices = self.voices(batch, stage)
         if stage != sb.Stage.TRAIN and self._samples.wanted:
-            self._say(batch.id, (text, text_lengths, voices), toks, tok_lengths)
+            self._keep_samples(
+                batch.id, (text, text_lengths, voices), toks, tok_lengths
+            )
         scores, targets = self.modules.model(
             text,
             text_lengths,
@@ -155,8 +157,8 @@ class TTSBrain(TaskBrain):
     ) -> torch.Tensor:
         scores, targets = predictions["scores"], predictions["targets"]
         with torch.no_grad():
-            right = scores.likeliest() == targets
-        self.record(token_accuracy=100.0 * right.float().mean())
+            correct = scores.likeliest() == targets
+        self.record(token_accuracy=100.0 * correct.float().mean())
         return -scores.log_prob(targets).mean()
 
     def checkpoint_rank(self, loss: float, epoch: int) -> float:
@@ -177,7 +179,7 @@ class TTSBrain(TaskBrain):
             folder, self.front_end.codec, self.run_log, self.optimizer_step
         )
 
-    def say(
+    def generate(
         self,
         text: torch.Tensor,
         text_lengths: torch.Tensor,
@@ -210,7 +212,7 @@ class TTSBrain(TaskBrain):
             sampling=self.hparams.sampling,
         )
 
-    def _say(
+    def _keep_samples(
         self,
         names: list[str],
         prompts: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
@@ -227,16 +229,16 @@ class TTSBrain(TaskBrain):
         text, text_lengths, voices = prompts
         if voices is not None:
             voices = voices[:count]
-        said_all = self.say(text[:count], text_lengths[:count], voices)
-        for i, found in enumerate(said_all):
-            if not len(found.toks):
+        generations = self.generate(text[:count], text_lengths[:count], voices)
+        for i, generation in enumerate(generations):
+            if not len(generation.toks):
                 # Possible with min_tokens=0.
                 continue
-            said = found.toks[None]
+            toks_generated = generation.toks[None]
             real = toks[i : i + 1, : int(tok_lengths[i])]
             with torch.no_grad():
                 outputs = {
-                    "generated": codec.decode(said),
+                    "generated": codec.decode(toks_generated),
                     "resynthesis": codec.decode(real),
                 }
             self._samples.keep(names[i : i + 1], outputs)
@@ -255,8 +257,8 @@ def fit_pace(hparams: dict[str, Any], rate: float) -> torch.Tensor:
     ]
     pieces, toks = torch.tensor(counts, dtype=torch.float64).T
     ones = torch.ones_like(pieces)
-    found = torch.linalg.lstsq(torch.stack([ones, pieces], 1), toks[:, None])
-    return found.solution[:, 0].float()
+    fit = torch.linalg.lstsq(torch.stack([ones, pieces], 1), toks[:, None])
+    return fit.solution[:, 0].float()
 
 
 def embed_voices(hparams: dict[str, Any]) -> SpeakerEmbeddings:
@@ -283,12 +285,12 @@ def embed_voices(hparams: dict[str, Any]) -> SpeakerEmbeddings:
 
     def utterances() -> Iterator[Utterance]:
         # Validation and test may be the same split.
-        given = set()
+        seen = set()
         for split in ("train", "valid", "test"):
             for utterance in utterances_of(split):
-                known = (utterance.id, utterance.speaker)
-                if known not in given:
-                    given.add(known)
+                key = (utterance.id, utterance.speaker)
+                if key not in seen:
+                    seen.add(key)
                     yield utterance
 
     def compute() -> SpeakerEmbeddings:
