@@ -37,6 +37,15 @@ LONG_DATA ?= ../shared/data/LibriSpeech/train-clean-5
 # tests: what a file's tests share is made once.
 WORKERS ?= 2
 
+# What `make test-fast` runs: each room's core, under 90 s on two cores.
+FAST := architecture audio audio_formats bsq causal checkpoint config \
+	data_chunks data_corpora data_folder data_pipeline data_prepare \
+	data_speeds data_splits decoder_segments downstream_token_scores entropy \
+	inference latency masking metrics metrics_registry metrics_words parity \
+	parts sources spool streaming token_file training_precision window_plan
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" \
+	-n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0
+
 # More threads than cores slow small models down.
 export OMP_NUM_THREADS ?= 2
 export MPLBACKEND := Agg
@@ -46,9 +55,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install test test-slow lint format demo demo-stream lock \
+.PHONY: help install test test-fast test-slow lint format demo demo-stream lock \
 	test-install benchmark-mini benchmark-speed benchmark-long benchmark-streaming \
-	benchmark-tokenize benchmark-bitstream benchmark-training clean
+	benchmark-tokenize benchmark-training clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) \
@@ -70,9 +79,10 @@ $(STAMP): requirements.lock setup.cfg pyproject.toml
 	@touch $@
 
 test: lint ## Formatting, lint, types and the quick tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" \
-		-n $(WORKERS) --dist loadfile --no-loadscope-reorder \
-		--max-worker-restart=0
+	$(PYTEST)
+
+test-fast: $(STAMP) ## The core's tests alone, to run often
+	$(PYTEST) $(FAST:%=tests/test_%.py)
 
 test-slow: $(STAMP) ## The tests that train, or take long otherwise
 	$(BIN)/python -m pytest -q -m slow
@@ -101,23 +111,19 @@ benchmark-mini: $(STAMP) ## Quality: make benchmark-mini [WHISPER=tiny.en.pt]
 benchmark-speed: $(STAMP) ## Speed beside other codecs: [OPTIONS=bf16,int8]
 	$(BIN)/python benchmarks/speed.py \
 		$(if $(OPTIONS),--options "$(OPTIONS)" --data "$(DATA)") \
-		--out results/speed.json --picture results/speed.png
+		--out results/speed.json
 
 benchmark-long: $(STAMP) ## Tokens and memory of long audio (hours)
 	$(BIN)/python benchmarks/long_audio.py context --data "$(LONG_DATA)" \
-		--out results/context.json --picture results/context.png
+		--out results/context.json
 	$(BIN)/python benchmarks/long_audio.py memory --out results/memory.json
 
 benchmark-streaming: $(STAMP) ## Live chunks, and streams at once
-	$(BIN)/python benchmarks/streaming.py --out results/streaming.json \
-		--picture results/streaming.png
+	$(BIN)/python benchmarks/streaming.py --out results/streaming.json
 
 benchmark-tokenize: $(STAMP) ## A corpus to tokens, beside a loop over files
 	$(BIN)/python benchmarks/tokenize_corpus.py --data "$(DATA)" \
 		$(if $(OPTIONS),--options "$(OPTIONS)") --out results/tokenize.json
-
-benchmark-bitstream: $(STAMP) ## Bytes of token files, plain and coded
-	$(BIN)/python benchmarks/bitstream.py --data "$(DATA)"
 
 benchmark-training: $(STAMP) ## Speed and memory of training: [BATCH_SIZE=1]
 	$(BIN)/python benchmarks/training_speed.py \

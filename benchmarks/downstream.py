@@ -1,14 +1,15 @@
-"""A task trained from each input, with several seeds.
+"""Trains a task with each kind of input and several seeds, and compares them.
 
-From the repository's root, for speech recognition on AN4 (extra ``test`` of
-the package for what the recipes need):
+Example, from the repository's root, for speech recognition on AN4 (extra
+``test`` of the package):
 
     python benchmarks/downstream.py recipes/AN4/ASR/train.py \\
         hparams/downstream/asr_an4.yaml AN4 results/asr_an4
 
-It goes on where it was interrupted, writes ``report.json`` into the folder and
-prints a table: mean and standard deviation over seeds of what the recipe's
-test measured. Options of the recipe follow the folder, after ``--``.
+It writes ``report.json`` into the folder and prints mean and standard
+deviation over the seeds of what the recipe's test measured. The same command
+continues an interrupted comparison. Options of the recipe follow the folder,
+after ``--``.
 """
 
 import json
@@ -16,11 +17,12 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from reporting import markdown_table, parse_names, parse_numbers, write_json
+from measuring import markdown_table, parse_names, parse_numbers, write_json
 
 from speechbrain_focalcodec.downstream.front_ends import FRONT_ENDS
 from speechbrain_focalcodec.errors import DataError
@@ -52,70 +54,32 @@ def main(
     for seed in map(int, parse_numbers(seeds)):
         for kind in parse_names(inputs):
             folder = out / f"{kind}_{seed}"
-            if test_stats(folder) is None:
+            if read_test(folder) is None:
+                arguments = {
+                    "data_folder": data,
+                    "output_folder": folder,
+                    "input": kind,
+                    "seed": seed,
+                }
+                given = [f"--{name}={x}" for name, x in arguments.items()]
+                command = [sys.executable, str(recipe), str(yaml), *given]
                 start = time.monotonic()
-                train(recipe, yaml, data, folder, kind, seed, options or [])
+                subprocess.run([*command, *(options or [])], check=True)
                 took[kind, seed] = time.monotonic() - start
-            stats = test_stats(folder)
-            if stats is None:
+            figures = read_test(folder)
+            if figures is None:
                 raise DataError(f"{folder}: the run has left no test")
-            # Not known of a run whose report was lost.
+            # Unknown for a run that is missing in the report.
             seconds = took.get((kind, seed))
             runs.append(
-                {"input": kind, "seed": seed, "seconds": seconds, **stats}
+                {"input": kind, "seed": seed, "seconds": seconds, **figures}
             )
             write_json(out / REPORT, {"runs": runs})
-    print(table(runs))
+    typer.echo(table(runs))
 
 
-def train(
-    recipe: Path,
-    yaml: Path,
-    data: Path,
-    folder: Path,
-    kind: str,
-    seed: int,
-    options: list[str],
-) -> None:
-    """Run the recipe, as a user would.
-
-    Arguments
-    ---------
-    recipe, yaml, data : Path
-        Script, hyperparameters, data folder.
-    folder : Path
-        Its output folder.
-    kind : str
-        Its input.
-    seed : int
-        Its seed.
-    options : list of str
-        More of its options.
-    """
-    arguments = {
-        "data_folder": data,
-        "output_folder": folder,
-        "input": kind,
-        "seed": seed,
-    }
-    given = [f"--{name}={value}" for name, value in arguments.items()]
-    command = [sys.executable, str(recipe), str(yaml), *given, *options]
-    subprocess.run(command, check=True)
-
-
-def test_stats(folder: Path) -> dict[str, Any] | None:
-    """What a run's test has measured.
-
-    Arguments
-    ---------
-    folder : Path
-        Its output folder.
-
-    Returns
-    -------
-    dict or None
-        Figures by name; `None` where there was no test yet.
-    """
+def read_test(folder: Path) -> dict[str, Any] | None:
+    """Figures of a run's test by name; None before its test."""
     if not (folder / METRICS_FILE).exists():
         return None
     tests = [line for line in read_metrics(folder) if line["split"] == "test"]
@@ -124,19 +88,8 @@ def test_stats(folder: Path) -> dict[str, Any] | None:
     return {k: v for k, v in tests[-1].items() if k not in ("split", "loss")}
 
 
-def table(runs: list[dict[str, Any]]) -> str:
-    """Means and standard deviations over seeds, by input.
-
-    Arguments
-    ---------
-    runs : list of dict
-        With ``input``, ``seed`` and figures.
-
-    Returns
-    -------
-    str
-        Markdown.
-    """
+def table(runs: Sequence[dict[str, Any]]) -> str:
+    """Write means and standard deviations over seeds for each input."""
     names = [
         name
         for name in runs[0]
@@ -145,24 +98,13 @@ def table(runs: list[dict[str, Any]]) -> str:
     rows = []
     for kind in dict.fromkeys(run["input"] for run in runs):
         own = [run for run in runs if run["input"] == kind]
-        cells = [spread([run[name] for run in own]) for name in names]
+        cells = [mean_of([run[name] for run in own]) for name in names]
         rows.append([kind, *cells, str(len(own))])
     return markdown_table(["input", *names, "seeds"], rows)
 
 
-def spread(values: list[float]) -> str:
-    """Mean, and the deviation where there are several.
-
-    Arguments
-    ---------
-    values : list of float
-        Figures.
-
-    Returns
-    -------
-    str
-        Such as ``"12.3 ± 0.4"``.
-    """
+def mean_of(values: Sequence[float]) -> str:
+    """Mean, and standard deviation of several, such as ``"12.3 ± 0.4"``."""
     mean = f"{statistics.fmean(values):.1f}"
     if len(values) < 2:
         return mean

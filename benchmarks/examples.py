@@ -1,13 +1,13 @@
-"""Makes the examples to listen to and to look at in docs/examples/.
+"""Makes the examples in docs/examples/: audio and spectrograms.
 
 From the repository's root:
 
     python benchmarks/examples.py docs/examples/audio CLIP.flac ... \\
         --model focalcodec_mini_50hz --model codec2:1300
 
-Each clip goes through each codec; the results are written as FLAC beside the
-original, and their spectrograms as one picture a clip. A model is whatever
-`focalcodec evaluate --model` takes.
+Each codec resynthesises each clip. Writes the original and the results as FLAC
+files, and one picture of their spectrograms for each clip. A model is one of
+`focalcodec evaluate --model`.
 """
 
 from pathlib import Path
@@ -34,7 +34,7 @@ def main(
         float, typer.Option(min=0.1, help="Longest example.")
     ] = 8.0,
 ) -> None:
-    """Write what codecs make of clips, and pictures of it."""
+    """Write resynthesised clips and their spectrograms."""
     out.mkdir(parents=True, exist_ok=True)
     systems = [make_system(spec) for spec in (ORIGINAL, *model)]
     for clip in clips:
@@ -58,7 +58,7 @@ def main(
             write_audio(path, sigs[title], SAMPLE_RATE)
         picture = out / f"{clip.stem}.png"
         plot_spectrograms(picture, sigs, SAMPLE_RATE)
-        # A quarter of the size; nobody sees the difference.
+        # A quarter of the size.
         with Image.open(picture) as image:
             small = image.convert("P", palette=Image.Palette.ADAPTIVE)
         small.save(picture, optimize=True)

@@ -1,8 +1,9 @@
-"""Time, memory, work and the machine: what the benchmarks measure with."""
+"""Time, memory, work and the machine, and tables of what was measured."""
 
 import ctypes
 import gc
 import importlib.metadata
+import json
 import math
 import multiprocessing
 import os
@@ -10,7 +11,7 @@ import platform
 import re
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,45 +19,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from torch.utils.flop_counter import FlopCounterMode
 
 import speechbrain_focalcodec
+from speechbrain_focalcodec.utils.files import atomic_write_text
 
 MIB = 2**20
-MATRIX_SIZE = 2048
+CPU = torch.device("cpu")
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given.
-
-    Arguments
-    ---------
-    device : torch.device
-        The CPU is never behind.
-    """
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def time_runs(
-    run: Callable[[], Any], repeats: int, device: torch.device
+    run: Callable[[], Any], repeats: int, device: torch.device = CPU
 ) -> list[float]:
-    """Time something several times; warming up is the caller's.
-
-    Arguments
-    ---------
-    run : callable
-        Without arguments.
-    repeats : int
-        Times to run it.
-    device : torch.device
-        Where it runs.
-
-    Returns
-    -------
-    list of float
-        Seconds of each run.
-    """
+    """Time a function several times, without warming up (seconds)."""
     walls = []
     for _ in range(repeats):
         synchronize(device)
@@ -67,77 +49,55 @@ def time_runs(
     return walls
 
 
-def matrix_rate(
-    device: torch.device, size: int = MATRIX_SIZE, repeats: int = 8
-) -> float:
-    """Measure the machine's float32 matrix rate: the physical limit.
+def time_in_turns(
+    runs: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    device: torch.device = CPU,
+) -> dict[str, list[float]]:
+    """Time functions in turns, so that other work slows all of them alike.
 
-    Arguments
-    ---------
-    device : torch.device
-        Where to multiply, with the threads and the precision torch is set to.
-    size : int
-        The product is size x size x size.
-    repeats : int
-        The fastest of so many products counts.
-
-    Returns
-    -------
-    float
-        Multiply-accumulates a second.
+    Each runs once more, first, to warm up. Gives seconds of each run by name.
     """
+    walls: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats + 1):
+        for name, run in runs.items():
+            walls[name] += time_runs(run, 1, device)
+    return {name: times[1:] for name, times in walls.items()}
+
+
+def matrix_rate(device: torch.device, size: int = 2048) -> float:
+    """Measure float32 matrix products (multiply-accumulates a second)."""
     left, right = torch.rand(2, size, size, device=device)
     out = torch.empty_like(left)
 
     def multiply():
         torch.mm(left, right, out=out)
 
-    time_runs(multiply, 2, device)
-    return size**3 / min(time_runs(multiply, repeats, device))
+    return size**3 / min(time_runs(multiply, 10, device)[2:])
 
 
 @dataclass
 class Work:
-    """Multiply-accumulates, of which the pointwise ones are left out.
+    """Multiply-accumulates of matrix products and convolutions.
 
     Arguments
     ---------
     layers : float
-        Of linear layers and convolutions: they grow with the length.
+        Linear layers and convolutions; grows with the length.
     attention : float
-        Of the products of queries, keys and values: with its square.
+        Products of queries, keys and values; grows with its square.
     """
 
-    layers: float
-    attention: float
-
-    @property
-    def total(self) -> float:
-        """Of both."""
-        return self.layers + self.attention
-
-    def __truediv__(self, number: float) -> "Work":
-        return Work(self.layers / number, self.attention / number)
+    layers: float = 0.0
+    attention: float = 0.0
 
 
 def count_work(run: Callable[[], Any]) -> Work:
-    """Count the multiply-accumulates of matrix products and convolutions.
+    """Count the multiply-accumulates of a function.
 
-    The Fourier transform of the decoder (less than a thousandth of the work)
-    does not count, nor does an op that torch's counter does not know, such
-    as a quantized product. Gradients are enabled, which turns the codec's fast
-    paths off: what counts is the work of the plain layers, however few
-    multiplications a fast path takes for it.
-
-    Arguments
-    ---------
-    run : callable
-        Is run once.
-
-    Returns
-    -------
-    Work
-        What it did.
+    Fourier transforms, pointwise operations and quantized products do not
+    count. Gradients are enabled, so that the codec runs its plain layers: a
+    fast path needs fewer multiplications for the same work.
 
     Example
     -------
@@ -145,7 +105,7 @@ def count_work(run: Callable[[], Any]) -> Work:
     >>> count_work(lambda: layer(torch.ones(7, 3)))
     Work(layers=105.0, attention=0.0)
     """
-    # The counter knows no attention that is made for the CPU.
+    # The counter does not know the attention kernel of the CPU.
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     counter = FlopCounterMode(
         display=False, custom_mapping={kernel: _attention_flops}
@@ -153,9 +113,9 @@ def count_work(run: Callable[[], Any]) -> Work:
     # In inference mode the counter's own hooks fail.
     with torch.inference_mode(False), torch.enable_grad(), counter:
         run()
-    work = Work(0.0, 0.0)
+    work = Work()
     for op, flops in counter.get_flop_counts()["Global"].items():
-        # Batched products are those of attention without its own kernel.
+        # Attention without a kernel of its own uses batched products.
         if "attention" in str(op) or "bmm" in str(op):
             work.attention += flops / 2
         else:
@@ -166,24 +126,23 @@ def count_work(run: Callable[[], Any]) -> Work:
 def _attention_flops(
     query: Sequence[int], key: Sequence[int], value: Sequence[int], *_, **__
 ) -> int:
-    """Of two products: queries by keys, and weights by values."""
     steps = query[-2] * key[-2] * (query[-1] + value[-1])
     return 2 * math.prod(query[:-2]) * steps
 
 
 @dataclass
 class PeakMemory:
-    """The highest use of memory during some work.
+    """Highest memory use of some work (MiB).
 
-    On the CPU it is what the process holds (resident set), code and all
-    weights included; on CUDA what torch allocated.
+    On the CPU it is the resident set of the process, on CUDA the memory that
+    torch allocated.
 
     Arguments
     ---------
     peak : float, optional
-        Mebibytes; None where it cannot be known.
+        In all; None where the system does not tell.
     above : float, optional
-        Mebibytes above the state before the work.
+        Above the use before the work.
     """
 
     peak: float | None = None
@@ -191,24 +150,9 @@ class PeakMemory:
 
 
 def measure_memory(
-    run: Callable[[], Any], device: torch.device
+    run: Callable[[], Any], device: torch.device = CPU
 ) -> tuple[Any, PeakMemory]:
-    """Find the highest use of memory during some work.
-
-    Arguments
-    ---------
-    run : callable
-        The work.
-    device : torch.device
-        Whose memory to look at.
-
-    Returns
-    -------
-    result
-        What `run` gives.
-    PeakMemory
-        Without numbers where the system does not tell.
-    """
+    """Run a function; give its result and its highest memory use."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -217,22 +161,16 @@ def measure_memory(
         peak = torch.cuda.max_memory_allocated(device)
         return result, PeakMemory(peak / MIB, (peak - before) / MIB)
     was_reset = _reset_peak()
-    before = _status("VmRSS")
+    resident = _status("VmRSS")
     result = run()
-    peak = _status("VmHWM")
-    if not was_reset or before is None or peak is None:
+    highest = _status("VmHWM")
+    if not was_reset or resident is None or highest is None:
         return result, PeakMemory()
-    return result, PeakMemory(peak, peak - before)
+    return result, PeakMemory(highest, highest - resident)
 
 
 def process_peak() -> float:
-    """Tell the most memory that this process held, ever or since a reset.
-
-    Returns
-    -------
-    float
-        Mebibytes.
-    """
+    """Highest memory of this process since its start or last reset (MiB)."""
     peak = _status("VmHWM")
     if peak is None:
         unit = 1 if platform.system() == "Darwin" else 1024
@@ -242,9 +180,9 @@ def process_peak() -> float:
 
 
 def _reset_peak() -> bool:
-    """Let the high-water mark of this process begin anew, if Linux allows."""
+    """Reset the peak of this process, where Linux allows it."""
     try:
-        # What was freed but kept for later would hide what is used again.
+        # Memory that was freed but kept would hide later use.
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError, TypeError):
         pass
@@ -256,7 +194,7 @@ def _reset_peak() -> bool:
 
 
 def _status(key: str) -> float | None:
-    """One entry of this process's status, in mebibytes."""
+    """One entry of this process's status (MiB)."""
     try:
         text = Path("/proc/self/status").read_text()
     except OSError:
@@ -268,24 +206,8 @@ def _status(key: str) -> float | None:
 def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a new process, with the same number of threads.
 
-    Its memory is then its own, and goes back when it ends.
-
-    Arguments
-    ---------
-    function : callable
-        Of a module that can be imported.
-    *arguments : tuple
-        What can be pickled.
-
-    Returns
-    -------
-    object
-        What the function gives.
-
-    Raises
-    ------
-    concurrent.futures.process.BrokenProcessPool
-        If the process was killed, as when memory is short.
+    Raises `BrokenProcessPool` if the process is killed, for example when
+    memory is short.
     """
     with ProcessPoolExecutor(
         1,
@@ -296,20 +218,13 @@ def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Tell where and with what something was measured.
-
-    Arguments
-    ---------
-    device : torch.device
-        Where it ran.
-
-    Returns
-    -------
-    dict
-        Date, processor, threads, and versions; None for what is not there.
-    """
+def describe_machine(device: torch.device = CPU) -> dict[str, Any]:
+    """Date, processor, threads and versions; None for what is missing."""
     cuda = device.type == "cuda"
+    try:
+        transformers = importlib.metadata.version("transformers")
+    except importlib.metadata.PackageNotFoundError:
+        transformers = None
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": platform.platform(),
@@ -321,9 +236,18 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(device) if cuda else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": _version("transformers"),
+        "transformers": transformers,
         "speechbrain_focalcodec": speechbrain_focalcodec.__version__,
     }
+
+
+def title_of(machine: Mapping[str, Any]) -> str:
+    """One line about the machine, to stand above a table."""
+    where = machine["gpu"] or (
+        f"{machine['cpu']} ({machine['cpu_capability']}), "
+        f"threads: {machine['threads']}"
+    )
+    return f"{where}, torch {machine['torch']}"
 
 
 def _cpu_model() -> str:
@@ -335,8 +259,51 @@ def _cpu_model() -> str:
     return found[1] if found else platform.processor()
 
 
-def _version(package: str) -> str | None:
+def parse_names(text: str) -> list[str]:
+    """Split an option such as ``"bf16,int8"``; no name comes twice."""
+    names = [name.strip() for name in text.split(",")]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def parse_numbers(text: str, minimum: float = 0.0) -> list[float]:
+    """Read an option such as ``"2,10,30"``: in rising order, none twice."""
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        numbers = sorted({float(name) for name in parse_names(text)})
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: {error}") from error
+    if not numbers or not minimum <= numbers[0] <= numbers[-1] < math.inf:
+        raise typer.BadParameter(
+            f"{text!r}: give numbers of at least {minimum:g}, with commas "
+            "between them"
+        )
+    return numbers
+
+
+def show(value: Any, form: str = ".3g") -> str:
+    """Format a number for a table; None becomes a dash.
+
+    Example
+    -------
+    >>> show(1 / 3, ".0%"), show(None), show("DAC")
+    ('33%', '–', 'DAC')
+    """
+    if value is None:
+        return "–"
+    return format(value, form) if isinstance(value, float) else str(value)
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a Markdown table whose columns line up."""
+    table = [list(head), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        f"| {' | '.join(map(str.ljust, cells, widths))} |" for cells in table
+    ]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join(lines)
+
+
+def write_json(path: Path | None, result: Mapping[str, Any]) -> None:
+    """Write results atomically; nothing without a path."""
+    if path is not None:
+        atomic_write_text(path, json.dumps(result, indent=1) + "\n")

@@ -1,9 +1,8 @@
-"""Word error rates by Moonshine, a recogniser that no model here trained on.
+"""Word error rates by Moonshine, as a metric of `focalcodec evaluate`.
 
-The mini models were trained with Whisper tiny.en in their loss, so its dWER
-flatters them. Moonshine base (Jeffries et al., 2024) is of another family and
-can be had from PyPI and npm. In a folder of your choice, named by
-``MOONSHINE``:
+The mini models were trained with Whisper tiny.en in their loss, so dWER by
+Whisper favours them. Moonshine base (Jeffries et al., 2024) took no part in
+their training. Download it from npm and PyPI into a folder:
 
     npm pack @usefulsensors/moonshine-js@0.1.9 && tar xzf *moonshine-js*.tgz
     pip download --no-deps useful-moonshine-onnx && unzip -jo \\
@@ -31,8 +30,8 @@ from speechbrain_focalcodec.utils.files import sha256_of
 
 LAYERS, HEADS, HEAD_DIM = 8, 8, 52  # of Moonshine base
 BEGIN, END = 1, 2
-# Its authors' bound, in tokens a second: on noise it would go on for ever.
-FASTEST = 6.5
+# The authors' limit in tokens a second: on noise the decoder may not stop.
+MAX_TOKEN_RATE = 6.5
 
 
 class Moonshine:
@@ -63,18 +62,7 @@ class Moonshine:
         self.masked = "attention_mask" in _inputs(self.encoder)
 
     def __call__(self, sig: torch.Tensor) -> str:
-        """Transcribe one utterance.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [T] at 16 kHz, best of at most 30 s.
-
-        Returns
-        -------
-        str
-            The text.
-        """
+        """Transcribe a waveform [T] at 16 kHz, of at most 30 s."""
         audio = sig.numpy().astype(np.float32)[None]
         missing = max(0, SAMPLE_RATE // 10 - audio.shape[1])
         audio = np.pad(audio, ((0, 0), (0, missing)))
@@ -94,7 +82,9 @@ class Moonshine:
             for kind in ("key", "value")
         }
         toks = [BEGIN]
-        for step in range(max(8, int(audio.shape[1] / SAMPLE_RATE * FASTEST))):
+        for step in range(
+            max(8, int(audio.shape[1] / SAMPLE_RATE * MAX_TOKEN_RATE))
+        ):
             logits, *present = self.decoder.run(
                 None,
                 {
@@ -109,20 +99,20 @@ class Moonshine:
                 break
             toks.append(tok)
             for name, value in zip(past, present, strict=True):
-                # What the encoder gave is there after the first step only.
+                # The encoder's keys and values come in the first step only.
                 if step == 0 or ".decoder." in name:
                     past[name] = value
         return self.tokenizer.decode(toks[1:]).strip()
 
 
 class MoonshineErrors(WordErrorRates):
-    """The metric: dWER and WER by Moonshine base."""
+    """dWER and WER by Moonshine base."""
 
     def __init__(self) -> None:
         folder = Path(os.environ.get("MOONSHINE", "moonshine"))
         if not (folder / "tokenizer.json").is_file():
             raise ConfigError(
-                f"{folder}: no Moonshine there; set MOONSHINE to its folder, "
+                f"{folder}: has no Moonshine; set MOONSHINE to its folder, "
                 "see benchmarks/moonshine.py"
             )
         recognise = Moonshine(folder)

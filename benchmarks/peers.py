@@ -1,6 +1,6 @@
-"""Other codecs and encoders, to stand beside this one.
+"""Other codecs and encoders, to compare with this one.
 
-They have the sizes that `transformers` gives them and random weights, so that
+They have the default sizes of `transformers` and random weights, so that
 nothing is downloaded: speed does not depend on the weights.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from systems import ENCODER, WHOLE, Missing, System, make_noise
 
-# WavLM-large, cut to the layers that FocalCodec's encoder has.
+# WavLM-large, cut to the six layers of FocalCodec's encoder.
 WAVLM_SIZES = {
     "hidden_size": 1024,
     "num_attention_heads": 16,
@@ -29,11 +29,11 @@ class Peer(System):
     Arguments
     ---------
     name : str
-        What it is called.
+        Its name in options and tables.
     family : str
-        Its classes' name without ``Config`` and ``Model``.
+        Name of its classes without ``Config`` and ``Model``.
     **sizes
-        Of the model, where they are not the defaults of its configuration.
+        Options of its configuration, where they are not the defaults.
     """
 
     def __init__(self, name: str, family: str, **sizes: Any):
@@ -61,18 +61,7 @@ class Peer(System):
         del self.model
 
     def run(self, sig: torch.Tensor) -> torch.Tensor:
-        """Do the work that is timed.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, T] at `sample_rate`.
-
-        Returns
-        -------
-        torch.Tensor
-            Features or waveform.
-        """
+        """Turn a waveform [B, T] into features or a waveform."""
         raise NotImplementedError
 
     def prepare(
@@ -83,7 +72,7 @@ class Peer(System):
 
 
 class EncoderPeer(Peer):
-    """Gives features; compares with this codec's encoder alone."""
+    """An encoder, to compare with this codec's encoder alone."""
 
     stages = (ENCODER,)
 
@@ -92,7 +81,7 @@ class EncoderPeer(Peer):
 
 
 class CodecPeer(Peer):
-    """Encodes and decodes."""
+    """A codec that encodes and decodes."""
 
     stages = (WHOLE,)
 
@@ -101,13 +90,7 @@ class CodecPeer(Peer):
 
 
 def make_peers() -> list[System]:
-    """List the peers.
-
-    Returns
-    -------
-    list of System
-        Not loaded yet: one may be missing.
-    """
+    """List the other models, which are not loaded yet."""
     return [
         EncoderPeer("wavlm-large-6", "WavLM", **WAVLM_SIZES),
         CodecPeer("mimi", "Mimi"),

@@ -1,5 +1,6 @@
-"""Real speech for the benchmarks, and how tokens differ on it."""
+"""Real speech for the benchmarks, and tokens that differ on it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,206 +11,100 @@ from speechbrain_focalcodec.audio import find_audio_files, read_audio
 from speechbrain_focalcodec.errors import DataError
 
 
-def spread(items: list, number: int) -> list:
-    """Choose some of a list, evenly.
-
-    Arguments
-    ---------
-    items : list
-        To choose from.
-    number : int
-        How many.
-
-    Returns
-    -------
-    list
-        All of them when there are not so many.
+def choose_evenly(items: list, number: int) -> list:
+    """Choose at most `number` items, evenly spaced.
 
     Example
     -------
-    >>> spread([0, 1, 2, 3, 4, 5], 3)
+    >>> choose_evenly([0, 1, 2, 3, 4, 5], 3)
     [0, 2, 4]
     """
     number = min(number, len(items))
     return [items[i * len(items) // number] for i in range(number)]
 
 
-def read_clips(
-    data: Path, number: int, sample_rate: int
-) -> dict[str, torch.Tensor]:
-    """Read some files of a folder, chosen evenly.
-
-    Arguments
-    ---------
-    data : Path
-        The folder, of any tree.
-    number : int
-        Files wanted.
-    sample_rate : int
-        To resample to (Hz).
-
-    Returns
-    -------
-    dict
-        Waveforms [T] by the files' paths within the folder.
-
-    Raises
-    ------
-    DataError
-        If there is no audio.
-    """
+def find_clips(data: Path, number: int | None) -> list[Path]:
+    """Choose audio files of a folder, evenly spaced; all without a number."""
     paths = find_audio_files(data)
     if not paths:
         raise DataError(f"{data}: has no audio files; check the path")
-    return {
-        str(path.relative_to(data)): read_audio(path, sample_rate)[0]
-        for path in spread(paths, number)
-    }
+    return choose_evenly(paths, number or len(paths))
 
 
 def join_utterances(
-    data: Path,
-    number: int,
-    seconds: float,
-    sample_rate: int,
-    num_speakers: int = 1,
+    data: Path, number: int, seconds: float, sample_rate: int
 ) -> dict[str, torch.Tensor]:
-    """Make long recordings: the utterances of a speaker, one after another.
+    """Make recordings of some seconds by joining utterances of a speaker.
 
-    Arguments
-    ---------
-    data : Path
-        LibriSpeech, or any tree whose files' names begin with the speaker
-        and a hyphen.
-    number : int
-        Recordings wanted, each of other speakers.
-    seconds : float
-        Length of each.
-    sample_rate : int
-        To resample to (Hz).
-    num_speakers : int
-        Speakers of each recording, who speak in turn and equally long.
-
-    Returns
-    -------
-    dict
-        Waveforms [T] by speaker, such as ``"84"`` or ``"84+174"``.
-
-    Raises
-    ------
-    DataError
-        If not so many speakers speak so long.
+    `data` is LibriSpeech, or a folder of files whose names begin with the
+    speaker and a hyphen. Gives waveforms [T] by speaker.
     """
     files: dict[str, list[Path]] = {}
     for path in find_audio_files(data):
         files.setdefault(path.stem.split("-")[0], []).append(path)
-    share = seconds / num_speakers
     speakers = [
         speaker
         for speaker, paths in files.items()
-        if sum(soundfile.info(path).duration for path in paths) >= share
+        if sum(soundfile.info(path).duration for path in paths) >= seconds
     ]
-    if len(speakers) < number * num_speakers:
+    if len(speakers) < number:
         raise DataError(
-            f"{data}: {len(speakers)} speakers speak for {share:g} s, "
-            f"{number * num_speakers} are needed; ask for less, join more "
-            "speakers, or give another folder"
+            f"{data}: {len(speakers)} speakers have {seconds:g} s of speech, "
+            f"{number} are needed; ask for less, or give another folder"
         )
-    speakers = spread(speakers, number * num_speakers)
-    recordings = {}
-    for i in range(0, len(speakers), num_speakers):
-        group = speakers[i : i + num_speakers]
-        recordings["+".join(group)] = torch.cat(
-            [_read_first(files[x], share, sample_rate) for x in group]
-        )
-    return recordings
-
-
-def _read_first(
-    paths: list[Path], seconds: float, sample_rate: int
-) -> torch.Tensor:
-    """The beginning of some files, one after another."""
     length = round(seconds * sample_rate)
-    parts: list[torch.Tensor] = []
-    for path in paths:
-        if sum(map(len, parts)) >= length:
-            break
-        parts.append(read_audio(path, sample_rate)[0])
-    return torch.cat(parts)[:length]
+    recordings = {}
+    for speaker in choose_evenly(speakers, number):
+        parts: list[torch.Tensor] = []
+        for path in files[speaker]:
+            if sum(map(len, parts)) < length:
+                parts.append(read_audio(path, sample_rate)[0])
+        recordings[speaker] = torch.cat(parts)[:length]
+    return recordings
 
 
 @dataclass
 class Difference:
-    """How many tokens, and how many of their bits, differ.
+    """Tokens and bits that differ between two encodings.
 
     Arguments
     ---------
-    num_tokens, num_bits : int
-        All there are.
-    tokens, bits : int
-        Those that differ.
+    num_tokens : int
+        All tokens.
+    token_share, bit_share : float
+        Share of the tokens, and of their bits, that differ.
+    worst : float
+        Share of the tokens that differ in the worst recording.
     """
 
-    num_tokens: int = 0
-    num_bits: int = 0
-    tokens: int = 0
-    bits: int = 0
-
-    @property
-    def token_share(self) -> float:
-        """Share of the tokens that differ."""
-        return self.tokens / self.num_tokens
-
-    @property
-    def bit_share(self) -> float:
-        """Share of the bits that differ."""
-        return self.bits / self.num_bits
-
-    def __add__(self, other: "Difference") -> "Difference":
-        return Difference(
-            self.num_tokens + other.num_tokens,
-            self.num_bits + other.num_bits,
-            self.tokens + other.tokens,
-            self.bits + other.bits,
-        )
+    num_tokens: int
+    token_share: float
+    bit_share: float
+    worst: float
 
 
 def compare_tokens(
-    toks: torch.Tensor, others: torch.Tensor, dim: int
+    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], dim: int
 ) -> Difference:
-    """Count what differs.
-
-    Arguments
-    ---------
-    toks, others : torch.Tensor
-        Tokens, int64, of the same shape.
-    dim : int
-        Bits of a token.
-
-    Returns
-    -------
-    Difference
-        The counts.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ: then something is wrong.
+    """Count differences over recordings, given pairs of int64 tokens.
 
     Example
     -------
-    >>> compare_tokens(torch.tensor([0, 5]), torch.tensor([0, 6]), 13)
-    Difference(num_tokens=2, num_bits=26, tokens=1, bits=2)
+    >>> compare_tokens([(torch.tensor([0, 5]), torch.tensor([0, 6]))], 10)
+    Difference(num_tokens=2, token_share=0.5, bit_share=0.1, worst=0.5)
     """
-    if toks.shape != others.shape:
-        raise ValueError(
-            f"toks and others must have one shape, got {list(toks.shape)} "
-            f"and {list(others.shape)}"
-        )
-    changed = toks.cpu() ^ others.cpu()
-    return Difference(
-        num_tokens=changed.numel(),
-        num_bits=changed.numel() * dim,
-        tokens=int((changed != 0).sum()),
-        bits=sum(int((changed >> k & 1).sum()) for k in range(dim)),
-    )
+    total = tokens = bits = 0
+    worst = 0.0
+    for toks, others in pairs:
+        if toks.shape != others.shape:
+            raise ValueError(
+                f"the tokens of a pair must have one shape, got "
+                f"{list(toks.shape)} and {list(others.shape)}"
+            )
+        changed = toks.cpu() ^ others.cpu()
+        differing = int((changed != 0).sum())
+        total += changed.numel()
+        tokens += differing
+        bits += sum(int((changed >> k & 1).sum()) for k in range(dim))
+        worst = max(worst, differing / changed.numel())
+    return Difference(total, tokens / total, bits / (total * dim), worst)

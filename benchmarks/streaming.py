@@ -1,65 +1,70 @@
-"""Measures live streams: what a chunk takes, and how many streams there can be.
+"""Measures live streams: the time of a chunk, and how many streams fit.
 
 Example, from the repository's root:
 
     python benchmarks/streaming.py --options int8 --threads 2
 
-Each model is resynthesised chunk by chunk once its windows are full (the first
-512 frames of the full-size model, and some more, do not count). The full-size
-model has random weights, the mini model is trained. In float32 all weights are
-read once a chunk; how long that takes at the machine's memory rate, measured
-around each case, is the physical limit. Streams at once need
-`speechbrain_focalcodec.streaming.pool`, and are skipped by name without it.
+Each causal model resynthesises noise chunk by chunk. Chunks count once its
+windows are full (512 frames at full size). The full-size model has random
+weights, the mini model is trained. Streams at once are the most whose steps of
+one chunk each (`StreamPool`) end in time in 95 of 100 cases, with the most
+threads.
+
+With ``--published CLONE`` chunks of the published code, `compat` and this
+package take turns with the same weights, 50 of them, or as many as 45 s allow.
 """
 
-import statistics
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from chunks import GIB, ChunksResult, full_window, memory_rate, time_chunks
-from measuring import describe_machine
-from published import chunk_table, compare_chunks
-from reporting import parse_names, parse_numbers, write_json
-from streaming_report import (
-    chunks_table,
-    draw_chunks,
-    draw_streams,
-    streams_table,
+from measuring import (
+    CPU,
+    describe_machine,
+    markdown_table,
+    parse_names,
+    parse_numbers,
+    show,
+    time_runs,
+    write_json,
 )
-from streams import StreamsResult, find_pool, search_streams, time_steps
+from published import OURS, PublishedStream, build_both
 from systems import (
     CAUSAL_MODELS,
     CodecSystem,
     Missing,
     OnOnnxRuntime,
     build_full_causal,
+    make_noise,
 )
+from tqdm import tqdm
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.errors import FocalCodecError
+from speechbrain_focalcodec.streaming import StreamingResynthesizer
+from speechbrain_focalcodec.streaming.latency import ChunkTimes, Spread
+from speechbrain_focalcodec.streaming.pool import StreamPool
 
-FLOAT32 = "float32"
-CPU = torch.device("cpu")
+# The search for the most streams ends within a twentieth.
+PRECISION = 20
 
 
 @dataclass
 class Settings:
-    """What to measure.
+    """What is measured.
 
     Arguments
     ---------
     threads : list of int
-        Of the CPU; each is measured.
-    chunks : int
-        Chunks of each case.
-    warm : int
-        Chunks before them, after the windows are full.
-    read_bytes : int
-        To read for the memory rate.
+        CPU threads, one after another.
+    chunks, warm : int
+        Chunks that count, and chunks before them, after the windows are full.
     streams : int
         The most streams at once to try; 0 for none.
     steps : int
@@ -67,116 +72,219 @@ class Settings:
     """
 
     threads: list[int]
-    chunks: int = 500
-    warm: int = 16
-    read_bytes: int = 5 * GIB // 4
+    chunks: int = 200
+    warm: int = 4
     streams: int = 1024
     steps: int = 100
 
 
-Save = Callable[[list[ChunksResult], list[StreamsResult]], Any]
-
-
-def measure(
-    names: list[str],
-    options: list[str],
-    settings: Settings,
-    save: Save = lambda chunks, streams: None,
-) -> tuple[list[ChunksResult], list[StreamsResult]]:
-    """Measure models one after the other, plain and with options.
+@dataclass
+class Result:
+    """One model with an option and a number of threads.
 
     Arguments
     ---------
-    names : list of str
-        Of `CAUSAL_MODELS`, or what `FocalCodec.from_pretrained` takes.
-    options : list of str
-        ``bf16``, ``int8``, ``onnx``, ``onnx+int8``.
-    settings : Settings
-        What to measure.
-    save : callable
-        Is given the results after each case, so that none is lost.
-
-    Returns
-    -------
-    chunks : list of ChunksResult
-        For each model, option and number of threads.
-    streams : list of StreamsResult
-        For each model and option, with the most threads.
+    model, option : str
+        What was measured.
+    threads : int
+        CPU threads.
+    chunk_ms : float
+        Duration of a chunk.
+    skipped : str, optional
+        Why there are no numbers.
+    seconds : list of float
+        Time of each chunk.
+    streams_p95_ms : dict
+        95th percentile of a step by the number of streams at once.
     """
-    chunks: list[ChunksResult] = []
-    streams: list[StreamsResult] = []
+
+    model: str
+    option: str
+    threads: int
+    chunk_ms: float
+    skipped: str | None = None
+    seconds: list[float] = field(default_factory=list)
+    streams_p95_ms: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def real_time_factor(self) -> float:
+        """Time of all chunks over their duration."""
+        return 1000 * sum(self.seconds) / (len(self.seconds) * self.chunk_ms)
+
+    @property
+    def streams(self) -> int | None:
+        """The most streams whose steps end in time; None if not measured."""
+        if not self.streams_p95_ms:
+            return None
+        times = self.streams_p95_ms.items()
+        return max((n for n, p95 in times if p95 < self.chunk_ms), default=0)
+
+
+def full_window(codec: FocalCodec | OnOnnxRuntime) -> int:
+    """Chunks after which the longest window of a causal model is full."""
+    configs = (
+        codec.config.encoder_config,
+        codec.config.compressor_config,
+        codec.config.decompressor_config,
+    )
+    names = "window_size", "last_window_size"
+    frames = max(getattr(c, name, 1) for c in configs for name in names)
+    samples = frames * int(codec.encoder.hop_length)
+    chunk_length = round(codec.latency * codec.sample_rate_input / 1000)
+    return -(-samples // chunk_length)
+
+
+def chunks_of(codec: Any, number: int) -> tuple[torch.Tensor, ...]:
+    """Noise, cut into chunks [T]."""
+    seconds = number * codec.latency / 1000
+    rate = codec.sample_rate_input
+    return make_noise(seconds, 1, rate, CPU)[0].split(
+        round(codec.latency * rate / 1000)
+    )
+
+
+def time_chunks(
+    codec: FocalCodec | OnOnnxRuntime, num_chunks: int, warm: int = 4
+) -> list[float]:
+    """Time chunks of one stream, once its windows are full (s)."""
+    push: Callable[[torch.Tensor], Any]
+    if isinstance(codec, OnOnnxRuntime):
+        session = codec.stream()
+
+        def push(sig: torch.Tensor) -> Any:
+            return session.push(sig.numpy())
+    else:
+        push = StreamingResynthesizer(codec).push
+    # Faster in one call than chunk by chunk.
+    push(torch.cat(chunks_of(codec, full_window(codec))))
+    times = ChunkTimes(codec.latency / 1000)
+    for chunk in chunks_of(codec, warm + num_chunks):
+        with times.chunk():
+            push(chunk)
+    return list(times.seconds[warm:])
+
+
+def time_steps(codec: FocalCodec, streams: int, warm: int, steps: int) -> float:
+    """Time steps of a pool, a chunk of each stream; 95th percentile (ms)."""
+    pool = StreamPool(codec, streams)
+    seconds, rate = codec.latency / 1000, codec.sample_rate_input
+    sigs = make_noise(seconds, streams, rate, CPU)
+    chunks = {pool.join(): sig for sig in sigs}
+    walls = time_runs(lambda: pool.push(chunks), warm + steps)
+    return Spread.of(walls[warm:], 1000).p95
+
+
+def search_streams(
+    result: Result, measure: Callable[[int], float], limit: int
+) -> None:
+    """Double the number of streams, then halve the gap.
+
+    `measure` takes a number of streams and gives the 95th percentile of a
+    step (ms), which goes into the result.
+    """
+
+    def ends_in_time(streams: int) -> bool:
+        result.streams_p95_ms[streams] = measure(streams)
+        return result.streams_p95_ms[streams] < result.chunk_ms
+
+    good, bad = 0, 1
+    while ends_in_time(bad):
+        good = bad
+        if good == limit:
+            return
+        bad = min(2 * good, limit)
+    while bad - good > max(1, good // PRECISION):
+        middle = (good + bad) // 2
+        if ends_in_time(middle):
+            good = middle
+        else:
+            bad = middle
+
+
+def measure(
+    names: Sequence[str],
+    options: Sequence[str],
+    settings: Settings,
+    save: Callable[[list[Result]], Any] = lambda results: None,
+) -> list[Result]:
+    """Measure models, in float32 and with options.
+
+    Names are those of `CAUSAL_MODELS`, or arguments of
+    `FocalCodec.from_pretrained`. `save` is called with all results after each.
+    """
+    results: list[Result] = []
     for name in names:
-        for option in [None, *options]:
-            label = option or FLOAT32
+        for option in (None, *options):
+            label = option or "float32"
             try:
                 codec = _load(name, option)
             except (Missing, FocalCodecError) as error:
-                chunks.append(ChunksResult(name, label, 0, 0.0, str(error)))
+                results.append(Result(name, label, 0, 0.0, str(error)))
                 typer.echo(f"{name}, {label}: skipped, {error}")
                 continue
             for threads in settings.threads:
                 torch.set_num_threads(threads)
-                result = ChunksResult(
-                    name, label, threads, float(codec.latency or 0)
+                result = Result(name, label, threads, codec.latency)
+                results.append(result)
+                result.seconds = time_chunks(
+                    codec, settings.chunks, settings.warm
                 )
-                _measure_chunks(result, codec, option is None, settings)
-                chunks.append(result)
+                # A pool needs PyTorch's model.
+                if threads == max(settings.threads) and not isinstance(
+                    codec, OnOnnxRuntime
+                ):
+                    _measure_streams(result, codec, settings)
                 typer.echo(chunks_table([result]).splitlines()[-1])
-                save(chunks, streams)
-            if settings.streams:
-                streams.append(_measure_streams(codec, name, label, settings))
-                typer.echo(streams_table(streams[-1:]).splitlines()[-1])
-                save(chunks, streams)
-    return chunks, streams
+                save(results)
+    return results
 
 
 def _load(name: str, option: str | None) -> Any:
-    """A causal model with an option."""
     build = CAUSAL_MODELS.get(name, lambda: FocalCodec.from_pretrained(name))
     system = CodecSystem(name, build, option)
     system.load(CPU)
     if not system.codec.causal:
-        raise Missing("an offline model does not stream")
+        raise Missing("an offline model cannot be streamed")
     return system.codec
 
 
-def _measure_chunks(
-    result: ChunksResult, codec: Any, exact: bool, settings: Settings
+def _measure_streams(
+    result: Result, codec: FocalCodec, settings: Settings
 ) -> None:
-    """Fill in a case; without options, beside the memory's rate."""
-    rates = [memory_rate(settings.read_bytes)] if exact else []
-    result.seconds = time_chunks(codec, settings.chunks, settings.warm)
-    if exact:
-        rates.append(memory_rate(settings.read_bytes))
-        result.memory_rate = statistics.mean(rates)
-        result.weight_bytes = sum(
-            x.numel() * x.element_size() for x in codec.parameters()
+    if settings.streams:
+        warm = full_window(codec) + settings.warm
+        search_streams(
+            result,
+            lambda n: time_steps(codec, n, warm, settings.steps),
+            settings.streams,
         )
 
 
-def _measure_streams(
-    codec: Any, name: str, label: str, settings: Settings
-) -> StreamsResult:
-    """Search the most streams in real time."""
-    threads = max(settings.threads)
-    torch.set_num_threads(threads)
-    result = StreamsResult(name, label, threads, float(codec.latency or 0))
-    if isinstance(codec, OnOnnxRuntime):
-        result.skipped = "no pool on onnxruntime"
-        return result
-    frames_per_step = (codec.chunk_length or 1) / codec.encoder.hop_length
-    warm = round(full_window(codec) / frames_per_step) + settings.warm
-    try:
-        make_pool = find_pool()
-    except Missing as error:
-        result.skipped = str(error)
-        return result
-    search_streams(
-        result,
-        lambda n: time_steps(make_pool, codec, n, warm, settings.steps).p95,
-        settings.streams,
-    )
-    return result
+def compare_published(
+    clone: Path, num_chunks: int, warm: int, max_wall: float
+) -> dict[str, list[float]]:
+    """Time chunks of three streams in turns; seconds by name.
+
+    Ends after `num_chunks`, or when `max_wall` seconds have passed.
+    """
+    codec = build_full_causal()
+    streams: dict[str, Any] = {
+        name: PublishedStream(model)
+        for name, model in build_both(codec, clone).items()
+    }
+    streams[OURS] = StreamingResynthesizer(codec)
+    before = torch.cat(chunks_of(codec, full_window(codec)))
+    for name, stream in streams.items():
+        typer.echo(f"{name}: filling its windows", err=True)
+        stream.push(before)
+    walls: dict[str, list[float]] = {name: [] for name in streams}
+    start = time.perf_counter()
+    for i, chunk in enumerate(tqdm(chunks_of(codec, warm + num_chunks))):
+        if i > warm and time.perf_counter() - start > max_wall:
+            break
+        for name, stream in streams.items():
+            walls[name] += time_runs(partial(stream.push, chunk), 1)
+    return {name: times[warm:] for name, times in walls.items()}
 
 
 def main(
@@ -186,14 +294,16 @@ def main(
     options: Annotated[
         str, typer.Option(help="Of bf16, int8, onnx, onnx+int8.")
     ] = "bf16,int8",
-    threads: Annotated[str, typer.Option(help="Of the CPU.")] = "1,2",
-    chunks: Annotated[int, typer.Option(min=1, help="Of each case.")] = 500,
+    threads: Annotated[str, typer.Option(help="CPU threads.")] = "1,2",
+    chunks: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Chunks; by default 200, or 45 s with --published."
+        ),
+    ] = None,
     warm: Annotated[
-        int, typer.Option(min=0, help="Chunks more than the windows hold.")
-    ] = 16,
-    read_gib: Annotated[
-        float, typer.Option(help="To read for the memory rate (GiB).")
-    ] = 1.25,
+        int, typer.Option(min=0, help="Chunks before, with full windows.")
+    ] = 4,
     streams: Annotated[
         int, typer.Option(min=0, help="The most streams to try; 0: none.")
     ] = 1024,
@@ -204,92 +314,77 @@ def main(
         Path | None,
         typer.Option(
             help="A clone of lucadellalib/focalcodec: measure its chunks "
-            "beside the full-size model's, in turns, and nothing else."
+            "beside the full-size model's, and nothing else."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option(
-            help="Picture of chunks: png, pdf or svg; the streams' gets "
-            "_streams in its name."
-        ),
-    ] = None,
 ) -> None:
-    """Measure chunks and streams in real time."""
-    settings = Settings(
-        threads=[int(number) for number in parse_numbers(threads, 1)],
-        chunks=chunks,
-        warm=warm,
-        read_bytes=int(read_gib * GIB),
-        streams=streams,
-        steps=steps,
-    )
-    machine = describe_machine(CPU)
-    del machine["threads"]  # of each case
-    title = (
-        f"{machine['cpu']} ({machine['cpu_capability']}), "
-        f"torch {machine['torch']}"
-    )
+    """Measure chunks of live streams, and streams at once."""
+    numbers = [int(number) for number in parse_numbers(threads, 1)]
+    machine = describe_machine()
+    del machine["threads"]  # each result has its own
+    title = f"{machine['cpu']} ({machine['cpu_capability']}), "
+    title += f"torch {machine['torch']}"
     if published is not None:
-        torch.set_num_threads(max(settings.threads))
-        walls = compare_chunks(build_full_causal(), published, chunks, warm)
-        typer.echo(f"{title}\n\n{chunk_table(walls)}")
-        if out is not None:
-            write_json(out, {"machine": machine, "published": walls})
+        torch.set_num_threads(max(numbers))
+        max_wall = 45.0 if chunks is None else math.inf
+        walls = compare_published(published, chunks or 50, warm, max_wall)
+        typer.echo(f"{title}\n\n{published_table(walls)}")
+        write_json(out, {"machine": machine, "published": walls})
         return
+    settings = Settings(numbers, chunks or 200, warm, streams, steps)
 
-    def save(
-        chunk_results: list[ChunksResult], stream_results: list[StreamsResult]
-    ) -> None:
-        if out is not None:
-            results = to_json(chunk_results, stream_results)
-            head = {"machine": machine, "settings": asdict(settings)}
-            write_json(out, head | results)
+    def save(results: list[Result]) -> None:
+        rows = [asdict(result) for result in results]
+        head = {"machine": machine, "settings": asdict(settings)}
+        write_json(out, {**head, "results": rows})
 
     results = measure(parse_names(models), parse_names(options), settings, save)
-    save(*results)
-    typer.echo(f"\n{title}\n\n{chunks_table(results[0])}")
-    if results[1]:
-        typer.echo(f"\n{streams_table(results[1])}")
-    if picture is not None:
-        draw_chunks(results[0], picture, title)
-        draw_streams(
-            results[1], picture.with_stem(f"{picture.stem}_streams"), title
-        )
+    save(results)
+    typer.echo(f"\n{title}\n\n{chunks_table(results)}")
 
 
-def to_json(
-    chunks: list[ChunksResult], streams: list[StreamsResult]
-) -> dict[str, Any]:
-    """Turn results into what JSON can hold.
+def spread_of(seconds: Sequence[float]) -> list[str]:
+    """Percentiles of times, in milliseconds, for a table."""
+    spread = Spread.of(seconds, 1000)
+    return [
+        f"{x:.1f}" for x in (spread.p50, spread.p95, spread.p99, spread.max)
+    ]
 
-    Arguments
-    ---------
-    chunks : list of ChunksResult
-        From :func:`measure`.
-    streams : list of StreamsResult
-        From :func:`measure`.
 
-    Returns
-    -------
-    dict
-        Ready for JSON.
-    """
-    return {
-        "chunks": [
-            asdict(result)
-            | {
-                "ms": result.spread and asdict(result.spread),
-                "real_time_factor": result.real_time_factor,
-                "memory_share": result.memory_share,
-            }
-            for result in chunks
+def chunks_table(results: Sequence[Result]) -> str:
+    """Write a row for each result, and a line for each that was skipped."""
+    head = [
+        *("model", "option", "threads", "p50 (ms)", "p95", "p99", "max"),
+        *("real-time factor", "streams at once"),
+    ]
+    rows = [
+        [
+            *(result.model, result.option, str(result.threads)),
+            *spread_of(result.seconds),
+            f"{result.real_time_factor:.3f}",
+            show(result.streams),
+        ]
+        for result in results
+        if not result.skipped
+    ]
+    skipped = [
+        f"\nSkipped: {result.model}, {result.option}: {result.skipped}"
+        for result in results
+        if result.skipped
+    ]
+    return "\n".join([markdown_table(head, rows), *skipped])
+
+
+def published_table(walls: dict[str, list[float]]) -> str:
+    """Write the fastest chunk and the percentiles."""
+    return markdown_table(
+        ["", "chunks", "fastest (ms)", "p50", "p95", "p99", "max"],
+        [
+            [name, str(len(x)), f"{1000 * min(x):.1f}", *spread_of(x)]
+            for name, x in walls.items()
         ],
-        "streams": [
-            asdict(result) | {"most": result.most} for result in streams
-        ],
-    }
+    )
 
 
 if __name__ == "__main__":

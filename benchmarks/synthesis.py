@@ -1,17 +1,17 @@
-"""Word error rates of synthesis beside those of resynthesis and originals.
+"""Measures word error rates of synthesis, resynthesis and originals.
 
-From the repository's root, with the extras ``tts`` and ``whisper``, on what
-recipes/AN4 have trained:
+Example, from the repository's root, with the extras ``tts`` and ``whisper``,
+and models that recipes/AN4 have trained:
 
     python benchmarks/synthesis.py results/tts_small/model AN4 \\
         --whisper tiny.en.pt --chooser results/asr_an4/tokens_1/model \\
-        --ear results/asr_an4/log_mel_1/model --out results/tts_wer
+        --recognizer results/asr_an4/log_mel_1/model --out results/tts_wer
 
-The texts are those of AN4's test; each is said in the voice of its speaker,
-learnt from another of his utterances. ``--chooser``, a recogniser of tokens,
-adds a row with the best of several tries by its judgement. ``--ear`` is
-another one that hears everything beside Whisper. It writes ``report.json``,
-what was heard (``heard.csv``) and the audio of the first utterances.
+The texts are those of AN4's test, each in the voice of its speaker, taken from
+another utterance. ``--chooser``, a recogniser of tokens, adds the best of
+several tries by its judgement. ``--recognizer`` transcribes everything too,
+beside Whisper. The folder gets ``report.json``, all transcripts
+(``transcripts.csv``) and the audio of the first utterances.
 """
 
 import csv
@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from reporting import markdown_table, show, write_json
+from measuring import markdown_table, show, write_json
 from speechbrain.utils.edit_distance import accumulatable_wer_stats
 from tqdm import tqdm
 
@@ -44,7 +44,7 @@ from speechbrain_focalcodec.metrics.wer import (
 from speechbrain_focalcodec.utils.files import atomic_path
 
 #: Text of a waveform [T] and its sample rate.
-Ear = Callable[[torch.Tensor, int], str]
+Recognizer = Callable[[torch.Tensor, int], str]
 
 WHISPER = "Whisper"
 CPU = {"device": "cpu"}
@@ -59,7 +59,7 @@ def main(
     chooser: Annotated[
         Path | None, typer.Option(help="Recogniser of tokens: best of tries.")
     ] = None,
-    ear: Annotated[
+    recognizer: Annotated[
         Path | None, typer.Option(help="A recogniser beside Whisper.")
     ] = None,
     tries: Annotated[int, typer.Option(min=1, help="How many tries.")] = 8,
@@ -68,30 +68,30 @@ def main(
     ] = None,
     listen: Annotated[int, typer.Option(help="Utterances to write.")] = 4,
 ) -> None:
-    """Say what AN4's test says, and let recognisers hear it."""
-    ears: dict[str, Ear] = {WHISPER: WhisperTranscriber(whisper)}
-    if ear is not None:
-        ears[ear.parent.name] = task_ear(ear)
+    """Synthesise the texts of AN4's test and count word errors."""
+    recognizers: dict[str, Recognizer] = {WHISPER: WhisperTranscriber(whisper)}
+    if recognizer is not None:
+        recognizers[recognizer.parent.name] = load_recognizer(recognizer)
     tts = TokenTTS.from_pretrained(model, run_opts=CPU)
     choose = None
     if chooser is not None:
         choose = TokenASR.from_pretrained(chooser, run_opts=CPU)
-    heard: list[dict[str, Any]] = []
-    utterances = list(read(data, out, tts))[:limit]
+    lines: list[dict[str, Any]] = []
+    utterances = list(read_utterances(data, out, tts))[:limit]
     for number, (utt_id, text, sig, voice) in enumerate(tqdm(utterances)):
-        systems = say(tts, text, sig, voice, choose, tries)
+        systems = synthesize(tts, text, sig, voice, choose, tries)
         for system, speech in systems.items():
-            for name, each in ears.items():
-                found = each(speech.sig, speech.sample_rate)
-                errors = count_errors(name, text, found)
-                edits, characters = count_characters(text, found)
-                heard.append(
+            for name, transcribe in recognizers.items():
+                transcript = transcribe(speech.sig, speech.sample_rate)
+                errors = count_errors(name, text, transcript)
+                edits, characters = count_characters(text, transcript)
+                lines.append(
                     {
                         "id": utt_id,
                         "system": system,
-                        "ear": name,
+                        "recognizer": name,
                         "text": text,
-                        "heard": found,
+                        "transcript": transcript,
                         "errors": errors.edits,
                         "words": errors.words,
                         "character_errors": edits,
@@ -104,134 +104,61 @@ def main(
                 path = out / "audio" / f"{utt_id}_{system.split()[0]}.flac"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_audio(path, speech.sig, speech.sample_rate)
-    report(out, heard, list(ears))
+    report(out, lines, list(recognizers))
 
 
-def count_errors(ear: str, text: str, heard: str) -> WordErrors:
-    """Word errors: Whisper's in its authors' spelling, others' as they write.
+def count_errors(recognizer: str, text: str, transcript: str) -> WordErrors:
+    """Count word errors.
 
-    Whisper writes digits; its authors' spelling makes one word of several
-    numbers, so that its rates count fewer words.
-
-    Arguments
-    ---------
-    ear : str
-        Who heard it.
-    text : str
-        What was to be said.
-    heard : str
-        What was heard.
-
-    Returns
-    -------
-    WordErrors
-        Edits and words of the text.
+    Whisper writes digits. Its transcripts and texts are normalised as its
+    authors do, where several numbers become one word; others only in case.
 
     Example
     -------
     >>> count_errors("mine", "two one", "TWO")
     WordErrors(edits=1, words=2)
     """
-    if ear == WHISPER:
-        return count_word_errors(text, heard)
-    wanted, found = normalise(text).split(), normalise(heard).split()
-    return WordErrors(edits=edits_of(wanted, found), words=len(wanted))
+    if recognizer == WHISPER:
+        return count_word_errors(text, transcript)
+    words, found = normalise(text).split(), normalise(transcript).split()
+    return WordErrors(edits=count_edits(words, found), words=len(words))
 
 
-def count_characters(text: str, heard: str) -> tuple[int, int]:
-    """Character errors, without the spaces, in which recognisers differ most.
-
-    Arguments
-    ---------
-    text : str
-        What was to be said.
-    heard : str
-        What was heard.
-
-    Returns
-    -------
-    edits : int
-        Insertions, deletions and substitutions.
-    characters : int
-        Of the text.
+def count_characters(text: str, transcript: str) -> tuple[int, int]:
+    """Count character errors and characters of the text, without spaces.
 
     Example
     -------
     >>> count_characters("B two", "BTOO")
     (1, 4)
     """
-    wanted, found = ("".join(normalise(x).split()) for x in (text, heard))
-    return edits_of(wanted, found), len(wanted)
+    wanted, found = ("".join(normalise(x).split()) for x in (text, transcript))
+    return count_edits(wanted, found), len(wanted)
 
 
-def edits_of(wanted: Sequence[str], found: Sequence[str]) -> int:
-    """Edits from one sequence to another.
-
-    Arguments
-    ---------
-    wanted, found : sequence of str
-        Words or characters.
-
-    Returns
-    -------
-    int
-        Insertions, deletions and substitutions.
-
-    Example
-    -------
-    >>> edits_of(["ONE", "TWO"], ["ONE"])
-    1
-    """
+def count_edits(wanted: Sequence[str], found: Sequence[str]) -> int:
+    """Insertions, deletions and substitutions between two sequences."""
     counts = accumulatable_wer_stats([list(wanted)], [list(found)])
     return sum(counts[k] for k in ("insertions", "deletions", "substitutions"))
 
 
-def task_ear(folder: Path) -> Ear:
-    """A recogniser of :mod:`recipes.AN4.ASR`.
-
-    Arguments
-    ---------
-    folder : Path
-        What the recipe has left.
-
-    Returns
-    -------
-    callable
-        Text of a waveform and its sample rate.
-    """
+def load_recognizer(folder: Path) -> Recognizer:
+    """Load a recogniser that recipes/AN4/ASR has trained."""
     asr = TokenASR.from_pretrained(folder, run_opts=CPU)
+    rate = asr.task.front_end.sample_rate
 
-    def hear(sig: torch.Tensor, sample_rate: int) -> str:
-        rate = asr.task.front_end.sample_rate
+    def transcribe(sig: torch.Tensor, sample_rate: int) -> str:
         return asr.transcribe_batch(resample(sig, sample_rate, rate)[None])[0]
 
-    return hear
+    return transcribe
 
 
-def read(
+def read_utterances(
     data: Path, out: Path, tts: TokenTTS
 ) -> Iterator[tuple[str, str, torch.Tensor, torch.Tensor | None]]:
-    """The utterances of the test.
+    """Yield id, text, waveform [T] and speaker embedding of the test.
 
-    Arguments
-    ---------
-    data : Path
-        AN4.
-    out : Path
-        Where the manifest goes.
-    tts : TokenTTS
-        Says the sample rate, and whether voices are wanted.
-
-    Yields
-    ------
-    utt_id : str
-        Id.
-    text : str
-        What is said.
-    sig : torch.Tensor
-        Waveform [T] at the codec's input rate.
-    voice : torch.Tensor or None
-        Embedding of another utterance of the same speaker.
+    The embedding is that of another utterance of the same speaker.
     """
     manifest = prepare_an4(data, out, [SPLIT])[SPLIT]
     entries = read_manifest(manifest)
@@ -249,7 +176,7 @@ def read(
             yield utterance.id, text, sig, voice
 
 
-def say(
+def synthesize(
     tts: TokenTTS,
     text: str,
     sig: torch.Tensor,
@@ -257,28 +184,7 @@ def say(
     chooser: TokenASR | None,
     tries: int,
 ) -> dict[str, Speech]:
-    """What each system makes of an utterance.
-
-    Arguments
-    ---------
-    tts : TokenTTS
-        The synthesiser.
-    text : str
-        What is said.
-    sig : torch.Tensor
-        How it was said, [T].
-    voice : torch.Tensor, optional
-        Embedding.
-    chooser : TokenASR, optional
-        Chooses among tries.
-    tries : int
-        How many.
-
-    Returns
-    -------
-    dict
-        Speech by system.
-    """
+    """Make original, resynthesis and synthesis of an utterance."""
     codec = tts.codec
     with torch.no_grad():
         toks, _ = codec.encode(sig[None])
@@ -301,80 +207,43 @@ def say(
     return systems
 
 
-def report(out: Path, heard: list[dict[str, Any]], ears: list[str]) -> None:
-    """Write and print what was measured.
-
-    Arguments
-    ---------
-    out : Path
-        The folder.
-    heard : list of dict
-        By utterance, system and ear.
-    ears : list of str
-        Their names.
-    """
+def report(
+    out: Path, lines: Sequence[dict[str, Any]], recognizers: Sequence[str]
+) -> None:
+    """Write the transcripts and the report, and print the table."""
     with (
-        atomic_path(out / "heard.csv") as temporary,
+        atomic_path(out / "transcripts.csv") as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as stream,
     ):
-        writer = csv.DictWriter(stream, list(heard[0]))
+        writer = csv.DictWriter(stream, list(lines[0]))
         writer.writeheader()
-        writer.writerows(heard)
-    rows = []
-    figures = {}
-    for system in dict.fromkeys(line["system"] for line in heard):
-        cells: dict[str, float] = {}
-        for ear in ears:
+        writer.writerows(lines)
+    figures: dict[str, dict[str, float]] = {}
+    for system in dict.fromkeys(line["system"] for line in lines):
+        row = figures[system] = {}
+        for name in recognizers:
             own = [
                 line
-                for line in heard
-                if (line["system"], line["ear"]) == (system, ear)
+                for line in lines
+                if (line["system"], line["recognizer"]) == (system, name)
             ]
-            cells[f"WER by {ear}"] = rate(own, "errors", "words")
-            cells[f"CER by {ear}"] = rate(own, "character_errors", "characters")
-        ended = sum(line["ended"] for line in own) / len(own)
-        seconds = sum(line["seconds"] for line in own) / len(own)
-        figures[system] = {
-            **cells,
-            "ended": ended,
-            "seconds": seconds,
-            "utterances": len(own),
-        }
-        rows.append(
-            [
-                system,
-                *(show(cell, ".1f") for cell in cells.values()),
-                show(seconds, ".2f"),
-                show(ended, ".0%"),
-            ]
-        )
+            totals = {
+                key: sum(line[key] for line in own)
+                for key, value in own[0].items()
+                if not isinstance(value, str)
+            }
+            row[f"WER by {name}"] = 100 * totals["errors"] / totals["words"]
+            row[f"CER by {name}"] = (
+                100 * totals["character_errors"] / totals["characters"]
+            )
+        row["seconds"] = totals["seconds"] / len(own)
+        row["ended (%)"] = 100 * totals["ended"] / len(own)
     write_json(out / "report.json", figures)
-    head = ["", *cells, "seconds", "ended"]
-    print(markdown_table(head, rows))
-
-
-def rate(lines: list[dict[str, Any]], errors: str, of: str) -> float:
-    """Percentage of errors, over all utterances.
-
-    Arguments
-    ---------
-    lines : list of dict
-        By utterance.
-    errors, of : str
-        Their keys.
-
-    Returns
-    -------
-    float
-        In percent.
-
-    Example
-    -------
-    >>> rate([{"errors": 1, "words": 3}, {"errors": 0, "words": 1}],
-    ...      "errors", "words")
-    25.0
-    """
-    return 100 * sum(x[errors] for x in lines) / sum(x[of] for x in lines)
+    rows = [
+        [system, *(show(float(x), ".1f") for x in row.values())]
+        for system, row in figures.items()
+    ]
+    typer.echo(markdown_table(["", *row], rows))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
-"""What the benchmark of speed compares, and this codec as such systems."""
+"""Codecs whose speed is measured: this one, with and without options."""
 
-import importlib
 import tempfile
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 
+from speechbrain_focalcodec.acceleration import accelerate
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.model_files import (
     DEFAULT_CAUSAL_MODEL,
@@ -21,29 +21,29 @@ WHOLE = "encode+decode"
 
 
 class Missing(Exception):
-    """A system cannot be had here; the message says why."""
+    """A system is not available here; the message says why."""
 
 
 class System:
-    """Something whose speed can be measured.
+    """A model whose speed is measured.
 
     Arguments
     ---------
     name : str
-        What it is called in options and tables.
+        Its name in options and tables.
 
     Attributes
     ----------
     stages : tuple of str
-        What can be timed; fewer may be left once it is loaded.
+        Stages that can be timed. Loading may remove some.
     base : str
-        The system that does the same work in plain float32.
+        Name of the same model in float32.
     counted : bool
-        Whether its work is to be counted.
+        Whether its multiply-accumulates are counted.
     sample_rate : int
-        Of the input (Hz); known once it is loaded.
+        Of the input (Hz); known after loading.
     facts : dict
-        For the results; known once it is loaded.
+        Facts for the results; known after loading.
     """
 
     stages: tuple[str, ...] = (WHOLE,)
@@ -55,84 +55,41 @@ class System:
         self.name = self.base = name
 
     def load(self, device: torch.device) -> None:
-        """Build the model, in eval mode.
-
-        Arguments
-        ---------
-        device : torch.device
-            Where to put it.
-
-        Raises
-        ------
-        Missing
-            If it cannot be had here.
-        """
+        """Build the model in eval mode, or raise :class:`Missing`."""
         raise NotImplementedError
 
     def unload(self) -> None:
-        """Forget the model."""
+        """Release the model."""
         raise NotImplementedError
 
     def prepare(
         self, stage: str, seconds: float, batch: int
     ) -> Callable[[], Any]:
-        """Make the input of a stage.
-
-        Arguments
-        ---------
-        stage : str
-            One of `stages`.
-        seconds : float
-            Length of each item.
-        batch : int
-            Items.
-
-        Returns
-        -------
-        callable
-            Runs the stage on that input.
-        """
+        """Make a batch of input and return a function that runs the stage."""
         raise NotImplementedError
 
 
 def make_noise(
     seconds: float, batch: int, sample_rate: int, device: torch.device
 ) -> torch.Tensor:
-    """Make noise: what is in a signal does not change the work.
-
-    Arguments
-    ---------
-    seconds : float
-        Length of each item.
-    batch : int
-        Items.
-    sample_rate : int
-        In Hz.
-    device : torch.device
-        Where to put it.
-
-    Returns
-    -------
-    torch.Tensor
-        Waveform [batch, T], the same at each call.
-    """
+    """Make noise [batch, T], always the same: speed does not depend on it."""
     generator = torch.Generator().manual_seed(0)
     shape = batch, round(seconds * sample_rate)
     return (0.1 * torch.randn(shape, generator=generator)).to(device)
 
 
 class CodecSystem(System):
-    """This codec, plain or with an option that makes it faster.
+    """This codec, in float32 or with an option that makes it faster.
 
     Arguments
     ---------
     name : str
-        What the model is called.
+        The model's name.
     build : callable
-        Gives the model.
+        Builds the model.
     option : str, optional
         ``bf16``, ``int8`` or ``compile``, or two of them joined by ``+``;
-        or ``onnx`` or ``onnx+int8``, the model exported to onnxruntime.
+        or ``onnx`` or ``onnx+int8``, the model in onnxruntime.
     """
 
     stages = (ENCODER, "encode", "decode", WHOLE)
@@ -154,7 +111,7 @@ class CodecSystem(System):
         codec = self.build().to(device).eval().requires_grad_(False)
         self.sample_rate = codec.sample_rate_input
         if codec.config.encoder_name == "LogMel":
-            # Is done before it can be timed.
+            # Too short to be timed.
             self.stages = tuple(x for x in self.stages if x != ENCODER)
         self.facts = {
             "parameters": sum(x.numel() for x in codec.parameters()),
@@ -163,7 +120,7 @@ class CodecSystem(System):
         }
         self.codec = accelerated(codec, self.option) if self.option else codec
         if isinstance(self.codec, OnOnnxRuntime):
-            # Its encoder ends with tokens.
+            # The exported encoder gives tokens.
             self.stages = tuple(x for x in self.stages if x != ENCODER)
 
     def unload(self) -> None:
@@ -189,36 +146,38 @@ class CodecSystem(System):
 
 
 class OnOnnxRuntime:
-    """A codec on onnxruntime that takes and gives tensors, on the CPU.
+    """A codec exported to onnxruntime, with the methods of a FocalCodec.
 
     Arguments
     ---------
     codec : FocalCodec
         The model to export.
     int8 : bool
-        Whether its weights are to be 8-bit integers.
+        Whether to store weights as 8-bit integers.
     """
 
     def __init__(self, codec: FocalCodec, int8: bool = False):
-        export = importlib.import_module("speechbrain_focalcodec.onnx.export")
+        # Needs onnxscript, which is optional.
+        from speechbrain_focalcodec.onnx.export import export_onnx
+
         self.quantizer = codec.quantizer
         self.sample_rate_input = codec.sample_rate_input
         self.token_rate = codec.token_rate
         self.codebook_size = codec.codebook_size
         self.causal, self.latency = codec.causal, codec.latency
-        # What tells when the windows of a stream are full.
+        # The sizes of its windows.
         self.config = codec.config
         self.encoder = SimpleNamespace(hop_length=codec.encoder.hop_length)
         with tempfile.TemporaryDirectory() as folder:
-            export.export_onnx(codec, folder, int8)
+            export_onnx(codec, folder, int8)
             self.codec = OnnxFocalCodec(folder, threads=torch.get_num_threads())
 
     def parameters(self) -> Iterator[torch.Tensor]:
-        """Something that tells the device, as a module's do."""
+        """One tensor, which tells the device."""
         return iter([torch.zeros(1)])
 
     def stream(self) -> OnnxStreamingResynthesizer:
-        """A session that takes and gives arrays."""
+        """A streaming session on NumPy arrays."""
         return OnnxStreamingResynthesizer(self.codec)
 
     def encode(self, sig: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -237,29 +196,11 @@ class OnOnnxRuntime:
 
 
 def accelerated(codec: FocalCodec, option: str) -> Any:
-    """Apply an option to a model.
-
-    Arguments
-    ---------
-    codec : FocalCodec
-        The model; do not use it afterwards.
-    option : str
-        See :class:`CodecSystem`.
-
-    Returns
-    -------
-    FocalCodec or OnOnnxRuntime
-        The faster model.
-
-    Raises
-    ------
-    Missing
-        If the option cannot be had here.
-    """
+    """Apply an option to a model, which must not be used afterwards."""
     names = option.split("+")
     if names in (["onnx"], ["onnx", "int8"]):
         if next(codec.parameters()).device.type != "cpu":
-            raise Missing("onnxruntime is measured on the CPU alone")
+            raise Missing("onnxruntime is measured on the CPU only")
         try:
             return OnOnnxRuntime(codec, "int8" in names)
         except (ImportError, ValueError) as error:
@@ -268,10 +209,7 @@ def accelerated(codec: FocalCodec, option: str) -> Any:
     if len(precisions) > 1:
         raise Missing(f"{option} asks for two precisions")
     try:
-        acceleration = importlib.import_module(
-            "speechbrain_focalcodec.acceleration"
-        )
-        return acceleration.accelerate(
+        return accelerate(
             codec,
             precision=precisions[0] if precisions else None,
             compile="compile" in names,
@@ -281,13 +219,7 @@ def accelerated(codec: FocalCodec, option: str) -> Any:
 
 
 def build_full() -> FocalCodec:
-    """Build the full-size 50 Hz model, with random weights.
-
-    Returns
-    -------
-    FocalCodec
-        142 M parameters, the same at each call.
-    """
+    """Build the full-size 50 Hz model (142 M) with random weights."""
     torch.manual_seed(0)
     return FocalCodec.from_config(
         {}, name="focalcodec_50hz, random weights"
@@ -295,13 +227,7 @@ def build_full() -> FocalCodec:
 
 
 def build_mini() -> FocalCodec:
-    """Load the mini model.
-
-    Returns
-    -------
-    FocalCodec
-        The trained model that is bundled.
-    """
+    """Load the bundled mini model."""
     return FocalCodec.from_pretrained(DEFAULT_MODEL)
 
 
@@ -312,13 +238,7 @@ MODELS: dict[str, Callable[[], FocalCodec]] = {
 
 
 def build_full_causal() -> FocalCodec:
-    """Build the full-size causal model of 4096 codes, with random weights.
-
-    Returns
-    -------
-    FocalCodec
-        249 M parameters, the same at each call.
-    """
+    """Build the full-size causal model (249 M) with random weights."""
     torch.manual_seed(0)
     config = {
         "encoder_config": {"causal": True},
@@ -332,13 +252,7 @@ def build_full_causal() -> FocalCodec:
 
 
 def build_mini_causal() -> FocalCodec:
-    """Load the mini causal model.
-
-    Returns
-    -------
-    FocalCodec
-        The trained model that is bundled.
-    """
+    """Load the bundled causal mini model."""
     return FocalCodec.from_pretrained(DEFAULT_CAUSAL_MODEL)
 
 

@@ -4,103 +4,48 @@ Example, from the repository's root:
 
     python benchmarks/tokenize_corpus.py --data LibriSpeech/train-clean-5
 
-The loop calls `PretrainedFocalCodec.encode_file` for one file after the other,
-which reads, resamples and encodes; its model is loaded and warm. The run is the
-command, in processes of its own. Its speed counts from the first batch that it
-could begin; the wall time holds all, loading of Python and of the models too.
-They take turns, and the fastest of each counts. Tokens are compared one by one.
+The loop calls `PretrainedFocalCodec.encode_file` (read, resample, encode) for
+one file after another, with a model that is loaded and warm. The command runs
+in processes of its own. Its speed counts from the first batch; the wall time
+includes loading Python and the models. Both take turns, and the fastest turn
+of each counts. Their tokens are compared.
 """
 
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow.parquet as pq
 import torch
 import typer
-from measuring import describe_machine, synchronize
-from reporting import markdown_table, parse_names, show, write_json
+from measuring import (
+    describe_machine,
+    markdown_table,
+    parse_names,
+    show,
+    synchronize,
+    write_json,
+)
+from speech import find_clips
 from systems import MODELS
 
 from speechbrain_focalcodec.acceleration import accelerate
-from speechbrain_focalcodec.audio import find_audio_files
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
 
 
-def choose(folder: Path, number: int | None) -> list[Path]:
-    """Take files of a folder, evenly spread.
-
-    Arguments
-    ---------
-    folder : Path
-        The folder.
-    number : int, optional
-        How many; all by default.
-
-    Returns
-    -------
-    list of Path
-        The files.
-
-    Raises
-    ------
-    typer.BadParameter
-        If there are none.
-    """
-    files = find_audio_files(folder)
-    if not files:
-        raise typer.BadParameter(f"{folder}: has no audio", param_hint="--data")
-    step = max(1, len(files) // number) if number else 1
-    return files[::step][:number]
-
-
-def run_loop(
-    interface: PretrainedFocalCodec, files: list[Path]
-) -> dict[str, list[int]]:
-    """Encode files one by one.
-
-    Arguments
-    ---------
-    interface : PretrainedFocalCodec
-        The model.
-    files : list of Path
-        The files.
-
-    Returns
-    -------
-    dict
-        The tokens of each file.
-    """
-    return {str(f): interface.encode_file(f).tolist() for f in files}
-
-
-def run_corpus(
-    model: Path, files: list[Path], options: list[str], folder: Path
+def run_command(
+    model: Path, files: Sequence[Path], options: list[str], folder: Path
 ) -> dict[str, Any]:
-    """Make a dataset of the same files.
+    """Run `focalcodec tokenize` in a new folder.
 
-    Arguments
-    ---------
-    model : Path
-        The model's folder.
-    files : list of Path
-        The files.
-    options : list of str
-        Of the command.
-    folder : Path
-        A temporary folder.
-
-    Returns
-    -------
-    dict
-        The tokens of each file, times real time, seconds and bytes.
+    Gives the tokens of each file, times real time, seconds and bytes.
     """
+    folder.mkdir()
     source = folder / "files.txt"
     source.write_text("".join(f"{f.absolute()}\n" for f in files))
     command = [sys.executable, "-m", "speechbrain_focalcodec.cli", "tokenize"]
@@ -130,58 +75,37 @@ def run_corpus(
 
 def measure(
     build: Callable[[], Any],
-    files: list[Path],
+    files: Sequence[Path],
     device: str,
     precision: str | None,
-    options: list[str],
+    options: Sequence[str],
     repeats: int,
 ) -> dict[str, Any]:
-    """Measure one model on some files.
-
-    Arguments
-    ---------
-    build : callable
-        Gives the codec.
-    files : list of Path
-        The files.
-    device : str
-        Where to encode.
-    precision : str, optional
-        ``bf16`` or ``int8``.
-    options : list of str
-        More options of the command.
-    repeats : int
-        How often each takes its turn.
-
-    Returns
-    -------
-    dict
-        Seconds, speed, tokens that differ and bytes.
-    """
+    """Measure the loop and the command on the same files, in turns."""
     codec = build()
-    temporary = Path(tempfile.mkdtemp())
-    try:
-        codec.save_pretrained(temporary / "model")
-        options = ["--device", device, *options]
-        if precision is not None:
-            options += ["--precision", precision]
+    given = ["--device", device, *options]
+    if precision is not None:
+        given += ["--precision", precision]
+    walls, runs = [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        codec.save_pretrained(folder / "model")
         interface = PretrainedFocalCodec(
             modules={"codec": codec}, run_opts={"device": device}
         )
-        accelerate(interface.codec, precision)  # type: ignore[arg-type]
-        run_loop(interface, files[:3])
-        walls, runs = [], []
-        for number in range(repeats):
+        accelerate(interface.codec, precision)
+
+        def loop(paths: Sequence[Path]) -> dict[str, list[int]]:
+            return {str(x): interface.encode_file(x).tolist() for x in paths}
+
+        loop(files[:3])  # to warm up
+        for turn in range(repeats):
             start = time.perf_counter()
-            expected = run_loop(interface, files)
+            expected = loop(files)
             synchronize(torch.device(device))
             walls.append(time.perf_counter() - start)
-            folder = temporary / str(number)
-            folder.mkdir()
-            model = temporary / "model"
-            runs.append(run_corpus(model, files, options, folder))
-    finally:
-        shutil.rmtree(temporary)
+            model = folder / "model"
+            runs.append(run_command(model, files, given, folder / str(turn)))
     total = sum(map(len, expected.values()))
     seconds = total / codec.token_rate
     loop_speed = seconds / min(walls)
@@ -191,12 +115,10 @@ def measure(
         "precision": precision or "float32",
         "files": len(files),
         "seconds": seconds,
-        "options": options,
-        "loop_walls": walls,
-        "run_walls": [run["wall"] for run in runs],
-        "run_speeds": [run["speed"] for run in runs],
+        "options": given,
         "loop_speed": loop_speed,
         "run_speed": run_speed,
+        "run_wall": min(run["wall"] for run in runs),
         "speed_up": run_speed / loop_speed,
         "tokens": total,
         "different": sum(
@@ -239,7 +161,7 @@ def main(
             for folder in data:
                 result = measure(
                     MODELS[name],
-                    choose(folder, clips),
+                    find_clips(folder, clips),
                     device,
                     precision,
                     run_options.split(),
@@ -247,25 +169,13 @@ def main(
                 )
                 rows.append({"data": folder.name, **result})
                 typer.echo(f"{name} {folder.name}: {result['speed_up']:.2f}")
-                if out is not None:
-                    write_json(out, {"machine": machine, "results": rows})
+                write_json(out, {"machine": machine, "results": rows})
     typer.echo(f"\n{machine['cpu']}, {machine['threads']} threads\n")
     typer.echo(table(rows))
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Write results as a table.
-
-    Arguments
-    ---------
-    rows : list of dict
-        From :func:`measure`, with the name of the data.
-
-    Returns
-    -------
-    str
-        Markdown.
-    """
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Write a row for each model, precision and folder."""
     head = ("model", "precision", "data", "files", "mean length (s)")
     head += ("loop (x real time)", "tokenize", "faster", "wall (s)")
     head += ("different tokens", "bytes a token")
@@ -281,7 +191,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 show(row["loop_speed"], ".1f"),
                 show(row["run_speed"], ".1f"),
                 show(row["speed_up"], ".2f"),
-                show(min(row["run_walls"]), ".1f"),
+                show(row["run_wall"], ".1f"),
                 f"{row['different']} of {row['tokens']}",
                 show(row["bytes"] / row["tokens"], ".2f"),
             )

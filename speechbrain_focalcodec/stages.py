@@ -553,7 +553,7 @@ class Stages(nn.Module):
         if lengths is not None:
             lengths = check_lengths(lengths, toks, name)
         toks = zero_beyond(toks.long(), lengths)
-        low, high = int(toks.min()), int(toks.max())
+        low, high = torch.stack(toks.aminmax()).tolist()
         if low < 0 or high >= self.codebook_size:
             raise TokenError(
                 f"toks must lie in 0..{self.codebook_size - 1} for "

@@ -1,5 +1,7 @@
 """The flow of the recipes' train.py, from hyperparameters made by a test."""
 
+import re
+
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 
@@ -24,6 +26,14 @@ def read_yaml(path, overrides=""):
     with open(path, encoding="utf-8") as stream:
         text = resolve_references(stream, overrides, True).getvalue()
     return YAML().load(text)
+
+
+def change_yaml(path, changes):
+    """The text of a file with other values of keys, and more keys."""
+    text = path.read_text(encoding="utf-8")
+    for key in re.findall(r"^(\w+):", changes, re.M):
+        text = re.sub(rf"^{key}:.*\n(?: .*\n)*", "", text, flags=re.M)
+    return text + changes
 
 
 def fit_and_evaluate(hparams, run_opts):

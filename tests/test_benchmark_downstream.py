@@ -88,7 +88,7 @@ def an4(tmp_path):
     return make_corpus("AN4", tmp_path / "AN4", ["an4test_clstk"], 1, 2)
 
 
-def test_synthesis_is_heard_beside_originals(an4, tmp_path, monkeypatch):
+def test_synthesis_beside_originals(an4, tmp_path, monkeypatch):
     monkeypatch.setattr(
         synthesis,
         "WhisperTranscriber",
@@ -99,7 +99,14 @@ def test_synthesis_is_heard_beside_originals(an4, tmp_path, monkeypatch):
     asr = trained_asr(tmp_path / "asr" / "model")
     out = tmp_path / "out"
     arguments = [str(model), str(an4), "--out", str(out), "--whisper", "w"]
-    arguments += ["--chooser", str(asr), "--ear", str(asr), "--tries", "2"]
+    arguments += [
+        "--chooser",
+        str(asr),
+        "--recognizer",
+        str(asr),
+        "--tries",
+        "2",
+    ]
     arguments += ["--listen", "1"]
     result = CliRunner().invoke(app(synthesis.main), arguments)
     assert result.exit_code == 0, (result.output, result.exception)
@@ -116,12 +123,12 @@ def test_synthesis_is_heard_beside_originals(an4, tmp_path, monkeypatch):
     assert figures["original"]["CER by Whisper"] == pytest.approx(10)
     assert figures["synthesis"]["seconds"] <= 0.3
     assert "WER by Whisper" in result.output
-    with open(out / "heard.csv", newline="") as stream:
+    with open(out / "transcripts.csv", newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 2 * 4 * 2
     assert len(list((out / "audio").glob("*.flac"))) == 4
 
 
-def test_each_ear_is_judged_in_its_own_spelling():
+def test_each_recogniser_is_compared_in_its_own_spelling():
     ours = synthesis.count_errors("mine", "TWO ONE go", "two  NINE GO")
     assert (ours.edits, ours.words) == (1, 3)
     # "21 go", in the spelling of Whisper's authors.

@@ -52,7 +52,7 @@ def test_examples_are_written(tmp_path):
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
 
-def test_moonshine_says_where_it_is_sought(tmp_path, monkeypatch):
+def test_missing_moonshine_names_its_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MOONSHINE", str(tmp_path))
-    with pytest.raises(ConfigError, match="no Moonshine there; set MOONSHINE"):
+    with pytest.raises(ConfigError, match="has no Moonshine; set MOONSHINE"):
         moonshine.MoonshineErrors()

@@ -3,7 +3,6 @@
 import doctest
 import importlib
 import json
-import re
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
@@ -13,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import typer
-from make_corpus import make_corpus
 from typer.testing import CliRunner
 
 from speechbrain_focalcodec.training.precision import emulates_bf16
@@ -22,9 +20,7 @@ ROOT = Path(__file__).parent.parent
 # As for a script that is run: the benchmarks import each other.
 sys.path.append(str(ROOT / "benchmarks"))
 benchmark = importlib.import_module("training_speed")
-report = importlib.import_module("training_report")
 
-YAMLS = sorted(benchmark.HPARAMS.glob("*.yaml"))
 TINY = ROOT / "tests" / "recipes" / "models"
 SMALL = ("--batch-size", "2", "--segment", "0.4", "--steps", "1")
 
@@ -41,7 +37,7 @@ def measure(name, model=None, **options):
     setting = {"batch_size": 2, "segment": 0.4, "steps": 1, **options}
     model = model and TINY / f"{model}.yaml"
     path = benchmark.HPARAMS / f"{name}.yaml"
-    return benchmark.measure(path, benchmark.Setting(model=model, **setting))
+    return benchmark.measure(path, benchmark.Settings(model=model, **setting))
 
 
 def test_a_table_of_stages(command, tmp_path):
@@ -50,9 +46,9 @@ def test_a_table_of_stages(command, tmp_path):
     result = command("--yamls", yamls, *SMALL, "--out", out)
     assert result.exit_code == 0, result.output
     rows = [x for x in result.stdout.splitlines() if x.startswith("| mini")]
-    assert "2 (8) x 0.40 s" in rows[0] and "6,480 steps" in rows[0]
+    assert "| 2 x 0.40 s " in rows[0] and len(rows) == 2
     found = json.loads(out.read_text())
-    assert found["environment"]["cores"] > 0
+    assert found["machine"]["cores"] > 0
     cost, other = found["results"]
     assert (cost["yaml"], other["yaml"]) == tuple(yamls.split(","))
     assert cost["model"] == "focalcodec_mini_50hz"
@@ -61,9 +57,6 @@ def test_a_table_of_stages(command, tmp_path):
     assert cost["audio_per_second"] == pytest.approx(
         0.8 * cost["steps_per_second"]
     )
-    # 6480 steps of 8 x 4 s.
-    assert cost["plan"]["hours"] == pytest.approx(57.6)
-    assert cost["hours"] == pytest.approx(57.6 / cost["audio_per_second"])
 
 
 @pytest.mark.parametrize(
@@ -77,12 +70,11 @@ def test_a_table_of_stages(command, tmp_path):
     ],
 )
 def test_stages_that_want_trained_weights(name, model):
-    """They get random ones, and train what they shall."""
+    """They get random ones."""
     cost = measure(name, model)
     assert (cost.yaml, cost.model) == (name, f"tiny_{model}")
     assert 0 < cost.loss < 1e4
     assert cost.trained > 0 and cost.discriminator == 0
-    assert cost.plan == report.Plan(16, "an epoch of 585 h", 585.0)
 
 
 def test_whole_utterances_are_as_long_as_speech():
@@ -102,65 +94,15 @@ def test_discriminators_count_apart():
     modules = {"decoder": decoder, "discriminator": discriminator}
     counts = benchmark.count_parameters(SimpleNamespace(modules=modules))
     assert counts == (12, 20)
-    cost = report.Cost(
-        *("decoder", "focalcodec_50hz", report.Plan(16, "3 steps", 60.0)),
-        *(
-            13_000_000,
-            70_700_000,
-            "fp32",
-            1,
-            2,
-            0.44,
-            0.0,
-            0.5,
-            0.22,
-            None,
-            1.0,
-        ),
+    cost = benchmark.Cost(
+        *("decoder", "focalcodec_50hz", 13_000_000, 70_700_000, "fp32"),
+        *(1, 0.44, 0.0, 0.5, 0.22, None, 1.0),
     )
-    row = report.make_table([cost]).splitlines()[-1]
-    assert "| 13 + 70.7 " in row and "| 1 (16) x 0.44 s " in row
-    assert "| –  " in row and row.endswith("| 11.4 days |")
+    row = benchmark.table([cost]).splitlines()[-1]
+    assert "| 13 + 70.7 " in row and "| 1 x 0.44 s " in row
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
-def test_the_plan_of_each_yaml(path):
-    plan = report.read_plan(path)
-    assert plan.batch_size in (8, 16, 32)
-    assert plan.hours > 1 and plan.what
-
-
-def test_the_decoder_plans_the_published_steps():
-    plan = report.read_plan(benchmark.HPARAMS / "decoder.yaml")
-    steps = int(plan.what.split()[0].replace(",", ""))
-    assert steps == pytest.approx(3e6, rel=0.02)
-    assert plan.hours == pytest.approx(steps * 16 * 0.44 / 3600)
-
-
-def test_a_plan_that_is_not_known(tmp_path):
-    path = tmp_path / "mine.yaml"
-    text = (benchmark.HPARAMS / "quantizer.yaml").read_text()
-    text = re.sub("train_splits: .*", "train_splits: [mine]", text)
-    model = benchmark.HPARAMS.parent / "model"
-    path.write_text(text.replace("!include:../model", f"!include:{model}"))
-    assert report.read_plan(path) == report.Plan(16)
-    assert report.show_time(None) == "–"
-
-
-def test_audio_of_ones_own(command, tmp_path):
-    data = make_corpus("Folder", tmp_path / "data", ["tiny"], duration=0.5)
-    options = ("--yamls", "mini_quantizer", "--data", data, *SMALL[:-1])
-    result = command(*options, 1)
-    assert result.exit_code == 0, result.output
-    assert "| 2 (8) x 0.40 s |" in result.stdout
-    result = command(*options, 99)
-    assert result.exit_code == 2
-    assert "batches of 2, and 100 are needed" in " ".join(
-        result.output.replace("│", " ").split()
-    )
-
-
-def test_a_stage_that_memory_is_too_short_for(command, monkeypatch):
+def test_a_stage_that_runs_out_of_memory(command, monkeypatch):
     def killed(function, path, setting):
         if path.stem == "quantizer":
             raise BrokenProcessPool("terminated abruptly")
@@ -169,7 +111,9 @@ def test_a_stage_that_memory_is_too_short_for(command, monkeypatch):
     monkeypatch.setattr(benchmark, "run_apart", killed)
     result = command("--yamls", "quantizer,mini_quantizer", *SMALL)
     assert result.exit_code == 1
-    assert "quantizer: ended, most likely for want of memory" in result.output
+    assert (
+        "quantizer: ended, most likely because memory is short" in result.output
+    )
     assert "| mini_quantizer |" in result.stdout
 
 
@@ -191,7 +135,6 @@ def test_make_runs_it():
     assert "benchmarks/training_speed.py" in plan.stdout
 
 
-@pytest.mark.parametrize("module", [benchmark, report])
-def test_examples(module):
-    result = doctest.testmod(module)
+def test_examples():
+    result = doctest.testmod(benchmark)
     assert result.attempted > 0 and result.failed == 0

@@ -22,15 +22,12 @@ from speechbrain_focalcodec.errors import DataError
 ROOT = Path(__file__).parents[1]
 # As for a script that is run: the benchmarks import each other.
 sys.path.append(str(ROOT / "benchmarks"))
-cases = importlib.import_module("cases")
 long_audio = importlib.import_module("long_audio")
 measuring = importlib.import_module("measuring")
 peers = importlib.import_module("peers")
-reporting = importlib.import_module("reporting")
 speech = importlib.import_module("speech")
 speed = importlib.import_module("speed")
 systems = importlib.import_module("systems")
-window_context = importlib.import_module("window_context")
 
 CPU = torch.device("cpu")
 TINY_WAVLM = {
@@ -95,9 +92,9 @@ class Fake(systems.System):
 def clock(monkeypatch):
     """Each run takes 0.5 s, and the machine does 10^9 products a second."""
     monkeypatch.setattr(
-        cases, "time_runs", lambda run, repeats, device: [0.5] * repeats
+        speed, "time_runs", lambda run, repeats, device: [0.5] * repeats
     )
-    monkeypatch.setattr(cases, "matrix_rate", lambda device, size: 1e9)
+    monkeypatch.setattr(speed, "matrix_rate", lambda device: 1e9)
 
 
 def run(command, *options):
@@ -126,7 +123,7 @@ def test_work_of_layers_and_attention():
 
 
 def test_work_of_the_codec_follows_from_its_weights(tiny):
-    """Nothing that a faster implementation does may escape the counter."""
+    """The counter sees all that a faster implementation does."""
     codec, frames = tiny(), 3 * 50 - 1
     expected = 0
     steps = 48000
@@ -173,7 +170,7 @@ def test_peak_memory_where_the_system_does_not_tell(monkeypatch):
 
 def test_matrix_rate_is_the_fastest(monkeypatch):
     monkeypatch.setattr(
-        measuring, "time_runs", lambda run, repeats, device: [4.0, 2.0]
+        measuring, "time_runs", lambda run, repeats, device: [1, 1, 4.0, 2.0]
     )
     assert measuring.matrix_rate(CPU, size=10) == 500
 
@@ -182,62 +179,29 @@ def test_matrix_rate_is_the_fastest(monkeypatch):
 
 
 def test_share_of_a_known_amount_of_work(clock):
-    settings = cases.Settings([2.0, 5.0], [1, 4], repeats=3)
-    result = cases.measure_system(
-        Fake("fake"), [systems.WHOLE], settings, {}, lambda line: None
-    )
+    settings = speed.Settings([2.0, 5.0], [1, 4], repeats=3)
+    result = speed.measure_system(Fake("fake"), [systems.WHOLE], settings, {})
     assert result.matrix_rates == [1e9, 1e9]
     sizes = [(case.seconds, case.batch) for case in result.cases]
     assert sizes == [(2, 1), (2, 4), (5, 1), (5, 4)]
     for case in result.cases:
         macs = 100 * 200 * 300 * case.batch
-        assert case.walls == [0.5] * 3
+        assert case.wall == 0.5
         assert case.times_real_time == case.seconds * case.batch / 0.5
-        assert case.gmac_per_second == pytest.approx(6e-3 / case.seconds)
+        assert case.gmac == pytest.approx(6e-3 / case.seconds)
         assert case.share == pytest.approx(macs / 0.5 / 1e9)
         # By the work for each second of audio of 10 s.
         assert case.layer_share == pytest.approx(case.share * case.seconds / 10)
 
 
 def test_what_takes_too_long_is_skipped_by_name(clock):
-    settings = cases.Settings([1.0, 30.0], [1], repeats=1, max_wall=20)
-    result = cases.measure_system(
-        Fake("fake"), [systems.WHOLE], settings, {}, lambda line: None
-    )
+    settings = speed.Settings([1.0, 30.0], [1], repeats=1, max_wall=20)
+    result = speed.measure_system(Fake("fake"), [systems.WHOLE], settings, {})
     short, long = result.cases
     assert short.skipped is None
     assert long.wall is None and "30 s, more than 20 s" in long.skipped
-    table = importlib.import_module("speed_report").long_table([result])
+    table = speed.speed_table([result])
     assert "Skipped: fake, encode+decode, 30 s x 1: would take" in table
-
-
-def test_batch_is_doubled_until_nothing_is_gained(monkeypatch, clock):
-    class Limited(Fake):
-        def prepare(self, stage, seconds, batch):
-            if batch > self.limit:
-                raise torch.OutOfMemoryError("too much\nfor this device")
-            return super().prepare(stage, seconds, 1)
-
-    system = Limited("fake")
-    settings = cases.Settings([2.0], [3], repeats=1, best_batch=True)
-
-    def batches():
-        result = cases.measure_system(
-            system, [systems.WHOLE], settings, {}, lambda line: None
-        )
-        best = speed.best_batches([result])
-        assert [case.batch for case in best] == [best[0].batch]
-        return [case.batch for case in result.cases], result, best[0].batch
-
-    system.limit = 7
-    tried, result, best = batches()
-    assert (tried, best) == ([3, 1, 2, 4, 8], 4)
-    assert result.cases[-1].skipped == "OutOfMemoryError: too much"
-    # Twice the work takes twice the time.
-    system.limit = 100
-    now = iter([0.5, 0.5, 0.5, 1.0])
-    monkeypatch.setattr(cases, "time_runs", lambda *_: [next(now)])
-    assert batches()[0] == [3, 1, 2, 4]
 
 
 # The benchmark of speed
@@ -253,10 +217,8 @@ def small_benchmark(monkeypatch, tiny):
     small.append(peers.CodecPeer("futurecodec", "FutureCodec"))
     monkeypatch.setattr(speed, "make_peers", lambda: small)
     # A product of the usual size takes long on a busy machine.
-    rate = cases.matrix_rate
-    monkeypatch.setattr(
-        cases, "matrix_rate", lambda device, _: rate(device, 64)
-    )
+    rate = speed.matrix_rate
+    monkeypatch.setattr(speed, "matrix_rate", lambda device: rate(device, 64))
 
     def accelerate(codec, precision, compile=False):
         if precision == "int8":
@@ -266,25 +228,22 @@ def small_benchmark(monkeypatch, tiny):
         codec.compressor.out_proj.bias.data[0] = -1
         return codec
 
-    module = types.ModuleType("speechbrain_focalcodec.acceleration")
-    module.accelerate = accelerate
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(systems, "accelerate", accelerate)
 
 
 def test_speed_side_by_side(small_benchmark, corpus, tmp_path):
-    out, picture = tmp_path / "new" / "speed.json", tmp_path / "speed.png"
+    out = tmp_path / "new" / "speed.json"
     result = run(
         speed.main,
         *("--seconds", "1", "--batch", "1,2", "--repeats", 1),
         *("--options", "bf16,int8,bf16+compile", "--data", corpus),
-        *("--clips", 2, "--out", out, "--picture", picture),
+        *("--clips", 2, "--out", out),
     )
     assert result.exit_code == 0
     saved = json.loads(out.read_text())
     assert saved["machine"]["torch"] == torch.__version__
     assert saved["machine"]["threads"] == torch.get_num_threads()
     assert {"cpu", "date", "transformers"} < set(saved["machine"])
-    assert saved["matrix_rate_gmac_per_second"]["mean"] > 0
 
     found = {item["name"]: item for item in saved["systems"]}
     skipped = {name for name, item in found.items() if item["skipped"]}
@@ -301,24 +260,23 @@ def test_speed_side_by_side(small_benchmark, corpus, tmp_path):
             assert stages == {stage}
         assert len(found[name]["cases"]) == 2 * len(stages)
         for case in found[name]["cases"]:
-            assert case["wall"] > 0 and case["memory"]["peak"] > 0
+            assert case["wall"] > 0 and case["peak_mib"] > 0
             work = case["times_real_time"] * case["wall"]
             assert work == pytest.approx(case["seconds"] * case["batch"])
             assert (case["share"] is None) != name.startswith("focalcodec")
         assert f"\n| {name} " in result.stdout
         assert found[name]["facts"]["parameters"] > 1000
 
-    full = [row for row in saved["token_agreement"] if not row["skipped"]]
+    full = saved["token_agreement"]
     assert [row["system"] for row in full] == [
         "focalcodec-full bf16",
         "focalcodec-full bf16+compile",
     ]
-    assert full[0]["tokens"] == 2 * 49
+    assert full[0]["num_tokens"] == 2 * 49
     # One bit of the five is lost.
-    lost = 1 - full[0]["equal_tokens"]
-    assert 0 < lost < 1
-    assert 1 - full[0]["equal_bits"] >= lost / 5
-    assert picture.read_bytes()[1:4] == b"PNG"
+    assert 0 < full[0]["token_share"] < 1
+    assert full[0]["bit_share"] >= full[0]["token_share"] / 5
+    assert "| focalcodec-full bf16 " in result.stdout
 
 
 def test_speed_without_transformers(small_benchmark, monkeypatch):
@@ -357,8 +315,10 @@ def test_peers_are_those_of_transformers():
 
 
 def test_options_that_cannot_be_had(monkeypatch, tiny):
-    name = "speechbrain_focalcodec.acceleration"
-    monkeypatch.setitem(sys.modules, name, None)
+    def unavailable(*_, **__):
+        raise RuntimeError("not on this machine")
+
+    monkeypatch.setattr(systems, "accelerate", unavailable)
     for option in ("bf16", "bf16+int8"):
         with pytest.raises(systems.Missing):
             systems.CodecSystem("tiny", tiny, option).load(CPU)
@@ -391,14 +351,13 @@ class Standin:
 
 def test_context_counts_what_differs(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(long_audio, "MODELS", {"stand-in": Standin})
-    out, picture = tmp_path / "context.json", tmp_path / "context.png"
+    out = tmp_path / "context.json"
     result = run(
         long_audio.context,
         *("--data", corpus, "--recordings", 2, "--minutes", 2 / 60),
         *("--windows", "0.5,1.5", "--contexts", "0,0.1,1"),
-        *("--models", "stand-in", "--out", out, "--picture", picture),
+        *("--models", "stand-in", "--out", out),
     )
-    assert "skipped: a context of 1 s fills 1.5 s" in result.stdout
     saved = json.loads(out.read_text())
     assert saved["speakers"] == ["11", "22"]
     shares = {
@@ -411,9 +370,8 @@ def test_context_counts_what_differs(corpus, tmp_path, monkeypatch):
         (1.5, 0): (1, 0.25),
         (1.5, 0.1): (0.1, 0.025),
     }
-    assert saved["results"][0]["difference"]["num_tokens"] == 200
+    assert saved["results"][0]["num_tokens"] == 200
     assert "| 10.000% " in result.stdout
-    assert picture.read_bytes()[1:4] == b"PNG"
 
 
 def test_recordings_of_the_same_speaker(corpus):
@@ -425,10 +383,7 @@ def test_recordings_of_the_same_speaker(corpus):
     ]
     joined = torch.cat([torch.from_numpy(part) for part in parts])
     assert recordings["11"].equal(joined[:40000])
-    both = speech.join_utterances(corpus, 1, 5, 16000, num_speakers=2)
-    assert [len(sig) for sig in both.values()] == [80000]
-    assert both["11+22"][:40000].equal(recordings["11"])
-    with pytest.raises(DataError, match="2 speakers speak for 2.5 s, 3 are"):
+    with pytest.raises(DataError, match="2 speakers have 2.5 s of speech, 3"):
         speech.join_utterances(corpus, 3, 2.5, 16000)
 
 
@@ -438,8 +393,9 @@ def test_memory_of_long_files(tiny, tmp_path, monkeypatch):
     result = run(
         long_audio.memory,
         *("--minutes", "0.01", "--model", "tiny", "--threads", 1),
-        *("--suffix", ".wav", "--out", out),
+        *("--out", out),
     )
+    assert result.exit_code == 0
     [row] = json.loads(out.read_text())["results"]
     assert row["peak_mib"] > 100 and row["above_mib"] >= 0
     assert row["times_real_time"] == pytest.approx(0.6 / row["seconds"])
@@ -457,7 +413,7 @@ def test_long_file_is_written_block_by_block(tmp_path):
 # How they are run
 
 
-@pytest.mark.parametrize("module", [measuring, reporting, speech])
+@pytest.mark.parametrize("module", [measuring, speech])
 def test_examples(module):
     result = doctest.testmod(module, extraglobs={"torch": torch})
     assert result.attempted > 0 and result.failed == 0
@@ -493,8 +449,8 @@ def test_peers_are_an_extra():
 
 
 def test_tables_show_what_is_missing():
-    table = reporting.markdown_table(
-        ["a", "b"], [["1", reporting.show(None)], ["22", "3"]]
+    table = measuring.markdown_table(
+        ["a", "b"], [["1", measuring.show(None)], ["22", "3"]]
     )
     assert table.splitlines() == [
         "| a  | b |",
@@ -502,4 +458,4 @@ def test_tables_show_what_is_missing():
         "| 1  | – |",
         "| 22 | 3 |",
     ]
-    assert reporting.parse_numbers("10, 2,10") == [2, 10]
+    assert measuring.parse_numbers("10, 2,10") == [2, 10]

@@ -174,7 +174,7 @@ def test_padding_does_not_count_for_the_discriminator():
     estimate, target = torch.randn(2, 1, 800)
     lengths = torch.tensor([800])
     predictions = {"estimate": estimate, "target": target, "lengths": lengths}
-    alone = adversarial.opposing_loss(predictions)
+    alone = adversarial.opposing_loss(dict(predictions))
     expected = dict(found)
     padded = {
         name: torch.nn.functional.pad(value, (0, 3200))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from make_corpus import make_corpus
+from own_script import change_yaml
 
 from speechbrain_focalcodec.audio import read_audio, write_audio
 
@@ -20,11 +21,12 @@ def blocks(kind):
 
 def test_the_example_task_runs(tmp_path, monkeypatch, capsys):
     brain, use = blocks("python")
-    (yaml,) = blocks("yaml")
+    (changes,) = blocks("yaml")
     (command,) = (c for c in blocks("sh") if "spotting.yaml" in c)
     for name in ("hparams", "recipes"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "spotting.py").write_text(brain)
+    yaml = change_yaml(ROOT / "hparams/downstream/speaker_id.yaml", changes)
     (tmp_path / "spotting.yaml").write_text(yaml)
     splits = ["an4_clstk", "an4test_clstk"]
     corpus = make_corpus("AN4", tmp_path / "AN4", splits, 3, 4)

@@ -1,6 +1,5 @@
 """The cache of a frozen encoder's features: making, reading, training."""
 
-import importlib
 import json
 import multiprocessing
 import os
@@ -13,14 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import typer
 from damage import damaged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_corpus import make_corpus
 from own_script import fit_and_evaluate, load_yaml
 from speechbrain.utils.train_logger import FileTrainLogger
-from typer.testing import CliRunner
 
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.data import feature_cache, feature_reader
@@ -536,30 +533,3 @@ def test_stages_that_need_waveforms_refuse(mini, corpus, tmp_path):
     assert datasets["train"][0]["feats"].shape == (10, 80)
     assert names_in(tmp_path) == ["train"]
     assert feature_reader.INDEX_FILE in names_in(tmp_path / "train")
-
-
-def test_the_benchmark(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    benchmark = importlib.import_module("feature_cache")
-    make_corpus("LibriSpeech", tmp_path / "data", ["tiny"], duration=0.5)
-    app = typer.Typer()
-    app.command()(benchmark.feature_cache)
-    options = "--split tiny --yamls mini_quantizer --seconds 9 --batch-size 2"
-    out = tmp_path / "out.json"
-    arguments = ["--data", str(tmp_path / "data"), "--out", str(out)]
-
-    def run(steps):
-        return CliRunner().invoke(
-            app, [*options.split(), "--steps", str(steps), *arguments]
-        )
-
-    result = run(1)
-    assert result.exit_code == 0, result.output
-    [row] = json.loads(out.read_text())["results"]
-    assert row["without"] > 0 and row["cached"] > 0 and row["making"] > 0
-    # 80 channels of two bytes at 50 Hz, and headers.
-    assert 0.0288 < row["gigabytes"] < 0.045
-    assert row["limit"] == pytest.approx(1.003, abs=0.001)
-    assert row["losses"][1] == pytest.approx(row["losses"][0], rel=2**-6)
-    assert "| mini_quantizer | LogMel" in result.stdout
-    assert "tiny has 6 utterances" in run(2).output

@@ -12,7 +12,7 @@ from own_script import load_yaml
 from test_training import CONFIG, fit, log_lines, make_brain
 
 from speechbrain_focalcodec.codec import FocalCodec
-from speechbrain_focalcodec.errors import CheckpointError
+from speechbrain_focalcodec.errors import CheckpointError, ConfigError
 from speechbrain_focalcodec.training.losses import LogMelLoss
 from speechbrain_focalcodec.training.objectives import (
     Entropy,
@@ -108,3 +108,12 @@ def test_only_what_objectives_need_is_computed(corpus, tmp_path, stage, needed):
     [batch, *_] = brain.make_dataloader(data[1], sb.Stage.VALID)
     outputs = brain.compute_forward(batch, sb.Stage.VALID)
     assert outputs.keys() == needed | {"ids", "sig", "sig_lengths"}
+
+
+def test_what_a_stage_cannot_train_or_compute_is_named(corpus, tmp_path):
+    with pytest.raises(ConfigError, match="trains: decodr; known are encoder,"):
+        make_brain("decoder", corpus, tmp_path, trains=["decodr"])
+    objective = FeatureError()
+    objective.needs = {"feats", "words"}
+    with pytest.raises(ConfigError, match="needs: feats, words; known are sig"):
+        make_brain("quantizer", corpus, tmp_path, objectives=[objective])

@@ -285,11 +285,10 @@ def test_benchmark_of_chunks(option, codec, causal_onnx, monkeypatch):
 
     monkeypatch.setattr(onnx_export, "export_onnx", export)
     monkeypatch.setitem(streaming.CAUSAL_MODELS, "tiny", lambda: codec)
-    settings = streaming.Settings([1], chunks=3, warm=1, read_bytes=1 << 20)
-    monkeypatch.setattr(settings, "streams", 0)
+    settings = streaming.Settings([1], chunks=3, warm=1, streams=0)
     before = torch.get_num_threads()
     try:
-        results, _ = streaming.measure(["tiny"], [option], settings)
+        results = streaming.measure(["tiny"], [option], settings)
     finally:
         torch.set_num_threads(before)
     assert [result.option for result in results] == ["float32", option]

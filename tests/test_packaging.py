@@ -15,6 +15,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from ruamel.yaml import YAML
 from torch.torch_version import TorchVersion
 
 import speechbrain_focalcodec
@@ -64,6 +65,21 @@ def test_metadata(config):
     assert re.fullmatch(r"\d+\.\d+\.\d+", speechbrain_focalcodec.__version__)
     assert "3.10" in SpecifierSet(config["options"]["python_requires"])
     assert "3.9" not in SpecifierSet(config["options"]["python_requires"])
+
+
+def test_changelog_and_citation_are_of_this_version():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    releases = re.findall(r"^## \[(.+?)\](.*)$", changelog, re.M)
+    assert releases[0] == ("Unreleased", "")
+    assert releases[1][0] == speechbrain_focalcodec.__version__
+    for _, date in releases[1:]:
+        assert re.fullmatch(r" - \d{4}-\d\d-\d\d", date)
+    citation = YAML(typ="safe").load(ROOT / "CITATION.cff")
+    assert citation["version"] == speechbrain_focalcodec.__version__
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for paper in citation["references"]:
+        assert paper["url"] in readme
+        assert paper["title"] in re.sub(r"\s+", " ", readme)
 
 
 def test_torch_and_torchaudio_are_a_pair(config):
@@ -193,6 +209,8 @@ def test_package_data_is_whole(config):
         for path in (PACKAGE / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     ]
+    files.append("py.typed")
+    assert (PACKAGE / "py.typed").is_file()
     for pattern in patterns:
         assert fnmatch.filter(files, pattern), f"nothing matches {pattern}"
     for file in files:
@@ -210,6 +228,7 @@ def test_every_folder_with_code_is_a_package():
     ("target", "command"),
     [
         ("test", 'pytest -q -m "not slow"'),
+        ("test-fast", 'pytest -q -m "not slow"'),
         ("test-slow", "pytest -q -m slow"),
         ("demo", 'focalcodec demo  "my clip.wav"'),
         (
@@ -236,6 +255,8 @@ def test_make_runs(target, command):
         check=True,
     )
     assert command in plan.stdout
+    for path in re.findall(r"tests/\w+\.py", plan.stdout):
+        assert (ROOT / path).is_file(), path
 
 
 def test_ci_runs_the_tests():

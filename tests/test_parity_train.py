@@ -59,9 +59,11 @@ def write_wavs(case: Path, folder: Path) -> int:
 def load_case(case: Path, folder: Path) -> dict:
     """The stage's YAML, for the case's model and batch."""
     yaml = folder / "model.yaml"
+    decoder = json.loads((case / "config.json").read_text())["decoder_config"]
     yaml.write_text(
         "codec: !new:speechbrain_focalcodec.codec.FocalCodec\n"
         f"    config: !include:{case / 'config.json'}\n"
+        f"decoder: {{hop_length: {decoder.get('hop_length', 320)}}}\n"
     )
     options = {
         "data_folder": case,

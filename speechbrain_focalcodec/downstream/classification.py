@@ -62,10 +62,12 @@ class ClassificationBrain(TaskBrain):
     def compute_objectives(
         self, predictions: torch.Tensor, batch: Any, stage: sb.Stage
     ) -> torch.Tensor:
-        classes = torch.as_tensor(batch["class"], device=predictions.device)
+        classes = torch.as_tensor(batch["class"]).to(
+            predictions.device, non_blocking=True
+        )
         wrong = predictions.argmax(-1) != classes
-        for error in wrong.tolist():
-            self.record(error_rate=100.0 * error)
+        for error in 100.0 * wrong:
+            self.record(error_rate=error)
         return F.cross_entropy(predictions, classes)
 
     def checkpoint_rank(self, loss: float, epoch: int) -> float:

@@ -10,7 +10,11 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from speechbrain_focalcodec.modules.masking import length_mask
+from speechbrain_focalcodec.modules.masking import (
+    full_lengths,
+    length_mask,
+    zero_beyond,
+)
 from speechbrain_focalcodec.modules.part import Part
 from speechbrain_focalcodec.modules.precision import at_least_float32
 
@@ -170,15 +174,18 @@ class BinarySphericalQuantizer(Part):
         >>> loss.shape
         torch.Size([])
         """
-        if lengths is not None:
-            lats = lats[length_mask(lengths, lats.shape[1])]
+        if lengths is None:
+            lengths = full_lengths(lats)
+        lats = zero_beyond(lats, lengths)
+        # Weights in place of a selection, for which a GPU would be waited.
+        valid = length_mask(lengths, lats.shape[1]).reshape(-1, 1).float()
         with torch.autocast(lats.device.type, enabled=False):
             scale = 4 * inverse_temperature / math.sqrt(self.dim)
             logits = scale * lats.float().reshape(-1, self.dim)
-            frames = total(logits.new_tensor(float(len(logits))))
-            frame = total(_binary_entropy(logits).sum()) / frames
+            frames = total(valid.sum())
+            frame = total((_binary_entropy(logits) * valid).sum()) / frames
             half = self.dim // 2
-            first = _assignments(logits[:, :half])
+            first = _assignments(logits[:, :half]) * valid
             last = _assignments(logits[:, half:])
             mean = total(first.T @ last) / frames
             # The logarithm of a code that no frame comes near has no gradient.

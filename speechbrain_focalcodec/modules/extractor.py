@@ -103,8 +103,7 @@ class ConvLayer(nn.Module):
             x = extend_left(x, self.kernel_size - 1, state)
         else:
             # Padding is seen only by what is shorter than the kernel.
-            if lengths is not None and int(lengths.min()) < self.kernel_size:
-                x = zero_beyond(x, lengths)
+            x = zero_beyond(x, lengths)
             if x.shape[1] < self.kernel_size:
                 x = F.pad(x, (0, 0, 0, self.kernel_size - x.shape[1]))
         x = self.norm(self.conv(x))
@@ -228,6 +227,10 @@ class FeatureExtractor(nn.Module):
         state: StreamState | None = None,
     ) -> torch.Tensor:
         """Frames of a whole signal, layer by layer."""
+        # Lengths matter to what is shorter than a frame alone. One look at
+        # them, not one a layer: a GPU is waited for at each.
+        if lengths is not None and int(lengths.min()) >= self.reach:
+            lengths = None
         x = sig[..., None]
         for i, layer in enumerate(self.layers):
             x = layer(x, lengths, scope(state, f"layers.{i}"))

@@ -136,7 +136,8 @@ def check_lengths(
             f"{name} must have shape [{x.shape[0]}], one length an item of "
             f"the batch, got {list(lengths.shape)}"
         )
-    low, high = int(lengths.min()), int(lengths.max())
+    # One transfer from a GPU for both.
+    low, high = torch.stack(lengths.aminmax()).tolist()
     if low < 1 or high > x.shape[1]:
         raise ValueError(
             f"{name} must lie in 1..{x.shape[1]}, the batch's padded length, "

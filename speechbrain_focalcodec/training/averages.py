@@ -33,23 +33,31 @@ class Averages:
 
     def __init__(self) -> None:
         self._values: dict[str, tuple[float, float]] = {}
+        self._pending: list[tuple[str, torch.Tensor | float]] = []
 
-    def add(self, name: str, value: float) -> None:
+    def add(self, name: str, value: torch.Tensor | float) -> None:
         """Count a value in.
 
         Arguments
         ---------
         name : str
             What is averaged.
-        value : float
-            The value.
+        value : torch.Tensor or float
+            The value. It is not read before :meth:`settle`: within a step
+            that would wait for a GPU.
         """
-        total, count = self._values.get(name, (0.0, 0))
-        self._values[name] = (total + value, count + 1)
+        self._pending.append((name, value))
+
+    def settle(self) -> None:
+        """Read the values that were added."""
+        for name, value in self._pending:
+            total, count = self._values.get(name, (0.0, 0))
+            self._values[name] = (total + float(value), count + 1)
+        self._pending.clear()
 
     def __bool__(self) -> bool:
         """Whether anything was counted, on this process."""
-        return bool(self._values)
+        return bool(self._values or self._pending)
 
     def means(self) -> dict[str, float]:
         """The means so far; in a distributed run all processes call this.
@@ -65,6 +73,7 @@ class Averages:
 
     def _sums(self) -> dict[str, tuple[float, float]]:
         """Totals and counts over all processes."""
+        self.settle()
         sums: dict[str, tuple[float, float]] = {}
         for values in gather(self._values):
             for name, (total, count) in values.items():
@@ -75,6 +84,7 @@ class Averages:
     def clear(self) -> None:
         """Start anew."""
         self._values.clear()
+        self._pending.clear()
 
     @mark_as_saver
     def _save(self, path):
@@ -131,8 +141,8 @@ class CodeCounts:
         lengths : torch.Tensor
             How many of them count, int64 [B].
         """
-        valid = toks[length_mask(lengths, toks.shape[1])]
-        self.counts += torch.bincount(valid, minlength=len(self.counts))
+        valid = length_mask(lengths, toks.shape[1]).long()
+        self.counts.scatter_add_(0, toks.flatten(), valid.flatten())
 
     def clear(self) -> None:
         """Start anew."""

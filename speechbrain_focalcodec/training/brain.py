@@ -106,10 +106,10 @@ class RecipeBrain(sb.Brain):
             Scalars by name, as they shall stand in the log.
         """
         for name, value in terms.items():
-            number = float(torch.as_tensor(value).detach())
-            self._averages.add(name, number)
+            value = torch.as_tensor(value).detach()
+            self._averages.add(name, value)
             if self.modules.training:
-                self.run_log.window.add(name, number)
+                self.run_log.window.add(name, value)
 
     def write_samples(self, name: str) -> None:
         """Write what a stage has kept to be listened to and looked at.
@@ -144,7 +144,7 @@ class RecipeBrain(sb.Brain):
         sig, lengths = data_and_lengths(padded)
         rate = getattr(self.hparams, "sample_rate", None)
         if self.modules.training and rate is not None:
-            self.run_log.heard(float(lengths.sum()) / rate)
+            self.run_log.heard(lengths.sum() / rate)
         return sig, lengths
 
     # SpeechBrain's hooks
@@ -226,6 +226,8 @@ class RecipeBrain(sb.Brain):
                 update_learning_rate(optimizer, rate * self._ratio(optimizer))
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        self._averages.settle()
+        self.run_log.window.settle()
         self.run_log.window.add("loss", float(loss.detach()))
         if should_step:
             self.run_log.step_done(self.optimizer_step, self._epoch, self._lr)

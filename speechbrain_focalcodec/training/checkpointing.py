@@ -87,24 +87,6 @@ class AtomicCheckpointer(Checkpointer):
     def save_checkpoint(
         self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
     ):
-        """Save all recoverables.
-
-        Arguments
-        ---------
-        meta : dict
-            Kept with the checkpoint, to choose by.
-        end_of_epoch : bool
-            Whether an epoch has ended.
-        name : str, optional
-            Name of the checkpoint; the time by default.
-        verbosity : int
-            Level of the log message.
-
-        Returns
-        -------
-        Checkpoint or None
-            What was saved; None on other processes than the main one.
-        """
         if if_main_process():
             for prefix in (UNFINISHED, DELETED):
                 for left in self.checkpoints_dir.glob(f"{prefix}*"):
@@ -136,18 +118,6 @@ class AtomicCheckpointer(Checkpointer):
         return Checkpoint(final, saved.meta, files)
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Load a checkpoint into the recoverables.
-
-        Arguments
-        ---------
-        checkpoint : Checkpoint
-            The checkpoint.
-
-        Raises
-        ------
-        CheckpointError
-            When it is of another model, or of other optimizers.
-        """
         files, known = checkpoint.paramfiles, self.recoverables
         if "optimizer" in known and "optimizer_generator" in files:
             # Earlier versions called it so in decoders without discriminator.
@@ -171,31 +141,6 @@ class AtomicCheckpointer(Checkpointer):
         min_key: str | None = None,
         ckpt_predicate: Callable[[Checkpoint], bool] | None = None,
     ) -> Checkpoint | None:
-        """Choose the best checkpoint that is whole.
-
-        In a distributed run, all processes call this, and the main one
-        chooses for all.
-
-        Arguments
-        ---------
-        importance_key : callable, optional
-            Gives what to choose the highest of; by default the latest
-            checkpoint is chosen.
-        max_key, min_key : str, optional
-            Choose by the highest or lowest of this key of ``meta``.
-        ckpt_predicate : callable, optional
-            Which checkpoints to choose from.
-
-        Returns
-        -------
-        Checkpoint or None
-            None when there is none to choose from.
-
-        Raises
-        ------
-        CheckpointError
-            When there are checkpoints, but all of them are damaged.
-        """
         outcome: Checkpoint | CheckpointError | None = None
         if if_main_process():
             try:
@@ -233,13 +178,6 @@ class AtomicCheckpointer(Checkpointer):
         return None
 
     def list_checkpoints(self) -> list[Checkpoint]:
-        """List the checkpoints whose metadata can be read.
-
-        Returns
-        -------
-        list
-            Of Checkpoint.
-        """
         folders = [
             path
             for path in sorted(self.checkpoints_dir.glob(f"{CKPT_PREFIX}*"))
@@ -285,27 +223,6 @@ class AtomicCheckpointer(Checkpointer):
         ckpt_predicate: Callable[[Checkpoint], bool] | None = None,
         verbosity: int = logging.INFO,
     ) -> None:
-        """Delete the least important checkpoints.
-
-        Arguments
-        ---------
-        num_to_keep : int
-            How many to keep by each key; one more by recency, to fall back
-            on (0: none at all).
-        min_keys, max_keys : iterable of str, optional
-            Keys of ``meta`` whose lowest or highest values are kept.
-        importance_keys : iterable of callable
-            Give what the highest values are kept of.
-        ckpt_predicate : callable, optional
-            Which checkpoints may be deleted.
-        verbosity : int
-            Level of the log messages.
-
-        Raises
-        ------
-        ValueError
-            When `num_to_keep` is negative.
-        """
         if num_to_keep < 0:
             raise ValueError(f"num_to_keep must be >= 0, got {num_to_keep}")
         ddp_barrier()

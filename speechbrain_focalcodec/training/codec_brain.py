@@ -48,6 +48,8 @@ STAGES = (
     {"compressor", "decompressor"},
     {"decoder"},
 )
+# What objectives can need, see `CodecBrain.compute_forward`.
+OUTPUTS = ("sig", "feats", "qfeats", "lats", "estimate", "teacher")
 # A streaming encoder keeps these from its teacher and from the position stage.
 POSITIONS = (
     "encoder.encoder.positional_embedding",
@@ -123,12 +125,21 @@ class CodecBrain(RecipeBrain):
                 f"{' or '.join(sorted(needed)) or 'what they need'}"
             )
         self.needs = {x for each in self.objectives for x in each.needs}
+        for key, names, known in (
+            ("trains", self.trains, list(PARTS)),
+            ("objectives: needs", sorted(self.needs), OUTPUTS),
+        ):
+            if not set(names) <= set(known):
+                raise ConfigError(
+                    f"{key}: {', '.join(names)}; known are {', '.join(known)}"
+                )
         #: Whether the stage decodes to waveforms. Then it trains on waveforms
         #: at the codec's output rate, else at the input rate.
         self.decodes = "estimate" in self.needs
         #: Whether features go through the quantizer.
         self.quantizes = bool(
-            self.needs & {"qfeats", "lats"} or hparams.get("dequantized")
+            self.needs & {"feats", "qfeats", "lats"}
+            or hparams.get("dequantized")
         )
         #: Whether a gradient goes through the quantizer.
         self.learns_tokens = self.quantizes and self._trains_any(
@@ -330,7 +341,9 @@ class CodecBrain(RecipeBrain):
                 starts = map(segment.start, batch.id, frames.tolist())
                 feats, frames, sig, lengths = crop_features(
                     *(feats, frames, sig, lengths),
-                    torch.tensor(list(starts), device=frames.device),
+                    torch.tensor(list(starts)).to(
+                        frames.device, non_blocking=True
+                    ),
                     *(segment.segment_samples, codec.decoder.hop_length),
                 )
             outputs |= self._decode(feats, frames, sig, lengths)

@@ -105,7 +105,7 @@ class RunLog:
             if isinstance(value, bool | int | float | str)
         }
         self._last = time.perf_counter()
-        self._audio = 0.0
+        self._audio: torch.Tensor | float = 0.0
 
     def resume(self, step: int, epochs: int | None = None) -> None:
         """Begin, removing the lines beyond what a run resumes from.
@@ -169,12 +169,12 @@ class RunLog:
         """Measure the time of the next step from now."""
         self._last = time.perf_counter()
 
-    def heard(self, seconds: float) -> None:
+    def heard(self, seconds: torch.Tensor | float) -> None:
         """Count audio that a step was trained on.
 
         Arguments
         ---------
-        seconds : float
+        seconds : torch.Tensor or float
             Its duration, without padding.
         """
         self._audio += seconds
@@ -193,7 +193,7 @@ class RunLog:
         """
         now = time.perf_counter()
         self.window.add("seconds_per_step", now - self._last)
-        self.window.add("audio_per_step", self._audio)
+        self.window.add("audio_per_step", float(self._audio))
         self._last, self._audio = now, 0.0
         if step % self.interval == 0:
             self.write_window(step, epoch, lr)

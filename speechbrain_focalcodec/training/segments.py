@@ -5,7 +5,6 @@ context; the decoder is trained on a part of them.
 """
 
 import torch
-from torch.nn import functional as F
 
 from speechbrain_focalcodec.modules.masking import zero_beyond
 
@@ -114,7 +113,8 @@ def random_starts(lengths: torch.Tensor, size: int) -> torch.Tensor:
     """
     choices = (lengths - size + 1).clamp(min=1)
     chance = torch.rand(len(lengths), dtype=torch.float64)
-    return (chance.to(lengths.device) * choices).long()
+    chance = chance.to(lengths.device, non_blocking=True)
+    return (chance * choices).long()
 
 
 def take_windows(
@@ -143,8 +143,7 @@ def take_windows(
     tensor([[1, 2],
             [6, 0]])
     """
-    missing = int(start.max()) + size - x.shape[1]
-    if missing > 0:
-        x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, missing))
     steps = start[:, None] + torch.arange(size, device=x.device)
-    return x[torch.arange(len(x), device=x.device)[:, None], steps]
+    rows = torch.arange(len(x), device=x.device)[:, None]
+    windows = x[rows, steps.clamp(max=x.shape[1] - 1)]
+    return zero_beyond(windows, (x.shape[1] - start).clamp(min=0))

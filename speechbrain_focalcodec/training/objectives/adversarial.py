@@ -161,24 +161,25 @@ class Adversarial(Objective):
 
         And their lengths, where there is padding.
         """
+        if "judged" in outputs:
+            return outputs["judged"]
         estimate, target = outputs["estimate"], outputs["target"]
         lengths, size = outputs.get("lengths"), self.judged_samples
         if size is not None and size < target.shape[1]:
             # Within each utterance: from padding, which is the same in both, it
-            # learns nothing. Both sides get the same part. It is drawn by
-            # torch's own generator: processes draw apart (seed_apart), a
-            # resumed run as it would have (RandomState).
-            if "judged_starts" not in outputs:
-                starts = random_starts(outputs["lengths"], size)
-                outputs["judged_starts"] = starts
-            starts = outputs["judged_starts"]
+            # learns nothing. It is drawn by torch's own generator: processes
+            # draw apart (seed_apart), a resumed run as it would have
+            # (RandomState).
+            starts = random_starts(outputs["lengths"], size)
             estimate = take_windows(estimate, starts, size)
             target = take_windows(target, starts, size)
         if lengths is not None:
             lengths = lengths.clamp(max=target.shape[1])
             if bool((lengths == target.shape[1]).all()):
                 lengths = None
-        return estimate[:, None], target[:, None], lengths
+        # Both losses judge the same part.
+        outputs["judged"] = estimate[:, None], target[:, None], lengths
+        return outputs["judged"]
 
 
 def _over_processes(

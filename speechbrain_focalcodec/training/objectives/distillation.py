@@ -59,7 +59,9 @@ class LayerDistillation(Objective):
         if stage != sb.Stage.TRAIN:
             compare(brain, outputs["ids"], *pairs[-1], frames)
         weights = torch.linspace(
-            self.first_layer_weight, self.last_layer_weight, len(errors)
-        ).tolist()
-        weighted = [w * x for w, x in zip(weights, errors, strict=True)]
-        return torch.stack(weighted).mean()
+            self.first_layer_weight,
+            self.last_layer_weight,
+            len(errors),
+            device=sig.device,
+        )
+        return (weights * torch.stack(errors)).mean()

@@ -98,4 +98,4 @@ def cut_gaps(sig: torch.Tensor, samples: int, share: float) -> torch.Tensor:
     starts = torch.randint(max(total - samples, 1), (batch, count, 1))
     time = torch.arange(total)
     gaps = ((time >= starts) & (time < starts + samples)).any(1)
-    return sig.masked_fill(gaps.to(sig.device), 0.0)
+    return sig.masked_fill(gaps.to(sig.device, non_blocking=True), 0.0)
