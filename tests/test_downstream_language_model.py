@@ -314,7 +314,7 @@ def test_brain_trains_on_waveforms_and_writes_samples(tmp_path, parity):
 def test_empty_samples_do_not_stop_training(tmp_path, parity):
     codec = FocalCodec.from_pretrained(parity / "causal_50hz")
     brain = make_brain(tmp_path, TokenFrontEnd(codec), num_samples=1)
-    brain.say = lambda *_: [Generation(torch.zeros(0).long(), True)]
+    brain.generate = lambda *_: [Generation(torch.zeros(0).long(), True)]
     toks = dict.fromkeys("ab", torch.ones(4).long())
     dataset = make_items(brain, prepared=toks)
     batch = sb.dataio.batch.PaddedBatch([dataset[0], dataset[1]])
