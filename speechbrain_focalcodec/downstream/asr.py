@@ -32,12 +32,8 @@ MAX_TOO_SHORT = 0.05
 class CTCDecoder:
     """Decodes log-probabilities [B, N, V] to one text per utterance.
 
-    Arguments
-    ---------
-    tokenizer : TextTokenizer
-        Its pieces are the first classes; the last class is the blank.
-    beam_size : int
-        Greedy decoding if 1, else SpeechBrain's beam search.
+    The blank follows the tokenizer's pieces. Decoding is greedy with
+    `beam_size` 1, else SpeechBrain's beam search.
     """
 
     def __init__(self, tokenizer: TextTokenizer, beam_size: int = 1):
@@ -192,21 +188,10 @@ def frames_needed(labels: Sequence[int]) -> int:
 def check_alignable(
     pairs: Sequence[tuple[float, Sequence[int]]], rate: float, kind: str
 ) -> None:
-    """Refuse training data whose labels do not fit into its frames.
+    """Raise a DataError if too many utterances are too short for their labels.
 
-    Arguments
-    ---------
-    pairs : sequence of (float, sequence of int)
-        Duration in seconds and labels of each training utterance.
-    rate : float
-        Frames per second.
-    kind : str
-        Kind of the tokenizer, for the message.
-
-    Raises
-    ------
-    DataError
-        If more than 5 % of the utterances are too short for their labels.
+    `pairs` are durations in seconds and labels; `rate` is in frames per second.
+    Up to 5 % may be too short.
     """
     short = sum(
         seconds * rate < frames_needed(labels) for seconds, labels in pairs

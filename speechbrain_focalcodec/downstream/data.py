@@ -125,18 +125,7 @@ def prepare_inputs(
     """Prepare all items once and keep the result in memory.
 
     Items then have "prepared" instead of "sig". Tokens take 2 kB per five
-    seconds, features much more.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        Made by :func:`task_dataset` from a manifest.
-    front_end : FrontEnd
-        The front end.
-    device : str or torch.device
-        Device to prepare on.
-    batch_seconds : float
-        Maximum length of a batch in seconds.
+    seconds, features much more. A batch has at most `batch_seconds`.
     """
     front_end.to(device)
     prepared_by_id: dict[str, torch.Tensor] = {}

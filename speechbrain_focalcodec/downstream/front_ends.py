@@ -32,17 +32,9 @@ __all__ = [
 class FrontEnd(nn.Module):
     """Base class of front ends.
 
-    Arguments
-    ---------
-    dim : int
-        Size of a vector.
-    rate : float
-        Vectors per second.
-    sample_rate : int
-        Sample rate of the input in Hz.
-    codec : FocalCodec, optional
-        The codec. It is not a submodule: its weights are neither trained nor
-        saved with the task.
+    `dim` is the size of a vector, `rate` in vectors per second, `sample_rate`
+    in Hz. The codec is not a submodule: its weights are neither trained nor
+    saved with the task.
     """
 
     def __init__(
@@ -198,7 +190,7 @@ class TokenFrontEnd(FrontEnd):
 
 
 class FrameNorm(nn.Module):
-    """Batch normalisation over frames that ignores padding.
+    """Batch normalisation of frames [B, N, C] that ignores padding.
 
     SpeechBrain converts ``nn.BatchNorm1d`` to a synchronised one in
     distributed training. This class is not converted: each rank uses its own

@@ -70,21 +70,10 @@ class Sampling:
     def choose(
         self, logits: torch.Tensor, past: torch.Tensor, draws: torch.Tensor
     ) -> torch.Tensor:
-        """Select the next token of each utterance.
+        """Select the next token of each utterance, int64 [B].
 
-        Arguments
-        ---------
-        logits : torch.Tensor
-            Scores [B, V]; the last class is END.
-        past : torch.Tensor
-            Tokens so far, int64 [B, N].
-        draws : torch.Tensor
-            One random number per utterance in [0, 1), float [B].
-
-        Returns
-        -------
-        torch.Tensor
-            int64 [B].
+        `logits` are scores [B, V] whose last class is END, `past` the tokens so
+        far, int64 [B, N], `draws` one random number per utterance in [0, 1).
         """
         scores = self._penalised(logits.float(), past)
         if self.temperature == 0:
@@ -123,14 +112,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Generation:
-    """Tokens generated for an utterance.
+    """Tokens of an utterance, int64 [N], without END.
 
-    Arguments
-    ---------
-    toks : torch.Tensor
-        int64 [N], without END.
-    ended : bool
-        False if the utterance was cut at the maximum length.
+    `ended` is False if the utterance was cut at the maximum length.
     """
 
     toks: torch.Tensor
@@ -195,19 +179,7 @@ def generate(
 
 
 class TokenStream(Iterator[torch.Tensor]):
-    """Iterator over chunks of an utterance's tokens, int64 [N].
-
-    Arguments
-    ---------
-    steps : iterator of torch.Tensor
-        Tokens, int64 [1] each.
-    end : int
-        The class END.
-    max_tokens : int
-        Maximum number of tokens.
-    chunk_tokens : int
-        Tokens per chunk; the last chunk may have fewer.
-    """
+    """Iterator over chunks of an utterance's tokens, int64 [N]."""
 
     def __init__(
         self,
@@ -253,55 +225,12 @@ def generate_stream(
     sampling: Sampling | None = None,
     seed: int = 0,
 ) -> TokenStream:
-    """Generate one utterance in chunks of tokens.
+    """Generate one utterance in chunks of `chunk_tokens` tokens.
 
-    The tokens are those of :func:`generate`. A causal codec decodes each chunk
-    at once with
+    `text` is [T] and `speaker` [speaker_dim]; other arguments, the tokens and
+    errors are those of :func:`generate`. A causal codec decodes each chunk at
+    once with
     :class:`~speechbrain_focalcodec.streaming.sessions.StreamingDecoder`.
-
-    Arguments
-    ---------
-    model : TokenLanguageModel
-        In eval mode.
-    text : torch.Tensor
-        Pieces, int64 [T].
-    speaker : torch.Tensor, optional
-        Embedding of the voice [speaker_dim].
-    max_tokens : int
-        Maximum number of tokens.
-    chunk_tokens : int
-        Tokens per chunk.
-    sampling : Sampling, optional
-        Sampling parameters.
-    seed : int
-        Seed of the utterance.
-
-    Returns
-    -------
-    TokenStream
-        Iterator over chunks; its `ended` is False if the utterance was cut.
-
-    Raises
-    ------
-    ValueError
-        If the model is in training mode, or an argument is out of range.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> from speechbrain_focalcodec.streaming.sessions import StreamingDecoder
-    >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
-    >>> model = TokenLanguageModel(
-    ...     30, codec.codebook_size, dim=32, num_layers=1, ffn_dim=64
-    ... ).eval()
-    >>> text = torch.tensor([3, 1, 4])
-    >>> decoder = StreamingDecoder(codec)
-    >>> for toks in generate_stream(
-    ...     model, text, max_tokens=8, chunk_tokens=4
-    ... ):
-    ...     sig = decoder.push(toks)
-    >>> len(sig)
-    1920
     """
     if chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be positive, got {chunk_tokens}")

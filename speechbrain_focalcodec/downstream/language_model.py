@@ -36,14 +36,8 @@ INITIAL_STD = 0.02
 class DecodingState:
     """State of a batch between tokens.
 
-    Arguments
-    ---------
-    cache : object
-        Keys and values of the backbone.
-    valid : torch.Tensor
-        False for cached padding, bool [B, K].
-    positions : torch.Tensor
-        Position of the next input, int64 [B].
+    `cache` holds keys and values of the backbone, `valid` is False for padding
+    in it, bool [B, K], and `positions` are of the next input, int64 [B].
     """
 
     cache: Any
@@ -294,26 +288,8 @@ class TokenLanguageModel(nn.Module):
     ) -> tuple[torch.Tensor, DecodingState]:
         """Score the first token.
 
-        Arguments
-        ---------
-        text : torch.Tensor
-            Pieces, int64 [B, T].
-        text_lengths : torch.Tensor
-            Absolute lengths, int64 [B].
-        speaker : torch.Tensor, optional
-            Embeddings of voices [B, speaker_dim].
-
-        Returns
-        -------
-        log_probs : torch.Tensor
-            [B, codebook_size + 1].
-        state : DecodingState
-            For :meth:`step`.
-
-        Raises
-        ------
-        ValueError
-            If a voice is missing or unexpected.
+        `text` is int64 [B, T] and `speaker` [B, speaker_dim]. Returns
+        log-probabilities [B, codebook_size + 1] and the state for :meth:`step`.
         """
         size = len(text)
         inputs = torch.full_like(text[:, :1], self.begin)
@@ -348,19 +324,10 @@ class TokenLanguageModel(nn.Module):
         return scores.log_probs(), state
 
     def step(self, toks: torch.Tensor, state: DecodingState) -> torch.Tensor:
-        """Score the token that follows `toks`.
+        """Score the token that follows `toks`, int64 [B].
 
-        Arguments
-        ---------
-        toks : torch.Tensor
-            Selected tokens, int64 [B].
-        state : DecodingState
-            Updated in place.
-
-        Returns
-        -------
-        torch.Tensor
-            Log-probabilities [B, codebook_size + 1].
+        Updates the state in place. Returns log-probabilities
+        [B, codebook_size + 1].
         """
         x = self.toks(toks)[:, None]
         state.valid = F.pad(state.valid, (0, 1), value=True)

@@ -22,19 +22,10 @@ TOKENIZER_FILE = "tokenizer.model"
 
 
 def column_of(hparams: dict[str, Any], column: str) -> list[tuple[float, Any]]:
-    """Duration in seconds and a column of each training utterance.
+    """Duration in seconds and a column's value of each training utterance.
 
-    Arguments
-    ---------
-    hparams : dict
-        With ``save_folder``, or ``tokens`` with a token dataset for ``train``.
-    column : str
-        Column of the manifest.
-
-    Returns
-    -------
-    list of (float, Any)
-        The value is None if the utterance has none.
+    The data is in ``save_folder``, or in ``tokens`` as a token dataset. The
+    value is None if the utterance has none.
     """
     folder = (hparams.get("tokens") or {}).get("train")
     if folder is None:
@@ -51,18 +42,8 @@ def column_of(hparams: dict[str, Any], column: str) -> list[tuple[float, Any]]:
 def learn_pieces(hparams: dict[str, Any]) -> TextTokenizer:
     """Train a tokenizer on the training texts, or load it if it is there.
 
-    Its file in the save folder is named after kind and size. It has fewer
-    pieces if the texts do not contain `tokenizer_size` of them.
-
-    Arguments
-    ---------
-    hparams : dict
-        With ``tokenizer_kind``, ``tokenizer_size`` and ``save_folder``.
-
-    Returns
-    -------
-    TextTokenizer
-        The tokenizer.
+    `hparams` has ``tokenizer_kind``, ``tokenizer_size`` and ``save_folder``.
+    The tokenizer has fewer pieces if the texts do not contain as many.
     """
     kind, size = hparams["tokenizer_kind"], hparams["tokenizer_size"]
     # Runs with other kinds and sizes may share the folder.
@@ -85,22 +66,9 @@ def learn_pieces(hparams: dict[str, Any]) -> TextTokenizer:
 
 
 def learn_classes(hparams: dict[str, Any]) -> list[str]:
-    """Sorted names of the classes in the training data.
+    """Sorted names of the classes in the training data's column ``label``.
 
-    Arguments
-    ---------
-    hparams : dict
-        With ``label``, the column that holds the class.
-
-    Returns
-    -------
-    list of str
-        Names of the classes.
-
-    Raises
-    ------
-    DataError
-        If there are fewer than two.
+    Raises a DataError if there are fewer than two.
     """
     column = hparams["label"]
     names = {name for _, name in column_of(hparams, column)}

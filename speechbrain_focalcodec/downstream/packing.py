@@ -16,27 +16,9 @@ def pack(
 ) -> list[list[int]]:
     """Assign items to rows: longest first, into the first row with space.
 
-    Arguments
-    ---------
-    lengths : sequence of int
-        Length of each item.
-    max_length : int, optional
-        Length of a row; by default the length of the longest item.
-
-    Returns
-    -------
-    list of list of int
-        Indices of the items in each row, in order.
-
-    Raises
-    ------
-    ValueError
-        If there are no items, or one is empty or longer than a row.
-
-    Example
-    -------
-    >>> pack([3, 9, 5, 1])
-    [[1], [2, 0, 3]]
+    Returns the indices of the items in each row. Raises a ValueError if there
+    are no items, or one is empty or longer than `max_length`, which by default
+    is the length of the longest item.
     """
     if not lengths or min(lengths) < 1:
         raise ValueError(
@@ -67,13 +49,7 @@ def pack(
 
 
 def spans(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Concatenated ranges: `lengths[i]` numbers from `starts[i]` on.
-
-    Example
-    -------
-    >>> spans(torch.tensor([5, 0]), torch.tensor([3, 2]))
-    tensor([5, 6, 7, 0, 1])
-    """
+    """Concatenated ranges: `lengths[i]` numbers from `starts[i]` on."""
     first = lengths.cumsum(0) - lengths
     offsets = torch.repeat_interleave(starts - first, lengths)
     return offsets + torch.arange(len(offsets), device=lengths.device)
@@ -92,21 +68,9 @@ def additive_mask(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 class Packing:
     """Positions of a batch's sequences in packed rows.
 
-    Arguments
-    ---------
-    items : torch.Tensor
-        Sequence index of each position, int64 [R, L]; -1 is padding.
-    starts : torch.Tensor
-        First position of each sequence, counted over all rows, int64 [B].
-
-    Example
-    -------
-    >>> packing = Packing.of(torch.tensor([2, 4, 1]))
-    >>> packing.items
-    tensor([[ 1,  1,  1,  1],
-            [ 0,  0,  2, -1]])
-    >>> packing.starts
-    tensor([4, 0, 6])
+    `items` is the sequence index of each position, int64 [R, L] (-1 is
+    padding). `starts` is the first position of each sequence, counted over all
+    rows, int64 [B].
     """
 
     items: torch.Tensor

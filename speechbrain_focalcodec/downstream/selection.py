@@ -15,20 +15,9 @@ Candidate = TypeVar("Candidate")
 
 @dataclass(frozen=True)
 class Best(Generic[Candidate]):
-    """The selected candidate.
+    """The selected candidate, its index and its transcript.
 
-    Arguments
-    ---------
-    candidate : object
-        The candidate.
-    index : int
-        Its index.
-    transcript : str
-        Its recognised text, normalised.
-    wer : float
-        Word error rate in percent.
-    cer : float
-        Character error rate in percent.
+    `wer` and `cer` are word and character error rates in percent.
     """
 
     candidate: Candidate

@@ -45,17 +45,7 @@ _FORMAT = "focalcodec-speakers"
 
 
 class Utterance(NamedTuple):
-    """An utterance to embed.
-
-    Arguments
-    ---------
-    id : str
-        Id of the utterance.
-    speaker : str or None
-        Id of the speaker; None if unknown.
-    read : callable
-        Returns the waveform [T] at 16 kHz.
-    """
+    """An utterance to embed; `read` returns its waveform [T] at 16 kHz."""
 
     id: str
     speaker: str | None
@@ -65,12 +55,7 @@ class Utterance(NamedTuple):
 class VoiceEmbedder:
     """Embeds voices with Resemblyzer (extra ``speaker``).
 
-    The package contains its weights; nothing is downloaded.
-
-    Arguments
-    ---------
-    device : str
-        Device to run on.
+    The package includes its weights.
     """
 
     #: Name of the embedder in files.
@@ -81,17 +66,9 @@ class VoiceEmbedder:
 
     @torch.no_grad()
     def __call__(self, sig: torch.Tensor) -> torch.Tensor | None:
-        """Embed a waveform.
+        """Embedding [256] of norm 1 of a waveform [T] at 16 kHz.
 
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [T] at 16 kHz.
-
-        Returns
-        -------
-        torch.Tensor or None
-            Embedding [256] of norm 1; None if there is too little speech.
+        None if there is too little speech.
         """
         sig = sig.detach().float().cpu()
         if not is_measurable(sig) or not sig.any():
@@ -102,31 +79,8 @@ class VoiceEmbedder:
 class SpeakerEmbeddings:
     """Embeddings of utterances, and a choice of references among them.
 
-    Arguments
-    ---------
-    ids : sequence of str
-        Ids of the utterances.
-    speakers : sequence of str or None
-        Speaker of each utterance.
-    vectors : torch.Tensor
-        Embeddings, float32 [N, D]; zero if there is too little speech.
-    seed : int
-        Seed of the choice of references.
-
-    Raises
-    ------
-    DataError
-        If ids are not unique.
-
-    Example
-    -------
-    >>> voices = SpeakerEmbeddings(
-    ...     ["a", "b", "c"], ["Ann", "Ann", "Bob"], torch.eye(3)
-    ... )
-    >>> voices(["a", "b", "c"])
-    tensor([[0., 1., 0.],
-            [1., 0., 0.],
-            [0., 0., 1.]])
+    `vectors` are float32 [N, D]; zero if there is too little speech. `seed` is
+    of the choice. Raises a DataError if ids are not unique.
     """
 
     def __init__(
@@ -161,25 +115,10 @@ class SpeakerEmbeddings:
         return len(self.ids)
 
     def reference(self, utt_id: str, epoch: int = 0) -> str:
-        """Choose another utterance of the same speaker.
+        """Id of another utterance of the speaker; changes with the epoch.
 
-        Arguments
-        ---------
-        utt_id : str
-            Id of an utterance.
-        epoch : int
-            The choice changes with the epoch.
-
-        Returns
-        -------
-        str
-            Id of the reference; `utt_id` if the speaker has no other utterance
-            with speech.
-
-        Raises
-        ------
-        DataError
-            If the utterance is unknown.
+        It is `utt_id` if the speaker has no other utterance with speech.
+        Raises a DataError if the utterance is unknown.
         """
         row = self._rows.get(utt_id)
         if row is None:
@@ -208,32 +147,13 @@ class SpeakerEmbeddings:
         path: str | Path | None = None,
         seed: int = 0,
     ) -> "SpeakerEmbeddings":
-        """Embed utterances, or read their embeddings from a file.
+        """Embed the utterances of all splits, or read embeddings from a file.
 
-        Arguments
-        ---------
-        utterances : iterable of Utterance
-            The utterances of all splits.
-        embed : callable, optional
-            Returns the embedding [D] of a waveform [T] at 16 kHz, or None if
-            there is too little speech. By default a :class:`VoiceEmbedder`. The
-            file stores its attribute `name`.
-        path : str or Path, optional
-            A ``.safetensors`` file. Its embeddings are reused, and new ones are
-            added every few minutes.
-        seed : int
-            Seed of the choice of references.
-
-        Returns
-        -------
-        SpeakerEmbeddings
-            Embeddings of these utterances.
-
-        Raises
-        ------
-        DataError
-            If no utterance has enough speech, ids are not unique, or the file
-            is damaged or was written by another embedder.
+        `embed` returns the embedding [D] of a waveform [T] at 16 kHz, or
+        None; by default a :class:`VoiceEmbedder`. The embeddings in `path`,
+        a ``.safetensors`` file, are reused, and new ones are added every
+        few minutes. Raises a DataError if no utterance has enough speech,
+        ids are not unique, or the file is damaged or of another embedder.
         """
         name = getattr(embed, "name", "other") if embed else VoiceEmbedder.name
         kept: dict[str, torch.Tensor | None] = {}
@@ -308,20 +228,7 @@ def _read_vectors(path: str | Path, embedder: str) -> dict[str, torch.Tensor]:
 def manifest_utterances(
     manifest: str | Path, data_root: str | Path
 ) -> Iterator[Utterance]:
-    """Iterate over the utterances of a manifest; audio is read on demand.
-
-    Arguments
-    ---------
-    manifest : str or Path
-        A manifest; "spk_id" is the speaker.
-    data_root : str or Path
-        Data folder that its paths are relative to.
-
-    Yields
-    ------
-    Utterance
-        An utterance of the manifest.
-    """
+    """Iterate over the utterances of a manifest; audio is read on demand."""
     dataset = make_dataset(manifest, data_root, SAMPLE_RATE)
     for index, utt_id in enumerate(dataset.data_ids):
         speaker = dataset.data[utt_id].get("spk_id")
@@ -333,22 +240,7 @@ def token_utterances(
 ) -> Iterator[Utterance]:
     """Iterate over the utterances of a token dataset; decoded on demand.
 
-    Arguments
-    ---------
-    folder : str or Path
-        A folder written by ``focalcodec tokenize``.
-    codec : FocalCodec
-        The codec that made the tokens.
-
-    Yields
-    ------
-    Utterance
-        An utterance of the dataset.
-
-    Raises
-    ------
-    DataError
-        If another codec made the tokens.
+    Raises a DataError if another codec made the tokens.
     """
     dataset = TokenDataset(
         folder, ["id", "speaker"], fingerprint=codec.fingerprint

@@ -187,19 +187,9 @@ def _front_end(config: FrontEndConfig, codec: FocalCodec | None) -> FrontEnd:
 def front_end_config(
     front_end: FrontEnd, hparams: dict[str, Any]
 ) -> dict[str, Any]:
-    """Configuration of a recipe's front end.
+    """Configuration of a recipe's front end, for `TaskConfig`.
 
-    Arguments
-    ---------
-    front_end : FrontEnd
-        The front end.
-    hparams : dict
-        With ``input``, ``codec_source`` and ``embedding``.
-
-    Returns
-    -------
-    dict
-        For :class:`~speechbrain_focalcodec.downstream.task_config.TaskConfig`.
+    `hparams` has ``input``, ``codec_source`` and ``embedding``.
     """
     config: dict[str, Any] = {
         "input": hparams["input"],
@@ -224,19 +214,11 @@ def save_task(
     modules: dict[str, nn.Module],
     tokenizer: TextTokenizer | None = None,
 ) -> None:
-    """Write a trained task to a folder.
+    """Write a trained task to a folder, which is created if missing.
 
-    Arguments
-    ---------
-    folder : str or Path
-        Created if missing. If writing is interrupted, the folder holds its
-        old content or has no `config.json`.
-    config : TaskConfig
-        Configuration.
-    modules : dict
-        Parts by their names in :class:`Task`; other modules are ignored.
-    tokenizer : TextTokenizer, optional
-        Pieces of text.
+    `modules` are parts by their names in :class:`Task`; others are ignored. If
+    writing is interrupted, the folder holds its old content or has no
+    `config.json`.
     """
     folder = Path(folder)
     weights = {
@@ -275,13 +257,10 @@ def _lines(indent: int, lines: Iterable[str]) -> str:
 
 
 def load_weights(task: Task, path: str | Path) -> None:
-    """Load a task's `model.safetensors`.
+    """Load a task's `model.safetensors`, strictly.
 
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged, or a weight is missing, unexpected, of another
-        shape or not finite.
+    Raises a CheckpointError if the file is damaged, or a weight is missing,
+    unexpected, of another shape or not finite.
     """
     load_state(task, read_weights(path), path)
 
@@ -289,10 +268,8 @@ def load_weights(task: Task, path: str | Path) -> None:
 def load_tokenizer(task: Task, path: str | Path) -> None:
     """Load a task's `tokenizer.model`.
 
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged, or its number of pieces is not the task's.
+    Raises a CheckpointError if the file is damaged, or its number of pieces is
+    not the task's.
     """
     tokenizer = TextTokenizer.load(path)
     if tokenizer.size != task.config.num_pieces:
@@ -308,29 +285,10 @@ def load_task(
     revision: str | None = None,
     codec: FocalCodec | str | Path | None = None,
 ) -> Task:
-    """Load a task from JSON and safetensors; no code is executed.
+    """Load a task in eval mode from a folder or a hub repository.
 
-    Arguments
-    ---------
-    source : str or Path
-        A folder written by training (``OUTPUT_FOLDER/model``) or a hub
-        repository.
-    revision : str, optional
-        Revision on the hub.
-    codec : FocalCodec, str or Path, optional
-        The codec or its source; by default the one in the configuration.
-
-    Returns
-    -------
-    Task
-        In eval mode.
-
-    Raises
-    ------
-    ConfigError
-        If the configuration is damaged or unknown, or the codec is another one.
-    CheckpointError
-        If files are missing, damaged or do not fit together.
+    The arguments and errors are those of
+    :meth:`~speechbrain_focalcodec.downstream.interfaces.TaskInterface.from_pretrained`.
     """
     _, folder = resolve_source(source, revision, TASK_FILES)
     config = parse_task_config(

@@ -215,24 +215,10 @@ _TASKS: dict[str, type[TaskConfig]] = {
 def parse_task_config(
     data: Any, source: str | Path = "the configuration"
 ) -> TaskConfig:
-    """Validate the configuration of a task.
+    """Validate the configuration of a task, read from the file `source`.
 
-    Arguments
-    ---------
-    data : dict
-        Content of `config.json`.
-    source : str or Path
-        Name of the file, for error messages.
-
-    Returns
-    -------
-    TaskConfig
-        Configuration of the task named in `data`.
-
-    Raises
-    ------
-    ConfigError
-        If the task or a key is unknown, or a value is out of range.
+    Raises a ConfigError if the task or a key is unknown, or a value is out of
+    range.
     """
     if isinstance(data, TaskConfig):
         return data
@@ -251,21 +237,8 @@ def parse_task_config(
 def options_of(made_by: Any) -> dict[str, Any]:
     """Name and options of a part that a YAML makes with ``!name:``.
 
-    Arguments
-    ---------
-    made_by : callable
-        A class of :attr:`TaskConfig.PARTS`, or a partial of it.
-
-    Returns
-    -------
-    dict
-        ``name`` and the arguments.
-
-    Raises
-    ------
-    ConfigError
-        If the class is not in :attr:`TaskConfig.PARTS`: from_pretrained would
-        have to execute code from the model.
+    `made_by` is a class of `TaskConfig.PARTS` or a partial of it. Others raise
+    a ConfigError: from_pretrained would have to execute code from the model.
     """
     options: dict[str, Any] = {}
     kind = made_by

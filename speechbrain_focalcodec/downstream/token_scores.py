@@ -52,17 +52,7 @@ class SoftmaxScores:
 
 
 class TokenSoftmax(nn.Module):
-    """Linear output layer with one vector per class.
-
-    Arguments
-    ---------
-    dim : int
-        Size of the hidden vectors.
-    codebook_size : int
-        Number of codes.
-    std : float
-        Standard deviation of the initial weights.
-    """
+    """Linear output layer; `std` is of the initial weights."""
 
     def __init__(self, dim: int, codebook_size: int, std: float = 0.02):
         super().__init__()
@@ -78,16 +68,9 @@ class TokenSoftmax(nn.Module):
 class MixtureScores:
     """Scores from mixtures of products of bits.
 
-    Arguments
-    ---------
-    quantizer : BinarySphericalQuantizer
-        Maps tokens to codes.
-    weights : torch.Tensor
-        Log-probabilities of the components, float32 [M, K].
-    bits : torch.Tensor
-        Log-odds of the bits in each component, float32 [M, K, d].
-    end : torch.Tensor
-        Log-odds of END, float32 [M].
+    `weights` are log-probabilities of the components, float32 [M, K], `bits`
+    log-odds of the bits in each component [M, K, d], and `end` log-odds of END
+    [M].
     """
 
     quantizer: BinarySphericalQuantizer
@@ -139,25 +122,9 @@ class MixtureScores:
 class CodeMixture(nn.Module):
     """Output layer for the bits of the tokens' codes.
 
-    Within each component of a mixture the bits are independent. Tokens that
-    share bits share parameters, so rare tokens are learnt from others, and the
-    size of the layer grows with the number of bits only.
-
-    Arguments
-    ---------
-    dim : int
-        Size of the hidden vectors.
-    codebook_size : int
-        Number of codes, a power of two.
-    components : int
-        Number of components; with 1 all bits are independent.
-
-    Example
-    -------
-    >>> head = CodeMixture(4, 2**16, 8)
-    >>> scores = head(torch.zeros(2, 4))
-    >>> scores.log_prob(torch.tensor([5, 2**16])).shape  # 2**16 is END
-    torch.Size([2])
+    Within each of several `components` of a mixture the bits are independent.
+    Tokens that share bits share parameters, so rare tokens are learnt from
+    others, and the size of the layer grows with the number of bits only.
     """
 
     def __init__(self, dim: int, codebook_size: int, components: int):

@@ -65,26 +65,11 @@ class TTSBrain(TaskBrain):
     def build(cls, hparams: dict[str, Any]) -> dict[str, torch.nn.Module]:
         """Train the tokenizer, embed the voices and make the model.
 
-        Arguments
-        ---------
-        hparams : dict
-            With ``front_end``, ``language_model`` (called with ``num_pieces``,
-            ``codebook_size`` and ``speaker_dim``), the keys of
-            :func:`~speechbrain_focalcodec.downstream.learnt.learn_pieces` and,
-            for a model with voices, ``voices`` and ``voices_file``. Receives
-            ``tokenizer`` and ``speakers`` (a
-            :class:`~speechbrain_focalcodec.downstream.speakers.SpeakerEmbeddings`
-            or None).
-
-        Returns
-        -------
-        dict
-            ``model``.
-
-        Raises
-        ------
-        ConfigError
-            If the input is not tokens.
+        `hparams` has ``front_end``, ``language_model`` (called with
+        ``num_pieces``, ``codebook_size`` and ``speaker_dim``), the keys of
+        `learn_pieces` and, for a model with voices, ``voices`` and
+        ``voices_file``. Adds ``tokenizer`` and ``speakers``
+        (`SpeakerEmbeddings` or None).
         """
         front_end = hparams["front_end"]
         if not isinstance(front_end, TokenFrontEnd):
@@ -187,19 +172,7 @@ class TTSBrain(TaskBrain):
     ) -> list[Generation]:
         """Generate tokens with the sampling of the hyperparameters.
 
-        Arguments
-        ---------
-        text : torch.Tensor
-            Pieces, int64 [B, T].
-        text_lengths : torch.Tensor
-            Absolute lengths, int64 [B].
-        voices : torch.Tensor, optional
-            Embeddings [B, D].
-
-        Returns
-        -------
-        list of Generation
-            One per utterance.
+        `text` is int64 [B, T], `voices` are embeddings [B, D].
         """
         return generate(
             self.model,
@@ -264,16 +237,7 @@ def fit_pace(hparams: dict[str, Any], rate: float) -> torch.Tensor:
 def embed_voices(hparams: dict[str, Any]) -> SpeakerEmbeddings:
     """Embed the voices of all splits on the main process.
 
-    Arguments
-    ---------
-    hparams : dict
-        With ``voices_file`` (stores the embeddings), ``seed``,
-        ``save_folder`` and ``data_folder`` or ``tokens``.
-
-    Returns
-    -------
-    SpeakerEmbeddings
-        The embeddings.
+    The embeddings are stored in ``voices_file``.
     """
     tokens = hparams.get("tokens") or {}
 

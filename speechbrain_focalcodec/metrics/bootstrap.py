@@ -10,17 +10,7 @@ __all__ = ["Estimate", "bootstrap_difference", "bootstrap_ratio"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % bootstrap interval.
-
-    Arguments
-    ---------
-    value : float
-        Value over all utterances.
-    low : float
-        Lower end of the interval.
-    high : float
-        Upper end of the interval.
-    """
+    """A value over all utterances, with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -36,35 +26,9 @@ def bootstrap_ratio(
     """Ratio of two sums over utterances, with its 95 % interval.
 
     Percentile bootstrap: whole utterances are drawn with replacement, so the
-    errors and words of an utterance stay together.
-
-    Arguments
-    ---------
-    numerators : sequence of float
-        One value per utterance: a score or a number of word errors.
-    denominators : sequence of float, optional
-        One value per utterance, such as its number of words. By default 1
-        each, which makes the ratio a mean.
-    resamples : int
-        Number of draws.
-    seed : int
-        Seed of the draws.
-
-    Returns
-    -------
-    Estimate
-        The ratio and its interval.
-
-    Raises
-    ------
-    ValueError
-        If there are no utterances, the lengths differ, or the denominators sum
-        to 0.
-
-    Example
-    -------
-    >>> bootstrap_ratio([1, 0, 2], [10, 10, 10]).value
-    0.1
+    errors and words of an utterance stay together. Denominators are 1 by
+    default, which makes the ratio a mean. Raises a ValueError if there are no
+    utterances, the lengths differ, or the denominators sum to 0.
     """
     above, below = _as_arrays(numerators, denominators)
     drawn = _draw(len(above), resamples, seed)
@@ -79,30 +43,11 @@ def bootstrap_difference(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """Difference of two ratios over the same utterances, with its interval.
+    """First ratio minus the second over the same utterances, with its interval.
 
     Paired bootstrap: each draw takes the same utterances for both ratios, so
-    variation among utterances does not widen the interval.
-
-    Arguments
-    ---------
-    first, second : tuple
-        Numerators and denominators of :func:`bootstrap_ratio`, with the
-        utterances in the same order.
-    resamples : int
-        Number of draws.
-    seed : int
-        Seed of the draws.
-
-    Returns
-    -------
-    Estimate
-        The first ratio minus the second.
-
-    Raises
-    ------
-    ValueError
-        As :func:`bootstrap_ratio`.
+    variation among utterances does not widen the interval. Both are numerators
+    and denominators of :func:`bootstrap_ratio`, with utterances in one order.
     """
     above, below = _as_arrays(*first)
     above2, below2 = _as_arrays(*second)

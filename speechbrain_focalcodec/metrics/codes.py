@@ -8,17 +8,7 @@ __all__ = ["code_statistics", "count_codes"]
 def count_codes(toks: torch.Tensor, codebook_size: int) -> torch.Tensor:
     """Number of occurrences of each code, int64 [codebook_size].
 
-    Arguments
-    ---------
-    toks : torch.Tensor
-        Tokens, int64 of any shape.
-    codebook_size : int
-        Number of codes.
-
-    Raises
-    ------
-    ValueError
-        If a token is out of range.
+    Raises a ValueError if a token is out of range.
     """
     if toks.numel() and not 0 <= int(toks.min()) <= int(toks.max()) < (
         codebook_size
@@ -31,25 +21,12 @@ def count_codes(toks: torch.Tensor, codebook_size: int) -> torch.Tensor:
 
 
 def code_statistics(counts: torch.Tensor) -> dict[str, float]:
-    """Usage and entropy of a codebook, in [0, 1].
+    """Usage and entropy of a codebook in [0, 1], from counts [codebook_size].
 
-    Arguments
-    ---------
-    counts : torch.Tensor
-        Number of occurrences of each code, [codebook_size].
-
-    Returns
-    -------
-    dict
-        ``code_usage`` is the share of codes that occur. ``code_entropy`` is the
-        entropy divided by that of a uniform distribution over all codes,
-        ``code_entropy_used`` over the codes that occur (0 for a single code).
-        Empty if the counts are 0.
-
-    Example
-    -------
-    >>> code_statistics(torch.tensor([1, 1, 0, 0]))
-    {'code_usage': 0.5, 'code_entropy': 0.5, 'code_entropy_used': 1.0}
+    ``code_usage`` is the share of codes that occur. ``code_entropy`` is the
+    entropy divided by that of a uniform distribution over all codes,
+    ``code_entropy_used`` over the codes that occur (0 for a single code). Empty
+    if the counts are 0.
     """
     total = counts.sum()
     if total == 0:

@@ -40,25 +40,10 @@ WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 def find_model(
     source: str | Path, names: Sequence[str | Sequence[str]]
 ) -> Path:
-    """Find a model's folder, or fetch it from the hub.
+    """Find a model's folder, or fetch the files `names` from the hub.
 
-    Arguments
-    ---------
-    source : str or Path
-        Local folder, or hub repository ``owner/name`` or
-        ``owner/name@revision``; by default its main branch.
-    names : sequence of str
-        Files to fetch, see :func:`speechbrain_focalcodec.hub.fetch`.
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    CheckpointError
-        If it is not found.
+    `source` is a folder, ``owner/name`` or ``owner/name@revision``. Raises a
+    CheckpointError if it is not found.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -75,10 +60,7 @@ def find_model(
 def read_any_weights(folder: Path) -> Weights:
     """Read a folder's weights by name; safetensors are preferred.
 
-    Raises
-    ------
-    CheckpointError
-        If there are none, or reading them would execute code.
+    Raises a CheckpointError if there are none, or reading would execute code.
     """
     for name in WEIGHTS_FILES:
         path = folder / name
@@ -104,23 +86,9 @@ class _Inert:
 def load_checkpoint(path: Path, replace_objects: bool = False) -> Any:
     """Read a PyTorch checkpoint without executing code.
 
-    Arguments
-    ---------
-    path : Path
-        A file written by `torch.save`.
-    replace_objects : bool
-        Accept other objects than tensors, as in training checkpoints. They are
-        replaced by objects that do nothing; nothing is imported or called.
-
-    Returns
-    -------
-    object
-        Content of the file.
-
-    Raises
-    ------
-    CheckpointError
-        If that is not possible.
+    With `replace_objects`, other objects than tensors, as in training
+    checkpoints, are replaced by objects that do nothing; nothing is imported or
+    called. Raises a CheckpointError if the file cannot be read like this.
     """
     try:
         named: list[Any] = []
@@ -141,13 +109,7 @@ def load_checkpoint(path: Path, replace_objects: bool = False) -> Any:
 
 
 def tensors_of(weights: Any, path: Path) -> Weights:
-    """Check that the content of a file is a state dict.
-
-    Raises
-    ------
-    CheckpointError
-        If it is anything else.
-    """
+    """Check that the content of a file is a state dict."""
     if not isinstance(weights, Mapping) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor)
         for name, value in weights.items()
@@ -157,27 +119,11 @@ def tensors_of(weights: Any, path: Path) -> Weights:
 
 
 def read_sizes(path: Path, config_class: type, model_type: str) -> Any:
-    """Make a configuration from the plain values of a `config.json`.
+    """Make a `transformers` configuration from plain values of a `config.json`.
 
-    Arguments
-    ---------
-    path : Path
-        The file.
-    config_class : type
-        A configuration class of `transformers`.
-    model_type : str
-        Required `model_type` of the file.
-
-    Returns
-    -------
-    object
-        The configuration. Keys are used if they are specific to the model type
-        and hold numbers, strings or lists of numbers. Masking is off.
-
-    Raises
-    ------
-    ConfigError
-        If the model type differs, or a value is wrong.
+    Keys are used if they are specific to the model type and hold numbers,
+    strings or lists of numbers. Masking is off. Raises a ConfigError if the
+    model type differs, or a value is wrong.
     """
     values = read_json(path)
     if not isinstance(values, dict) or values.get("model_type") != model_type:
@@ -210,26 +156,10 @@ def _is_plain(value: Any) -> bool:
 def load_model(
     make: Callable[[], nn.Module], weights: Weights, source: str | Path
 ) -> nn.Module:
-    """Build a model and load its weights.
+    """Build a model in eval mode and load its weights.
 
-    Arguments
-    ---------
-    make : callable
-        Builds the model.
-    weights : dict
-        Tensors by name, with either of PyTorch's names for weight norm.
-    source : str or Path
-        Source of the weights, for error messages.
-
-    Returns
-    -------
-    nn.Module
-        In eval mode.
-
-    Raises
-    ------
-    CheckpointError
-        If the weights do not fit; checked before the model is allocated.
+    `weights` may have either of PyTorch's names for weight norm. Raises a
+    CheckpointError, before the model is allocated, if they do not fit.
     """
     with MetaWeights():
         outline = make().state_dict()

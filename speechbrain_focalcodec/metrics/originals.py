@@ -16,12 +16,8 @@ Key = tuple[str, int, float]
 class Originals(Generic[T]):
     """Computes a value of an original once for all codecs.
 
-    Arguments
-    ---------
-    compute : callable
-        Returns the values of a list of waveforms [T].
-    limit : int
-        Maximum number of values; the least recently used ones are dropped.
+    `compute` returns the values of a list of waveforms [T]. At most `limit`
+    values are kept; the least recently used ones are dropped.
     """
 
     def __init__(

@@ -38,14 +38,8 @@ def plot_all(
 ) -> None:
     """Write a box plot of each column, and all columns against the bitrate.
 
-    Arguments
-    ---------
-    folder : Path
-        Output folder; its content is removed.
-    summary : Summary
-        Summary of the evaluation.
-    rows : mapping
-        For each system, the fields of each utterance.
+    The content of the folder is removed. `rows` are the fields of each
+    utterance for each system.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -28,26 +28,10 @@ def make_plugin(
 ) -> Kind:
     """Import and make a user's codec or metric; this executes their code.
 
-    Arguments
-    ---------
-    spec : str
-        ``package.module:Name`` of a class, or of a function that makes one.
-    kind : type
-        Required class.
-    device : str or torch.device, optional
-        Passed on if there is an argument ``device``.
-
-    Returns
-    -------
-    object
-        An instance of `kind`.
-
-    Raises
-    ------
-    ImportError
-        If the module is not found.
-    ValueError
-        If the module has no such name, or the result is not a `kind`.
+    `spec` names a class of `kind`, or a function that makes one. `device` is
+    passed on if there is such an argument. Raises an ImportError if the module
+    is not found, and a ValueError if the name is missing or makes another
+    object.
     """
     module, _, name = spec.partition(":")
     try:

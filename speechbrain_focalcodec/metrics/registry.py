@@ -37,16 +37,9 @@ class MetricOptions:
 class Entry:
     """A metric in the table.
 
-    Arguments
-    ---------
-    module : str
-        Module within this room.
-    attribute : str
-        A class, or ``Class.classmethod``.
-    arguments : callable
-        Returns keyword arguments for `MetricOptions`.
-    hub : bool
-        True if the model comes from the hub.
+    `attribute` is a class, or ``Class.classmethod``, of `module` in this room.
+    `arguments` returns its keyword arguments. `hub` is True if the model comes
+    from the hub.
     """
 
     module: str

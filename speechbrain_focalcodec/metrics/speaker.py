@@ -32,17 +32,9 @@ class SpeakerSimilarity(Metric):
 
     @abstractmethod
     def embed(self, sig: torch.Tensor) -> torch.Tensor | None:
-        """Embed a waveform.
+        """Embedding [C] of a finite waveform [T] at `SAMPLE_RATE`.
 
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Finite waveform [T] at `SAMPLE_RATE`.
-
-        Returns
-        -------
-        torch.Tensor or None
-            Embedding [C]; None if there is too little speech.
+        None if there is too little speech.
         """
 
     def __call__(self, samples: Sequence[Sample]) -> list[Row]:

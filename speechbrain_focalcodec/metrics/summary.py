@@ -34,14 +34,9 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Figure:
-    """One cell of the summary.
+    """One cell of the summary: a value and its 95 % interval.
 
-    Arguments
-    ---------
-    value, low, high : float, optional
-        Value and 95 % interval; None if no utterance has a value.
-    count : int
-        Number of utterances with a value.
+    They are None if no utterance has a value; `count` is how many have one.
     """
 
     value: float | None

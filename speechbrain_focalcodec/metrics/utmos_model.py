@@ -42,12 +42,8 @@ LEFT_OUT = ("encoder.mask_emb", "encoder.masked_spec_embed")
 class Utmos22(nn.Module):
     """Predicts the naturalness of speech (Saeki et al., 2022).
 
-    Arguments
-    ---------
-    encoder : nn.Module
-        A `Wav2Vec2Model` of `transformers`.
-    weights : dict
-        Weights that will be loaded; they define the sizes of the other parts.
+    `encoder` is a `Wav2Vec2Model` of `transformers`. The sizes of the other
+    parts are taken from the weights.
     """
 
     def __init__(self, encoder: Any, weights: Weights):
@@ -91,22 +87,7 @@ class Utmos22(nn.Module):
 def rename_utmos(weights: Weights, source: Any) -> Weights:
     """Rename the published checkpoint's weights as in `Utmos22`.
 
-    Arguments
-    ---------
-    weights : dict
-        Tensors by name, renamed already or not.
-    source : str or Path
-        Source of the weights, for error messages.
-
-    Returns
-    -------
-    dict
-        Tensors by name.
-
-    Raises
-    ------
-    CheckpointError
-        If parts of UTMOS are missing.
+    Raises a CheckpointError if parts of UTMOS are missing.
     """
     renamed = {}
     for name, value in weights.items():

@@ -27,26 +27,9 @@ WHISPER_SAMPLE_RATE = 16000
 
 
 def load_whisper(checkpoint_path: str | Path, device: str = "cpu") -> Any:
-    """Load a Whisper model from a file.
+    """Load a checkpoint of openai-whisper, read with ``weights_only=True``.
 
-    Arguments
-    ---------
-    checkpoint_path : str or Path
-        A checkpoint of openai-whisper, read with ``weights_only=True``.
-    device : str
-        Device to run on.
-
-    Returns
-    -------
-    whisper.model.Whisper
-        The model.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing or not a Whisper checkpoint.
-    ImportError
-        If openai-whisper is not installed.
+    Raises a CheckpointError if the file is missing or not such a checkpoint.
     """
     path = Path(checkpoint_path)
     # The package would download a bare name such as "tiny.en".
@@ -88,20 +71,7 @@ class WhisperTranscriber:
         return transcriber
 
     def __call__(self, sig: torch.Tensor, sample_rate: int) -> str:
-        """Transcribe one utterance.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [T].
-        sample_rate : int
-            Sample rate in Hz; resampled to 16 kHz.
-
-        Returns
-        -------
-        str
-            The text.
-        """
+        """Text of a waveform [T], resampled to 16 kHz."""
         sig = resample(sig.detach().float(), sample_rate, WHISPER_SAMPLE_RATE)
         result = self.model.transcribe(
             sig.cpu().numpy(),
@@ -159,15 +129,7 @@ class WhisperTranscriber:
 
 @dataclass(frozen=True)
 class WordErrors:
-    """Word errors of a transcript.
-
-    Arguments
-    ---------
-    edits : int
-        Substitutions, deletions and insertions.
-    words : int
-        Words of the reference.
-    """
+    """Substitutions, deletions and insertions, and words of the reference."""
 
     edits: int
     words: int
@@ -194,20 +156,7 @@ def normalize_text(text: str) -> str:
 
 
 def count_word_errors(reference: str, hypothesis: str) -> WordErrors:
-    """Count the word errors of one utterance, after normalisation.
-
-    Arguments
-    ---------
-    reference : str
-        The correct text.
-    hypothesis : str
-        The recognised text.
-
-    Returns
-    -------
-    WordErrors
-        Errors, and words of the reference (may be 0).
-    """
+    """Count the word errors of one utterance, after normalisation."""
     jiwer = import_extra("jiwer", "whisper")
     reference = normalize_text(reference)
     hypothesis = normalize_text(hypothesis)

@@ -57,25 +57,8 @@ def load_hub_whisper(source: str | Path, device: str = "cpu") -> Any:
     """Load a Whisper from the hub or from a folder in its layout.
 
     Sizes are taken from the weights, and the numbers of attention heads from
-    `config.json`. The tokenizer is openai-whisper's.
-
-    Arguments
-    ---------
-    source : str or Path
-        Folder with `config.json` and `model.safetensors`, or repository
-        ``owner/name`` or ``owner/name@revision``.
-    device : str
-        Device to run on.
-
-    Returns
-    -------
-    whisper.model.Whisper
-        The model.
-
-    Raises
-    ------
-    CheckpointError
-        If it is not found or is not a Whisper.
+    `config.json`. The tokenizer is openai-whisper's. Raises a CheckpointError
+    if the source is not found or is not a Whisper.
     """
     import_extra("whisper", "whisper")
     library = import_extra("whisper.model", "whisper")

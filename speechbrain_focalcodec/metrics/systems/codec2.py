@@ -19,18 +19,11 @@ PACKAGE = "codec2"
 
 @dataclass(frozen=True)
 class Mode:
-    """Properties of a mode.
+    """Frame length in samples at 8 kHz, bits per frame, and delay in samples.
 
-    Arguments
-    ---------
-    frame : int
-        Samples per frame at 8 kHz.
-    bits : int
-        Bits per frame, without the padding to bytes in files.
-    delay : int
-        Delay in samples: the shift with the highest STOI, to 10 samples, on ten
-        speakers of LibriSpeech. Single speakers deviate by up to 30 samples,
-        which changes STOI by .01.
+    Bits exclude the padding to bytes in files. The delay is the shift with the
+    highest STOI, to 10 samples, on ten speakers of LibriSpeech. Single speakers
+    deviate by up to 30 samples, which changes STOI by .01.
     """
 
     frame: int

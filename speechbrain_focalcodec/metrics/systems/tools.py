@@ -16,12 +16,9 @@ TIMEOUT = 600.0
 
 
 def find_tool(name: str, package: str) -> str:
-    """Path of a command-line tool from a Debian package.
+    """Path of a tool from a Debian package.
 
-    Raises
-    ------
-    FocalCodecError
-        If it is not installed; the message says how to install it.
+    Raises a FocalCodecError if it is not installed.
     """
     path = shutil.which(name)
     if path is None:
@@ -36,11 +33,8 @@ def find_tool(name: str, package: str) -> str:
 def run_tool(command: Sequence[str], stdin: bytes = b"") -> bytes:
     """Run a tool on `stdin` and return its standard output.
 
-    Raises
-    ------
-    FocalCodecError
-        If it fails or takes longer than `TIMEOUT` seconds; the message ends
-        with the last line of its standard error.
+    Raises a FocalCodecError, with the last line of its standard error, if it
+    fails or takes longer than `TIMEOUT` seconds.
     """
     text = " ".join(command)
     try:
