@@ -109,29 +109,29 @@ class Task(nn.Module):
     ):
         super().__init__()
         # Any: the keys depend on the task.
-        self.config: Any = parse_task_config(config)
-        config = self.config
+        parsed: Any = parse_task_config(config)
+        self.config: Any = parsed
         #: Pieces of text; set by :func:`load_tokenizer`.
         self.tokenizer: TextTokenizer | None = None
-        codec = _find_codec(config.front_end, codec)
-        _check_tables(config, codec)
-        self.front_end = _front_end(config.front_end, codec)
-        if isinstance(config, TTSConfig):
-            options = config.language_model.model_dump()
-            kind = config.PARTS[options.pop("name")]
+        codec = _find_codec(parsed.front_end, codec)
+        _check_tables(parsed, codec)
+        self.front_end = _front_end(parsed.front_end, codec)
+        if isinstance(parsed, TTSConfig):
+            options = parsed.language_model.model_dump()
+            kind = parsed.PARTS[options.pop("name")]
             self.model = kind(
-                num_pieces=config.num_pieces,
+                num_pieces=parsed.num_pieces,
                 # From the codec if the configuration has none.
                 codebook_size=self.front_end.codebook_size,
-                speaker_dim=config.speaker_dim,
+                speaker_dim=parsed.speaker_dim,
                 **options,
             )
             return
-        options = config.network.model_dump()
-        kind = config.PARTS[options.pop("name")]
+        options = parsed.network.model_dump()
+        kind = parsed.PARTS[options.pop("name")]
         network: Any = kind(input_dim=self.front_end.dim, **options)
         self.network = network
-        self.output = nn.Linear(network.output_dim, config.num_outputs)
+        self.output = nn.Linear(network.output_dim, parsed.num_outputs)
 
 
 def _find_codec(
