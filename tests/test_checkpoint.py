@@ -487,6 +487,6 @@ def test_a_folder_is_taken_by_any_path(folder, monkeypatch):
 
 
 def test_a_bundled_model_is_taken_by_its_name(folder, monkeypatch):
-    monkeypatch.setattr(checkpoint, "BUNDLED_MODELS", folder.parent)
+    monkeypatch.setattr(model_files, "BUNDLED_MODELS", folder.parent)
     assert model_files.bundled_models() == ["model"]
     assert FocalCodec.from_pretrained("model").name == "model"

@@ -13,7 +13,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from speechbrain_focalcodec import __version__, checkpoint
+from speechbrain_focalcodec import __version__, model_files
 from speechbrain_focalcodec.audio import read_audio, write_audio
 from speechbrain_focalcodec.cli import app
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
@@ -493,7 +493,7 @@ def test_info_tells_what_a_model_is(model):
 
 
 def test_the_bundled_model_is_the_default(monkeypatch):
-    monkeypatch.setattr(checkpoint, "DEFAULT_MODEL", str(CAUSAL))
+    monkeypatch.setattr(model_files, "DEFAULT_MODEL", str(CAUSAL))
     result = CliRunner().invoke(app, ["info", "--json"])
     assert json.loads(result.stdout)["model"] == "causal_50hz"
 

@@ -703,7 +703,7 @@ def test_lines_where_there_is_no_terminal(capsys):
     bar.update(done=1, seconds=3600.0, failures=0)
     assert capsys.readouterr().err == ""
     bar._since -= 36
-    bar._said -= 36
+    bar._printed -= 36
     bar.update(done=2, seconds=7200.0, failures=1)
     (line,) = capsys.readouterr().err.splitlines()
     bar.end()

@@ -127,55 +127,8 @@ def evaluate(
 ) -> None:
     """Measure codecs on a corpus, side by side: tables, CSV and pictures.
 
-    Killed, it goes on where it was when the same command runs again. With
-    another --model or metric besides, only what is new is measured.
-    \f
-
-    Arguments
-    ---------
-    data : Path
-        The corpus.
-    out : Path
-        The folder of the results.
-    model : list of str, optional
-        The codecs.
-    metrics : str
-        Names of metrics and groups.
-    voice_conversion : bool
-        Whether voices are converted.
-    reference : Path, optional
-        Speech of the target speakers.
-    whisper : Path, optional
-        A local Whisper checkpoint.
-    metric_model : list of str, optional
-        Models of metrics, by name.
-    device : str, optional
-        Where codecs and metrics run.
-    limit : int, optional
-        How many utterances to take.
-    min_duration : float
-        Seconds of the shortest utterance to take.
-    seed : int
-        Seed of all draws.
-    batch_duration : float, optional
-        Seconds of a batch.
-    workers : int, optional
-        Processes that read audio.
-    max_failures : float
-        Share of the utterances that may fail.
-    retry_failures : bool
-        Whether to measure batches with failures again.
-    save_audio : int
-        Of how many utterances to keep the audio.
-    data_root : Path, optional
-        What stands for ``{data_root}`` in a manifest.
-    overwrite : bool
-        Whether to begin anew.
-
-    Raises
-    ------
-    FocalCodecError
-        If the data, a codec or a metric cannot be used, or too much fails.
+    The same command resumes an evaluation that was killed. With another
+    --model or metric besides, only what is new is measured.
     """
     if not data.exists():
         raise typer.BadParameter(
@@ -218,7 +171,7 @@ def evaluate(
 
 
 class _Chosen(NamedTuple):
-    """What measures, and what is measured."""
+    """Models and metrics, as the options name them."""
 
     model: list[str] | None
     metrics: str
@@ -238,19 +191,19 @@ def _run(
         default_workers,
     )
     from speechbrain_focalcodec.metrics import harness
-    from speechbrain_focalcodec.metrics.plan import PLAN_NAME
     from speechbrain_focalcodec.metrics.registry import (
         MetricOptions,
         make_metrics,
     )
+    from speechbrain_focalcodec.metrics.results import SETTINGS_NAME
     from speechbrain_focalcodec.metrics.systems.registry import make_system
     from speechbrain_focalcodec.model_files import DEFAULT_MODEL
 
     device = chosen.device
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    # An evaluation goes on with its own, on whatever device.
-    is_new = options["overwrite"] or not (out / PLAN_NAME).is_file()
+    # A resumed evaluation has its own, on any device.
+    is_new = options["overwrite"] or not (out / SETTINGS_NAME).is_file()
     if options["batch_duration"] is None and is_new:
         options["batch_duration"] = default_batch(device)
     if options["workers"] is None:

@@ -2,8 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -25,27 +23,32 @@ from speechbrain_focalcodec.cli.options import (
 )
 from speechbrain_focalcodec.cli.stopping import stopping
 from speechbrain_focalcodec.errors import FocalCodecError
-from speechbrain_focalcodec.jobs.launch import (
+from speechbrain_focalcodec.jobs.processes import (
     default_processes,
-    end_with_parent,
-    launch,
+    start_ranks,
+    warm_up,
 )
+from speechbrain_focalcodec.jobs.ranks import Rank, cores, find_rank, local_rank
+from speechbrain_focalcodec.jobs.report import Counts, ProgressBar
 from speechbrain_focalcodec.long_audio.windows import CONTEXT, WINDOW
 
 if TYPE_CHECKING:
     from speechbrain_focalcodec.corpus.layout import DatasetInfo
     from speechbrain_focalcodec.inference import PretrainedFocalCodec
-    from speechbrain_focalcodec.jobs.report import ProgressBar
 
 __all__ = ["tokenize"]
 
 _STOPPED = (
     "stopped; run the same command again to go on: finished shards are kept"
 )
+# What all ranks import.
+_MODULES = (
+    "speechbrain_focalcodec.cli.model",
+    "speechbrain_focalcodec.corpus.run",
+)
 
 
 def tokenize(
-    ctx: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(
@@ -99,14 +102,6 @@ def tokenize(
             "damaged.",
         ),
     ] = False,
-    lost_after: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="With several processes: after so many seconds without "
-            "progress, the first makes what others have left undone.",
-        ),
-    ] = 600.0,
     data_root: DataRoot = None,
     processes: Annotated[
         int | None,
@@ -151,64 +146,9 @@ def tokenize(
 ) -> None:
     """Turn a corpus into a dataset of tokens (Parquet), once.
 
-    Killed, it goes on where it was when the same command runs again. Start it
+    The same command finishes a run that was killed. Start it
     with torchrun or srun, as `-m speechbrain_focalcodec.cli tokenize ...`, to
     share the work among GPUs and machines: see docs/scale.md.
-    \f
-
-    Arguments
-    ---------
-    ctx : typer.Context
-        What the command was given.
-    source : Path
-        The corpus.
-    out : Path
-        The dataset's folder.
-    model : str, optional
-        A bundled model's name, a local folder or a hub repository.
-    device : str, optional
-        Where to put the model; under torchrun, the process's own GPU.
-    precision : str, optional
-        ``bf16`` or ``int8``.
-    window, context : float
-        How long audio is cut (s).
-    batch_duration : float, optional
-        Seconds of audio encoded together.
-    workers : int, optional
-        Processes that read audio.
-    channel : int, optional
-        The channel of audio to read; the mean of all by default.
-    strict : bool
-        Whether a warning about audio is a failure.
-    shard_size : int, optional
-        Items of a shard.
-    max_failures : float
-        Share of the items that may fail.
-    retry_failures : bool
-        Whether to make shards with failures again.
-    verify : bool
-        Whether to make damaged shards again.
-    lost_after : float
-        After how long without progress others count as lost (s).
-    data_root : Path, optional
-        What stands for ``{data_root}`` in a manifest.
-    processes : int, optional
-        Processes that share the work on this machine.
-    as_json : bool
-        Whether to print JSON.
-    engine : str, optional
-        ``ray``, or what the environment says.
-    ray_address : str, optional
-        The Ray cluster.
-    ray_workers : int, optional
-        Number of Ray actors.
-    ray_gpus, ray_cpus : float
-        What each of them takes.
-
-    Raises
-    ------
-    FocalCodecError
-        If the corpus or the folder cannot be used, or too much fails.
     """
     if str(out) == "-":
         raise typer.BadParameter(
@@ -219,36 +159,32 @@ def tokenize(
         raise typer.BadParameter(
             f"must be ray, not {engine}", param_hint="--engine"
         )
-    if engine is None:
-        if processes is None:
-            processes = default_processes(device)
-        if processes > 1:
-            _check_there(source)  # once, not by each of them
-            raise typer.Exit(launch(_again(ctx), processes))
-    from speechbrain_focalcodec.jobs.report import ProgressBar
-
+    if not source.exists():
+        raise typer.BadParameter(
+            f"{source}: no such file or folder", param_hint="SOURCE"
+        )
     bar = ProgressBar(quiet=QUIET.get())
-    options: dict[str, Any] = {
-        "batch_duration": batch_duration,
-        "workers": workers,
-        "items_per_shard": shard_size,
-        "max_failures": max_failures,
-        "retry_failures": retry_failures,
-        "verify": verify,
-        "data_root": data_root,
-        "report": bar,
-    }
-    loading = _Loading(model, precision, window, context, channel, strict)
-    # One of several on this machine says what all would say.
-    silent = end_with_parent() and os.environ["RANK"] != "0"
-    with _stopping(silent, bar):
-        if engine is None:
-            info = _run(source, out, loading, device, lost_after, options)
-        else:
+    run = _Run(
+        *(source, out, device),
+        _Loading(model, precision, window, context, channel, strict),
+        {
+            "batch_duration": batch_duration,
+            "workers": workers,
+            "items_per_shard": shard_size,
+            "max_failures": max_failures,
+            "retry_failures": retry_failures,
+            "verify": verify,
+            "data_root": data_root,
+        },
+    )
+    with stopping(bar, _STOPPED):
+        if engine == "ray":
             ray_options = ray_address, ray_workers, ray_gpus, ray_cpus
-            info = _run_on_ray(
-                source, out, loading, device, ray_options, options
-            )
+            info = run.with_ray(ray_options, bar)
+        elif (processes or (processes := default_processes(device))) > 1:
+            info = run.with_processes(processes, bar)
+        else:
+            info = run.as_rank(find_rank(), bar)
     if info is None:
         return
     if as_json:
@@ -281,7 +217,7 @@ def tokenize(
 
 
 class _Loading(NamedTuple):
-    """How the model is loaded and reads audio, but for its device."""
+    """Options that load the model, apart from its device."""
 
     model: str | None
     precision: str | None
@@ -299,107 +235,94 @@ class _Loading(NamedTuple):
         )
 
 
-def _again(ctx: typer.Context) -> list[str]:
-    """This command's line, for one of several processes."""
-    given: list[str] = []
-    places: list[str] = []
-    for parameter in ctx.command.params:
-        value = ctx.params.get(parameter.name or "")
-        if parameter.param_type_name == "argument":
-            places.append(str(value))
-        elif value is True:
-            given.append(parameter.opts[0])
-        # Zero is a value, though it equals False.
-        elif (
-            value is not None
-            and value is not False
-            and parameter.name != "processes"
-        ):
-            given += [parameter.opts[0], str(value)]
-    command = ["-m", "speechbrain_focalcodec.cli", "tokenize"]
-    return [*command, *given, "--processes", "1", "--", *places]
+class _Run(NamedTuple):
+    """A run; `options` are those of :func:`corpus.run.tokenize`."""
 
+    source: Path
+    out: Path
+    device: str | None
+    loading: _Loading
+    options: dict[str, Any]
 
-def _run(
-    source: Path,
-    out: Path,
-    loading: _Loading,
-    device: str | None,
-    lost_after: float,
-    options: dict[str, Any],
-) -> "DatasetInfo | None":
-    """Do this process's part."""
-    # Its own account of a lost process is a page of C++.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from speechbrain_focalcodec.jobs.loading import warm_up
+    def as_rank(
+        self, rank: Rank, bar: ProgressBar, **shared: Any
+    ) -> "DatasetInfo | None":
+        """Make the shards of one rank."""
+        if self.options["workers"] != 0:
+            warm_up()
+        import torch
 
-    # Their imports then go on beside the model's.
-    if options["workers"] != 0:
-        warm_up()
-    import torch
+        from speechbrain_focalcodec.corpus.run import shards_left, tokenize
 
-    from speechbrain_focalcodec.corpus.run import tokenize
-    from speechbrain_focalcodec.jobs import group as groups
-
-    if device is None and torch.cuda.is_available():
-        place, _ = groups.local_place()
-        device = f"cuda:{place % torch.cuda.device_count()}"
-    group = groups.find_group()
-    with groups.together(group):
-        _check_there(source)
-        interface = loading.load(device)
-    return tokenize(
-        source, out, interface, group=group, lost_after=lost_after, **options
-    )
-
-
-def _run_on_ray(
-    source: Path,
-    out: Path,
-    loading: _Loading,
-    device: str | None,
-    ray_options: tuple[Any, ...],
-    options: dict[str, Any],
-) -> "DatasetInfo":
-    """Have Ray's actors do it."""
-    from speechbrain_focalcodec.corpus import ray_engine
-
-    _check_there(source)
-    if loading.model is not None and Path(loading.model).is_dir():
-        # An actor has another working folder.
-        loading = loading._replace(model=str(Path(loading.model).absolute()))
-    try:
-        return ray_engine.tokenize_with_ray(
-            source,
-            out,
-            partial(_load, loading),
-            ray_engine.RayOptions(*ray_options),
-            device=device,
-            **options,
+        device = self.device
+        if device is None and torch.cuda.is_available():
+            place = rank.rank if shared else local_rank()[0]
+            device = f"cuda:{place % torch.cuda.device_count()}"
+        info = tokenize(
+            *(self.source, self.out, self.loading.load(device)),
+            **self.options,
+            rank=rank,
+            report=bar,
+            **shared,
         )
-    except ImportError as error:
-        raise FocalCodecError(str(error)) from error
+        if info is None and not shared:
+            left, total = shards_left(self.out)
+            note(
+                f"rank {rank.rank} of {rank.world_size}: its shards are done; "
+                f"{left} of {total} shards are left to other ranks. If one "
+                "was lost, run the same command again",
+                err=True,
+            )
+        return info
 
+    def with_processes(
+        self, processes: int, bar: ProgressBar
+    ) -> "DatasetInfo | None":
+        """Make shards as rank 0, beside the other ranks."""
+        # Read when torch is imported, here and in the processes.
+        threads = str(max(1, cores() // processes))
+        os.environ.setdefault("OMP_NUM_THREADS", threads)
+        warm_up(*_MODULES)
+        import speechbrain_focalcodec.cli.model
+        import speechbrain_focalcodec.corpus.run  # noqa: F401
 
-def _check_there(source: Path) -> None:
-    if not source.exists():
-        raise typer.BadParameter(
-            f"{source}: no such file or folder", param_hint="SOURCE"
-        )
+        with start_ranks(partial(_run_rank, self), processes) as others:
+            return self.as_rank(
+                Rank(0, processes), bar, others=others, counts=others.counts
+            )
 
+    def with_ray(
+        self, ray_options: tuple[Any, ...], bar: ProgressBar
+    ) -> "DatasetInfo":
+        """Have Ray's actors make shards."""
+        from speechbrain_focalcodec.corpus import ray_engine
 
-@contextmanager
-def _stopping(silent: bool, bar: "ProgressBar") -> Iterator[None]:
-    """End in one line, or none, when a signal or the leader asks for it."""
-    from speechbrain_focalcodec.jobs.group import LeaderLost
-
-    with stopping(bar, None if silent else _STOPPED):
+        loading, model = self.loading, self.loading.model
+        if model is not None and Path(model).is_dir():
+            # An actor has another working folder.
+            loading = loading._replace(model=str(Path(model).absolute()))
         try:
-            yield
-        except LeaderLost as error:
-            if not silent:
-                raise
-            raise typer.Exit(1) from error
+            return ray_engine.tokenize_with_ray(
+                *(self.source, self.out, partial(_load, loading)),
+                ray_engine.RayOptions(*ray_options),
+                device=self.device,
+                report=bar,
+                **self.options,
+            )
+        except ImportError as error:
+            raise FocalCodecError(str(error)) from error
+
+
+def _run_rank(run: _Run, rank: Rank, counts: Counts) -> int:
+    """Run a rank that :func:`start_ranks` has started."""
+    QUIET.set(True)
+    bar = ProgressBar(quiet=True)
+    try:
+        with stopping(bar, None):
+            run.as_rank(rank, bar, counts=counts)
+    except typer.Exit as stop:
+        return stop.exit_code
+    return 0
 
 
 def _load(loading: _Loading, device: str | None) -> "PretrainedFocalCodec":

@@ -147,14 +147,6 @@ def remove_leftovers(out: str | Path) -> None:
     ---------
     out : str or Path
         The dataset's folder.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> (folder / ".dataset.abc.json").touch()
-    >>> remove_leftovers(folder)
-    >>> list(folder.iterdir())
-    []
     """
     for pattern in _TEMPORARY:
         for path in Path(out).glob(pattern):
@@ -210,13 +202,6 @@ def write_failures(out: str | Path, failures: Iterable[Failure]) -> Path:
     -------
     Path
         The file.
-
-    Example
-    -------
-    >>> tmp = getfixture("tmp_path")
-    >>> path = write_failures(tmp, [("a", "a.wav", "is empty")])
-    >>> pq.read_table(path)["reason"].to_pylist()
-    ['is empty']
     """
     path = Path(out, FAILURES_NAME)
     rows = [

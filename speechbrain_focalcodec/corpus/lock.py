@@ -22,18 +22,20 @@ LOCK_NAME = f"{WORK_NAME}/lock"
 
 
 @contextmanager
-def run_lock(out: str | Path) -> Iterator[None]:
+def run_lock(out: str | Path, wait: bool = False) -> Iterator[None]:
     """Refuse a second run in the same folder.
 
-    The process that leads a run holds the lock; those that share the run do
-    not need it. The system releases it when the process ends, however it
-    ends. Where the file system or the system has no locks, there is none.
+    Rank 0 of a run holds the lock, and the rank that writes the index. The
+    system releases it when the process ends, however it ends. Where the file
+    system or the system has no locks, there is none.
 
     Arguments
     ---------
     out : str or Path
         The dataset's folder. It is made when it is missing, and removed again
         if nothing was written to it.
+    wait : bool
+        Whether to wait until another run has ended.
 
     Raises
     ------
@@ -58,7 +60,7 @@ def run_lock(out: str | Path) -> Iterator[None]:
         raise DataError(f"{out}: is a file; give the name of a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        handle = _locked(path)
+        handle = _locked(path, wait)
     except BlockingIOError as error:
         holder = path.read_text(encoding="utf-8", errors="replace")[:200]
         raise DataError(
@@ -76,12 +78,12 @@ def run_lock(out: str | Path) -> Iterator[None]:
                 out.rmdir()
 
 
-def _locked(path: Path) -> int:
+def _locked(path: Path, wait: bool) -> int:
     """Open and lock a file; a BlockingIOError if another process has it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(handle)
+            _lock(handle, wait)
             # A run that has just ended may have removed what was locked.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(path), os.fstat(handle)):
@@ -95,11 +97,11 @@ def _locked(path: Path) -> int:
         os.close(handle)
 
 
-def _lock(handle: int) -> None:
+def _lock(handle: int, wait: bool) -> None:
     if fcntl is None:
         return
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise
     except OSError:

@@ -1,7 +1,7 @@
 """Making shards: audio read ahead, encoded in batches, written by rename."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,49 +18,86 @@ from speechbrain_focalcodec.corpus.plan import Plan
 from speechbrain_focalcodec.corpus.shards import (
     Failure,
     ShardFacts,
-    read_facts,
     shard_schema,
     write_shard,
 )
 from speechbrain_focalcodec.errors import AudioError, DataError
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
-from speechbrain_focalcodec.jobs.audio import (
-    AudioJob,
-    Header,
-    read_sig,
-)
+from speechbrain_focalcodec.jobs.audio import AudioJob, Header, read_sig
 from speechbrain_focalcodec.jobs.batching import plan_batches
-from speechbrain_focalcodec.jobs.loading import Loader, Pending, read_ahead
+from speechbrain_focalcodec.jobs.engine import Batch, process_shards
+from speechbrain_focalcodec.jobs.loading import Loader, Pending
 
 __all__ = ["Progress", "ShardMaker"]
 
-# Told of each batch: items, seconds of audio, failures among the items.
+# Called after each batch: items, seconds of audio, failures among the items.
 Progress = Callable[[int, float, list[Failure]], None]
 
 _SEGMENTS = ("start", "stop")
 
 
-@dataclass
 class _Shard:
     """A shard that is being made."""
 
-    index: int
-    items: pa.Table
-    jobs: list[AudioJob]
-    pending: Pending
-    headers: dict[int, Header] = field(default_factory=dict)
-    toks: dict[int, np.ndarray] = field(default_factory=dict)
-    reasons: dict[int, str] = field(default_factory=dict)
+    def __init__(self, maker: "ShardMaker", index: int) -> None:
+        self._maker, self.index = maker, index
+        self.items = maker.items.shard(index)
+        interface = maker.interface
+        self.jobs = [
+            AudioJob(
+                *(str(maker.items.open_path(path)), start, stop),
+                *(interface.channel, interface.strict),
+            )
+            for path, start, stop in zip(
+                *(
+                    self.items[name].to_pylist()
+                    for name in ("path", *_SEGMENTS)
+                ),
+                strict=True,
+            )
+        ]
+        self.toks: dict[int, np.ndarray] = {}
+        self.reasons: dict[int, str] = {}
+        self._pending = maker.loader.headers(self.jobs)
 
+    @cached_property
+    def headers(self) -> dict[int, Header]:
+        """Headers of the items that have one; the others fail."""
+        found = dict(enumerate(self._pending.result()))
+        bad = {i: h for i, h in found.items() if isinstance(h, str)}
+        self._maker.fail(self, bad)
+        return {i: h for i, h in found.items() if i not in bad}
 
-@dataclass
-class _Batch:
-    """Some items of a shard that are encoded together."""
+    def length(self, place: int) -> int:
+        """Samples of an item at the model's sample rate."""
+        samples, rate, _ = self.headers[place]
+        return resampled_length(samples, rate, self._maker.sample_rate)
 
-    shard: _Shard
-    places: list[int]
-    sigs: Pending | None  # None: too long to be read as a whole
-    is_last: bool
+    def batches(self) -> list[list[int]]:
+        """Places of items of similar length."""
+        places = list(self.headers)
+        groups = plan_batches(
+            [self.length(i) for i in places], self._maker.batch_samples
+        )
+        return [[places[k] for k in group] for group in groups]
+
+    def read(self, loader: Loader, places: list[int]) -> Pending | None:
+        """Have audio read, but of files that are longer than a window."""
+        window = self._maker.interface.window
+        if window is not None:
+            longest = window * self._maker.sample_rate
+            if any(self.length(i) > longest for i in places):
+                return None
+        return loader.sigs([self.jobs[i] for i in places])
+
+    def failures(self, places: Iterable[int]) -> list[Failure]:
+        """Id, path and reason of items that have failed."""
+        places = sorted(places)
+        rows = self.items.select(["id", "path"]).take(
+            pa.array(places, pa.int64())
+        )
+        reasons = (" ".join(self.reasons[i].split()) for i in places)
+        return list(zip(*rows.to_pydict().values(), reasons, strict=True))
 
 
 class ShardMaker:
@@ -71,7 +108,7 @@ class ShardMaker:
     Arguments
     ---------
     interface : PretrainedFocalCodec
-        The model; its window says what is encoded in one pass.
+        The model; longer audio than its window is encoded in windows.
     plan : Plan
         The plan.
     items : ItemTable
@@ -83,17 +120,8 @@ class ShardMaker:
     workers : int
         Processes that read audio; 0 for a thread.
     progress : callable
-        Told of each batch: items, seconds of audio and failures. What it
-        raises ends the work; the shard under way is not written then.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec.corpus.plan import load_plan
-    >>> with ShardMaker(interface, *load_plan("out"), "out", 60.0, 2) as maker:
-    ...     facts = list(maker.make([0, 1]))
-    Traceback (most recent call last):
-    ...
-    NameError: name 'interface' is not defined
+        Called after each batch with items, seconds of audio and failures. An
+        exception of it ends the work; the current shard is not written then.
     """
 
     def __init__(
@@ -108,8 +136,8 @@ class ShardMaker:
     ) -> None:
         self.interface, self.plan, self.items = interface, plan, items
         self.out, self.progress = Path(out), progress
-        self._rate = interface.codec.sample_rate_input
-        self._most = round(batch_duration * self._rate)
+        self.sample_rate = interface.codec.sample_rate_input
+        self.batch_samples = round(batch_duration * self.sample_rate)
         self._digest = plan.digest()
         segments = _SEGMENTS if items.has_segments else ()
         extra = [
@@ -117,103 +145,56 @@ class ShardMaker:
             *items.extra_schema,
         ]
         self._schema = shard_schema(plan.model.codebook_size, pa.schema(extra))
-        self._loader = Loader(self._rate, workers)
-        self._depth = workers + 2
+        self.loader = Loader(self.sample_rate, workers)
 
-    def make(
-        self,
-        indices: Iterable[int],
-        is_near_end: Callable[[], bool] = lambda: False,
-    ) -> Iterator[ShardFacts]:
+    def make(self, indices: Iterable[int]) -> Iterator[ShardFacts]:
         """Make shards, one after the other; audio is read across their ends.
 
         Arguments
         ---------
         indices : iterable of int
-            Which shards; the next one is asked for ahead of time.
-        is_near_end : callable
-            Whether others could take the next one instead.
+            Numbers of the shards.
 
         Returns
         -------
         iterator of ShardFacts
-            What was published.
+            Each shard's facts once it is published.
 
         Raises
         ------
         FocalCodecError
-            If a shard cannot be written, or what `progress` raises.
+            If a shard cannot be written, or `progress` raises it.
         """
-        for batch in read_ahead(
-            self._batches(indices, is_near_end), self._depth
-        ):
-            self._encode(batch)
-            if batch.is_last:
-                yield self._publish(batch.shard)
+        shards = (_Shard(self, index) for index in indices)
+        for shard in process_shards(shards, self.loader, self._encode):
+            yield self._publish(shard)
 
-    def _batches(
-        self, indices: Iterable[int], is_near_end: Callable[[], bool]
-    ) -> Iterator[_Batch]:
-        opened = (self._open(i) for i in indices)
-        for shard in read_ahead(opened, lambda: 0 if is_near_end() else 1):
-            found = dict(enumerate(shard.pending.result()))
-            bad = {i: h for i, h in found.items() if isinstance(h, str)}
-            self._fail(shard, bad)
-            shard.headers = {i: h for i, h in found.items() if i not in bad}
-            lengths = {
-                i: resampled_length(*header[:2], self._rate)
-                for i, header in shard.headers.items()
-            }
-            places = list(lengths)
-            groups = [
-                [places[k] for k in group]
-                for group in plan_batches(list(lengths.values()), self._most)
-            ]
-            # An empty one, so that a shard of failures is published too.
-            groups = groups or [[]]
-            window = self.interface.window
-            longest = np.inf if window is None else window * self._rate
-            for number, group in enumerate(groups, 1):
-                sigs = None
-                if not any(lengths[i] > longest for i in group):
-                    sigs = self._loader.sigs([shard.jobs[i] for i in group])
-                yield _Batch(shard, group, sigs, number == len(groups))
+    def fail(self, shard: _Shard, reasons: dict[int, str]) -> None:
+        """Record items that have failed."""
+        shard.reasons.update(reasons)
+        if reasons:
+            self.progress(len(reasons), 0.0, shard.failures(reasons))
 
-    def _open(self, index: int) -> _Shard:
-        """Have a shard's headers read."""
-        items = self.items.shard(index)
-        jobs = [
-            AudioJob(
-                *(str(self.items.open_path(path)), start, stop),
-                *(self.interface.channel, self.interface.strict),
-            )
-            for path, start, stop in zip(
-                *(items[name].to_pylist() for name in ("path", *_SEGMENTS)),
-                strict=True,
-            )
-        ]
-        return _Shard(index, items, jobs, self._loader.headers(jobs))
-
-    def _encode(self, batch: _Batch) -> None:
-        """Encode what could be read; the rest are failures."""
+    def _encode(self, batch: Batch[_Shard]) -> None:
+        """Encode the items that could be read; the others fail."""
         shard = batch.shard
-        if batch.sigs is None:
+        if batch.audio is None:
             for place in batch.places:
                 self._encode_long(shard, place)
         else:
-            sigs = dict(zip(batch.places, batch.sigs.result(), strict=True))
+            sigs = dict(zip(batch.places, batch.audio, strict=True))
             bad = {
                 i: reason
                 for i, sig in sigs.items()
-                if (reason := self._problem(shard, i, sig))
+                if (reason := self._check(shard, i, sig))
             }
-            self._fail(shard, bad)
+            self.fail(shard, bad)
             good = {
                 i: torch.from_numpy(sig)
                 for i, sig in sigs.items()
                 if i not in bad
             }
-            self._encode_together(shard, good)
+            self._encode_batch(shard, good)
         done = [i for i in batch.places if i in shard.toks]
         seconds = sum(
             shard.headers[i].num_samples / shard.headers[i].sample_rate
@@ -221,19 +202,18 @@ class ShardMaker:
         )
         self.progress(len(done), seconds, [])
 
-    def _problem(self, shard: _Shard, place: int, sig: Any) -> str:
-        """What is wrong with what was read; empty when all is well."""
+    def _check(self, shard: _Shard, place: int, sig: Any) -> str:
+        """The problem of an item that was read; empty if there is none."""
         if isinstance(sig, str):
             return sig
-        header = shard.headers[place]
-        if len(sig) == resampled_length(*header[:2], self._rate):
+        if len(sig) == shard.length(place):
             return ""
         return (
             f"{shard.jobs[place].path}: has another length than when its "
             "header was read; let nobody write it during the run"
         )
 
-    def _encode_together(
+    def _encode_batch(
         self, shard: _Shard, sigs: dict[int, torch.Tensor]
     ) -> None:
         """Encode a batch, or its halves when memory does not hold it."""
@@ -244,7 +224,7 @@ class ShardMaker:
         except torch.OutOfMemoryError as error:
             if len(sigs) == 1:
                 (place,) = sigs
-                seconds = len(sigs[place]) / self._rate
+                seconds = len(sigs[place]) / self.sample_rate
                 raise DataError(
                     f"{shard.jobs[place].path}: memory does not hold the "
                     f"{seconds:.1f} s that are encoded in one pass; choose a "
@@ -259,7 +239,7 @@ class ShardMaker:
         places = list(sigs)
         half = len(places) // 2
         for part in (places[:half], places[half:]):
-            self._encode_together(shard, {i: sigs[i] for i in part})
+            self._encode_batch(shard, {i: sigs[i] for i in part})
 
     def _encode_sigs(self, sigs: list[torch.Tensor]) -> list[np.ndarray]:
         device = self.interface.device
@@ -277,13 +257,13 @@ class ShardMaker:
         ]
 
     def _encode_long(self, shard: _Shard, place: int) -> None:
-        """Encode window by window, read from disk as it goes."""
+        """Encode window by window, read from disk on the way."""
         job = shard.jobs[place]
         try:
             if job.start is None and job.stop is None:
                 toks = self.interface.encode_file(job.path)
             else:
-                sig = read_sig(job, self._rate)
+                sig = read_sig(job, self.sample_rate)
                 if isinstance(sig, str):
                     raise AudioError(sig)
                 batch, _ = self.interface.encode_batch(
@@ -291,51 +271,30 @@ class ShardMaker:
                 )
                 toks = batch[0]
         except (AudioError, OSError) as error:
-            self._fail(shard, {place: str(error)})
+            self.fail(shard, {place: str(error)})
         else:
             shard.toks[place] = toks.cpu().numpy()
-
-    def _fail(self, shard: _Shard, reasons: dict[int, str]) -> None:
-        shard.reasons.update(reasons)
-        if reasons:
-            self.progress(len(reasons), 0.0, self._failures(shard, reasons))
-
-    def _failures(self, shard: _Shard, places: Iterable[int]) -> list[Failure]:
-        places = sorted(places)
-        rows = shard.items.select(["id", "path"]).take(
-            pa.array(places, pa.int64())
-        )
-        reasons = (" ".join(shard.reasons[i].split()) for i in places)
-        return list(zip(*rows.to_pydict().values(), reasons, strict=True))
 
     def _publish(self, shard: _Shard) -> ShardFacts:
         """Write a shard whose items are all done."""
         kept = sorted(shard.toks)
         columns: Any = shard.items.take(pa.array(kept, pa.int64()))
-        path = self.out / shard_name(shard.index, self.plan.shards)
-        try:
-            return write_shard(
-                path,
-                self._schema,
-                columns,
-                [shard.toks[i] for i in kept],
-                [shard.headers[i][:2] for i in kept],
-                {
-                    "plan": self._digest,
-                    "shard": shard.index,
-                    "failures": self._failures(shard, shard.reasons),
-                    "sizes": [shard.headers[i].num_bytes for i in kept],
-                },
-            )
-        except FileNotFoundError:
-            # Taken for lost: another process made it, and has cleaned up.
-            facts = read_facts(path, self._digest, shard.index)
-            if facts is None:
-                raise
-            return facts
+        return write_shard(
+            self.out / shard_name(shard.index, self.plan.shards),
+            self._schema,
+            columns,
+            [shard.toks[i] for i in kept],
+            [shard.headers[i][:2] for i in kept],
+            {
+                "plan": self._digest,
+                "shard": shard.index,
+                "failures": shard.failures(shard.reasons),
+                "sizes": [shard.headers[i].num_bytes for i in kept],
+            },
+        )
 
     def __enter__(self) -> "ShardMaker":
-        self._loader.__enter__()
+        self.loader.__enter__()
         return self
 
     def __exit__(
@@ -344,4 +303,4 @@ class ShardMaker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._loader.__exit__(kind, error, trace)
+        self.loader.__exit__(kind, error, trace)

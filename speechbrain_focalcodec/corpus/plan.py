@@ -1,7 +1,7 @@
-"""The plan of a run: what is made, of what, by which model.
+"""The plan of a run: the items of each shard, the model and the settings.
 
-It is written before the first shard, and whoever goes on with the run, on this
-machine or another, must have come to the same plan.
+It is written before the first shard. Each rank, and each later run, must come
+to the same plan.
 """
 
 import filecmp
@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,11 +48,6 @@ class Plan(BaseModel):
     """What `work/plan.json` holds.
 
     `settings` are those options that can change tokens.
-
-    Example
-    -------
-    >>> sorted(Plan.model_fields)[:3]
-    ['format', 'items', 'items_per_shard']
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -82,7 +78,7 @@ def make_plan(
     settings: dict[str, Any],
     items_per_shard: int | None = None,
 ) -> tuple[Plan, ItemTable]:
-    """Plan a run, or find that a run of the same plan is there.
+    """Plan a run, or check that the folder holds a run of the same plan.
 
     Arguments
     ---------
@@ -110,22 +106,6 @@ def make_plan(
     DataError
         If the folder holds something else, or tokens of another model, corpus
         or other settings.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> from speechbrain_focalcodec.corpus.sources import open_source
-    >>> tmp = getfixture("tmp_path")
-    >>> _ = (tmp / "files.txt").write_text("a.wav")
-    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-    >>> plan, items = make_plan(
-    ...     tmp / "tokens",
-    ...     open_source(tmp / "files.txt"),
-    ...     ModelInfo.of(codec),
-    ...     {"precision": None},
-    ... )
-    >>> plan.items, plan.shards
-    (1, 1)
     """
     out = Path(out)
     before = _earlier_plan(out)
@@ -141,7 +121,7 @@ def make_plan(
                 "output folder"
             )
     # Always anew: a corpus may have been moved, with the same content.
-    new = out / WORK_NAME / f"items.{os.getpid()}.parquet"
+    new = out / WORK_NAME / f"items.{secrets.token_hex(4)}.parquet"
     try:
         items = write_items(source, new, items_per_shard)
         if before is not None and before.source["digest"] != items.digest:
@@ -171,7 +151,7 @@ def make_plan(
 
 
 def load_plan(out: str | Path) -> tuple[Plan, ItemTable]:
-    """Read the plan that another process has made.
+    """Read the plan of a dataset's folder.
 
     Arguments
     ---------
@@ -189,13 +169,6 @@ def load_plan(out: str | Path) -> tuple[Plan, ItemTable]:
     ------
     DataError
         If there is none, or it is damaged.
-
-    Example
-    -------
-    >>> load_plan("nowhere")
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.DataError: nowhere/work/plan.json: cannot...
     """
     plan = _read_plan(Path(out, PLAN_NAME))
     return plan, ItemTable(Path(out, ITEMS_NAME))
@@ -275,10 +248,15 @@ def _check_shards(out: Path, plan: Plan) -> None:
 
 def _publish(new: Path, path: Path) -> None:
     """Move a file to its place, unless the same is there already."""
-    if path.is_file() and filecmp.cmp(new, path, shallow=False):
-        new.unlink()
-    else:
-        os.replace(new, path)
+    try:
+        if path.is_file() and filecmp.cmp(new, path, shallow=False):
+            new.unlink()
+        else:
+            os.replace(new, path)
+    except FileNotFoundError:
+        # Another rank has ended the run, and removed what was left over.
+        if not path.is_file():
+            raise
 
 
 def _check_same(out: Path, other: str, before: Any, now: Any) -> None:

@@ -1,41 +1,59 @@
-"""A run on a Ray cluster: actors hold the model, and make shards.
+"""A run on a Ray cluster: actors hold the model and make shards.
 
-The process that starts it plans, hands out shards, counts and finishes. An
-actor that is lost is replaced, and its shards are made again; so a cluster may
-shrink and grow.
+This process plans, counts and writes the index. Ray restarts an actor that is
+lost and repeats its shard, so a cluster may shrink and grow.
 """
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from speechbrain_focalcodec.corpus.finishing import finish, finished
-from speechbrain_focalcodec.corpus.layout import DatasetInfo, ModelInfo
+from speechbrain_focalcodec.corpus.layout import (
+    DATA_NAME,
+    DatasetInfo,
+    ModelInfo,
+)
 from speechbrain_focalcodec.corpus.lock import run_lock
-from speechbrain_focalcodec.corpus.ray_actors import Crew, Load, ShardWorker
+from speechbrain_focalcodec.corpus.maker import ShardMaker
+from speechbrain_focalcodec.corpus.plan import load_plan
 from speechbrain_focalcodec.corpus.run import (
     MAX_FAILURES,
-    Tally,
-    begin,
+    Monitor,
+    default_batch,
+    default_workers,
     num_items,
+    plan_work,
     settings_of,
-    settle,
+    shards_left,
 )
-from speechbrain_focalcodec.errors import DataError
-from speechbrain_focalcodec.jobs.group import Alone
+from speechbrain_focalcodec.corpus.shards import ShardFacts
+from speechbrain_focalcodec.errors import DataError, FocalCodecError
+from speechbrain_focalcodec.inference import PretrainedFocalCodec
+from speechbrain_focalcodec.jobs.ranks import SINGLE
 from speechbrain_focalcodec.jobs.report import Report
 from speechbrain_focalcodec.utils.extras import import_extra
 
-__all__ = ["RayOptions", "tokenize_with_ray"]
+__all__ = ["Load", "RayOptions", "ShardWorker", "tokenize_with_ray"]
+
+# A shard is repeated so often when its actor is lost, and an actor restarted.
+TASK_RETRIES = 2
+RESTARTS = 10
+# A network file system may show a new file so late (NFS keeps what it knows
+# of a folder for up to a minute).
+_VISIBLE_AFTER = 90.0  # seconds
+
+Load = Callable[[str | None], PretrainedFocalCodec]
 
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Where workers run, how many, and what each takes.
+    """Options of Ray: the cluster, and the workers.
 
     Arguments
     ---------
@@ -43,16 +61,12 @@ class RayOptions:
         A cluster's address, such as ``auto`` or ``ray://head:10001``; a
         cluster of this machine, for this run, when not given.
     workers : int, optional
-        How many; as many as fit by default.
+        Number of workers; as many as fit by default.
     gpus : float, optional
         GPUs of each, a part of one too; 1 by default when there are any.
     cpus : float
         Cores of each. Ray gives the model as many threads.
 
-    Example
-    -------
-    >>> RayOptions(workers=4, gpus=0.5).cpus
-    2.0
     """
 
     address: str | None = None
@@ -68,7 +82,7 @@ class RayOptions:
                 raise ValueError(f"{name} must be 0 or more, not {number}")
 
     def fit(self, resources: dict[str, float]) -> tuple[int, float]:
-        """How many workers a cluster has room for, and the GPUs of each.
+        """Number of workers that fit a cluster, and the GPUs of each.
 
         Arguments
         ---------
@@ -128,7 +142,7 @@ def tokenize_with_ray(
 
     Corpus, output folder and model must have the same paths on all machines.
     The dataset is that of :func:`speechbrain_focalcodec.corpus.run.tokenize`,
-    and each can go on with what the other has begun.
+    and each can resume a run of the other.
 
     Arguments
     ---------
@@ -138,7 +152,7 @@ def tokenize_with_ray(
         Loads the model onto the device that it is given, or the best one for
         None. It is sent to the actors.
     options : RayOptions, optional
-        Where workers run, how many, and what each takes.
+        The cluster and the workers.
     device : str, optional
         The device of each worker; its GPU or the CPU by default.
     batch_duration, workers, items_per_shard, max_failures, retry_failures,
@@ -148,7 +162,7 @@ def tokenize_with_ray(
     data_root : str or Path, optional
         What stands for ``{data_root}`` in a manifest.
     report : Report, optional
-        Told of progress.
+        Receives the progress, after each shard.
 
     Returns
     -------
@@ -161,76 +175,153 @@ def tokenize_with_ray(
         If Ray is not installed.
     DataError
         If the source is damaged, the folder holds something else, too many
-        items fail, or a shard ends its worker again and again.
+        items fail, or a worker fails; the same call makes what is left.
     """
     ray = import_extra("ray", "ray")
-    options = options or RayOptions()
-    shown, group = report or Report(), Alone()
+    options, report = options or RayOptions(), report or Report()
     # This process plans, on a CPU, before a cluster is asked for anything.
     interface = load("cpu")
+    out = Path(out).absolute()
     with run_lock(out):
-        plan, items, todo, done = begin(
+        work = plan_work(
             # An actor has another working folder.
             Path(source).absolute(),
-            Path(out).absolute(),
+            out,
             ModelInfo.of(interface.codec),
             settings_of(interface),
             items_per_shard=items_per_shard,
             data_root=None if data_root is None else Path(data_root).absolute(),
             retry_failures=retry_failures,
             verify=verify,
-            group=group,
         )
         del interface
-        if (
-            not todo
-            and not verify
-            and (info := finished(out, plan)) is not None
-        ):
+        plan = work.plan
+        if not (work.todo or verify) and (info := finished(out, plan)):
             return info
-        shown.begin(plan.items, sum(map(num_items, done)))
+        report.begin(*work.size(SINGLE))
         try:
-            failed = sum(len(facts.failures) for facts in done)
-            tally = Tally(out, plan, failed, max_failures, group, shown)
-            if todo:
+            monitor = Monitor(
+                out, plan, work.num_failures, max_failures, report
+            )
+            if work.todo:
+                arguments = (load, device, str(out), plan.digest())
                 with _cluster(ray, options.address):
-                    size, gpus = options.fit(ray.cluster_resources())
-                    actor = ray.remote(
-                        num_cpus=options.cpus, num_gpus=gpus, max_restarts=0
-                    )(ShardWorker)
-                    crew = Crew(
+                    for facts in _make(
                         ray,
-                        lambda: actor.remote(
-                            load,
-                            device,
-                            str(Path(out).absolute()),
-                            plan.digest(),
-                            batch_duration,
-                            workers,
-                        ),
-                        size,
-                        plan,
-                        items,
-                        tally,
-                        group,
-                    )
-                    try:
-                        crew.make(todo)
-                    finally:
-                        crew.end()
-                settle(out, plan)
-            return finish(out, plan, items)
+                        options,
+                        (*arguments, batch_duration, workers),
+                        work.todo,
+                    ):
+                        monitor(
+                            num_items(facts), facts.duration, facts.failures
+                        )
+                _wait_until_visible(out)
+            return finish(out, plan, work.items)
+        except ray.exceptions.RayError as error:
+            left, total = shards_left(out)
+            raise DataError(
+                f"a Ray worker failed: {_reason(error)}; {left} of {total} "
+                "shards are left: run the same command again, finished shards "
+                "are kept"
+            ) from error
         finally:
-            shown.end()
+            report.end()
+
+
+class ShardWorker:
+    """Makes shards in a Ray actor.
+
+    Arguments
+    ---------
+    load : callable
+        Loads the model onto a device; None for the best one.
+    device : str, optional
+        The device.
+    out : str
+        The dataset's folder.
+    digest : str
+        Digest of its plan.
+    batch_duration : float, optional
+        Seconds of audio encoded together.
+    workers : int, optional
+        Processes that read audio.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        device: str | None,
+        out: str,
+        digest: str,
+        batch_duration: float | None,
+        workers: int | None,
+    ) -> None:
+        plan, items = load_plan(out)
+        interface = load(device)
+        same = (ModelInfo.of(interface.codec), settings_of(interface)) == (
+            plan.model,
+            plan.settings,
+        )
+        if plan.digest() != digest or not same:
+            raise DataError(
+                f"{out}: has another plan, or a worker another model, than "
+                "the process that plans; are files the same on all machines?"
+            )
+        if batch_duration is None:
+            batch_duration = default_batch(interface.device)
+        if workers is None:
+            workers = default_workers(interface.device)
+        self._maker = ShardMaker(
+            interface, plan, items, out, batch_duration, workers
+        )
+
+    def make(self, shard: int) -> ShardFacts:
+        """Make one shard, and return its facts."""
+        [facts] = self._maker.make([shard])
+        return facts
+
+
+def _make(
+    ray: Any, options: RayOptions, arguments: tuple[Any, ...], shards: list[int]
+) -> Iterator[ShardFacts]:
+    """Have a pool of actors make shards, in any order."""
+    from ray.util import ActorPool
+
+    size, gpus = options.fit(ray.cluster_resources())
+    actor = ray.remote(
+        num_cpus=options.cpus,
+        num_gpus=gpus,
+        max_restarts=RESTARTS,
+        max_task_retries=TASK_RETRIES,
+    )(ShardWorker)
+    # A worker more than there are shards has nothing to do.
+    actors = [actor.remote(*arguments) for _ in range(min(size, len(shards)))]
+    try:
+        yield from ActorPool(actors).map_unordered(
+            lambda actor, shard: actor.make.remote(shard), shards
+        )
+    finally:
+        for it in actors:
+            with suppress(Exception):  # it may be dead, or its cluster
+                ray.kill(it)
+
+
+def _wait_until_visible(out: Path) -> None:
+    """Wait until shards of other machines are seen here."""
+    end = time.monotonic() + _VISIBLE_AFTER
+    while shards_left(out)[0] and time.monotonic() < end:
+        # Listing a folder has NFS look at it anew.
+        os.listdir(out / DATA_NAME)
+        time.sleep(0.2)
 
 
 @contextmanager
 def _cluster(ray: Any, address: str | None) -> Iterator[None]:
-    """Connect to a cluster, unless the caller is; end what was begun."""
+    """Connect to a cluster for this run, unless there is a connection."""
     if ray.is_initialized():
         yield
         return
-    # A cluster of this run's own tells nobody of it.
+    # A cluster of this run alone sends no usage statistics.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     local = {"include_dashboard": False} if address is None else {}
@@ -252,3 +343,12 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _reason(error: Exception) -> str:
+    """The cause that Ray gives, in one line."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, FocalCodecError | ImportError):
+        return str(cause)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ": ".join(dict.fromkeys([lines[0], lines[-1]])) if lines else ""

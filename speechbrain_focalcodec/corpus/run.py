@@ -1,15 +1,11 @@
-"""A run: from a corpus of audio to a dataset of tokens, whole in the end."""
+"""A run: from a corpus of audio to a dataset of tokens."""
 
-import json
 import logging
-import math
 import os
-import time
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,7 +19,6 @@ from speechbrain_focalcodec.corpus.finishing import (
 )
 from speechbrain_focalcodec.corpus.items import ItemTable
 from speechbrain_focalcodec.corpus.layout import (
-    DATA_NAME,
     INFO_NAME,
     DatasetInfo,
     ModelInfo,
@@ -36,44 +31,31 @@ from speechbrain_focalcodec.corpus.shards import Failure, ShardFacts
 from speechbrain_focalcodec.corpus.sources import open_source
 from speechbrain_focalcodec.errors import DataError, abridge
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
-from speechbrain_focalcodec.jobs.group import (
-    Alone,
-    Group,
-    LeaderLost,
-    check,
-    local_place,
-    together,
-    wait_for,
-)
-from speechbrain_focalcodec.jobs.launch import cores
-from speechbrain_focalcodec.jobs.report import Report
+from speechbrain_focalcodec.jobs.engine import failure_limit
+from speechbrain_focalcodec.jobs.processes import LocalRanks
+from speechbrain_focalcodec.jobs.ranks import SINGLE, Rank, cores, local_rank
+from speechbrain_focalcodec.jobs.report import Counts, Report
 
 __all__ = [
-    "LOST_AFTER",
     "MAX_FAILURES",
-    "Tally",
-    "begin",
+    "Monitor",
+    "Work",
     "default_batch",
     "default_workers",
     "num_items",
+    "plan_work",
     "settings_of",
-    "settle",
+    "shards_left",
     "tokenize",
 ]
 
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 0.05
-# Without a batch from anyone for so long, a process that leads takes over.
-LOST_AFTER = 600.0  # seconds
-# How long a file may take to be seen by another machine (NFS keeps what it
-# knows of a folder for up to a minute).
-_SEEN_AFTER = 90.0  # seconds
-_STALE_AFTER = 3600.0  # seconds: nobody writes a shard for so long
 
 
-class Tally:
-    """Counts what is done, and stops a run that fails too often.
+class Monitor:
+    """Counts batches, reports progress, and ends a run that fails too often.
 
     Arguments
     ---------
@@ -82,13 +64,13 @@ class Tally:
     plan : Plan
         Its plan.
     failed : int
-        Failures in the shards that were there before; the leader knows.
+        Failures in the shards that are kept.
     max_failures : float
-        The largest share of items that may fail; rounded up to whole items.
-    group : Group
-        Those who share the run.
+        Share of the items that may fail, rounded up to whole ones.
     report : Report
-        Told of progress.
+        Receives the progress.
+    counts : Counts, optional
+        Counts that other ranks share.
     """
 
     def __init__(
@@ -97,43 +79,43 @@ class Tally:
         plan: Plan,
         failed: int,
         max_failures: float,
-        group: Group,
         report: Report,
+        counts: Counts | None = None,
     ) -> None:
-        self._out, self._plan, self._group = out, plan, group
-        # 0.07 * 100 is a little above 7.
-        self._allowed = math.ceil(max_failures * plan.items - 1e-6)
+        self._out, self._plan = out, plan
         self._share, self._report = max_failures, report
-        self._failures = set[Failure]()
-        self._check(group.add("failures", failed))
+        self._counts = counts or Counts()
+        self._before, self._failures = failed, set[Failure]()
+        self.check(failed)
 
     def __call__(
         self, items: int, seconds: float, failures: list[Failure]
     ) -> None:
         """Count a batch; a DataError when too many items have failed."""
-        check(self._group)
         self._failures.update(failures)
-        done = self._group.add("items", items)
-        # Whole milliseconds: a store adds integers.
-        duration = self._group.add("ms", round(1000 * seconds)) / 1000
-        failed = self._group.add("failures", len(failures))
-        self._report.update(done, duration, failed)
-        self._check(failed)
+        self._counts.add(items, seconds, len(failures))
+        self.check(self.show())
 
-    def _check(self, failed: int) -> None:
-        if failed <= self._allowed:
+    def show(self) -> int:
+        """Report the progress of all ranks; return the number of failures."""
+        items, seconds, failed = self._counts.totals()
+        self._report.update(items, seconds, self._before + failed)
+        return self._before + failed
+
+    def check(self, failed: int) -> None:
+        """Raise a DataError if so many failures are too many."""
+        total = self._plan.items
+        if failed <= failure_limit(total, self._share):
             return
-        there = published(self._out, self._plan).values()
-        failures = self._failures.union(*(set(f.failures) for f in there))
+        done = published(self._out, self._plan).values()
+        failures = self._failures.union(*(set(f.failures) for f in done))
         path = write_failures(self._out, failures)
         reasons = "; ".join(reason for _, _, reason in sorted(failures)[:3])
-        # The leader finds the same, and says it.
-        kind = LeaderLost if self._group.rank else DataError
-        raise kind(
-            f"{failed} of {self._plan.items} items failed, more than "
-            f"--max-failures {self._share:g} allows (all are in {path}): "
-            f"{reasons}. Mend the files and run the same command again with "
-            "--retry-failures, or allow more"
+        raise DataError(
+            f"{failed} of {total} items failed, more than --max-failures "
+            f"{self._share:g} allows (all are in {path}): {reasons}. Mend the "
+            "files and run the same command again with --retry-failures, or "
+            "allow more"
         )
 
 
@@ -149,8 +131,9 @@ def tokenize(
     retry_failures: bool = False,
     verify: bool = False,
     data_root: str | Path | None = None,
-    group: Group | None = None,
-    lost_after: float = LOST_AFTER,
+    rank: Rank = SINGLE,
+    others: LocalRanks | None = None,
+    counts: Counts | None = None,
     report: Report | None = None,
 ) -> DatasetInfo | None:
     """Turn a corpus into a dataset of tokens.
@@ -187,24 +170,28 @@ def tokenize(
         that are damaged.
     data_root : str or Path, optional
         What stands for ``{data_root}`` in a manifest.
-    group : Group, optional
-        Those who share the run; nobody by default.
-    lost_after : float
-        Without progress from anyone for so many seconds, the leader makes
-        what others have left.
+    rank : Rank
+        This process among those that share the run: it makes the shards of
+        its rank. All must be given the same arguments.
+    others : LocalRanks, optional
+        The other ranks, for rank 0 that has started them: it waits for them.
+    counts : Counts, optional
+        Counts that ranks of this machine share.
     report : Report, optional
-        Told of progress.
+        Receives the progress.
 
     Returns
     -------
     DatasetInfo or None
-        What was made; None in a process that does not lead.
+        What was made; None while shards of other ranks are missing, or when
+        another rank has written ``dataset.json``. The last rank writes it, or
+        the next run.
 
     Raises
     ------
     DataError
-        If the source is damaged, the folder holds something else, or too many
-        items fail.
+        If the source is damaged, the folder holds something else, too many
+        items fail, or one of the `others` has failed.
     ValueError
         If an argument is out of range.
 
@@ -232,11 +219,9 @@ def tokenize(
         workers = default_workers(interface.device)
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, not {workers}")
-    members: Group = group or Alone()
-    shown = report or Report()
-    lock = nullcontext() if members.rank else run_lock(out)
-    with together(members), lock:
-        plan, items, todo, done = begin(
+    report = report or Report()
+    with nullcontext() if rank.rank else run_lock(out):
+        work = plan_work(
             source,
             out,
             ModelInfo.of(interface.codec),
@@ -245,88 +230,59 @@ def tokenize(
             data_root=data_root,
             retry_failures=retry_failures,
             verify=verify,
-            group=members,
+            rank=rank,
         )
-
-        def make(
-            indices: Iterable[int], before: Iterable[ShardFacts], by: Group
-        ) -> None:
-            failed = sum(len(facts.failures) for facts in before)
-            tally = Tally(out, plan, failed, max_failures, by, shown)
-            with ShardMaker(
-                interface, plan, items, out, batch_duration, workers, tally
-            ) as maker:
-                for _ in maker.make(indices, lambda: by.is_near_end(todo)):
-                    by.add("made", 1)
-
-        if members.rank == 0:
-            shown.begin(plan.items, sum(map(num_items, done)))
+        report.begin(*work.size(rank if counts is None else SINGLE))
         try:
-            if todo:
-                make(members.take(todo), done, members)
-            members.add("finished", 1)
-            if members.rank:
-                return None
-            # All are waited for, even when nothing is left to do: whoever
-            # comes late must find somebody who says so.
-            wait_for(
-                lambda: members.add("finished", 0) >= members.size,
-                lambda: _show(members, shown),
-                lost_after,
+            monitor = Monitor(
+                *(out, work.plan, work.num_failures, max_failures),
+                *(report, counts),
             )
-            _show(members, shown)  # what others did last
+            if work.todo:
+                with ShardMaker(
+                    *(interface, work.plan, work.items, out),
+                    *(batch_duration, workers, monitor),
+                ) as maker:
+                    for _ in maker.make(work.todo):
+                        pass
+            lost = others.join(monitor.show) if others else []
         finally:
-            shown.end()
-        if (
-            not todo
-            and not verify
-            and (info := finished(out, plan)) is not None
-        ):
+            report.end()
+        if lost:
+            left, total = shards_left(out)
+            raise DataError(
+                f"{left} of {total} shards are left: {'; '.join(lost)}; run "
+                "the same command again: finished shards are kept"
+            )
+        made = work.todo or counts and counts.totals()[0]
+        if not (made or verify) and (info := finished(out, work.plan)):
             remove_leftovers(out)
-            return info
-        if members.add("made", 0) >= len(todo):
-            settle(out, plan)
-        # What processes that were lost have left undone.
-        there = published(out, plan)
-        if retry_failures and members.add("made", 0) < len(todo):
-            # Which of them are new, nobody can tell.
-            there = {i: f for i, f in there.items() if not f.failures}
-        if left := [index for index in todo if index not in there]:
-            make(left, there.values(), Alone())
-        return finish(out, plan, items)
+            return None if rank.rank else info
+        if rank.world_size == 1 or others:
+            return finish(out, work.plan, work.items)
+    # Rank 0 writes the index where it waits for the others.
+    if counts is not None or shards_left(out)[0]:
+        return None
+    # Another rank may find the same at this moment.
+    with run_lock(out, wait=True):
+        if finished(out, work.plan):
+            return None
+        done = published(out, work.plan).values()
+        monitor.check(sum(len(facts.failures) for facts in done))
+        return finish(out, work.plan, work.items)
 
 
-def _show(group: Group, report: Report) -> int:
-    """Tell what all have done so far, and give the number of items."""
-    done = group.add("items", 0)
-    if done and group.size > 1:
-        seconds = group.add("ms", 0) / 1000
-        report.update(done, seconds, group.add("failures", 0))
-    return done
-
-
-def settle(out: str | Path, plan: Plan) -> None:
-    """Wait until shards that others have published are seen here.
+def shards_left(out: str | Path) -> tuple[int, int]:
+    """Number of shards of a run that are not there, and of all.
 
     Arguments
     ---------
     out : str or Path
-        The dataset's folder.
-    plan : Plan
-        Its plan.
+        The dataset's folder, with a plan.
     """
-
-    wanted = {
-        Path(shard_name(index, plan.shards)).name
-        for index in range(plan.shards)
-    }
-
-    def all_there() -> bool:
-        # Listing a folder has NFS look at it anew.
-        names = {entry.name for entry in os.scandir(Path(out, DATA_NAME))}
-        return wanted <= names
-
-    wait_for(all_there, lambda: None, _SEEN_AFTER)
+    plan, _ = load_plan(out)
+    names = (shard_name(index, plan.shards) for index in range(plan.shards))
+    return sum(not Path(out, it).is_file() for it in names), plan.shards
 
 
 def settings_of(interface: PretrainedFocalCodec) -> dict[str, Any]:
@@ -343,12 +299,6 @@ def settings_of(interface: PretrainedFocalCodec) -> dict[str, Any]:
         Precision, window and context; channel and strictness where they are
         not as usual.
 
-    Example
-    -------
-    >>> settings_of(
-    ...     PretrainedFocalCodec.from_pretrained("focalcodec_mini_50hz")
-    ... )
-    {'precision': None, 'window': 60.0, 'context': 2.0}
     """
     settings = {
         "precision": interface.codec.accelerated,
@@ -362,7 +312,42 @@ def settings_of(interface: PretrainedFocalCodec) -> dict[str, Any]:
     return settings
 
 
-def begin(
+class Work(NamedTuple):
+    """A plan and what is left of it for one rank.
+
+    Arguments
+    ---------
+    plan : Plan
+        The plan.
+    items : ItemTable
+        Its items.
+    todo : list of int
+        Shards to make.
+    done : dict
+        Facts of the shards that are kept, of all ranks, by number.
+    """
+
+    plan: Plan
+    items: ItemTable
+    todo: list[int]
+    done: dict[int, ShardFacts]
+
+    @property
+    def num_failures(self) -> int:
+        """Failures in the shards that are kept."""
+        return sum(len(facts.failures) for facts in self.done.values())
+
+    def size(self, rank: Rank) -> tuple[int, int]:
+        """Number of a rank's items, and of those that are done."""
+        per_shard, total = self.plan.items_per_shard, self.plan.items
+        own = [i for i in range(self.plan.shards) if rank.owns(i)]
+        return (
+            sum(min(per_shard, total - i * per_shard) for i in own),
+            sum(num_items(self.done[i]) for i in own if i in self.done),
+        )
+
+
+def plan_work(
     source: str | Path,
     out: str | Path,
     model: ModelInfo,
@@ -372,15 +357,15 @@ def begin(
     data_root: str | Path | None = None,
     retry_failures: bool = False,
     verify: bool = False,
-    group: Group | None = None,
-) -> tuple[Plan, ItemTable, list[int], list[ShardFacts]]:
-    """Plan a run, or go on with one, and see what is done already.
+    rank: Rank = SINGLE,
+) -> Work:
+    """Plan a run, or resume one, and find what is left of it.
 
-    One process of a group does it; the others take what it says.
+    Each rank lists the corpus, and comes to the same plan.
 
     Arguments
     ---------
-    source, out, items_per_shard, data_root, retry_failures, verify, group
+    source, out, items_per_shard, data_root, retry_failures, verify, rank
         See :func:`tokenize`.
     model : ModelInfo
         The model.
@@ -389,23 +374,14 @@ def begin(
 
     Returns
     -------
-    plan : Plan
-        The plan.
-    items : ItemTable
-        Its items.
-    todo : list of int
-        The shards to make.
-    done : list of ShardFacts
-        Those that need not be made; the leader knows them alone.
+    Work
+        The plan, and the shards to make.
 
     Raises
     ------
     DataError
         If the source is damaged, or the folder holds something else.
     """
-    group = group or Alone()
-    if group.rank:
-        return _follow(Path(out), model, settings, group)
     plan, items = make_plan(
         out,
         open_source(Path(source), data_root and Path(data_root)),
@@ -414,52 +390,28 @@ def begin(
         items_per_shard,
     )
     done = published(out, plan)
-    if verify:
-        done = undamaged(out, plan, done)
+    own = {i: facts for i, facts in done.items() if rank.owns(i)}
+    kept = undamaged(out, plan, own) if verify else own
     if retry_failures:
-        done = {i: facts for i, facts in done.items() if not facts.failures}
-    if len(done) < plan.shards:
-        # A reader must not take what changes for complete.
+        kept = {i: facts for i, facts in kept.items() if not facts.failures}
+    todo = [i for i in range(plan.shards) if rank.owns(i) and i not in kept]
+    if todo:
+        # Readers must not take the dataset for complete,
         Path(out, INFO_NAME).unlink(missing_ok=True)
-    _remove_stale(Path(out, DATA_NAME))
-    _warn_of_changes(out, plan, items, done)
-    todo = [index for index in range(plan.shards) if index not in done]
-    group.tell("todo", json.dumps(todo))
-    group.tell("plan", plan.digest())
-    return plan, items, todo, list(done.values())
-
-
-def _follow(
-    out: Path, model: ModelInfo, settings: dict[str, Any], group: Group
-) -> tuple[Plan, ItemTable, list[int], list[ShardFacts]]:
-    """Take the leader's plan."""
-    digest = group.hear("plan")
-    check(group)
-
-    def same() -> bool:
-        with suppress(DataError):
-            return load_plan(out)[0].digest() == digest
-        return False
-
-    wait_for(same, lambda: None, _SEEN_AFTER)
-    plan, items = load_plan(out)
-    if plan.digest() != digest:
-        raise DataError(
-            f"{out}: has another plan than that of process 0; is the folder "
-            "shared by all machines?"
-        )
-    if (plan.model, plan.settings) != (model, settings):
-        raise DataError(
-            f"process {group.rank} has another model or other settings than "
-            "process 0; give all the same"
-        )
-    return plan, items, json.loads(group.hear("todo")), []
+        if rank.world_size > 1:
+            # nor other ranks these shards for done.
+            for index in todo:
+                name = shard_name(index, plan.shards)
+                Path(out, name).unlink(missing_ok=True)
+    _warn_of_changes(out, plan, items, kept)
+    done = {i: facts for i, facts in done.items() if i not in todo}
+    return Work(plan, items, todo, done)
 
 
 def _warn_of_changes(
     out: str | Path, plan: Plan, items: ItemTable, done: dict[int, ShardFacts]
 ) -> None:
-    """Tell which audio files have another size than when they were read."""
+    """Warn of audio files whose size has changed since they were read."""
     changed = list[str]()
     shards = list[str]()
     with ThreadPoolExecutor() as pool:
@@ -504,27 +456,8 @@ def _size(path: str) -> int | None:
 
 
 def num_items(facts: ShardFacts) -> int:
-    """Items of a shard, those that failed among them.
-
-    Arguments
-    ---------
-    facts : ShardFacts
-        The shard.
-
-    Returns
-    -------
-    int
-        Their number.
-    """
+    """Number of a shard's items, with those that failed."""
     return facts.rows + len(facts.failures)
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove what a killed process was writing, unless it may still be."""
-    for path in folder.glob(".tokens-*.parquet"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE_AFTER:
-                path.unlink()
 
 
 def default_batch(device: torch.device | str) -> float:
@@ -540,10 +473,6 @@ def default_batch(device: torch.device | str) -> float:
     float
         Few on a CPU, whose caches hold no more; more on a GPU.
 
-    Example
-    -------
-    >>> default_batch("cpu"), default_batch("cuda")
-    (20.0, 240.0)
     """
     return 20.0 if torch.device(device).type == "cpu" else 240.0
 
@@ -561,16 +490,12 @@ def default_workers(device: torch.device | str) -> int:
     int
         1 on a CPU, which the model needs; up to 8 beside a GPU.
 
-    Example
-    -------
-    >>> default_workers("cpu")
-    1
     """
     if torch.device(device).type == "cpu":
         return 1
     share = cores()
     if "LOCAL_WORLD_SIZE" in os.environ:
         # torchrun binds nothing: all have the same ones.
-        share //= local_place()[1]
+        share //= local_rank()[1]
     # One is left to the model.
     return min(8, max(share - 1, 1))

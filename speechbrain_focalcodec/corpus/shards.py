@@ -55,11 +55,6 @@ class ShardFacts:
     sizes : list of int
         Bytes of each row's audio file when it was read; empty in shards of
         earlier versions.
-
-    Example
-    -------
-    >>> ShardFacts("0" * 64, 0, rows=2, tokens=100, duration=2.0).failures
-    []
     """
 
     plan: str
@@ -85,11 +80,6 @@ def shard_schema(codebook_size: int, extra: pa.Schema) -> pa.Schema:
     -------
     pyarrow.Schema
         All of them.
-
-    Example
-    -------
-    >>> shard_schema(2**17, pa.schema([("take", pa.int64())])).field("tokens")
-    pyarrow.Field<tokens: list<element: uint32 not null> not null>
     """
     items = pa.field("element", token_type(codebook_size), nullable=False)
     tokens = pa.field("tokens", pa.list_(items), nullable=False)
@@ -127,20 +117,6 @@ def write_shard(
     -------
     ShardFacts
         What the footer says.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.parquet"
-    >>> items = pa.table(
-    ...     {"id": ["a"], "speaker": ["s"], "text": ["t"], "path": ["a.wav"]}
-    ... )
-    >>> facts = {"plan": "0" * 64, "shard": 0, "failures": []}
-    >>> schema = shard_schema(8192, pa.schema([]))
-    >>> toks = [np.arange(50)]
-    >>> write_shard(path, schema, items, toks, [(16000, 16000)], facts).tokens
-    50
-    >>> pq.read_table(path)["tokens"].to_pylist()[0][:3]
-    [0, 1, 2]
     """
     element = schema.field("tokens").type.value_type
     offsets = np.cumsum([0, *map(len, toks)])
@@ -207,11 +183,6 @@ def read_facts(path: str | Path, plan: str, shard: int) -> ShardFacts | None:
     -------
     ShardFacts or None
         None when there is no such file, or it is damaged or another one.
-
-    Example
-    -------
-    >>> read_facts("nowhere.parquet", "0" * 64, 0) is None
-    True
     """
     if not Path(path).is_file():
         return None

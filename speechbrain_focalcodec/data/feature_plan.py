@@ -51,18 +51,6 @@ class CacheIdentity:
         Of the features.
     version : int
         Of the layout.
-
-    Example
-    -------
-    >>> identity = CacheIdentity("ab12", 16000, 80, 2, 100, "cd34")
-    >>> identity.check(asdict(identity), Path("cache/plan.json"))
-    >>> other = asdict(identity) | {"encoder": "ff00"}
-    >>> identity.check(other, Path("cache/plan.json"))
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.DataError: the feature cache cache was made \
-for another encoder: encoder is ff00, not ab12. Give feature_cache another \
-folder, or remove this one
     """
 
     encoder: str
@@ -158,16 +146,6 @@ class CachePlan:
         -------
         CachePlan
             The plan.
-
-        Example
-        -------
-        >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-        >>> entry = {"num_samples": 24000, "sample_rate": 24000}
-        >>> plan = CachePlan.make(codec, {"utt1": entry, "utt2": entry})
-        >>> plan.shards
-        ({'utt1': 50, 'utt2': 50},)
-        >>> plan.num_bytes()
-        16584
         """
         names = sorted(entries)
         lengths = [
@@ -266,10 +244,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     ------
     DataError
         If it is damaged.
-
-    Example
-    -------
-    >>> read_json(getfixture("tmp_path") / "plan.json")
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -49,13 +49,6 @@ def write_shard(
         Features [frames, dim] by utterance id; rounded to bfloat16.
     tag : str
         Of the cache that the shard belongs to.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.safetensors"
-    >>> write_shard(path, {"utt1": torch.zeros(5, 2)}, "tag")
-    >>> FeatureShard(path).read("utt1").shape
-    torch.Size([5, 2])
     """
     rounded = {
         utt_id: x.to("cpu", DTYPE).contiguous() for utt_id, x in feats.items()

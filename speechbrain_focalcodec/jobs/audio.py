@@ -34,11 +34,6 @@ class AudioJob(NamedTuple):
     strict : bool
         Whether a warning is an error. Parts of files
         are neither logged nor wrong.
-
-    Example
-    -------
-    >>> AudioJob("a.flac").start is None
-    True
     """
 
     path: str
@@ -59,11 +54,6 @@ class Header(NamedTuple):
         The file's sample rate (Hz).
     num_bytes : int
         The file's size.
-
-    Example
-    -------
-    >>> Header(16000, 16000, 32044).num_samples
-    16000
     """
 
     num_samples: int
@@ -83,11 +73,6 @@ def read_header(job: AudioJob) -> Header | str:
     -------
     Header or str
         Its length, rate and size, or what is wrong.
-
-    Example
-    -------
-    >>> read_header(AudioJob("nowhere.wav"))
-    'nowhere.wav: no such file; check the path'
     """
     try:
         with CheckedFile(job.path, MAX_STREAM_DURATION, job.channel) as file:
@@ -112,12 +97,6 @@ def read_sig(job: AudioJob, sample_rate: int | None) -> np.ndarray | str:
     -------
     np.ndarray or str
         The channel, or the mean of all, float32 [T], or what is wrong.
-
-    Example
-    -------
-    >>> path = "speechbrain_focalcodec/assets/demo.flac"
-    >>> read_sig(AudioJob(path, 1.0, 3.5), 16000).shape
-    (40000,)
     """
     try:
         if job.start is None and job.stop is None:

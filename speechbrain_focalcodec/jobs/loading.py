@@ -1,14 +1,11 @@
 """Processes that read audio ahead of the model.
 
-A process that dies (a codec library that crashes, the system's memory killer)
-takes nothing with it: what it was given is tried again, item by item, and only
-the item that does it again is a failure.
+If such a process dies (a codec library crashes, memory runs out), its items
+are read again one by one, and only the item that crashes again is a failure.
 """
 
-import multiprocessing
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import (
@@ -18,24 +15,21 @@ from concurrent.futures import (
     ThreadPoolExecutor,
 )
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from functools import partial
-from multiprocessing import forkserver
-from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 from speechbrain_focalcodec.errors import DataError
-from speechbrain_focalcodec.jobs.audio import (
-    AudioJob,
-    read_header,
-    read_sig,
+from speechbrain_focalcodec.jobs.audio import AudioJob, read_header, read_sig
+from speechbrain_focalcodec.jobs.processes import (
+    delay_signals,
+    end_with_parent,
+    process_context,
 )
 
-__all__ = ["Loader", "Pending", "read_ahead", "warm_up"]
+__all__ = ["Loader", "Pending", "read_ahead"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Work = Callable[[AudioJob], Result | str]
 
 CRASHED = "the process that read it died; check that it is an audio file"
 
@@ -43,7 +37,7 @@ _HEADERS_AT_ONCE = 64
 
 
 class Pending:
-    """Results that are on their way.
+    """Results that are being read.
 
     Arguments
     ---------
@@ -51,33 +45,27 @@ class Pending:
         Where they come from.
     work : callable
         What is done with each item.
-    groups : list of list of AudioJob
-        The items, as they are sent out.
-
-    Example
-    -------
-    >>> with Loader(16000, workers=0) as loader:
-    ...     loader.headers([AudioJob("nowhere.wav")]).result()
-    ['nowhere.wav: no such file; check the path']
+    groups : list of sequence of AudioJob
+        The items, as they are sent to processes.
     """
 
     def __init__(
         self,
         loader: "Loader",
-        work: Work,
-        groups: list[Sequence[AudioJob]],
+        work: Callable[[Any], Any],
+        groups: list[Sequence[Any]],
     ) -> None:
-        self._loader, self._work, self._groups = loader, work, groups
+        self._work, self._groups = work, groups
         self._futures = [loader.submit(work, group) for group in groups]
 
     def result(self) -> list[Any]:
-        """Wait for them: one for each item, in order."""
+        """Wait for the results: one for each item, in order."""
         results: list[Any] = []
         for future, group in zip(self._futures, self._groups, strict=True):
             try:
                 results += future.result()
             except BrokenProcessPool:
-                # Others that were under way end up here as well.
+                # Other groups of this process end up here as well.
                 results += _one_by_one(self._work, group)
         return results
 
@@ -106,7 +94,7 @@ class Loader:
         self.workers = workers
         self._read_sig = partial(read_sig, sample_rate=sample_rate)
         self._pool: Executor = (
-            _processes(workers) if workers else ThreadPoolExecutor(1)
+            _start_pool(workers) if workers else ThreadPoolExecutor(1)
         )
 
     def headers(self, jobs: Sequence[AudioJob]) -> Pending:
@@ -142,66 +130,40 @@ class Loader:
         return Pending(self, self._read_sig, [jobs] if jobs else [])
 
     def submit(
-        self, work: Work, jobs: Sequence[AudioJob]
+        self, work: Callable[[Any], Any], jobs: Sequence[Any]
     ) -> "Future[list[Any]]":
-        """Give a process some work.
-
-        Arguments
-        ---------
-        work : callable
-            What to do with each item.
-        jobs : sequence of AudioJob
-            The items.
-
-        Returns
-        -------
-        Future
-            What it gives for each.
-        """
+        """Have a function called for each item, in one process."""
         try:
-            return _submit(self._pool, _each, work, jobs)
+            return _submit(self._pool, _call_each, work, jobs)
         except BrokenProcessPool:
             self._pool.shutdown(wait=False)
-            self._pool = _processes(self.workers)
-            return _submit(self._pool, _each, work, jobs)
+            self._pool = _start_pool(self.workers)
+            return _submit(self._pool, _call_each, work, jobs)
 
     def __enter__(self) -> "Loader":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        # Waits: multiprocessing ends a rank's queues before its pools.
+        self._pool.shutdown(cancel_futures=True)
 
 
-def warm_up() -> None:
-    """Have processes' imports begin now, beside what follows.
-
-    Worth it before a model is loaded; a :class:`Loader` needs no such call.
-
-    Example
-    -------
-    >>> warm_up()
-    """
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        _context()
-        forkserver.ensure_running()
+def _call_each(work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+    return [_call(work, job) for job in jobs]
 
 
-def _each(work: Work, jobs: Sequence[AudioJob]) -> list[Any]:
-    return [_guarded(work, job) for job in jobs]
-
-
-def _guarded(work: Work, job: AudioJob) -> Any:
-    """Whatever a file provokes is that file's failure, never the run's."""
+def _call(work: Callable[[Any], Any], job: Any) -> Any:
+    """An unexpected exception is this file's failure, not the run's."""
     try:
         return work(job)
     except Exception as error:
         return f"{job.path}: cannot be read ({type(error).__name__}: {error})"
 
 
-def _one_by_one(work: Work, jobs: Sequence[AudioJob]) -> list[Any]:
-    """Do again what died, in a process that has nothing else to do."""
+def _one_by_one(work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+    """Read items again, each alone in a process."""
     results: list[Any] = []
-    pool = _processes(1)
+    pool = _start_pool(1)
     try:
         _submit(pool, os.getpid).result()
     except BrokenProcessPool as error:
@@ -212,99 +174,48 @@ def _one_by_one(work: Work, jobs: Sequence[AudioJob]) -> list[Any]:
         ) from error
     for job in jobs:
         try:
-            results += _submit(pool, _each, work, [job]).result()
+            results += _submit(pool, _call_each, work, [job]).result()
         except BrokenProcessPool:
             results.append(f"{job.path}: {CRASHED}")
             pool.shutdown()
-            pool = _processes(1)
+            pool = _start_pool(1)
     pool.shutdown()
     return results
 
 
-def _processes(number: int) -> ProcessPoolExecutor:
-    """Processes that read audio."""
+def _start_pool(number: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
-        number, mp_context=_context(), initializer=_begin_worker
+        number, mp_context=process_context(), initializer=_begin_worker
     )
-
-
-def _context() -> Any:
-    """Starts processes that import this module once and are then cheap."""
-    methods = multiprocessing.get_all_start_methods()
-    # Never a plain fork: the model's threads would be cut off half-way.
-    context = multiprocessing.get_context(
-        "forkserver" if "forkserver" in methods else "spawn"
-    )
-    if hasattr(context, "set_forkserver_preload"):
-        context.set_forkserver_preload([__name__])
-    return context
 
 
 def _submit(
     pool: Executor, function: Callable[..., Result], *arguments: Any
 ) -> "Future[Result]":
-    """Give a pool some work, for which it may have to start a process."""
-    with _undisturbed():
+    """Call a function in a pool, which may have to start a process."""
+    with delay_signals():
         return pool.submit(function, *arguments)
 
 
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let signals wait while a process starts.
-
-    A pool whose start of a process is cut off by an exception never hears of
-    that process, removes what it needs and leaves it to die loudly.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-    names = ("SIGINT", "SIGTERM", "SIGALRM")
-    numbers = [getattr(signal, it) for it in names if hasattr(signal, it)]
-    before = {
-        number: signal.signal(number, lambda it, frame: received.append(it))
-        for number in numbers
-        if signal.getsignal(number) not in (signal.SIG_IGN, None)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number in received:
-            signal.raise_signal(number)
-
-
 def _begin_worker() -> None:
-    """One thread a process, which ends when its parent does."""
+    """Use one thread, and end with the parent."""
     import torch
 
     # Ctrl-C reaches all processes of a terminal; the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(
-            target=_end_with, args=[parent.sentinel], daemon=True
-        ).start()
+    end_with_parent()
 
 
-def _end_with(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
-
-
-def read_ahead(
-    items: Iterable[Item], number: int | Callable[[], int]
-) -> Iterator[Item]:
+def read_ahead(items: Iterable[Item], number: int) -> Iterator[Item]:
     """Yield items in order while the next ones are being prepared.
 
     Arguments
     ---------
     items : iterable
         Items whose work starts when they are taken.
-    number : int or callable
-        Number of items to take ahead, or a function that gives it.
+    number : int
+        Number of items to take ahead.
 
     Returns
     -------
@@ -319,6 +230,6 @@ def read_ahead(
     waiting: deque[Item] = deque()
     for item in items:
         waiting.append(item)
-        while len(waiting) > (number() if callable(number) else number):
+        while len(waiting) > number:
             yield waiting.popleft()
     yield from waiting

@@ -1,34 +1,65 @@
-"""Telling how far a run is."""
+"""Progress of long jobs."""
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 
 from tqdm import tqdm
 
-__all__ = ["ProgressBar", "Report"]
+__all__ = ["Counts", "ProgressBar", "Report"]
 
 
-class Report:
-    """Told of a run's progress; this one keeps quiet.
+class Counts:
+    """Counts what a job has done; ranks of one machine may share a table.
+
+    Arguments
+    ---------
+    rows : sequence of float, optional
+        Items, seconds of audio and failures of each rank, in shared memory;
+        not shared by default. Each rank writes its own row alone.
+    rank : int
+        Number of this rank's row.
 
     Example
     -------
-    >>> report = Report()
-    >>> report.begin(total=10, done=0)
-    >>> report.update(done=4, seconds=60.0, failures=0)
-    >>> report.end()
+    >>> counts = Counts()
+    >>> counts.add(items=4, seconds=60.0)
+    >>> counts.totals()
+    (4, 60.0, 0)
     """
 
+    def __init__(
+        self, rows: MutableSequence[float] | None = None, rank: int = 0
+    ) -> None:
+        self._rows = [0.0, 0.0, 0.0] if rows is None else rows
+        self._first = 3 * rank
+
+    def add(
+        self, items: int = 0, seconds: float = 0.0, failures: int = 0
+    ) -> None:
+        """Count what this rank has done."""
+        for place, number in enumerate((items, seconds, failures), self._first):
+            self._rows[place] += number
+
+    def totals(self) -> tuple[int, float, int]:
+        """Items, seconds of audio and failures of all ranks."""
+        rows = list(self._rows)
+        items, seconds, failures = (sum(rows[i::3]) for i in range(3))
+        return int(items), seconds, int(failures)
+
+
+class Report:
+    """Receives a job's progress; this one shows nothing."""
+
     def begin(self, total: int, done: int) -> None:
-        """A run begins.
+        """The job begins.
 
         Arguments
         ---------
         total : int
-            Items of the corpus.
+            Number of items.
         done : int
-            Items that an earlier run has done.
+            Number of items that an earlier run has done.
         """
 
     def update(self, done: int, seconds: float, failures: int) -> None:
@@ -37,19 +68,19 @@ class Report:
         Arguments
         ---------
         done : int
-            Items done in this run, by all that share it.
+            Number of items done in this run.
         seconds : float
-            Seconds of audio encoded in this run.
+            Seconds of audio processed in this run.
         failures : int
-            Items that failed, with those of earlier runs.
+            Number of items that failed, with those of earlier runs.
         """
 
     def end(self) -> None:
-        """The run ends, well or not."""
+        """The job ends, well or not."""
 
 
 class ProgressBar(Report):
-    """Items, time left, hours of audio, real-time factor and failures.
+    """Shows items, time left, hours of audio, real-time factor and failures.
 
     The real-time factor is hours of processing an hour of audio, so smaller is
     faster; its inverse is shown too. Without a terminal, as in a job's log, a
@@ -65,18 +96,9 @@ class ProgressBar(Report):
     Attributes
     ----------
     check : callable
-        Called after each batch; what it raises ends the run.
+        Called after each batch; an exception of it ends the job.
     is_at_work : bool
-        Whether batches are being made.
-
-    Example
-    -------
-    >>> bar = ProgressBar()
-    >>> bar.begin(total=2, done=0)
-    >>> bar.update(done=2, seconds=7200.0, failures=1)
-    >>> bar.end()
-    >>> bar.hours
-    2.0
+        Whether batches are being processed.
     """
 
     def __init__(self, pause: float = 60.0, quiet: bool = False) -> None:
@@ -89,9 +111,9 @@ class ProgressBar(Report):
         self.rate = 0.0  # seconds of audio a second
 
     def begin(self, total: int, done: int) -> None:
-        """Draw an empty bar, or one with what is done."""
+        """Draw a bar with what is done already."""
         self._since, self._done = time.monotonic(), 0
-        self._said = self._since
+        self._printed = self._since
         self._bar = tqdm(
             total=total,
             initial=done,
@@ -123,9 +145,9 @@ class ProgressBar(Report):
         if (
             self._bar.disable
             and not self._quiet
-            and now - self._said >= self._pause
+            and now - self._printed >= self._pause
         ):
-            self._said = now
+            self._printed = now
             counted = self._before + done
             left = (self._total - counted) * elapsed / max(done, 1)
             print(

@@ -1,4 +1,4 @@
-"""The end of an evaluation: tables, figures and pictures of its parts."""
+"""The end of an evaluation: tables, figures and plots."""
 
 import json
 from collections import Counter
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from speechbrain_focalcodec.metrics.base import Column, Metric, Row
-from speechbrain_focalcodec.metrics.plan import Plan
+from speechbrain_focalcodec.metrics.plan import Failure, Plan
 from speechbrain_focalcodec.metrics.plots import plot_all
 from speechbrain_focalcodec.metrics.report import to_markdown
 from speechbrain_focalcodec.metrics.results import (
@@ -17,8 +17,7 @@ from speechbrain_focalcodec.metrics.results import (
     PLOTS_NAME,
     REPORT_NAME,
     SUMMARY_NAME,
-    Part,
-    Parts,
+    Measurement,
     write_failures,
     write_utterances,
 )
@@ -36,30 +35,10 @@ from speechbrain_focalcodec.utils.files import atomic_write_text
 __all__ = ["finish", "is_finished"]
 
 
-def is_finished(out: Path, before: Plan | None, plan: Plan) -> bool:
-    """Whether the files are there that a plan comes to.
-
-    Arguments
-    ---------
-    out : Path
-        The evaluation's folder.
-    before : Plan, optional
-        The plan that was there.
-    plan : Plan
-        The plan that is followed now.
-
-    Returns
-    -------
-    bool
-        True when nothing has to be written.
-    """
-    return (
-        before is not None
-        # As text, since the order of systems and metrics counts.
-        and before.model_dump_json() == plan.model_dump_json()
-        and all((out / name).is_file() for name in FILES)
-        and (out / PLOTS_NAME).is_dir()
-    )
+def is_finished(out: Path) -> bool:
+    """Whether all files of a finished evaluation are there."""
+    files = all((out / name).is_file() for name in FILES)
+    return files and (out / PLOTS_NAME).is_dir()
 
 
 def finish(
@@ -67,9 +46,11 @@ def finish(
     plan: Plan,
     systems: Sequence[System],
     metrics: Sequence[Metric],
+    results: Mapping[str, Mapping[str, Measurement]],
+    failures: set[Failure],
     write: bool = True,
 ) -> Summary:
-    """Sum up an evaluation whose parts are all there.
+    """Sum up an evaluation that is measured.
 
     Arguments
     ---------
@@ -78,7 +59,11 @@ def finish(
     plan : Plan
         Its plan.
     systems, metrics : sequence
-        Those of the plan.
+        The systems and metrics.
+    results : mapping
+        Measurements by system and utterance.
+    failures : set of Failure
+        All failures.
     write : bool
         Whether to write the files.
 
@@ -87,14 +72,28 @@ def finish(
     Summary
         The figures.
     """
-    parts = {
-        system.name: Parts(out).of(system.name, len(plan.batches))
+    names = [metric.name for metric in metrics]
+    measured = {
+        system.name: [
+            results[system.name][it.id]
+            for it in plan.utterances
+            if it.id in results[system.name]
+        ]
         for system in systems
     }
-    rows, fields = _rows_of(parts, [metric.name for metric in metrics])
-    failures = set(plan.unreadable)
-    for of_system in parts.values():
-        failures.update(it for part in of_system for it in part.failures)
+    rows = {
+        system: {
+            it.id: it.fields(names) for it in found if it.output is not None
+        }
+        for system, found in measured.items()
+    }
+    fields = dict.fromkeys(
+        field
+        for name in names
+        for found in measured.values()
+        for it in found
+        for field in it.rows.get(name, {})
+    )
     seed = plan.options.seed
     columns = tuple(column for metric in metrics for column in metric.columns)
     durations = {it.id: it.duration for it in plan.utterances}
@@ -115,7 +114,7 @@ def finish(
                 )
                 for column in columns
             },
-            codes=_codes_of(system, parts[system.name]),
+            codes=_codes_of(system, measured[system.name]),
         )
         for system in systems
     ]
@@ -128,7 +127,7 @@ def finish(
         duration=sum(it.duration for it in readable),
         seed=seed,
         columns=columns,
-        metrics=plan.metrics,
+        metrics={metric.name: metric.fingerprint for metric in metrics},
         systems=[
             replace(
                 it, differences=_differences(it.name, base, columns, rows, seed)
@@ -140,7 +139,7 @@ def finish(
         min_duration=plan.options.min_duration,
     )
     if write:
-        write_utterances(out, plan, rows, fields)
+        write_utterances(out, plan, rows, list(fields))
         write_failures(out, failures)
         plot_all(out / PLOTS_NAME, summary, rows)
         atomic_write_text(out / REPORT_NAME, to_markdown(summary))
@@ -148,25 +147,6 @@ def finish(
         text = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
         atomic_write_text(out / SUMMARY_NAME, text + "\n")
     return summary
-
-
-def _rows_of(
-    parts: Mapping[str, Sequence[Part]], metrics: Sequence[str]
-) -> tuple[dict[str, dict[str, Row]], list[str]]:
-    """Fields by utterance, sorted, by system; and those of the metrics."""
-    fields: dict[str, None] = {}
-    for metric in metrics:
-        for of_system in parts.values():
-            for part in of_system:
-                for row in part.rows.get(metric, {}).values():
-                    fields |= dict.fromkeys(row)
-    rows = {}
-    for system, of_system in parts.items():
-        found: dict[str, Row] = {}
-        for part in of_system:
-            found |= part.flat(metrics)
-        rows[system] = dict(sorted(found.items()))
-    return rows, list(fields)
 
 
 def _differences(
@@ -197,10 +177,12 @@ def _ratio(
     return sum(having.values()) / seconds if seconds else None
 
 
-def _codes_of(system: System, parts: Sequence[Part]) -> dict[str, float]:
+def _codes_of(
+    system: System, measured: Sequence[Measurement]
+) -> dict[str, float]:
     counts: Counter[int] = Counter()
-    for part in parts:
-        counts.update(part.counts)
+    for it in measured:
+        counts.update(it.counts)
     if system.codebook_size is None or not counts:
         return {}
     from speechbrain_focalcodec.metrics.codes import code_statistics

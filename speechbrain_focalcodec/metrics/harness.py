@@ -1,9 +1,10 @@
-"""Evaluating codecs: each batch is read once, coded by all, judged by all.
+"""Evaluating codecs: all systems and metrics process each batch in turn.
 
-What is measured of a batch is on disk before the next begins, so that an
-evaluation that was killed goes on where it was.
+Measurements of a batch are on disk before the next one begins, so that an
+evaluation that was killed is resumed.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,14 @@ from speechbrain_focalcodec.metrics.finishing import finish, is_finished
 from speechbrain_focalcodec.metrics.plan import (
     Options,
     Plan,
-    check_same,
+    digest_of,
     list_items,
 )
-from speechbrain_focalcodec.metrics.results import prepare_folder
+from speechbrain_focalcodec.metrics.results import (
+    prepare_folder,
+    read_settings,
+    write_settings,
+)
 from speechbrain_focalcodec.metrics.summary import Summary
 from speechbrain_focalcodec.metrics.systems.base import System
 from speechbrain_focalcodec.metrics.worker import MAX_FAILURES, Worker
@@ -55,8 +60,8 @@ def evaluate(
     """Measure codecs on a corpus, side by side.
 
     Writes ``utterances.csv``, ``failures.csv``, ``summary.json``,
-    ``summary.md`` and ``plots/``. The same call goes on with an evaluation
-    that was killed, and does nothing when it is finished; with more systems
+    ``summary.md`` and ``plots/``. The same call resumes an evaluation that
+    was killed, and does nothing when it is finished; with more systems
     or metrics than before, only these are measured.
 
     Arguments
@@ -67,7 +72,7 @@ def evaluate(
     systems : sequence of System
         The codecs; differences are from the first that compresses.
     metrics : sequence of Metric
-        What judges them.
+        The metrics.
     out : str or Path
         The folder of the results: new, or of the same evaluation.
     voice_conversion : bool
@@ -80,7 +85,7 @@ def evaluate(
     data_root : str or Path, optional
         What stands for ``{data_root}`` in a manifest.
     limit : int, optional
-        How many utterances to take, the first by id.
+        Number of utterances to take, the first by id.
     min_duration : float
         Seconds; of those taken, shorter ones are left out.
     seed : int
@@ -96,11 +101,11 @@ def evaluate(
     retry_failures : bool
         Whether to measure those batches again in which something failed.
     save_audio : int
-        Of how many utterances to keep what the systems make, in ``audio/``.
+        Number of utterances whose outputs are kept, in ``audio/``.
     overwrite : bool
         Whether to remove the evaluation that the folder holds.
     report : Report, optional
-        Told of progress.
+        Receives the progress.
 
     Returns
     -------
@@ -148,10 +153,10 @@ def evaluate(
     out = Path(out)
     data, every = list_items(source, data_root)
     prepare_folder(out, overwrite)
-    before = Plan.load(out)
+    before = read_settings(out)
     if batch_duration is None:
         batch_duration = (
-            before.options.batch_duration if before else BATCH_DURATION
+            before["options"]["batch_duration"] if before else BATCH_DURATION
         )
     options = Options(
         task="voice conversion" if voice_conversion else "resynthesis",
@@ -162,20 +167,19 @@ def evaluate(
         batch_duration=batch_duration,
     )
     items = every[:limit]
-    fingerprints = (
-        {system.name: system.fingerprint for system in systems},
-        {metric.name: metric.fingerprint for metric in metrics},
-    )
+    settings = {
+        "options": options.model_dump(),
+        "items": [len(items), digest_of(items)],
+        "systems": {system.name: system.fingerprint for system in systems},
+        "metrics": {metric.name: metric.fingerprint for metric in metrics},
+    }
     with Loader(None, workers) as loader:
+        pool = every if reference is None else speakers_of(reference)
         if before is not None:
-            check_same(out, before, items, options, *fingerprints)
-            plan = before.model_copy(
-                update={"systems": fingerprints[0], "metrics": fingerprints[1]}
-            )
-        else:
-            pool = every if reference is None else speakers_of(reference)
-            plan = Plan.make(data, items, options, *fingerprints, loader, pool)
-        plan.save(out)
+            write_settings(out, settings, before)
+        plan = Plan.make(data, items, options, loader, pool)
+        if before is None:
+            write_settings(out, settings, before)
         worker = Worker(
             plan,
             out,
@@ -188,8 +192,12 @@ def evaluate(
             report=report or Report(),
         )
         worker.run()
-    has_news = worker.has_worked or not is_finished(out, before, plan)
-    return finish(out, plan, systems, metrics, has_news)
+    # As text, since the order of systems and metrics counts.
+    is_same = json.dumps(before) == json.dumps(settings)
+    return finish(
+        *(out, plan, systems, metrics, worker.results, worker.failures),
+        write=worker.has_worked or not is_same or not is_finished(out),
+    )
 
 
 def evaluate_codec(
@@ -254,8 +262,8 @@ def _check_arguments(
             raise ValueError(f"{name} must be 0 or more, not {value}")
 
 
-def _check_names(what: str, things: Sequence[System | Metric]) -> None:
-    names = [thing.name for thing in things]
+def _check_names(what: str, given: Sequence[System | Metric]) -> None:
+    names = [it.name for it in given]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two {what}s are called {name}; give it once")
@@ -274,7 +282,7 @@ def _converting(
 
 
 def speakers_of(reference: str | Path) -> list[Item]:
-    """The utterances of the target speakers of voice conversion.
+    """List utterances of the target speakers of voice conversion.
 
     Arguments
     ---------
@@ -285,11 +293,6 @@ def speakers_of(reference: str | Path) -> list[Item]:
     -------
     list of Item
         Each has a speaker.
-
-    Example
-    -------
-    >>> [item.speaker for item in speakers_of("speechbrain_focalcodec/assets")]
-    ['assets']
     """
     _, items = list_items(reference)
     if any(item.speaker is not None for item in items):

@@ -1,22 +1,24 @@
-"""The plan of an evaluation: which utterances, in which batches, by whom.
+"""What an evaluation measures: utterances, their batches and target speakers.
 
-It is written before the first batch, and who goes on with the evaluation must
-have come to the same one.
+All of it follows from the data and the options, so that an evaluation that was
+killed is resumed with the same batches.
 """
 
+import hashlib
+import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from speechbrain_focalcodec.corpus.sources import Item, Source, open_source
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.jobs.audio import AudioJob, Header
 from speechbrain_focalcodec.jobs.batching import plan_batches
 from speechbrain_focalcodec.jobs.loading import Loader
-from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = [
     "Failure",
@@ -24,12 +26,11 @@ __all__ = [
     "OtherEvaluationError",
     "Plan",
     "Utterance",
-    "check_same",
+    "digest_of",
     "draw_targets",
     "list_items",
 ]
 
-PLAN_NAME = "work/plan.json"
 # Speech of a target speaker that a reference is made of (s).
 REFERENCE_DURATION = 60.0
 
@@ -51,11 +52,6 @@ class Failure(NamedTuple):
         The codec; empty where the file itself cannot be read.
     reason : str
         One line.
-
-    Example
-    -------
-    >>> Failure("a", "/a.wav", "", "is empty").reason
-    'is empty'
     """
 
     id: str
@@ -64,21 +60,12 @@ class Failure(NamedTuple):
     reason: str
 
 
-class Utterance(BaseModel):
+class Utterance(NamedTuple):
     """One utterance of an evaluation.
 
-    `num_samples` and `sample_rate` are the file's own; `target` is who should
-    be heard, in voice conversion.
-
-    Example
-    -------
-    >>> Utterance(
-    ...     id="a", path="/a.wav", num_samples=8000, sample_rate=16000
-    ... ).duration
-    0.5
+    `num_samples` and `sample_rate` are the file's own; `target` is the target
+    speaker of voice conversion.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str
     path: str
@@ -97,18 +84,12 @@ class Utterance(BaseModel):
 
     @property
     def job(self) -> AudioJob:
-        """What has to be read."""
+        """The audio to read."""
         return AudioJob(self.path, self.start, self.stop)
 
 
 class Options(BaseModel):
-    """What decides an evaluation, beside its data, systems and metrics.
-
-    Example
-    -------
-    >>> Options().task
-    'resynthesis'
-    """
+    """Options that decide an evaluation, beside data, systems and metrics."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -120,56 +101,37 @@ class Options(BaseModel):
     batch_duration: float = 20.0
 
 
-class Plan(BaseModel):
-    """What ``work/plan.json`` holds.
+@dataclass(frozen=True)
+class Plan:
+    """The utterances of an evaluation and their batches.
 
-    `items` are all that was asked for; `unreadable` are those whose header
-    says that they cannot be read, `utterances` the others that are not too
-    short.
-    `batches` are places in `utterances`. `references` are the utterances of
-    each target speaker. `systems` and `metrics` are fingerprints by name.
-
-    Example
-    -------
-    >>> sorted(Plan.model_fields)[:3]
-    ['batches', 'data', 'format']
+    Arguments
+    ---------
+    data : str
+        Name of the data.
+    options : Options
+        The options.
+    unreadable : list of Failure
+        Utterances whose header says that they cannot be read.
+    utterances : list of Utterance
+        The others that are not too short.
+    batches : list of list of int
+        Places in `utterances`.
+    references : dict
+        Utterances of each target speaker.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Literal[1] = 1
     data: str
     options: Options
-    items: list[tuple[Any, ...]]
     unreadable: list[Failure]
     utterances: list[Utterance]
     batches: list[list[int]]
     references: dict[str, list[Utterance]]
-    systems: dict[str, str]
-    metrics: dict[str, str]
-
-    def save(self, out: Path) -> None:
-        """Write it into an evaluation's folder."""
-        atomic_write_text(out / PLAN_NAME, self.model_dump_json() + "\n")
 
     @property
     def total(self) -> int:
-        """How many utterances are to be measured, readable or not."""
+        """Number of utterances to measure, readable or not."""
         return len(self.utterances) + len(self.unreadable)
-
-    @classmethod
-    def load(cls, out: Path) -> "Plan | None":
-        """The plan of an evaluation's folder; None if there is none."""
-        path = out / PLAN_NAME
-        if not path.is_file():
-            return None
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise OtherEvaluationError(
-                f"{path}: is damaged, or of another version; give "
-                "--overwrite to begin anew"
-            ) from error
 
     @classmethod
     def make(
@@ -177,8 +139,6 @@ class Plan(BaseModel):
         data: str,
         items: Sequence[Item],
         options: Options,
-        systems: Mapping[str, str],
-        metrics: Mapping[str, str],
         loader: Loader,
         pool: Sequence[Item] = (),
     ) -> "Plan":
@@ -187,13 +147,11 @@ class Plan(BaseModel):
         Arguments
         ---------
         data : str
-            What the user calls the data.
+            Name of the data.
         items : sequence of Item
             The utterances, sorted by id.
         options : Options
             The options.
-        systems, metrics : mapping
-            Fingerprints by name.
         loader : Loader
             Reads headers.
         pool : sequence of Item
@@ -202,13 +160,12 @@ class Plan(BaseModel):
         Returns
         -------
         Plan
-            The plan, not yet written.
+            The plan.
 
         Raises
         ------
         DataError
-            If all are too short, or there is nobody whose voice could be
-            taken.
+            If all are too short, or there is no target speaker.
         """
         jobs = [AudioJob(item.path, item.start, item.stop) for item in items]
         headers = loader.headers(jobs).result()
@@ -220,8 +177,7 @@ class Plan(BaseModel):
                 reason = " ".join(header.split())
                 unreadable.append(Failure(item.id, item.path, "", reason))
             else:
-                target = targets.get(item.id)
-                found = _utterance(item, header, target)
+                found = _utterance(item, header, targets.get(item.id))
                 if found.duration >= options.min_duration:
                     utterances.append(found)
         if not utterances and not unreadable:
@@ -229,39 +185,45 @@ class Plan(BaseModel):
                 f"{data}: has no utterance of {options.min_duration:g} s and "
                 "more; give a lower --min-duration"
             )
+        names = sorted({u.target for u in utterances if u.target is not None})
         return cls(
-            data=data,
-            options=options,
-            items=[_key(item) for item in items],
-            unreadable=unreadable,
-            utterances=utterances,
-            batches=_plan_batches(utterances, options.batch_duration),
-            references=_references(
-                sorted({u.target for u in utterances if u.target is not None}),
-                pool,
-                loader,
-            ),
-            systems=dict(systems),
-            metrics=dict(metrics),
+            data,
+            options,
+            unreadable,
+            utterances,
+            _plan_batches(utterances, options.batch_duration),
+            _references(names, pool, loader),
         )
+
+
+def digest_of(items: Iterable[Item]) -> str:
+    """SHA-256 over ids, paths, speakers, texts and times of items."""
+    digest = hashlib.sha256()
+    for item in items:
+        times = (
+            None if t is None else float(t) for t in (item.start, item.stop)
+        )
+        row = [item.id, item.path, item.speaker, item.text, *times]
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def list_items(
     source: str | Path | Iterable[Item], data_root: str | Path | None = None
 ) -> tuple[str, list[Item]]:
-    """The items of a source, sorted by id.
+    """List the items of a source, sorted by id.
 
     Arguments
     ---------
     source : str, Path, or iterable of Item
-        What :func:`open_source` opens, or items.
+        A source as :func:`open_source` opens it, or items.
     data_root : str or Path, optional
-        What stands for ``{data_root}`` in a manifest.
+        Replaces ``{data_root}`` in a manifest.
 
     Returns
     -------
     name : str
-        What the source is called.
+        Name of the source.
     items : list of Item
         Its items.
 
@@ -270,10 +232,6 @@ def list_items(
     DataError
         If the source is empty or damaged, or two items have one id.
 
-    Example
-    -------
-    >>> list_items([Item("b", "/b.wav"), Item("a", "/a.wav")])[1][0].id
-    'a'
     """
     name = "items"
     if isinstance(source, str | Path):
@@ -293,100 +251,17 @@ def list_items(
     return name, items
 
 
-def check_same(
-    out: Path,
-    plan: Plan,
-    items: Sequence[Item],
-    options: Options,
-    systems: Mapping[str, str],
-    metrics: Mapping[str, str],
-) -> None:
-    """Refuse to go on with another evaluation than that of the plan.
-
-    More systems and metrics than before are none.
-
-    Arguments
-    ---------
-    out : Path
-        The evaluation's folder.
-    plan : Plan
-        Its plan.
-    items, options, systems, metrics
-        What is asked for now; see :meth:`Plan.make`.
-
-    Raises
-    ------
-    OtherEvaluationError
-        If anything else is asked for; the message names it.
-    """
-    problem = (
-        _other_options(plan.options, options)
-        or _other_data(plan.items, [_key(item) for item in items])
-        or _others("model", plan.systems, systems)
-        or _others("metric", plan.metrics, metrics)
-    )
-    if problem:
-        raise OtherEvaluationError(
-            f"{out}: holds another evaluation: {problem}. Give another --out, "
-            "or --overwrite to begin anew"
-        )
-
-
-def _other_options(before: Options, now: Options) -> str:
-    for name in Options.model_fields:
-        old, new = getattr(before, name), getattr(now, name)
-        if old != new:
-            return f"{name.replace('_', ' ')} was {old}, not {new}"
-    return ""
-
-
-def _other_data(before: list[tuple], now: list[tuple]) -> str:
-    for old, new in zip(before, now, strict=False):
-        if tuple(old) != new:
-            return f"its data have {old[0]} ({old[1]}), not {new[0]} ({new[1]})"
-    if len(before) != len(now):
-        return f"its data have {len(before)} utterances, not {len(now)}"
-    return ""
-
-
-def _others(
-    what: str, before: Mapping[str, str], now: Mapping[str, str]
-) -> str:
-    for name, fingerprint in before.items():
-        if name not in now:
-            return f"its {what}s include {name}; give it too"
-        if now[name] != fingerprint:
-            return f"its {what} {name} was another one of that name"
-    return ""
-
-
-def _key(item: Item) -> tuple:
-    """What tells one item from another."""
-    # Numbers as JSON gives them back.
-    return (
-        *(item.id, item.path, item.speaker, item.text),
-        *(None if t is None else float(t) for t in (item.start, item.stop)),
-    )
-
-
 def _utterance(item: Item, header: Header, target: str | None) -> Utterance:
     return Utterance(
-        id=item.id,
-        path=item.path,
-        num_samples=header.num_samples,
-        sample_rate=header.sample_rate,
-        speaker=item.speaker,
-        text=item.text,
-        start=item.start,
-        stop=item.stop,
-        target=target,
+        *(item.id, item.path, header.num_samples, header.sample_rate),
+        *(item.speaker, item.text, item.start, item.stop, target),
     )
 
 
 def _plan_batches(
     utterances: Sequence[Utterance], batch_duration: float
 ) -> list[list[int]]:
-    """Utterances of like length together, and of one target each."""
+    """Group utterances of similar length and of one target."""
     groups: dict[str, list[int]] = {}
     for place, utterance in enumerate(utterances):
         groups.setdefault(utterance.target or "", []).append(place)
@@ -402,7 +277,7 @@ def _plan_batches(
 def draw_targets(
     items: Sequence[Item], pool: Sequence[Item], options: Options
 ) -> dict[str, str]:
-    """Draw a speaker for each utterance, whatever the others are.
+    """Draw a target speaker for each utterance, independently of the others.
 
     Arguments
     ---------

@@ -1,36 +1,44 @@
-"""What an evaluation has measured: parts on disk, and tables of them."""
+"""Results of an evaluation: measurements on disk, and tables of them."""
 
 import csv
 import hashlib
+import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.metrics.base import Row
-from speechbrain_focalcodec.metrics.plan import PLAN_NAME, Failure, Plan
+from speechbrain_focalcodec.metrics.plan import (
+    Failure,
+    OtherEvaluationError,
+    Plan,
+)
 from speechbrain_focalcodec.utils.files import atomic_path, atomic_write_text
 
 __all__ = [
-    "Part",
-    "Parts",
+    "Measurement",
+    "Measurements",
     "audio_path",
     "clear",
     "plain",
     "prepare_folder",
+    "read_settings",
     "write_failures",
+    "write_settings",
     "write_utterances",
 ]
 
 WORK_NAME = "work"
 AUDIO_NAME = "audio"
 PLOTS_NAME = "plots"
+SETTINGS_NAME = f"{WORK_NAME}/settings.json"
 UTTERANCES_NAME = "utterances.csv"
 FAILURES_NAME = "failures.csv"
 SUMMARY_NAME = "summary.json"
@@ -39,123 +47,173 @@ FOLDERS = (WORK_NAME, AUDIO_NAME, PLOTS_NAME)
 FILES = (UTTERANCES_NAME, FAILURES_NAME, SUMMARY_NAME, REPORT_NAME)
 
 
-class Part(BaseModel):
-    """What one system made of one batch, and how metrics judge it.
+@dataclass
+class Measurement:
+    """What was measured of one utterance with one system: a line of JSON.
 
-    `outputs` are the facts of each output (bits, seconds) by utterance,
-    `rows` what a metric says of them, by metric and utterance, and `counts`
-    how often each token came, by token.
-
-    Example
-    -------
-    >>> part = Part(system="a", outputs={"x": {"bits": 9}})
-    >>> part.rows["stoi"] = {"x": {"stoi": 0.5}}
-    >>> part.flat(["stoi"])
-    {'x': {'bits': 9, 'stoi': 0.5}}
+    Arguments
+    ---------
+    id : str
+        The utterance.
+    output : dict, optional
+        Bits and seconds of the system's output; None where it has failed.
+    rows : dict
+        Fields by metric.
+    counts : dict
+        How often each token occurs.
+    failures : list of [str, str]
+        Who has failed, and why: the system's name, or empty where the file
+        cannot be read.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    id: str
+    output: Row | None = None
+    rows: dict[str, Row] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+    failures: list[list[str]] = field(default_factory=list)
 
-    system: str
-    outputs: dict[str, Row] = {}
-    rows: dict[str, dict[str, Row]] = {}
-    counts: dict[int, int] = {}
-    failures: list[Failure] = []
-
-    def flat(self, metrics: Sequence[str]) -> dict[str, Row]:
-        """The fields of each utterance, in the order of some metrics.
-
-        Arguments
-        ---------
-        metrics : sequence of str
-            Their names.
-
-        Returns
-        -------
-        dict
-            Fields by utterance.
-
-        Raises
-        ------
-        ValueError
-            If two metrics give one field different values.
-        """
-        flat = {id: dict(row) for id, row in self.outputs.items()}
+    def fields(self, metrics: Sequence[str]) -> Row:
+        """All fields, in the order of some metrics; ValueError on a clash."""
+        found = dict(self.output or {})
         for metric in metrics:
-            for id, row in self.rows.get(metric, {}).items():
-                for name, value in row.items():
-                    if flat[id].setdefault(name, value) != value:
-                        raise ValueError(
-                            f"the metric {metric} gives the field {name!r}, "
-                            "which another gives too; rename it"
-                        )
-        return flat
+            for name, value in self.rows.get(metric, {}).items():
+                if found.setdefault(name, value) != value:
+                    raise ValueError(
+                        f"the metric {metric} gives the field {name!r}, "
+                        "which another gives too; rename it"
+                    )
+        return found
 
 
-class Parts:
-    """The parts of an evaluation, each a file that appears whole.
+class Measurements(dict[str, Measurement]):
+    """Measurements of one system by utterance, kept in a JSONL file.
+
+    A later line of an utterance replaces an earlier one. A last line that is
+    cut short, as a kill leaves it, is dropped.
 
     Arguments
     ---------
     out : Path
         The evaluation's folder.
+    system : str
+        Name of the system.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
 
     Example
     -------
-    >>> parts = Parts(getfixture("tmp_path"))
-    >>> parts.write(0, Part(system="codec2:1300"))
-    >>> parts.read(0, "codec2:1300").system, parts.read(1, "codec2:1300")
-    ('codec2:1300', None)
+    >>> folder = getfixture("tmp_path")
+    >>> Measurements(folder, "opus:6").add([Measurement("a", {"bits": 9})])
+    >>> Measurements(folder, "opus:6")["a"].output
+    {'bits': 9}
     """
 
-    def __init__(self, out: Path) -> None:
-        self.folder = out / WORK_NAME
-
-    def _path(self, batch: int, system: str) -> Path:
-        return self.folder / safe_name(system) / f"{batch:06d}.json"
-
-    def read(self, batch: int, system: str) -> Part | None:
-        """A part; None where it is not there."""
-        path = self._path(batch, system)
-        if not path.is_file():
-            return None
+    def __init__(self, out: Path, system: str) -> None:
+        super().__init__()
+        self.path = out / WORK_NAME / f"{safe_name(system)}.jsonl"
+        if not self.path.is_file():
+            return
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.truncate(self.path, len(whole))
         try:
-            return Part.model_validate_json(path.read_bytes())
-        except ValidationError as error:
+            for line in whole.splitlines():
+                found = Measurement(**json.loads(line))
+                found.counts = {int(k): n for k, n in found.counts.items()}
+                self[found.id] = found
+        except (ValueError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{path}: is damaged; remove it, and it is measured again"
+                f"{self.path}: is damaged; remove it, and this system is "
+                "measured again"
             ) from error
 
-    def write(self, batch: int, part: Part) -> None:
-        """Write a part, whole or not at all."""
-        atomic_write_text(
-            self._path(batch, part.system), part.model_dump_json() + "\n"
-        )
+    def add(self, measurements: Sequence[Measurement]) -> None:
+        """Append measurements, and flush them to disk."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(asdict(it)) + "\n" for it in measurements]
+        with open(self.path, "a", encoding="utf-8") as stream:
+            stream.write("".join(lines))
+            stream.flush()
+            os.fsync(stream.fileno())
+        self.update((it.id, it) for it in measurements)
 
-    def of(self, system: str, batches: int) -> list[Part]:
-        """All parts of a system."""
-        found = (self.read(batch, system) for batch in range(batches))
-        return [part for part in found if part is not None]
+
+def read_settings(out: Path) -> dict[str, Any] | None:
+    """Read the settings of an evaluation's folder; None if there are none.
+
+    Raises
+    ------
+    OtherEvaluationError
+        If the file is damaged.
+    """
+    path = out / SETTINGS_NAME
+    if not path.is_file():
+        return None
+    try:
+        settings = json.loads(path.read_bytes())
+        settings["options"]["batch_duration"]
+        return settings
+    except (ValueError, TypeError, LookupError) as error:
+        raise OtherEvaluationError(
+            f"{path}: is damaged; give --overwrite to begin anew"
+        ) from error
 
 
-def safe_name(name: str) -> str:
-    """A name as a file's, told apart from others by a few digits.
+def write_settings(
+    out: Path, settings: dict[str, Any], before: dict[str, Any] | None
+) -> None:
+    """Write the settings; refuse those of another evaluation.
+
+    More systems and metrics than before are allowed.
 
     Arguments
     ---------
-    name : str
-        Any text.
+    out : Path
+        The evaluation's folder.
+    settings : dict
+        ``options`` by name, ``items`` (number and digest), and fingerprints
+        of ``systems`` and ``metrics`` by name.
+    before : dict, optional
+        The settings that are there.
 
-    Returns
-    -------
-    str
-        Letters, digits and ``._-`` of it, and a hash.
-
-    Example
-    -------
-    >>> safe_name("opus:6")
-    'opus_6-997bc5'
+    Raises
+    ------
+    OtherEvaluationError
+        If anything else differs; the message names it.
     """
+    if before is not None and (problem := _difference(before, settings)):
+        raise OtherEvaluationError(
+            f"{out}: holds another evaluation: {problem}. Give another --out, "
+            "or --overwrite to begin anew"
+        )
+    # As text, since the order of systems and metrics counts.
+    text = json.dumps(settings)
+    if json.dumps(before) != text:
+        atomic_write_text(out / SETTINGS_NAME, text + "\n")
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    for name, value in now["options"].items():
+        if (old := before["options"].get(name)) != value:
+            return f"{name.replace('_', ' ')} was {old}, not {value}"
+    if before.get("items") != now["items"]:
+        return "its data had other utterances"
+    for kind in ("systems", "metrics"):
+        one = "model" if kind == "systems" else "metric"
+        for name, fingerprint in before.get(kind, {}).items():
+            if name not in now[kind]:
+                return f"its {one}s include {name}; give it too"
+            if now[kind][name] != fingerprint:
+                return f"its {one} {name} was another one of that name"
+    return ""
+
+
+def safe_name(name: str) -> str:
+    """A name for a file: letters and digits of a name, and a hash."""
     digits = hashlib.sha256(name.encode()).hexdigest()[:6]
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)[-60:]}-{digits}"
 
@@ -223,7 +281,7 @@ def plain(row: Mapping[str, Any]) -> Row:
 
 
 def prepare_folder(out: Path, overwrite: bool) -> None:
-    """See that a folder is new, or an evaluation's.
+    """Check that a folder is new, or an evaluation's.
 
     Arguments
     ---------
@@ -241,7 +299,7 @@ def prepare_folder(out: Path, overwrite: bool) -> None:
         raise DataError(f"{out}: is a file; give a folder for the results")
     if not out.is_dir() or not any(out.iterdir()):
         return
-    if not (out / PLAN_NAME).is_file() and any(
+    if not (out / SETTINGS_NAME).is_file() and any(
         entry.name not in (*FOLDERS, *FILES) for entry in out.iterdir()
     ):
         raise DataError(
@@ -259,7 +317,7 @@ def clear(out: Path) -> None:
     out : Path
         The folder.
     """
-    # The plan goes last: until then the rest is known to be an evaluation's.
+    # The settings go last: until then the rest is known to be an evaluation's.
     for name in FILES:
         (out / name).unlink(missing_ok=True)
     for name in reversed(FOLDERS):

@@ -1,10 +1,9 @@
-"""Measuring batch after batch of an evaluation."""
+"""Measuring an evaluation, batch after batch."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +12,13 @@ from speechbrain_focalcodec.audio.files import write_audio
 from speechbrain_focalcodec.audio.resampling import resample
 from speechbrain_focalcodec.codec import fit_length
 from speechbrain_focalcodec.errors import DataError
-from speechbrain_focalcodec.jobs.loading import Loader, Pending, read_ahead
-from speechbrain_focalcodec.jobs.report import Report
+from speechbrain_focalcodec.jobs.engine import (
+    Batch,
+    failure_limit,
+    process_shards,
+)
+from speechbrain_focalcodec.jobs.loading import Loader, Pending
+from speechbrain_focalcodec.jobs.report import Counts, Report
 from speechbrain_focalcodec.metrics.base import (
     SAMPLE_RATE,
     Metric,
@@ -23,8 +27,8 @@ from speechbrain_focalcodec.metrics.base import (
 )
 from speechbrain_focalcodec.metrics.plan import Failure, Plan, Utterance
 from speechbrain_focalcodec.metrics.results import (
-    Part,
-    Parts,
+    Measurement,
+    Measurements,
     audio_path,
     plain,
     write_failures,
@@ -40,31 +44,61 @@ _VOICE_DURATION = 30.0
 _WARM_UP = 1.0  # seconds of speech that a system is tried on
 
 
-@dataclass
-class _Work:
-    """What is left to do of one batch, by one system."""
+class _Task(NamedTuple):
+    """What is left to measure of one batch with one system."""
 
     system: System
-    part: Part | None  # what is there already
+    is_new: bool  # whether nothing of it is measured yet
     metrics: list[Metric]
 
 
-@dataclass
-class _Batch:
-    """Some utterances, on their way from the disk."""
+class _Utterances:
+    """A batch of utterances, with speech of their target speaker."""
 
-    index: int
-    utterances: list[Utterance]
-    work: list[_Work]
-    pending: Pending
-    pending_voice: Pending
-    sigs: dict[str, torch.Tensor] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    voice: list[tuple[torch.Tensor, int]] = field(default_factory=list)
-    _resampled: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
+    def __init__(
+        self,
+        utterances: list[Utterance],
+        voice: list[Utterance],
+        tasks: list[_Task],
+    ) -> None:
+        self.utterances, self.tasks, self._voice = utterances, tasks, voice
+        self.sigs: dict[str, torch.Tensor] = {}
+        self.reasons: dict[str, str] = {}
+        self.voice: list[tuple[torch.Tensor, int]] = []
+        self._resampled: dict[int, dict[str, torch.Tensor]] = {}
+
+    def batches(self) -> list[list[int]]:
+        return [[*range(len(self.utterances) + len(self._voice))]]
+
+    def read(self, loader: Loader, places: list[int]) -> Pending:
+        return loader.sigs([it.job for it in (*self.utterances, *self._voice)])
+
+    def receive(self, audio: Sequence[Any]) -> None:
+        """Take what was read."""
+        number = len(self.utterances)
+        for utterance, sig in zip(self.utterances, audio[:number], strict=True):
+            if isinstance(sig, str):
+                self.reasons[utterance.id] = sig
+            elif len(sig) != utterance.num_samples:
+                self.reasons[utterance.id] = (
+                    f"{utterance.path}: has another length than when its "
+                    "header was read; let nobody write it meanwhile"
+                )
+            else:
+                self.sigs[utterance.id] = torch.from_numpy(sig)
+        for utterance, sig in zip(self._voice, audio[number:], strict=True):
+            if not isinstance(sig, str):
+                pair = torch.from_numpy(sig), utterance.sample_rate
+                self.voice.append(pair)
+        if self._voice and not self.voice:
+            raise DataError(
+                f"{self._voice[0].path}: no audio of speaker "
+                f"{self.utterances[0].target} can be read; mend it, or give "
+                "--reference"
+            )
 
     def sigs_at(self, rate: int) -> dict[str, torch.Tensor]:
-        """The waveforms at some rate."""
+        """The waveforms at some sample rate."""
         if rate not in self._resampled:
             rates = {it.id: it.sample_rate for it in self.utterances}
             self._resampled[rate] = {
@@ -74,12 +108,12 @@ class _Batch:
         return self._resampled[rate]
 
     def voice_at(self, rate: int) -> list[torch.Tensor]:
-        """Speech of the target speaker at some rate."""
+        """Speech of the target speaker at some sample rate."""
         return [resample(sig, own, rate) for sig, own in self.voice]
 
 
 class Worker:
-    """Does what is left to do of a plan.
+    """Measures what is left of a plan.
 
     Arguments
     ---------
@@ -88,22 +122,26 @@ class Worker:
     out : Path
         The evaluation's folder.
     systems, metrics : sequence
-        Those of the plan.
+        The systems and metrics.
     loader : Loader
         Reads audio at each file's own rate.
     max_failures : float
         Share of the utterances that may fail with a system.
     retry_failures : bool
-        Whether to do batches again in which something failed.
+        Whether to measure batches again in which something failed.
     save_audio : int
-        Of how many utterances to keep the outputs.
+        Number of utterances whose outputs are kept.
     report : Report
-        Told of progress.
+        Receives the progress.
 
     Attributes
     ----------
+    results : dict
+        Measurements of each system, by its name.
+    failures : set of Failure
+        All failures so far.
     has_worked : bool
-        Whether anything was left to do.
+        Whether anything was left to measure.
     """
 
     def __init__(
@@ -121,153 +159,146 @@ class Worker:
     ) -> None:
         self.plan, self.out = plan, out
         self.systems, self.metrics = systems, metrics
+        self.results = {it.name: Measurements(out, it.name) for it in systems}
+        self.failures = set(plan.unreadable)
         self.has_worked = False
-        self._loader, self._report, self._parts = loader, report, Parts(out)
+        self._loader, self._report = loader, report
         self._retry, self._share = retry_failures, max_failures
         self._saved = {
             it.id: place
             for place, it in enumerate(plan.utterances[:save_audio])
         }
-        # 0.07 * 100 is a little above 7.
-        self._allowed = math.ceil(max_failures * plan.total - 1e-6)
-        self._failures = set(plan.unreadable)
         self._warm: set[str] = set()
         # The last target's reference, by system.
         self._references: dict[str, tuple[str | None, Any]] = {}
 
     def run(self) -> None:
-        """Do it.
-
-        Raises
-        ------
-        DataError
-            If too much fails.
-        """
-        todo = [
-            (index, work)
-            for index in range(len(self.plan.batches))
-            if (work := self._left(index))
-        ]
-        sizes = [len(batch) for batch in self.plan.batches]
-        total = sum(sizes) * len(self.systems)
-        left = sum(sizes[index] * len(work) for index, work in todo)
-        done, seconds = 0, 0.0
+        """Measure; a DataError if too much fails."""
+        batches = list(self._batches())
+        self.has_worked = bool(batches)
+        left = sum(len(it.utterances) * len(it.tasks) for it in batches)
+        total = len(self.plan.utterances) * len(self.systems)
+        counts = Counts()
         self._report.begin(total, total - left)
+
+        def process(batch: Batch[_Utterances]) -> None:
+            given = batch.shard
+            given.receive(batch.audio or ())
+            for task in given.tasks:
+                self._measure(given, task)
+                duration = sum(it.duration for it in given.utterances)
+                counts.add(len(given.utterances), duration)
+                done, seconds, _ = counts.totals()
+                self._report.update(done, seconds, self._check())
+
         try:
             self._check()
-            depth = self._loader.workers + 1
-            for batch in read_ahead(self._read(todo), depth):
-                self._receive(batch)
-                for one in batch.work:
-                    self._do(batch, one)
-                    done += len(batch.utterances)
-                    seconds += sum(it.duration for it in batch.utterances)
-                    self._check()
-                    self._report.update(done, seconds, len(self._failures))
+            # Each is dropped when it is done: it holds audio.
+            todo = (batches.pop(0) for _ in range(len(batches)))
+            for _ in process_shards(todo, self._loader, process):
+                pass
         finally:
             self._report.end()
 
-    def _left(self, index: int) -> list[_Work]:
-        """What a batch still needs."""
-        works = []
-        for system in self.systems:
-            part = self._parts.read(index, system.name)
-            if part is not None and self._retry and part.failures:
-                part = None
-            if part is None:
-                works.append(_Work(system, None, list(self.metrics)))
-                continue
-            self._failures.update(part.failures)
-            metrics = [it for it in self.metrics if it.name not in part.rows]
-            is_heard = all(
-                audio_path(self.out, system.name, self._saved[id], id).is_file()
-                for id in part.outputs
-                if id in self._saved
-            )
-            if metrics or not is_heard:
-                works.append(_Work(system, part, metrics))
-        return works
-
-    def _read(self, todo: list[tuple[int, list[_Work]]]) -> Iterator[_Batch]:
-        for index, work in todo:
-            places = self.plan.batches[index]
+    def _batches(self) -> Iterator[_Utterances]:
+        """Batches of which something is left to measure."""
+        for places in self.plan.batches:
             utterances = [self.plan.utterances[place] for place in places]
+            tasks = [
+                task
+                for system in self.systems
+                if (task := self._task(utterances, system)) is not None
+            ]
             voice = self.plan.references.get(utterances[0].target or "", [])
-            yield _Batch(
-                index,
-                utterances,
-                work,
-                self._loader.sigs([it.job for it in utterances]),
-                self._loader.sigs([it.job for it in voice]),
-            )
+            if tasks:
+                yield _Utterances(utterances, voice, tasks)
 
-    def _receive(self, batch: _Batch) -> None:
-        """Wait for a batch's audio."""
-        self.has_worked = True
-        sigs = batch.pending.result()
-        for utterance, sig in zip(batch.utterances, sigs, strict=True):
-            if isinstance(sig, str):
-                batch.reasons[utterance.id] = sig
-            elif len(sig) != utterance.num_samples:
-                batch.reasons[utterance.id] = (
-                    f"{utterance.path}: has another length than when the "
-                    "evaluation began; let nobody write it meanwhile"
-                )
-            else:
-                batch.sigs[utterance.id] = torch.from_numpy(sig)
-        target = batch.utterances[0].target
-        if target is None:
-            return
-        voice = self.plan.references[target]
-        for utterance, sig in zip(
-            voice, batch.pending_voice.result(), strict=True
+    def _task(
+        self, utterances: list[Utterance], system: System
+    ) -> _Task | None:
+        """What a batch still needs. A batch is measured as a whole."""
+        results = self.results[system.name]
+        known = [results.get(it.id) for it in utterances]
+        measured = [it for it in known if it is not None]
+        if len(measured) < len(known) or (
+            self._retry and any(it.failures for it in measured)
         ):
-            if not isinstance(sig, str):
-                batch.voice.append(
-                    (torch.from_numpy(sig), utterance.sample_rate)
-                )
-        if not batch.voice:
-            raise DataError(
-                f"{voice[0].path}: no audio of speaker {target} can be read; "
-                "mend it, or give --reference"
-            )
+            return _Task(system, True, list(self.metrics))
+        self._record_failures(utterances, measured)
+        outputs = [it for it in measured if it.output is not None]
+        metrics = [
+            metric
+            for metric in self.metrics
+            if any(metric.name not in it.rows for it in outputs)
+        ]
+        is_saved = all(
+            audio_path(
+                self.out, system.name, self._saved[it.id], it.id
+            ).is_file()
+            for it in outputs
+            if it.id in self._saved
+        )
+        if metrics or not is_saved:
+            return _Task(system, False, metrics)
+        return None
 
-    def _do(self, batch: _Batch, work: _Work) -> None:
-        """Have one system's outputs of a batch, judge and keep them."""
-        system, part = work.system, work.part
-        new = part is None
-        part = Part(system=system.name) if part is None else part
-        failures = {}
-        if new:
-            failures = {id: ("", why) for id, why in batch.reasons.items()}
-        wanted = [id for id in batch.sigs if new or id in part.outputs]
+    def _measure(self, batch: _Utterances, task: _Task) -> None:
+        """Measure one system's outputs of a batch, and keep the results."""
+        system, results = task.system, self.results[task.system.name]
+        if task.is_new:
+            found = {
+                it.id: Measurement(it.id, failures=[["", reason]])
+                if (reason := batch.reasons.get(it.id))
+                else Measurement(it.id)
+                for it in batch.utterances
+            }
+            wanted = list(batch.sigs)
+        else:
+            found = {it.id: results[it.id] for it in batch.utterances}
+            found = {
+                id: replace(it, rows=dict(it.rows), failures=[*it.failures])
+                for id, it in found.items()
+            }
+            wanted = [id for id in batch.sigs if found[id].output is not None]
         outputs, reasons = self._outputs(batch, system, wanted)
-        failures |= {id: (system.name, why) for id, why in reasons.items()}
+        for id, why in reasons.items():
+            found[id].failures.append([system.name, why])
         for id, output in outputs.items():
             if id in self._saved:
                 self._save_audio(batch, system, id, output)
-            if new:
-                part.outputs[id] = plain(
+            if task.is_new:
+                found[id].output = plain(
                     {"bits": output.bits, "seconds": output.seconds}
                 )
-                _count(part, output)
+                found[id].counts = _count(output)
         samples = self._samples(batch, system, outputs)
-        for metric in work.metrics:
-            rows, reasons = _judge(metric, samples)
-            part.rows[metric.name] = rows
+        for metric in task.metrics:
+            rows, reasons = _apply(metric, samples)
+            for id, row in rows.items():
+                found[id].rows[metric.name] = row
             for id, why in reasons.items():
-                failures[id] = (system.name, f"{metric.name}: {why}")
-        paths = {it.id: it.path for it in batch.utterances}
-        part.failures += [
-            Failure(id, paths[id], by, " ".join(why.split()))
-            for id, (by, why) in failures.items()
-        ]
-        part.flat([metric.name for metric in self.metrics])  # may refuse
-        self._parts.write(batch.index, part)
-        self._failures.update(part.failures)
+                found[id].failures.append(
+                    [system.name, f"{metric.name}: {why}"]
+                )
+        for it in found.values():
+            it.failures = [
+                [by, " ".join(why.split())] for by, why in it.failures
+            ]
+            it.fields([metric.name for metric in self.metrics])  # may refuse
+        results.add(list(found.values()))
+        self._record_failures(batch.utterances, list(found.values()))
+
+    def _record_failures(
+        self, utterances: list[Utterance], measured: list[Measurement]
+    ) -> None:
+        self.failures.update(
+            Failure(utterance.id, utterance.path, by, reason)
+            for utterance, it in zip(utterances, measured, strict=True)
+            for by, reason in it.failures
+        )
 
     def _outputs(
-        self, batch: _Batch, system: System, ids: Sequence[str]
+        self, batch: _Utterances, system: System, ids: Sequence[str]
     ) -> tuple[dict[str, Output], dict[str, str]]:
         """Outputs, and reasons of those that failed, by utterance."""
         if not ids:
@@ -284,14 +315,14 @@ class Worker:
                 voice = self._reference(batch, system)
                 return [system.convert(sigs[id], voice) for id in some]
 
-        found, reasons = _guarded(work, ids)
+        found, reasons = _try(work, ids)
         for id, output in list(found.items()):
             if not torch.isfinite(output.sig).all():
                 reasons[id] = "its output has samples that are not finite"
                 del found[id]
         return found, reasons
 
-    def _reference(self, batch: _Batch, system: System) -> Any:
+    def _reference(self, batch: _Utterances, system: System) -> Any:
         target = batch.utterances[0].target
         known = self._references.get(system.name)
         if known is None or known[0] != target:
@@ -307,10 +338,10 @@ class Worker:
         self._warm.add(system.name)
         short = sig[: round(_WARM_UP * system.sample_rate_input)]
         # What fails now will fail again, and is reported then.
-        _guarded(lambda ids: system.resynthesize([short]), [""])
+        _try(lambda ids: system.resynthesize([short]), [""])
 
     def _samples(
-        self, batch: _Batch, system: System, outputs: Mapping[str, Output]
+        self, batch: _Utterances, system: System, outputs: Mapping[str, Output]
     ) -> list[Sample]:
         originals = batch.sigs_at(SAMPLE_RATE)
         texts = {it.id: it.text for it in batch.utterances}
@@ -336,7 +367,7 @@ class Worker:
         return samples
 
     def _save_audio(
-        self, batch: _Batch, system: System, id: str, output: Output
+        self, batch: _Utterances, system: System, id: str, output: Output
     ) -> None:
         place = self._saved[id]
         sigs = {system.name: (output.sig.cpu(), system.sample_rate_output)}
@@ -349,46 +380,47 @@ class Worker:
             if not path.is_file():
                 write_audio(path, sig.clamp(-1, 1), rate)
 
-    def _check(self) -> None:
-        """Stop where too much has failed."""
-        everywhere = {it.id for it in self._failures if not it.system}
+    def _check(self) -> int:
+        """Return the number of failures; a DataError if they are too many."""
+        everywhere = {it.id for it in self.failures if not it.system}
         for system in self.systems:
             failed = everywhere | {
-                it.id for it in self._failures if it.system == system.name
+                it.id for it in self.failures if it.system == system.name
             }
-            if len(failed) <= self._allowed:
+            if len(failed) <= failure_limit(self.plan.total, self._share):
                 continue
-            path = write_failures(self.out, self._failures)
-            of_it = [
-                it
-                for it in sorted(self._failures)
+            path = write_failures(self.out, self.failures)
+            reasons = "; ".join(
+                f"{it.id}: {it.reason}"
+                for it in sorted(self.failures)
                 if it.system in ("", system.name)
-            ]
-            reasons = "; ".join(f"{it.id}: {it.reason}" for it in of_it[:3])
+            )
             raise DataError(
                 f"{len(failed)} of {self.plan.total} utterances failed "
                 f"with {system.name}, more than --max-failures "
-                f"{self._share:g} allows (all are in {path}): {reasons}. Mend "
-                "the files and begin anew with --overwrite, mend the codec "
-                "and go on with --retry-failures, or allow more"
+                f"{self._share:g} allows (all are in {path}): "
+                f"{reasons[:500]}. Mend the files and begin anew with "
+                "--overwrite, mend the codec and go on with --retry-failures, "
+                "or allow more"
             )
+        return len(self.failures)
 
 
-def _judge(
+def _apply(
     metric: Metric, samples: Sequence[Sample]
 ) -> tuple[dict[str, Row], dict[str, str]]:
-    """Rows of all, empty where a metric failed, and why it did."""
+    """Rows of all samples, empty where the metric failed, and reasons."""
     by_id = {sample.id: sample for sample in samples}
-    rows, reasons = _guarded(
+    rows, reasons = _try(
         lambda ids: metric([by_id[id] for id in ids]), list(by_id)
     )
     return {id: plain(rows.get(id, {})) for id in by_id}, reasons
 
 
-def _guarded(
+def _try(
     work: Any, ids: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Results by utterance; one by one where all together fail."""
+    """Results by utterance; each alone where the batch fails."""
     if not ids:
         return {}, {}
     try:
@@ -404,15 +436,15 @@ def _guarded(
     found: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     for id in ids:
-        one, why = _guarded(work, [id])
+        one, why = _try(work, [id])
         found |= one
         reasons |= why
     return found, reasons
 
 
-def _count(part: Part, output: Output) -> None:
+def _count(output: Output) -> dict[int, int]:
+    """How often each token occurs in an output."""
     if output.toks is None:
-        return
+        return {}
     toks, counts = np.unique(output.toks.cpu().numpy(), return_counts=True)
-    for tok, count in zip(toks.tolist(), counts.tolist(), strict=True):
-        part.counts[tok] = part.counts.get(tok, 0) + count
+    return dict(zip(toks.tolist(), counts.tolist(), strict=True))
