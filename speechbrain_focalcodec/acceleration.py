@@ -28,9 +28,7 @@ Codec = TypeVar("Codec", bound=Stages)
 
 
 def accelerate(
-    codec: Codec,
-    precision: Precision | None = None,
-    compile: bool = False,
+    codec: Codec, precision: Precision | None = None, compile: bool = False
 ) -> Codec:
     """Make a codec faster, in place.
 

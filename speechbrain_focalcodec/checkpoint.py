@@ -26,11 +26,7 @@ from speechbrain_focalcodec.config import (
     read_json,
     version_of,
 )
-from speechbrain_focalcodec.errors import (
-    CheckpointError,
-    ConfigError,
-    abridge,
-)
+from speechbrain_focalcodec.errors import CheckpointError, ConfigError, abridge
 from speechbrain_focalcodec.model_files import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -217,9 +213,7 @@ def writing_model(
 
 
 def read_weights(
-    path: str | Path,
-    device: str = "cpu",
-    parts: Sequence[str] | None = None,
+    path: str | Path, device: str = "cpu", parts: Sequence[str] | None = None
 ) -> Weights:
     """Read a safetensors file, tensors by name.
 

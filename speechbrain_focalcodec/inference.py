@@ -73,7 +73,7 @@ class PretrainedFocalCodec(Pretrained):
     >>> wavs, wav_lens = model.decode_batch(tokens, token_lens)
     >>> file = model.tokenize_file("speechbrain_focalcodec/assets/demo.flac")
     >>> file.num_samples_at(16000)
-    96000
+    96320
     """
 
     MODULES_NEEDED = ["codec"]
@@ -461,15 +461,12 @@ class PretrainedFocalCodec(Pretrained):
         lengths = absolute_lengths("wav_lens", wav_lens, wavs)
         with torch.no_grad(), self.inference_ctx:
             sig, _ = method(
-                wavs,
-                lengths=lengths,
-                window=self.window,
-                context=self.context,
+                wavs, lengths=lengths, window=self.window, context=self.context
             )
         return sig.float()
 
     def encode_file(self, path: str | Path) -> torch.Tensor:
-        """Encode an audio file to tokens, int64 [N], as :meth:`tokenize_file`."""
+        """Encode an audio file to tokens, int64 [N]."""
         return self.tokenize_file(path).toks
 
     def tokenize_file(self, path: str | Path) -> TokenFile:

@@ -28,13 +28,7 @@ from speechbrain_focalcodec.modules.vocos import Vocos
 from speechbrain_focalcodec.modules.wavenext import WaveNeXt
 from speechbrain_focalcodec.modules.wavlm import WavLM
 
-__all__ = [
-    "PARTS",
-    "ROLES",
-    "Kind",
-    "build_part",
-    "name_of",
-]
+__all__ = ["PARTS", "ROLES", "Kind", "build_part", "name_of"]
 
 ROLES = ("encoder", "compressor", "quantizer", "decompressor", "decoder")
 

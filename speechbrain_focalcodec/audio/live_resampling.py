@@ -64,7 +64,7 @@ class StreamResampler:
         self._done = 0  # of the output so far, in input samples
 
     def push(self, sig: torch.Tensor) -> torch.Tensor:
-        """Input, float [T], to the next output, float [N]; both may be empty."""
+        """Input, float [T], to the next output, float [N]; N may be 0."""
         if self.from_rate == self.to_rate:
             return sig
         self._kept = torch.cat([self._kept, sig])

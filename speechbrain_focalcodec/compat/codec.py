@@ -118,10 +118,7 @@ class FocalCodec(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls,
-        config: str,
-        overrides: dict[str, Any] | None = None,
-        **kwargs: Any,
+        cls, config: str, overrides: dict[str, Any] | None = None, **kwargs: Any
     ) -> "FocalCodec":
         """Load a model with its weights; executes nothing that it reads.
 
@@ -712,16 +709,13 @@ def _chain(
             continue
         part, state = stage
         x, kept, lengths = part.run(x, state, lengths)
-        # A list or a tuple, as it was given.
+        # A list or a tuple, like the input state.
         states.append(type(state)([kept]))
     return x, states, lengths
 
 
 def _run(
-    x: Tensor,
-    return_state: bool,
-    *stages: Any,
-    length: Tensor | None = None,
+    x: Tensor, return_state: bool, *stages: Any, length: Tensor | None = None
 ) -> Any:
     """Run stages; return the output, with the states if `return_state`."""
     lengths = None

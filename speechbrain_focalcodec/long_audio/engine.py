@@ -90,10 +90,7 @@ class _Direction:
 
 
 def _encoding(
-    codec: Stages,
-    window: float | None,
-    context: float,
-    to_toks: bool = True,
+    codec: Stages, window: float | None, context: float, to_toks: bool = True
 ) -> _Direction:
     stages = codec.encoding() if to_toks else codec.encoding()[:1]
     count = codec.num_tokens if to_toks else partial(num_frames, codec)
@@ -330,10 +327,7 @@ def decode_stream(
 
 
 def qfeats_stream(
-    codec: Stages,
-    toks: torch.Tensor,
-    window: float | None,
-    batch_size: int,
+    codec: Stages, toks: torch.Tensor, window: float | None, batch_size: int
 ) -> Iterator[torch.Tensor]:
     """Tokens, int64 [N], to quantized features, piece by piece.
 

@@ -73,9 +73,7 @@ def groups_of(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
         yield items[start : start + size]
 
 
-def pad(
-    pieces: list[torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def pad(pieces: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Pad tensors [T, ...] to a batch [B, T, ...], and their lengths int64 [B].
 
     The lengths are None if all are equal.
@@ -89,10 +87,7 @@ def pad(
 
 
 def run_passes(
-    passes: Sequence[Pass],
-    read: Read,
-    lengths: Sequence[int],
-    batch_size: int,
+    passes: Sequence[Pass], read: Read, lengths: Sequence[int], batch_size: int
 ) -> Iterator[Part]:
     """Run passes one after the other; yield the parts of the last one.
 

@@ -49,9 +49,7 @@ class BinarySphericalQuantizer(Part):
                 f"codebook_size must be a power of two, got {codebook_size}"
             )
         self.register_buffer(
-            "powers",
-            2 ** torch.arange(self.dim - 1, -1, -1),
-            persistent=False,
+            "powers", 2 ** torch.arange(self.dim - 1, -1, -1), persistent=False
         )
 
     @property

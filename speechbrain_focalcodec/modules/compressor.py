@@ -10,10 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from speechbrain_focalcodec.modules.causal import (
-    StreamState,
-    scope,
-)
+from speechbrain_focalcodec.modules.causal import StreamState, scope
 from speechbrain_focalcodec.modules.focal import FocalBlock
 from speechbrain_focalcodec.modules.layouts import Linear, then_gelu
 from speechbrain_focalcodec.modules.masking import zero_beyond

@@ -179,11 +179,7 @@ class ConvNeXtDecoder(Decoder):
     """
 
     def __init__(
-        self,
-        head: nn.Module,
-        hop_length: int,
-        causal: bool = False,
-        **backbone,
+        self, head: nn.Module, hop_length: int, causal: bool = False, **backbone
     ):
         super().__init__()
         self.input_dim = backbone["input_dim"]

@@ -10,11 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from speechbrain_focalcodec.modules.derived import (
-    Derived,
-    can_keep,
-    fast_path,
-)
+from speechbrain_focalcodec.modules.derived import Derived, can_keep, fast_path
 
 __all__ = [
     "Linear",
@@ -265,7 +261,10 @@ class StridedConv(nn.Conv1d):
         return _as_matrix(self.weight).mT
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Steps [B, T, in_dim] to [B, (T - K) // stride + 1, out_dim], T >= K."""
+        """Steps [B, T, in_dim] to [B, (T - K) // stride + 1, out_dim].
+
+        K is the kernel size; T >= K.
+        """
         if self.quantized is not None:
             return self.quantized(self._rows(x))
         x = x.to(self.weight.dtype)

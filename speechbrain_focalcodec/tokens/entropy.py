@@ -100,7 +100,7 @@ def restore_tokens(data: bytes, num_tokens: int, bits: int) -> np.ndarray:
         toks[t] = tok
         predictor.learn(signs, probs[indices])
     if not coder.maybe_exhausted():
-        raise ValueError("the code goes on after the last token")
+        raise ValueError("the code continues after the last token")
     return toks
 
 

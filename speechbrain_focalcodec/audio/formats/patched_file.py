@@ -32,10 +32,7 @@ class PatchedFile(io.RawIOBase):
     """
 
     def __init__(
-        self,
-        file: BinaryIO,
-        parts: Sequence[range | bytes],
-        size: int = 0,
+        self, file: BinaryIO, parts: Sequence[range | bytes], size: int = 0
     ) -> None:
         super().__init__()
         self._file = file
