@@ -79,7 +79,7 @@ def accelerate(
         raise ValueError(f"precision int8 is for the CPU, not {device}")
     if precision is None and not compile:
         return codec
-    codec.keep_fingerprint()
+    codec.freeze_fingerprint()
     codec.eval()
     if precision == "bf16" and device.type != "cpu":
         codec.autocast_dtype = torch.bfloat16

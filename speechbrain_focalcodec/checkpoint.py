@@ -22,7 +22,7 @@ from speechbrain_focalcodec.config import (
     CodecConfig,
     all_causal,
     as_saved_before,
-    left_out,
+    missing_options,
     read_json,
     version_of,
 )
@@ -87,7 +87,7 @@ def match_config(files: ModelFiles, data: Any = None) -> CodecConfig:
     if data is None:
         data = read_json(files.config)
     first = VERSIONS[0]
-    if isinstance(data, dict) and _saved_here(files.weights):
+    if isinstance(data, dict) and _saved_by_this_package(files.weights):
         _check_wavenext(data, files.config)
         data = as_saved_before(data)
     elif isinstance(data, dict):
@@ -109,7 +109,9 @@ def match_config(files: ModelFiles, data: Any = None) -> CodecConfig:
         if not _misfits(outlines[-1], shapes):
             return config
     parts = {name.partition(".")[0] for name in _misfits(outlines[0], shapes)}
-    missing = [key for key in left_out(data) if key.partition("_")[0] in parts]
+    missing = [
+        key for key in missing_options(data) if key.partition("_")[0] in parts
+    ]
     # Only if missing options could explain every misfit.
     if parts == {key.partition("_")[0] for key in missing}:
         raise ConfigError(
@@ -131,7 +133,7 @@ def _outline(config: CodecConfig) -> nn.Module:
         )
 
 
-def _saved_here(weights: Path) -> bool:
+def _saved_by_this_package(weights: Path) -> bool:
     """Whether the metadata of the weights is this package's."""
     if not weights.is_file():
         return False

@@ -44,7 +44,7 @@ __all__ = [
     "CodecConfig",
     "check_fit",
     "fill_defaults",
-    "left_out",
+    "missing_options",
     "parse_model",
     "read_config",
     "read_json",
@@ -65,9 +65,7 @@ MAX_KEPT = 1 << 27
 
 
 class CodecConfig(BaseModel):
-    """Configuration of a codec, in the layout of `config.json`. See
-    :meth:`parse`.
-    """
+    """Configuration of a codec, in the layout of `config.json`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -166,7 +164,7 @@ class CodecConfig(BaseModel):
         if rate > MAX_FRAME_RATE or max(values) > MAX_VALUES:
             raise ValueError(
                 f"the model has {rate:g} frames and {max(values):.3g} values "
-                f"in a layer a second, more than {MAX_FRAME_RATE} and "
+                f"in a layer per second, more than {MAX_FRAME_RATE} and "
                 f"{MAX_VALUES:.3g}; choose longer hops or fewer channels"
             )
         return self
@@ -301,7 +299,7 @@ def version_of(data: dict[str, Any]) -> str | None:
     return VERSIONS[0] if OLD_OPTIONS & parts["decoder"].keys() else None
 
 
-def left_out(data: dict[str, Any]) -> list[str]:
+def missing_options(data: dict[str, Any]) -> list[str]:
     """Paths of missing options whose default depends on the version."""
     names = [] if "decoder_name" in data else ["decoder_name"]
     return names + [
@@ -432,7 +430,7 @@ def read_config(path: str | Path) -> CodecConfig:
     """
     data = read_json(path)
     config = CodecConfig.parse(data, path)
-    missing = left_out(data)
+    missing = missing_options(data)
     if missing and version_of(data) is None:
         raise ConfigError(
             f"{path}: does not tell which version of the published package "

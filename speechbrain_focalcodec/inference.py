@@ -489,15 +489,7 @@ class PretrainedFocalCodec(Pretrained):
             If the file cannot be read, is damaged or absurd.
         """
         codec = self.codec
-        with (
-            AudioReader(
-                path,
-                codec.sample_rate_input,
-                channel=self.channel,
-                strict=self.strict,
-            ) as reader,
-            self.inference_ctx,
-        ):
+        with self._open(path) as reader, self.inference_ctx:
             toks = codec.encode_stream(
                 reader.read,
                 reader.num_samples,
@@ -652,25 +644,23 @@ class PretrainedFocalCodec(Pretrained):
                 batch_size=self.batch_size,
             )
 
+    def _open(self, path: str | Path) -> AudioReader:
+        rate = self.codec.sample_rate_input
+        return AudioReader(path, rate, channel=self.channel, strict=self.strict)
+
     def _continuous_reference(
         self, files: Sequence[Path], name: str
     ) -> VoiceReference:
         """A reference of the encoder's features."""
         codec = self.codec
-        open_reader = partial(
-            AudioReader,
-            sample_rate=codec.sample_rate_input,
-            channel=self.channel,
-            strict=self.strict,
-        )
         num = 0
         for file in files:
-            with open_reader(file) as reader:
+            with self._open(file) as reader:
                 num += engine.num_frames(codec, reader.num_samples)
 
         def read() -> Iterator[torch.Tensor]:
             for file in files:
-                with open_reader(file) as reader:
+                with self._open(file) as reader:
                     yield from engine.feats_stream(
                         codec,
                         reader.read,

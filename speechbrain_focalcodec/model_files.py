@@ -139,19 +139,21 @@ def find_model(
         name = path.stem
         if path.name == CONFIG_FILE:
             name = path.resolve().parent.name
-        return ModelFiles(name, path, _beside(path, _weights_names(path.name)))
+        return ModelFiles(
+            name, path, _find_weights(path, _weights_names(path.name))
+        )
     match = hub.split_file(text) if isinstance(source, str) else None
     if match is None or os.path.isdir(path.parent):
         name, folder = resolve_source(source, revision, options=options)
         config = folder / CONFIG_FILE
         names = (WEIGHTS_FILE, *_weights_names(CONFIG_FILE))
-        return ModelFiles(name, config, _beside(config, names))
+        return ModelFiles(name, config, _find_weights(config, names))
     repository, file = match
     names = _weights_names(file)
     folder = hub.fetch(
         repository, revision, (file, names), options, hub.PATIENCE
     )
-    return ModelFiles(text, folder / file, _beside(folder / file, names))
+    return ModelFiles(text, folder / file, _find_weights(folder / file, names))
 
 
 def _weights_names(config: str) -> tuple[str, ...]:
@@ -160,7 +162,7 @@ def _weights_names(config: str) -> tuple[str, ...]:
     return (*names, WEIGHTS_FILE) if config == CONFIG_FILE else names
 
 
-def _beside(config: Path, names: Sequence[str]) -> Path:
+def _find_weights(config: Path, names: Sequence[str]) -> Path:
     """The first existing weights file beside a configuration."""
     paths = [config.with_name(name) for name in names]
     found = [path for path in paths if path.exists()]

@@ -212,7 +212,7 @@ class Stages(nn.Module):
         # Hashing a full-size model takes a second: only after a change.
         return self._hashed(self)
 
-    def keep_fingerprint(self) -> None:
+    def freeze_fingerprint(self) -> None:
         """Keep the present fingerprint even if the weights change."""
         self._fingerprint = self.fingerprint
 
@@ -491,7 +491,7 @@ class Stages(nn.Module):
         if lengths is None:
             return y
         lengths = part.output_lengths(lengths)
-        return zero_beyond(y, lengths, own=role != "decoder"), lengths
+        return zero_beyond(y, lengths, in_place=role != "decoder"), lengths
 
     def run_part(
         self, module: Any, x: Tensor, lengths: Lengths, state: State, role: str
@@ -555,7 +555,7 @@ def _pointwise(
     if lengths is None:
         return function(x)
     lengths = check_lengths(lengths, x, "lengths")
-    return zero_beyond(function(x), lengths, own=True), lengths
+    return zero_beyond(function(x), lengths, in_place=True), lengths
 
 
 def check_rank(x: Tensor, rank: int, name: str, shape: str) -> None:

@@ -475,7 +475,7 @@ TOKS = torch.zeros(1, 50, dtype=torch.int64)
         (lambda c: c.encode_stream(None, 0), "num_samples must be at least 1"),
         (
             lambda c: c.encode_stream(lambda i, j: SIG[0, :5], 9),
-            r"read\(0, 9\) must give a tensor \[9\], got \[5\]",
+            r"read\(0, 9\) must return a tensor \[9\], got \[5\]",
         ),
         (lambda c: c.decode_stream(TOKS[0, :0]), r"toks must.*\[N\].*empty"),
         (lambda c: c.decode_stream(TOKS), r"toks must be a tensor \[N\]"),

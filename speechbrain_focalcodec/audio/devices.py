@@ -25,7 +25,7 @@ WAITING = 2.0  # longest queue of recorded audio
 PLAY_WAITING = 1.0  # longest queue of audio to play
 PLAY_LEAD = 0.02  # silence before the first sound, against stutter
 POLL = 0.1  # interval of checks for an interrupt
-GIVE_UP = 5.0  # timeout for samples of the device
+DEVICE_TIMEOUT = 5.0  # timeout for samples of the device
 
 NAMES = {"input": "microphone", "output": "loudspeaker"}
 
@@ -174,11 +174,11 @@ class Microphone:
             try:
                 sig, arrived = self._queue.get(timeout=POLL)
             except queue.Empty:
-                if time.perf_counter() - arrived > GIVE_UP:
+                if time.perf_counter() - arrived > DEVICE_TIMEOUT:
                     raise AudioError(
-                        f"the microphone gave nothing for {GIVE_UP:g} s; see "
-                        "that it is connected and that this program may "
-                        "record"
+                        f"the microphone gave nothing for {DEVICE_TIMEOUT:g} "
+                        "s; check that it is connected and that this program "
+                        "may record"
                     ) from None
                 continue
             yield self._resampler.push(torch.from_numpy(sig)), arrived
@@ -294,5 +294,5 @@ class Playback:
         if kind is None:
             self._put(self._resampler.flush().numpy())
             self._ending = True
-            self._ended.wait(PLAY_WAITING + GIVE_UP)
+            self._ended.wait(PLAY_WAITING + DEVICE_TIMEOUT)
         self._stream.close()

@@ -152,7 +152,7 @@ def _run(
     parts = _parts(
         direction, lambda row, i, j: x[row, i:j], numbers, batch_size
     )
-    return _put_together(parts, [direction.count(num) for num in numbers])
+    return _join_parts(parts, [direction.count(num) for num in numbers])
 
 
 @torch.no_grad()
@@ -200,7 +200,7 @@ def _sliced(
                     yield row, out[i, : int(out_lengths[i])]
 
 
-def _put_together(
+def _join_parts(
     parts: Iterator[Part], lengths: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Join parts to one batch, 0 beyond each length; with the lengths."""
@@ -259,7 +259,7 @@ def encode_stream(
     """See :meth:`FocalCodec.encode_stream`."""
     direction = _encoding(codec, window, context)
     parts = _read_parts(codec, read, num_samples, direction, batch_size)
-    toks, _ = _put_together(parts, [direction.count(num_samples)])
+    toks, _ = _join_parts(parts, [direction.count(num_samples)])
     return toks[0].cpu()
 
 
@@ -305,7 +305,7 @@ def _read_parts(
         sig = read(start, stop)
         if sig.shape != (stop - start,):
             raise ValueError(
-                f"read({start}, {stop}) must give a tensor "
+                f"read({start}, {stop}) must return a tensor "
                 f"[{stop - start}], got {list(sig.shape)}"
             )
         if stop > start:

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_focalcodec.long_audio.spool import Spool
 from speechbrain_focalcodec.long_audio.windows import Sizes, Window
-from speechbrain_focalcodec.modules.means import MeanWanted, TimeMeans
+from speechbrain_focalcodec.modules.means import MeanNeeded, TimeMeans
 
 __all__ = ["Part", "Pass", "Read", "groups_of", "pad", "run_passes"]
 
@@ -168,8 +168,8 @@ def _mean(
     for group in groups:
         try:
             step.run(*read_group(group), TimeMeans())
-        except MeanWanted as wanted:
-            frames = wanted.frames
+        except MeanNeeded as needed:
+            frames = needed.frames
         for i, window in enumerate(group):
             # A sum in half precision would overflow.
             kept = frames[i, window.kept()]

@@ -9,7 +9,7 @@ from speechbrain_focalcodec.modules.ring import Ring
 __all__ = ["StepState", "StreamGroup", "StreamState", "extend_left", "scope"]
 
 # Longer contexts are kept in a ring; shorter ones are copied with each chunk.
-SHORT = 128
+MAX_COPIED_STEPS = 128
 
 
 class StreamState:
@@ -268,7 +268,7 @@ def extend_left(
     start = x[:, :1] if replicate else torch.zeros_like(x[:, :1])
     if state is None:
         return torch.cat([start.expand(-1, size, -1), x], dim=1)
-    if size > SHORT:
+    if size > MAX_COPIED_STEPS:
         parts = [
             part.append("context", x[rows], size, start=start[rows])
             for rows, part in state.streams()

@@ -160,7 +160,7 @@ class FocalModulation(nn.Module):
             return depthwise_conv(
                 context, conv.weight, conv.bias, packed=packed
             )
-        context = zero_beyond(context, lengths, own=True)
+        context = zero_beyond(context, lengths, in_place=True)
         if taps % 2:  # an even kernel reaches one further to the right
             context = F.pad(context, (0, 0, 0, 1))
         return depthwise_conv(context, conv.weight, conv.bias, taps // 2)
@@ -177,7 +177,7 @@ class FocalModulation(nn.Module):
         if lengths is None:
             return context.mean(dim=1, keepdim=True)
         # In float32, as a mean is computed: a sum would overflow half floats.
-        total = zero_beyond(context, lengths, own=True).sum(
+        total = zero_beyond(context, lengths, in_place=True).sum(
             dim=1, keepdim=True, dtype=torch.float32
         )
         return (total / lengths[:, None, None]).to(context.dtype)

@@ -21,7 +21,7 @@ __all__ = [
     "pack",
     "pack_depthwise",
     "packed_product",
-    "packing_pays",
+    "use_packed",
     "then_gelu",
 ]
 
@@ -47,7 +47,7 @@ if (
 # For smaller weights, finding oneDNN's kernel takes longer than the product.
 PACKED_SIZE = 1 << 19
 # Up to this many steps, a convolution is one such product of copied rows.
-FEW = 64
+MAX_COPIED_STEPS = 64
 
 
 def pack(weight: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ def pack(weight: torch.Tensor) -> torch.Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight, None)
 
 
-def packing_pays(x: torch.Tensor, weight: torch.Tensor) -> bool:
+def use_packed(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether a packed weight can be used for frames `x`, and is faster."""
     frames = PACKED_FRAMES.get(x.dtype, range(0))
     return (
@@ -103,7 +103,7 @@ class Linear(nn.Linear):
 
     def _multiply(self, x: torch.Tensor, activation: str) -> torch.Tensor:
         x = x.to(self.weight.dtype)
-        if packing_pays(x, self.weight):
+        if use_packed(x, self.weight):
             return packed_product(
                 x, self.packed(self.weight), self.bias, activation
             )
@@ -142,7 +142,7 @@ class PointwiseConv(nn.Conv1d):
         if self.quantized is not None:
             return self.quantized(x)
         x = x.to(self.weight.dtype)
-        if packing_pays(x, self.weight):
+        if use_packed(x, self.weight):
             return packed_product(x, self.packed(self.weight), self.bias)
         return F.linear(x, self.as_matrix(), self.bias)
 
@@ -198,7 +198,7 @@ def depthwise_conv(
     x = x.to(dtype)
     # The fast kernel needs channels side by side.
     image = x.contiguous().transpose(1, 2).unsqueeze(2)
-    if packed is not None and packing_pays(x, weight):
+    if packed is not None and use_packed(x, weight):
         y = torch.ops.mkldnn._convolution_pointwise(
             image,
             packed(weight),
@@ -274,7 +274,11 @@ class StridedConv(nn.Conv1d):
         batch, steps, width = x.shape
         taps, stride = self.kernel_size[0], self.stride[0]
         count = (steps - taps) // stride + 1
-        if width > 1 and batch * count <= FEW and packing_pays(x, self.weight):
+        if (
+            width > 1
+            and batch * count <= MAX_COPIED_STEPS
+            and use_packed(x, self.weight)
+        ):
             return packed_product(
                 self._rows(x), self.packed(self.weight), self.bias
             )

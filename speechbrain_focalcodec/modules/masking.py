@@ -20,16 +20,16 @@ def length_mask(lengths: torch.Tensor, max_len: int) -> torch.Tensor:
 
 
 def zero_beyond(
-    x: torch.Tensor, lengths: torch.Tensor | None, own: bool = False
+    x: torch.Tensor, lengths: torch.Tensor | None, in_place: bool = False
 ) -> torch.Tensor:
     """Set the padding of a batch [B, T, ...] to zero.
 
-    `lengths` is int64 [B]; None leaves `x` as it is. With `own`, `x` may be
-    written to in place, if no gradient is recorded.
+    `lengths` is int64 [B]; None returns `x` as it is. `in_place` allows to
+    write to `x`, if no gradient is recorded.
     """
     if lengths is None:
         return x
-    if own and fast_path(x):
+    if in_place and fast_path(x):
         for row, length in zip(x, lengths.tolist(), strict=True):
             row[length:] = 0
         return x
@@ -60,7 +60,7 @@ def check_lengths(
         )
     if lengths.shape != (x.shape[0],):
         raise ValueError(
-            f"{name} must have shape [{x.shape[0]}], one length an item of "
+            f"{name} must have shape [{x.shape[0]}], one length per item of "
             f"the batch, got {list(lengths.shape)}"
         )
     low, high = int(lengths.min()), int(lengths.max())

@@ -8,10 +8,10 @@ import torch
 
 from speechbrain_focalcodec.modules.causal import StreamState
 
-__all__ = ["MeanWanted", "TimeMeans"]
+__all__ = ["MeanNeeded", "TimeMeans"]
 
 
-class MeanWanted(Exception):
+class MeanNeeded(Exception):
     """Raised by a module that needs the mean of `frames` [B, T, C]."""
 
     def __init__(self, frames: torch.Tensor):
@@ -26,7 +26,7 @@ class TimeMeans(StreamState):
     ---------
     known : torch.Tensor, optional
         Mean over the utterance of each window [B, C]; None raises
-        :class:`MeanWanted` when it is needed.
+        :class:`MeanNeeded` when it is needed.
     """
 
     def __init__(self, known: torch.Tensor | None = None):
@@ -39,5 +39,5 @@ class TimeMeans(StreamState):
     def mean(self, x: torch.Tensor) -> torch.Tensor:
         """Mean [B, 1, C] for windows `x` [B, T, C], in the type of `x`."""
         if self.known is None:
-            raise MeanWanted(x)
+            raise MeanNeeded(x)
         return self.known.to(x.dtype)[:, None]

@@ -13,7 +13,7 @@ from speechbrain_focalcodec.modules.layouts import (
     StridedConv,
     pack,
     packed_product,
-    packing_pays,
+    use_packed,
 )
 from speechbrain_focalcodec.modules.masking import zero_beyond
 
@@ -116,7 +116,7 @@ class UpScale(nn.Module):
         y = self.activation(x)
         if self.quantized is not None:
             y = self.quantized(y)
-        elif packing_pays(y := y.to(weight.dtype), weight):
+        elif use_packed(y := y.to(weight.dtype), weight):
             y = packed_product(y, self.packed(weight), self.bias)
         else:
             y = F.linear(y, self.matrix(weight), self.bias)

@@ -242,7 +242,7 @@ def _parse(path: Path, data: bytes) -> FocalHeader:
     if version != VERSION or zero:
         raise _damaged(path, "its header is not one of this format")
     if not 1 <= bits <= _MAX_BITS:
-        raise _damaged(path, f"{bits} bits a token")
+        raise _damaged(path, f"{bits} bits per token")
     # Before decoding, which takes time.
     check_span(path, num_samples, sample_rate, token_rate, num_tokens)
     if not header.entropy_coded:
