@@ -51,12 +51,8 @@ State = StreamState | None
 class Stage:
     """One step from waveform to tokens, or back.
 
-    Arguments
-    ---------
-    run : callable
-        ``(x, lengths=None)``, with ``state=None`` if it carries state.
-    carries_state : bool
-        Whether it keeps state between the chunks of a stream.
+    `run` takes ``(x, lengths=None)``, with ``state=None`` if it carries state
+    between the chunks of a stream.
     """
 
     run: Callable[..., Staged]
@@ -69,23 +65,12 @@ def run_stages(
     lengths: Lengths = None,
     state: State = None,
 ) -> Staged:
-    """Run stages in order.
+    """Run stages of :meth:`Stages.encoding` or :meth:`Stages.decoding` in
+    order.
 
-    Arguments
-    ---------
-    stages : iterable of Stage
-        From :meth:`Stages.encoding` or :meth:`Stages.decoding`.
-    x : Tensor
-        Input of the first stage.
-    lengths : torch.Tensor, optional
-        Absolute lengths of `x`, int64 [B].
-    state : StreamState, optional
-        State of the stream; updated in place.
-
-    Returns
-    -------
-    torch.Tensor or (torch.Tensor, torch.Tensor)
-        Output of the last stage; with `lengths`, also its lengths.
+    `lengths` are the absolute lengths of `x`, int64 [B]; a stream's `state` is
+    updated in place. Returns the output of the last stage; with `lengths`, also
+    its lengths.
     """
     out: Any = x if lengths is None else (x, lengths)
     for stage in stages:
@@ -317,17 +302,11 @@ class Stages(nn.Module):
         ]
 
     def decoding(self, convert: Convert | None = None) -> list[Stage]:
-        """Stages from tokens to waveform, in order.
+        """Stages from tokens to waveform, in order; the last one is the
+        decoder.
 
-        Arguments
-        ---------
-        convert : callable, optional
-            Applied to quantized features [B, F, C] before they are decoded.
-
-        Returns
-        -------
-        list of Stage
-            The last stage is the decoder.
+        `convert` is applied to quantized features [B, F, C] before they are
+        decoded.
         """
 
         def convert_stage(feats, lengths=None):
@@ -498,28 +477,10 @@ class Stages(nn.Module):
     ) -> Tensor:
         """Run a part, or a layer of it, with this codec's autocast.
 
-        Arguments
-        ---------
-        module : callable
-            (x, lengths) or (x, lengths, state) -> output.
-        x : Tensor
-            Its input [B, T, ...].
-        lengths : torch.Tensor, optional
-            Lengths of `x`, int64 [B].
-        state : StreamState or TimeMeans, optional
-            State of a causal model; or the means over whole utterances.
-        role : str
-            Prefix of the part's entries in `state`.
-
-        Returns
-        -------
-        torch.Tensor
-            The output; its values beyond the lengths are arbitrary.
-
-        Raises
-        ------
-        StreamError
-            If `state` is a stream's and the model is offline.
+        `module` is called with (x, lengths), and with `state` if there is one:
+        that of a stream, seen through the prefix `role`, or the means over
+        whole utterances. The output's values beyond the lengths are arbitrary.
+        Raises StreamError for a stream's state if the model is offline.
         """
         if (
             state is not None

@@ -91,26 +91,10 @@ def run_passes(
 ) -> Iterator[Part]:
     """Run passes one after the other; yield the parts of the last one.
 
-    Arguments
-    ---------
-    passes : sequence of Pass
-        The passes.
-    read : callable
-        (row, start, stop) -> a part of the first pass's input.
-    lengths : sequence of int
-        Input length of each utterance.
-    batch_size : int
-        Number of windows in a batch.
-
-    Returns
-    -------
-    iterator of (int, torch.Tensor)
-        Row and next output of each utterance, one utterance after another.
-
-    Raises
-    ------
-    FocalCodecError
-        If the temporary folder cannot hold the output of a pass.
+    `read(row, start, stop)` returns a part of the first pass's input, whose
+    `lengths` are those of each utterance. Yields the row and the next output of
+    an utterance, one utterance after another. Raises FocalCodecError if the
+    temporary folder cannot hold the output of a pass.
     """
     spools: list[Spool] = []
     try:

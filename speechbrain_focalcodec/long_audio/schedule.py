@@ -78,29 +78,10 @@ def decode_passes(
     """Passes from tokens to waveform: the decompressor's layers and the
     decoder.
 
-    The decoder runs together with the last layer.
-
-    Arguments
-    ---------
-    codec : Stages
-        An offline model.
-    window : float, optional
-        Length of a window (s); unlimited if None.
-    convert : callable, optional
-        Applied to quantized features before they are decoded, see
-        :meth:`FocalCodec.decode`.
-    to_sig : bool
-        Whether to decode; else the last pass returns quantized features.
-
-    Returns
-    -------
-    list of Pass
-        The passes.
-
-    Raises
-    ------
-    ValueError
-        If `window` is no number of seconds.
+    The decoder runs together with the last layer. `window` is in seconds
+    (unlimited if None); `convert` is that of :meth:`FocalCodec.decode`. Without
+    `to_sig` the last pass returns quantized features. Raises ValueError if
+    `window` is no number of seconds.
     """
     decompressor, decoder = codec.decompressor, codec.decoder
     refiner = decompressor.refiner

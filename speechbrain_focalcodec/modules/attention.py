@@ -45,12 +45,8 @@ def position_bias(
 class PositionBias:
     """The position bias in one pass, for all layers.
 
-    Arguments
-    ---------
-    table : torch.Tensor
-        From :func:`position_bias`, [num_heads, 2 * reach - 1].
-    scratch : dict, optional
-        Keeps the buffer of scores for the next pass.
+    `table` is that of :func:`position_bias`, [num_heads, 2 * reach - 1];
+    `scratch` keeps the buffer of scores for the next pass.
     """
 
     def __init__(
@@ -74,20 +70,9 @@ class PositionBias:
         first.
 
         In this order the bias of a query is that of the query before, shifted
-        by one: a view of the table. The result is valid until the next call.
-
-        Arguments
-        ---------
-        gate : torch.Tensor
-            Gate of each query [B, H, Q, 1].
-        heads : slice
-            The H heads.
-        distance : int
-            From the first query to the last key (frames).
-        keys : int
-            Number of keys K.
-        dtype : torch.dtype
-            Type of the scores.
+        by one: a view of the table. `gate` is [B, H, Q, 1], `distance` the
+        number of frames from the first query to the last key, `keys` is K. The
+        result is valid until the next call.
         """
         queries = gate.shape[2]
         first = self.reach - 1 - distance

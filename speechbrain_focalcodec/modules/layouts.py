@@ -161,27 +161,13 @@ def depthwise_conv(
     padding: int = 0,
     packed: Derived | None = None,
 ) -> torch.Tensor:
-    """Depthwise convolution, as an image of height 1 with channels last.
+    """Depthwise convolution of frames [B, T, C] with taps [C, 1, K] and bias
+    [C].
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        Frames [B, T, C].
-    weight : torch.Tensor
-        Taps [C, 1, K].
-    bias : torch.Tensor, optional
-        [C].
-    padding : int
-        Zeros on both sides.
-    packed : Derived, optional
-        Caches :func:`pack_depthwise` of the weight: faster for hundreds of taps
-        and few steps, for which oneDNN otherwise reorders the weight in each
-        call.
-
-    Returns
-    -------
-    torch.Tensor
-        Frames [B, T + 2 * padding - K + 1, C].
+    It runs as an image of height 1 with channels last. `padding` zeros are
+    added on both sides: the output is [B, T + 2 * padding - K + 1, C]. `packed`
+    caches :func:`pack_depthwise` of the weight: faster for hundreds of taps and
+    few steps, for which oneDNN otherwise reorders the weight in each call.
     """
     dtype = weight.dtype
     if x.device.type == "cpu":

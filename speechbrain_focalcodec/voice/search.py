@@ -20,19 +20,10 @@ def nearest(
 ) -> torch.Tensor:
     """Indices, int64 [N, k], of the nearest frames by cosine, nearest first.
 
-    Of equally near frames, the earliest come first.
-
-    Arguments
-    ---------
-    query : torch.Tensor
-        Query frames, float32 [N, C].
-    blocks : iterable of (int, torch.Tensor)
-        Index of each block's first frame, and its frames, float32 [T, C]; at
-        least `k` frames in all.
-    scale : torch.Tensor
-        Inverse norm of each frame of the blocks [M].
-    k : int
-        Number of frames to find.
+    Of equally near frames, the earliest come first. `query` is float32 [N, C].
+    `blocks` are pairs of the index of a block's first frame and its frames,
+    float32 [T, C], at least `k` in all; `scale` is the inverse norm of each
+    frame [M].
     """
     best: Any = None
     for start, frames in blocks:
