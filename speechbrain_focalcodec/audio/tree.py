@@ -1,4 +1,4 @@
-"""Walking folder trees of audio files, however large."""
+"""Walks folder trees of audio files of any size."""
 
 import logging
 import os
@@ -16,40 +16,13 @@ logger = logging.getLogger(__name__)
 def audio_tree(
     base: str, suffixes: Collection[str] = AUDIO_SUFFIXES
 ) -> Iterator[tuple[str, str]]:
-    """Yield the audio files below a folder.
+    """Yield the audio files below a folder, as (folder, name).
 
-    Beside :func:`~speechbrain_focalcodec.audio.files.find_audio_files` this is
-    lazy, so that folders of millions of files can be read, and leaves out
-    devices and pipes, with a line in the log. Hidden files, hidden folders
-    and linked folders are left out too.
-
-    Arguments
-    ---------
-    base : str
-        The folder.
-    suffixes : collection of str
-        The suffixes wanted, in lower case; audio by default.
-
-    Yields
-    ------
-    folder : str
-        The folder that holds the file, beginning with `base`. Folders come
-        in sorted order, a folder before those in it.
-    name : str
-        The file's name; those of a folder come in no order.
-
-    Raises
-    ------
-    DataError
-        If a folder cannot be listed.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> (folder / "a").mkdir()
-    >>> (folder / "a" / "b.wav").touch()
-    >>> [name for _, name in audio_tree(str(folder))]
-    ['b.wav']
+    Unlike :func:`~speechbrain_focalcodec.audio.files.find_audio_files` it is
+    lazy, for folders of millions of files, and skips devices and pipes with a
+    line in the log. Hidden files, hidden folders and linked folders are skipped
+    too. Folders come in sorted order, a folder before its subfolders; the files
+    of a folder come in no order. Raises DataError if a folder cannot be listed.
     """
     suffixes = frozenset(suffixes)
     waiting = [base]
@@ -68,7 +41,7 @@ def audio_tree(
 def _visible(
     folder: str, suffixes: frozenset[str]
 ) -> Iterator[tuple[bool, str]]:
-    """Yield the folders and audio files in a folder."""
+    """Yield the folders and audio files in a folder, as (is_folder, name)."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -81,7 +54,7 @@ def _visible(
                 if os.path.splitext(name)[1].lower() not in suffixes:
                     continue
                 if entry.is_symlink():
-                    # One that leads nowhere, or to itself, is a bad file.
+                    # A dangling or circular link is a bad file.
                     if not os.path.isdir(entry.path):
                         yield False, name
                 elif entry.is_file():
@@ -97,5 +70,5 @@ def _visible(
 
 @lru_cache(maxsize=1024)
 def _warn_once(message: str) -> None:
-    """Log a line, once for a tree that is walked twice."""
+    """Log a line once, even if a tree is walked twice."""
     logger.warning(message)
