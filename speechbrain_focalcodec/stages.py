@@ -310,6 +310,7 @@ class Stages(nn.Module):
         """
 
         def convert_stage(feats, lengths=None):
+            assert convert is not None
             feats = convert(feats, lengths)
             return feats if lengths is None else (feats, lengths)
 

@@ -47,7 +47,7 @@ class Dnsmos(Metric):
         for module in ("speechmos", "librosa", "onnxruntime", "requests"):
             import_extra(module, "mos")
         library = import_extra("speechmos.dnsmos", "mos")
-        folder = Path(library.__file__).parent / "dnsmos_models"
+        folder = Path(str(library.__file__)).parent / "dnsmos_models"
         self.model = library.DNSMOS(
             str(folder / "sig_bak_ovr.onnx"), str(folder / "model_v8.onnx")
         )

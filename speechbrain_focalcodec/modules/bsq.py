@@ -44,6 +44,8 @@ class BinarySphericalQuantizer(Part):
              [-1., -1.,  1.]]])
     """
 
+    powers: torch.Tensor
+
     def __init__(self, codebook_size: int = 8192):
         super().__init__()
         self.codebook_size = codebook_size
@@ -59,9 +61,7 @@ class BinarySphericalQuantizer(Part):
     @property
     def codebook(self) -> torch.Tensor:
         """All codes [codebook_size, d], in the order of their tokens."""
-        toks = torch.arange(
-            self.codebook_size, device=self.get_buffer("powers").device
-        )
+        toks = torch.arange(self.codebook_size, device=self.powers.device)
         return self.toks_to_codes(toks)
 
     def lats_to_codes(self, lats: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ Names of submodules are those of the published weights.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -110,6 +111,8 @@ class FocalEncoder(Compressor):
         Options of :class:`FocalBlock`.
     """
 
+    layers: Any
+
     def __init__(
         self,
         input_dim: int = 1024,
@@ -174,6 +177,8 @@ class FocalDecoder(Decompressor):
     **block : dict
         Options of :class:`FocalBlock`.
     """
+
+    layers: Any
 
     def __init__(
         self,

@@ -112,7 +112,7 @@ def can_keep(weight: torch.Tensor) -> bool:
     """Whether any write to a weight on the CPU would be noticed."""
     if not COPIES_ON_WRITE or weight.is_inference():
         return False
-    if torch._C._is_cow_tensor(weight):
+    if torch._C._is_cow_tensor(weight):  # type: ignore[attr-defined]
         return True
     if weight.untyped_storage().nbytes() != weight.nbytes:
         # The memory is shared with other tensors.
@@ -154,7 +154,7 @@ class DerivedFromAll(Derived):
 def _state(weight: torch.Tensor, args: tuple) -> tuple:
     """Address, type and layout of a weight."""
     # `data_ptr` would count as writing.
-    address = torch._C._data_address(weight)
+    address = torch._C._data_address(weight)  # type: ignore[attr-defined]
     return address, weight.dtype, weight.shape, weight.stride(), args
 
 

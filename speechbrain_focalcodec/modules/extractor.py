@@ -73,6 +73,8 @@ class ConvLayer(nn.Module):
 class FeatureExtractor(nn.Module):
     """The stack of strided convolutions."""
 
+    layers: Any
+
     def __init__(
         self,
         hidden_dims: Sequence[int],
@@ -94,7 +96,7 @@ class FeatureExtractor(nn.Module):
     @property
     def reach(self) -> int:
         """Samples that a frame depends on."""
-        reach: Any = 1
+        reach = 1
         for layer in reversed(self.layers):
             reach = (reach - 1) * layer.stride + layer.kernel_size
         return reach
@@ -120,7 +122,7 @@ class FeatureExtractor(nn.Module):
         if sig.shape[1] < 2 * size:
             return self._extract(sig, lengths)
         total = int(self.output_lengths(torch.tensor(sig.shape[1])))
-        x = None
+        x: Any = None
         for start in range(0, total, SEGMENT):
             stop = min(start + SEGMENT, total)
             part = sig[

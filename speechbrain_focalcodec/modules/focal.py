@@ -5,6 +5,8 @@ convolutions of growing width and a global mean, gated per frame. Names of
 submodules are those of the published weights.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -73,6 +75,8 @@ class FocalModulation(nn.Module):
     tanhscale_init : float
         Causal only: initial alpha of the norm.
     """
+
+    layers: Any
 
     def __init__(
         self,

@@ -46,6 +46,9 @@ class LogMel(ExactBuffers, Encoder):
         Whether a frame sees no samples after its own hop.
     """
 
+    window: torch.Tensor
+    filterbank: torch.Tensor
+
     def __init__(
         self,
         sample_rate: int = 16000,

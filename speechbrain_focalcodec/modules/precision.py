@@ -1,5 +1,7 @@
 """Keeps phases, windows and filters out of half precision."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -15,11 +17,10 @@ class ExactBuffers(nn.Module):
     """Module whose own buffers stay in float32 in half precision."""
 
     def _apply(self, fn, *args, **kwargs):
-        exact = dict(self._buffers)
+        exact: dict[str, Any] = dict(self._buffers)
         super()._apply(fn, *args, **kwargs)
-        for name, buffer in self._buffers.items():
+        buffers: dict[str, Any] = self._buffers
+        for name, buffer in buffers.items():
             if buffer.dtype.itemsize < exact[name].dtype.itemsize:
-                self._buffers[name] = at_least_float32(exact[name]).to(
-                    buffer.device
-                )
+                buffers[name] = at_least_float32(exact[name]).to(buffer.device)
         return self

@@ -3,6 +3,8 @@
 Names of submodules are those of the published weights.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -103,7 +105,8 @@ class UpScale(nn.Module):
     @property
     def bias(self) -> torch.Tensor:
         """Bias [factor * out] of the same linear layer."""
-        return self.upscale.bias.repeat(self.factor)
+        bias: Any = self.upscale.bias
+        return bias.repeat(self.factor)
 
     def as_matrix(self) -> torch.Tensor:
         """Weight [factor * out, in] of the same linear layer."""

@@ -27,6 +27,9 @@ class ISTFTHead(ExactBuffers):
     between frames; 0, as in the published models, leaves them.
     """
 
+    window: torch.Tensor
+    rise: torch.Tensor
+
     def __init__(
         self,
         dim: int,

@@ -10,6 +10,7 @@ over a window. Names of submodules are those of the published weights.
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -93,6 +94,8 @@ class TransformerEncoder(nn.Module):
 
     See :class:`WavLM` for the options.
     """
+
+    layers: Any
 
     def __init__(
         self,
