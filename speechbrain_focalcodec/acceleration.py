@@ -1,7 +1,7 @@
 """Options that trade exactness for speed; off by default.
 
-What each gains and costs is measured by ``benchmarks/speed.py`` and written
-in the README. A codec that was accelerated is for inference alone.
+``benchmarks/speed.py`` measures them; the README has the results. An
+accelerated codec is for inference only.
 """
 
 import functools
@@ -28,30 +28,27 @@ Codec = TypeVar("Codec", bound=Stages)
 
 
 def accelerate(
-    codec: Codec,
-    precision: Precision | None = None,
-    compile: bool = False,
+    codec: Codec, precision: Precision | None = None, compile: bool = False
 ) -> Codec:
     """Make a codec faster, in place.
 
-    ``bf16`` computes the products of matrices in bfloat16 and all else in
-    float32; on CUDA by autocast. It pays on processors with instructions for
-    it (AMX, AVX512-BF16) and on recent GPUs. ``int8`` is for the CPU: linear
-    layers and most convolutions have 8-bit weights, one scale an output, and
-    their input is brought to 8 bits as it comes, one scale a frame; what a
-    frame gives does not depend on its batch. WavLM's convolutions, the wide
-    and the depthwise ones stay as they are. It pays on processors with VNNI or
-    AMX; elsewhere the same numbers are computed in float32.
-    ``compile`` has torch.compile make encoder and decoder anew for each length
-    it meets, so it pays where lengths repeat.
+    ``bf16`` computes matrix products in bfloat16 and the rest in float32; on
+    CUDA by autocast. It is faster on processors with bfloat16 instructions
+    (AMX, AVX512-BF16) and recent GPUs. ``int8`` is for the CPU: linear layers
+    and most convolutions have 8-bit weights with one scale per output, and
+    8-bit input with one scale per frame, so the output does not depend on the
+    batch. WavLM's, wide and depthwise convolutions stay exact. It is faster on
+    processors with VNNI or AMX; on others the same result is computed in
+    float32. ``compile`` compiles encoder and decoder for each new length, so it
+    helps if lengths repeat.
 
     Arguments
     ---------
     codec : FocalCodec
-        The model, on the device where it is to run. It is changed, and set
-        to eval mode; its fingerprint stays that of the exact model.
+        The model, on its final device. Set to eval mode; its fingerprint stays
+        that of the exact model.
     precision : str, optional
-        ``bf16`` or ``int8``; exact when not given.
+        ``bf16`` or ``int8``; exact if None.
     compile : bool
         Whether to compile encoder and decoder; needs a C++ compiler on the
         CPU.
@@ -64,14 +61,8 @@ def accelerate(
     Raises
     ------
     ValueError
-        If an option is not known, cannot be had on the codec's device, or
+        If an option is unknown or not available on the codec's device, or
         the codec was accelerated before.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-    >>> toks, _ = accelerate(codec, "bf16").encode(torch.randn(1, 16000))
     """
     if precision not in (None, *PRECISIONS):
         raise ValueError(
@@ -88,7 +79,7 @@ def accelerate(
         raise ValueError(f"precision int8 is for the CPU, not {device}")
     if precision is None and not compile:
         return codec
-    codec.keep_fingerprint()
+    codec.freeze_fingerprint()
     codec.eval()
     if precision == "bf16" and device.type != "cpu":
         codec.autocast_dtype = torch.bfloat16
@@ -105,7 +96,7 @@ def accelerate(
 
 
 def _to_bfloat16(codec: Stages) -> None:
-    """Put the weights of products into bfloat16."""
+    """Convert the weights of matrix products to bfloat16."""
     for module in codec.modules():
         if isinstance(module, UpScale):
             module.upscale.bfloat16()
@@ -116,9 +107,9 @@ def _to_bfloat16(codec: Stages) -> None:
 
 
 def _to_int8(codec: Stages) -> None:
-    """Put quantized layers in place of those that are products of matrices.
+    """Replace linear layers, and convolutions that are matrix products.
 
-    WavLM's strided convolutions stay: they are what hears the signal.
+    WavLM's strided convolutions, which read the waveform, stay exact.
     """
     extractors = [
         part
@@ -140,23 +131,10 @@ def _to_int8(codec: Stages) -> None:
 
 
 class RowwiseInt8(nn.Module):
-    """Linear layer with 8-bit weights and, as it comes, 8-bit input.
+    """Linear layer with 8-bit weights [out, in] and dynamic 8-bit input.
 
-    Both are symmetric, with one scale an output and one scale a frame: what
-    a frame gives does not depend on its neighbours.
-
-    Arguments
-    ---------
-    weight : torch.Tensor
-        [out, in].
-    bias : torch.Tensor, optional
-        [out].
-
-    Example
-    -------
-    >>> layer = RowwiseInt8(torch.eye(4), torch.zeros(4))
-    >>> layer(torch.tensor([[1.0, 0.5, 0.0, -0.25]])).round(decimals=1)
-    tensor([[ 1.0000,  0.5000,  0.0000, -0.3000]])
+    Quantization is symmetric, with one scale per output and per frame, so a
+    frame's output does not depend on other frames.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None):
@@ -170,25 +148,14 @@ class RowwiseInt8(nn.Module):
         self.zero_points = torch.zeros_like(self.scale, dtype=torch.int64)
         self.exact = multiplies_int8()
         self.bias: torch.Tensor
-        given = torch.zeros_like(self.scale)
+        values = torch.zeros_like(self.scale)
         if bias is not None:
-            given.copy_(bias.detach())
-        # A buffer, which follows the model to another type: the output's.
-        self.register_buffer("bias", given, persistent=False)
+            values.copy_(bias.detach())
+        # A buffer: its dtype, which is that of the output, follows the model.
+        self.register_buffer("bias", values, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [..., in].
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [..., out].
-        """
+        """Frames [..., in] to frames [..., out]."""
         rows = x.reshape(-1, x.shape[-1]).float()
         scale = _scale(rows)
         rows = (rows / scale).round_()
@@ -200,52 +167,29 @@ class RowwiseInt8(nn.Module):
                 self.zero_points,
             )
         else:
-            # The same numbers: products of integers are exact in float32.
+            # The same result: products of integers are exact in float32.
             y = nn.functional.linear(rows, self.weight.float()) * self.scale
         y = self.bias.float().addcmul(y, scale).to(self.bias.dtype)
         return y.view(*x.shape[:-1], self.out_features)
 
     def then_gelu(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply and apply GELU.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [..., in].
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [..., out].
-        """
+        """Linear layer followed by GELU."""
         return nn.functional.gelu(self(x))
 
 
 @functools.cache
 def multiplies_int8() -> bool:
-    """Whether this processor's products of 8-bit integers can be had, exactly.
+    """Whether oneDNN multiplies 8-bit integers exactly on this processor.
 
-    oneDNN's, which torch.compile takes too and PyTorch has no public name for.
-    Where they are missing the same is computed in float32, and also where the
-    processor has no instructions for them (VNNI, AMX): with AVX2 alone oneDNN
-    adds in 16 bits, which overflow.
-
-    Returns
-    -------
-    bool
-        Whether they are.
-
-    Example
-    -------
-    >>> isinstance(multiplies_int8(), bool)
-    True
+    torch.compile uses the same operators; PyTorch has no public name for them.
+    With AVX2 alone, oneDNN adds in 16 bits, which overflow.
     """
     if not torch.backends.mkldnn.is_available() or not all(
         hasattr(torch.ops.onednn, name)
         for name in ("qlinear_pointwise", "qlinear_prepack")
     ):
         return False
-    # The largest sums that there can be.
+    # The largest possible sums.
     rows = torch.full((2, 64), 127, dtype=torch.int8)
     zeros = torch.zeros(2, dtype=torch.int64)
     try:
@@ -284,6 +228,6 @@ def _pack_int8(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _scale(rows: torch.Tensor) -> torch.Tensor:
-    """What one step of 8 bits is in each row [M, 1]."""
+    """Quantization step of each row [M, 1]."""
     largest = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True)
     return largest.div_(127).clamp_(min=1e-12)

@@ -1,8 +1,7 @@
-"""Weights and configurations on disk: reading, checking, writing.
+"""Reading, checking and writing weights and configurations.
 
-A model is a folder with `config.json` and `model.safetensors`. Nothing in it
-is executed or unpickled. Weights have the names of either published version;
-the names tell which.
+A model is a folder with `config.json` and `model.safetensors`. Nothing in it is
+executed or unpickled. Weights may have the names of either published version.
 """
 
 import hashlib
@@ -23,15 +22,11 @@ from speechbrain_focalcodec.config import (
     CodecConfig,
     all_causal,
     as_saved_before,
-    left_out,
+    missing_options,
     read_json,
     version_of,
 )
-from speechbrain_focalcodec.errors import (
-    CheckpointError,
-    ConfigError,
-    abridge,
-)
+from speechbrain_focalcodec.errors import CheckpointError, ConfigError, abridge
 from speechbrain_focalcodec.model_files import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -55,44 +50,44 @@ __all__ = [
     "writing_model",
 ]
 
-# What this package's weights files carry, and the published package's do not.
+# Metadata of weights files that this package writes; published ones have none.
 METADATA = {"format": "pt"}
-# What can be wrong with a weight.
 MISFITS = ("missing weight", "unexpected weight", "wrong shape", "wrong type")
 
 Weights = dict[str, torch.Tensor]
 
 
 def match_config(files: ModelFiles, data: Any = None) -> CodecConfig:
-    """Read a configuration, with defaults that fit its weights.
+    """Read a configuration, completed with defaults that fit its weights.
 
-    What it leaves out has the default of one version of the published
-    package: the one that its keys tell if the weights fit, else the other.
+    The defaults are those of one version of the published package: the version
+    that the keys show if its defaults fit the weights, else the other one.
 
     Arguments
     ---------
     files : ModelFiles
-        Of :func:`find_model`.
+        From :func:`find_model`.
     data : dict, optional
-        The configuration, when it is not that of the file.
+        The configuration, if it is not that of the file.
 
     Returns
     -------
     CodecConfig
-        The weights have the names and shapes that it needs.
+        Fits names and shapes of the weights.
 
     Raises
     ------
     ConfigError
-        If it is missing or does not fit the schema, or if no version's
-        defaults fit the weights; the message names what to write down.
+        If the configuration is missing or does not fit the schema, or no
+        version's defaults fit the weights; the message names the options to
+        write down.
     CheckpointError
-        If the weights are missing, or do not fit.
+        If the weights are missing or do not fit.
     """
     if data is None:
         data = read_json(files.config)
     first = VERSIONS[0]
-    if isinstance(data, dict) and _saved_here(files.weights):
+    if isinstance(data, dict) and _saved_by_this_package(files.weights):
         _check_wavenext(data, files.config)
         data = as_saved_before(data)
     elif isinstance(data, dict):
@@ -114,8 +109,10 @@ def match_config(files: ModelFiles, data: Any = None) -> CodecConfig:
         if not _misfits(outlines[-1], shapes):
             return config
     parts = {name.partition(".")[0] for name in _misfits(outlines[0], shapes)}
-    missing = [key for key in left_out(data) if key.partition("_")[0] in parts]
-    # Only where what is left out could be all that is wrong.
+    missing = [
+        key for key in missing_options(data) if key.partition("_")[0] in parts
+    ]
+    # Only if missing options could explain every misfit.
     if parts == {key.partition("_")[0] for key in missing}:
         raise ConfigError(
             f"{files.config}: no version's defaults fit {files.weights}; "
@@ -126,7 +123,7 @@ def match_config(files: ModelFiles, data: Any = None) -> CodecConfig:
 
 
 def _outline(config: CodecConfig) -> nn.Module:
-    """The parts without memory: a small file may claim a huge model."""
+    """The parts on the meta device: a small file may claim a huge model."""
     with MetaWeights():
         return nn.ModuleDict(
             {
@@ -136,8 +133,8 @@ def _outline(config: CodecConfig) -> nn.Module:
         )
 
 
-def _saved_here(weights: Path) -> bool:
-    """Whether this package wrote the weights, as far as they tell."""
+def _saved_by_this_package(weights: Path) -> bool:
+    """Whether the metadata of the weights is this package's."""
     if not weights.is_file():
         return False
     with _opened(weights) as stream:
@@ -145,10 +142,10 @@ def _saved_here(weights: Path) -> bool:
 
 
 def _check_wavenext(data: dict[str, Any], path: Path) -> None:
-    """Raise if it is open whether a WaveNeXt is causal.
+    """Raise ConfigError if it is unknown whether a WaveNeXt is causal.
 
-    The weights look like this package's, whose earlier versions took it to be;
-    but other tools write such weights too, beside published configurations.
+    The metadata looks like that of earlier versions of this package, which were
+    causal by default; but other tools write the same metadata.
     """
     decoder = data.get("decoder_config", {})
     if (
@@ -166,17 +163,10 @@ def _check_wavenext(data: dict[str, Any], path: Path) -> None:
 
 
 class MetaWeights(TorchFunctionMode):
-    """Within it, layers are made without memory for their weights.
+    """Context in which layers are created with weights on the meta device.
 
-    `torch.device("meta")` would do so for all tensors; but windows and
-    filterbanks cannot be computed without values.
-
-    Example
-    -------
-    >>> with MetaWeights():
-    ...     layer = nn.Linear(2, 3)
-    >>> layer.weight.device.type
-    'meta'
+    `torch.device("meta")` would apply to all tensors, but windows and
+    filterbanks are computed from values.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -190,13 +180,16 @@ class MetaWeights(TorchFunctionMode):
 def writing_model(
     folder: Path, config: dict[str, Any], weights: Weights
 ) -> Iterator[None]:
-    """Write `config.json` and `model.safetensors`, and more within the context.
+    """Write `config.json` and `model.safetensors`; other files in the context.
+
+    An interrupted write leaves the previous model, or a folder without
+    `config.json`; never a mixture. Files that are written in the context exist
+    before `config.json` does.
 
     Arguments
     ---------
     folder : Path
-        Made when missing. Interrupted, it has what was there before, or no
-        `config.json`; never a mixture of two models.
+        Created if missing.
     config : dict
         The configuration.
     weights : dict
@@ -205,23 +198,14 @@ def writing_model(
     Yields
     ------
     None
-        What is written now is there before `config.json` is.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> with writing_model(folder, {"rate": 50}, {"w": torch.zeros(2)}):
-    ...     sorted(path.name for path in folder.glob("[!.]*"))
-    ['model.safetensors']
-    >>> (folder / "config.json").read_text()
-    '{\\n  "rate": 50\\n}\\n'
+        After the weights are written.
     """
     weights = {
         name: value.detach().cpu().contiguous()
         for name, value in weights.items()
     }
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    # config.json is moved in last: it marks a whole model.
+    # config.json is written last: it marks a complete model.
     with atomic_path(folder / CONFIG_FILE) as temporary:
         temporary.write_text(text, encoding="utf-8")
         with atomic_path(folder / WEIGHTS_FILE) as temporary:
@@ -231,30 +215,12 @@ def writing_model(
 
 
 def read_weights(
-    path: str | Path,
-    device: str = "cpu",
-    parts: Sequence[str] | None = None,
+    path: str | Path, device: str = "cpu", parts: Sequence[str] | None = None
 ) -> Weights:
-    """Read a safetensors file.
+    """Read a safetensors file, tensors by name.
 
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-    device : str
-        Where to put the tensors; ``meta`` reads their shapes alone.
-    parts : sequence of str, optional
-        Of a codec: the parts whose weights to read; all by default.
-
-    Returns
-    -------
-    dict
-        Tensors by name.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing, damaged or of another kind.
+    `device` "meta" reads only the shapes; `parts` selects roles of a codec.
+    Raises CheckpointError if the file is missing, damaged or of another kind.
     """
     path = Path(path)
     if not path.is_file():
@@ -282,11 +248,11 @@ def read_weights(
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a safetensors file; what is wrong with it is a CheckpointError."""
+    """Open a safetensors file; raise CheckpointError if it is damaged."""
     try:
         with safe_open(path, "pt", device="cpu") as stream:
             yield stream
-    # RuntimeError and TypeError: sizes or types that PyTorch does not have.
+    # RuntimeError and TypeError: sizes or types that PyTorch lacks.
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as e:
         raise CheckpointError(
             f"{path}: no readable safetensors file ({e}); fetch or export it "
@@ -297,28 +263,7 @@ def _opened(path: Path) -> Iterator[Any]:
 def fingerprint_of(
     config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]
 ) -> str:
-    """Identity of a model, or of a part of one.
-
-    Arguments
-    ---------
-    config : dict
-        Its configuration, as JSON can hold it.
-    weights : dict
-        Tensors by name.
-
-    Returns
-    -------
-    str
-        SHA-256 (hex) over both.
-
-    Example
-    -------
-    >>> weights = {"bias": torch.zeros(1)}
-    >>> fingerprint_of({"dim": 1}, weights)[:8]
-    'ce6e6342'
-    >>> fingerprint_of({"dim": 2}, weights) == fingerprint_of({}, weights)
-    False
-    """
+    """SHA-256 (hex) of a configuration (JSON-able) and weights by name."""
     digest = hashlib.sha256()
     digest.update(json.dumps(config, sort_keys=True).encode())
     for name, value in sorted(weights.items()):
@@ -334,7 +279,7 @@ def load_weights(codec: Any, path: str | Path) -> None:
     Arguments
     ---------
     codec : FocalCodec
-        Receives those of the parts that it has, in its own precision.
+        Receives the weights of its parts, in its own precision.
     path : str or Path
         `model.safetensors`.
 
@@ -344,7 +289,7 @@ def load_weights(codec: Any, path: str | Path) -> None:
         If the file is damaged, or a weight is missing, unexpected or of
         another shape; the message names it.
     """
-    # What belongs to no part is an error unless only some parts are wanted.
+    # With all parts, a weight that belongs to no part is an error.
     parts = codec.parts if len(codec.parts) < len(ROLES) else None
     weights = read_weights(path, parts=parts)
     load_state(codec, upgrade_names(weights, path), path)
@@ -355,24 +300,7 @@ def read_parts(
 ) -> Weights:
     """Read the weights of some parts of a codec.
 
-    Arguments
-    ---------
-    config : CodecConfig
-        The codec's configuration.
-    path : Path
-        `model.safetensors`.
-    parts : sequence of str
-        Names of the parts.
-
-    Returns
-    -------
-    dict
-        Tensors by name, in the precision that a whole codec has.
-
-    Raises
-    ------
-    CheckpointError
-        If the file cannot be read.
+    Returns tensors by name, in the precision of a complete codec.
     """
     expected = _outline(config).state_dict()
     weights = read_weights(path, parts=parts)
@@ -385,31 +313,13 @@ def read_parts(
 def load_state(module: nn.Module, weights: Weights, source: str | Path) -> None:
     """Load weights with the names of this package, strictly.
 
-    Arguments
-    ---------
-    module : nn.Module
-        Receives them, in its own precision.
-    weights : dict
-        Tensors by name.
-    source : str or Path
-        Where they come from, for the message.
-
-    Raises
-    ------
-    CheckpointError
-        If a weight is missing, unexpected, of another shape or not finite.
-
-    Example
-    -------
-    >>> load_state(nn.Linear(2, 1), {"bias": torch.zeros(1)}, "a file")
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.CheckpointError: a file: missing weight: \
-weight
+    Weights are cast to the module's precision. Raises CheckpointError if one is
+    missing, unexpected, of another shape or not finite; `source` is named in
+    the message.
     """
     check_state(module, weights, source)
     expected = module.state_dict()
-    # As the module will hold them: a cast may overflow.
+    # In the module's precision: a cast may overflow.
     weights = {
         name: value.to(expected[name].dtype) for name, value in weights.items()
     }
@@ -428,35 +338,20 @@ weight
 def check_state(
     module: nn.Module, weights: Weights, source: str | Path
 ) -> None:
-    """Raise unless names, shapes and kinds of numbers are the module's.
-
-    Arguments
-    ---------
-    module : nn.Module
-        What shall hold the weights.
-    weights : dict
-        Tensors by name, on any device.
-    source : str or Path
-        Where they come from, for the message.
-
-    Raises
-    ------
-    CheckpointError
-        If a weight is missing, unexpected, of another shape or kind.
-    """
+    """Raise CheckpointError if names, shapes or dtypes do not match."""
     problems: dict[str, list[str]] = {}
     for _, (label, text) in sorted(_misfits(module, weights).items()):
         problems.setdefault(label, []).append(text)
     if problems:
-        told = [
+        texts = [
             f"{label}: {abridge(problems[label])}"
             for label in sorted(problems, key=MISFITS.index)
         ]
-        raise CheckpointError(f"{source}: {'; '.join(told)}")
+        raise CheckpointError(f"{source}: {'; '.join(texts)}")
 
 
 def _misfits(module: nn.Module, weights: Weights) -> dict[str, tuple[str, str]]:
-    """What is wrong with weights, one of `MISFITS` and a text, by name."""
+    """The weights that do not match, by name: one of `MISFITS` and a text."""
     expected = module.state_dict()
     missing, unexpected, shape, kind = MISFITS
     found = {}

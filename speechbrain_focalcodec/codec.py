@@ -31,10 +31,10 @@ __all__ = ["FocalCodec", "fit_length"]
 class FocalCodec(Stages):
     """Speech to tokens and back.
 
-    Under :class:`torch.no_grad` (or inference mode) it is faster on a CPU:
-    layouts that no gradient could follow are used then. `half`, `bfloat16`
-    and `double` change all weights; :func:`acceleration.accelerate` keeps more
-    of the tokens in bfloat16.
+    Use it under :class:`torch.no_grad` or inference mode for speed: some fast
+    layouts on the CPU have no gradient. `half`, `bfloat16` and `double` convert
+    all weights; :func:`acceleration.accelerate` keeps more of the tokens in
+    bfloat16.
 
     Arguments
     ---------
@@ -43,10 +43,10 @@ class FocalCodec(Stages):
         tokens, codes to features, features to waveform; see
         :mod:`speechbrain_focalcodec.modules.part`.
     name : str
-        What the model is called in messages and token files.
+        Name of the model in messages and token files.
     config : dict, optional
-        A configuration in place of the parts, as `hyperparams.yaml` of
-        version 0.1.0 has it; see :meth:`from_config`.
+        A configuration in place of the parts, as in `hyperparams.yaml` of
+        version 0.1.0; see :meth:`from_config`.
 
     Raises
     ------
@@ -76,8 +76,8 @@ class FocalCodec(Stages):
         *,
         config: Mapping[str, Any] | None = None,
     ):
-        given = (encoder, compressor, quantizer, decompressor, decoder)
-        parts: dict[str, Any] = dict(zip(ROLES, given, strict=True))
+        modules = (encoder, compressor, quantizer, decompressor, decoder)
+        parts: dict[str, Any] = dict(zip(ROLES, modules, strict=True))
         if config is not None:
             parts = _build_parts(CodecConfig.parse(config), ROLES)
         super().__init__(**parts, name=name)
@@ -91,24 +91,24 @@ class FocalCodec(Stages):
         name: str = "unnamed",
         parts: Sequence[str] | None = None,
     ) -> "FocalCodec":
-        """Build a codec with random weights.
+        """Build a codec with random weights, in training mode.
 
         Arguments
         ---------
         config : dict or CodecConfig
-            In the layout of `config.json`; for what is left out see
+            In the layout of `config.json`; missing options get the defaults of
             :func:`speechbrain_focalcodec.config.fill_defaults`.
         name : str
-            What the model is called in messages and token files.
+            Name of the model in messages and token files.
         parts : sequence of str, optional
-            Names of the parts to have, such as ``("decompressor",
-            "decoder")``; all by default. The quantizer, which has no weights,
-            is always there.
+            Roles of the parts to build, such as ``("decompressor",
+            "decoder")``; all by default. The quantizer, which has no
+            weights, is always built.
 
         Returns
         -------
         FocalCodec
-            In training mode.
+            The codec.
 
         Raises
         ------
@@ -116,11 +116,6 @@ class FocalCodec(Stages):
             If `config` does not fit the schema.
         ValueError
             If `parts` is empty or names no part.
-
-        Example
-        -------
-        >>> FocalCodec.from_config({}, parts=["decoder"]).parts
-        ('quantizer', 'decoder')
         """
         wanted = tuple(ROLES if parts is None else parts)
         if not wanted or not set(wanted) <= set(ROLES):
@@ -143,7 +138,7 @@ class FocalCodec(Stages):
         local_files_only: bool = False,
         token: str | bool | None = None,
     ) -> "FocalCodec":
-        """Load a model; executes nothing that was downloaded.
+        """Load a model in eval mode. Nothing that was downloaded is executed.
 
         Arguments
         ---------
@@ -152,26 +147,25 @@ class FocalCodec(Stages):
             Hugging Face hub with `config.json` and `model.safetensors`
             (either published format); or a configuration in one of these,
             such as ``folder/config_x.json`` or ``owner/name/config_x.json``,
-            with weights of the same name beside it (config_x.safetensors).
+            beside weights of the same name (config_x.safetensors).
         revision : str, optional
-            Hub only: commit, tag or branch. The six releases are pinned when
-            it is not given.
+            Hub only: commit, tag or branch. The releases are pinned by default.
         device : str or torch.device, optional
-            Where to put the model; the CPU by default.
+            Device of the model; the CPU by default.
         parts : sequence of str, optional
-            The parts to load, such as ``("decompressor", "decoder")``: the
-            weights of the others are not read. All by default.
+            Roles of the parts to load, such as ``("decompressor", "decoder")``;
+            weights of other parts are not read. All by default.
         cache_dir : str or Path, optional
             Hub only: folder of the local cache.
         local_files_only : bool
-            Hub only: whether to use the local cache alone.
+            Hub only: whether to use only the local cache.
         token : str or bool, optional
-            Hub only: for a private repository.
+            Hub only: access token of a private repository.
 
         Returns
         -------
         FocalCodec
-            In eval mode.
+            The codec.
 
         Raises
         ------
@@ -179,17 +173,11 @@ class FocalCodec(Stages):
             If the configuration is missing or does not fit the schema, or
             leaves out options and no published default fits the weights.
         CheckpointError
-            If the source cannot be found or fetched, or a weight is missing,
-            unexpected or of another shape; if the weights are pickled, or a
-            revision is given for what is not on the hub.
+            If the source cannot be found or fetched, a weight is missing,
+            unexpected or of another shape, the weights are pickled, or a
+            revision is given for a source that is not on the hub.
         ValueError
             If `parts` is empty or names no part.
-
-        Example
-        -------
-        >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-        >>> codec.bitrate
-        650.0
         """
         options: HubOptions = {
             "cache_dir": cache_dir,
@@ -209,7 +197,7 @@ class FocalCodec(Stages):
         Arguments
         ---------
         folder : str or Path
-            Made when missing.
+            Created if missing.
 
         Raises
         ------
@@ -217,14 +205,6 @@ class FocalCodec(Stages):
             If the model was loaded without some of its parts.
         ValueError
             If the model was accelerated: its weights are no longer exact.
-
-        Example
-        -------
-        >>> folder = getfixture("tmp_path") / "model"
-        >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-        >>> codec.save_pretrained(folder)
-        >>> sorted(path.name for path in folder.iterdir())
-        ['config.json', 'model.safetensors']
         """
         if self.accelerated:
             raise ValueError(
@@ -237,7 +217,7 @@ class FocalCodec(Stages):
         with checkpoint.writing_model(Path(folder), config, self.state_dict()):
             pass
 
-    # The whole way, of any length
+    # Encoding and decoding of any length
 
     def encode(
         self,
@@ -255,24 +235,24 @@ class FocalCodec(Stages):
         sig : torch.Tensor
             Waveform [B, T] at `sample_rate_input`.
         lengths : torch.Tensor, optional
-            Samples, int64 [B].
+            Number of samples, int64 [B].
         window : float, optional
-            Utterances longer than this (seconds) are encoded window by
-            window, with the tokens of a single pass but for rounding; WavLM's
-            attention in an offline model sees its window only, which changes
-            some tokens. None: a single pass.
+            Utterances longer than this (seconds) are encoded in windows. The
+            tokens are those of a single pass up to rounding, but WavLM's
+            attention in an offline model sees only its window, which changes
+            some tokens. None: always a single pass.
         context : float
-            Offline models: what a window of the encoder sees on each side of
-            the frames that are kept (seconds), rounded up to whole frames.
+            Offline models: seconds that a window of the encoder sees on each
+            side of the frames that it keeps, rounded up to whole frames.
         batch_size : int, optional
-            Windows at once; the batch's own size by default.
+            Number of windows in a batch; by default that of `sig`.
 
         Returns
         -------
         toks : torch.Tensor
             Tokens, int64 [B, N], 0 beyond each length.
         tok_lengths : torch.Tensor
-            Tokens, int64 [B].
+            Number of tokens, int64 [B].
 
         Raises
         ------
@@ -285,17 +265,10 @@ class FocalCodec(Stages):
 
         Notes
         -----
-        Offline models keep the features of utterances longer than a window
-        for the compressor, layer by layer: up to 64 MB in memory, more in the
+        Offline models store the features of utterances longer than a window
+        between the compressor's layers: up to 64 MB in memory, more in the
         folder that TMPDIR names. An hour at 50 Hz and 1024 channels is
-        0.74 GB, and for a moment there are two of these.
-
-        Example
-        -------
-        >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-        >>> toks, _ = codec.encode(torch.randn(1, 160000), window=4, context=1)
-        >>> toks.shape
-        torch.Size([1, 500])
+        0.74 GB, and two layers' features exist at a time.
         """
         check_floats(sig, "sig", lengths)
         if lengths is not None:
@@ -311,25 +284,24 @@ class FocalCodec(Stages):
         context: float = CONTEXT,
         batch_size: int = 1,
     ) -> torch.Tensor:
-        """Waveform to tokens, read part by part: hours from disk.
+        """Waveform to tokens, read piece by piece: hours from disk.
 
         Arguments
         ---------
         read : callable
-            ``read(start, stop)`` gives samples [stop - start] at
-            `sample_rate_input`. Starts never decrease; parts may overlap.
+            ``read(start, stop)`` returns samples [stop - start] at
+            `sample_rate_input`. Starts never decrease; pieces may overlap.
         num_samples : int
             Length of the waveform.
         window, context
             See :meth:`encode`.
         batch_size : int
-            Windows at once.
+            Number of windows in a batch.
 
         Returns
         -------
         torch.Tensor
-            Tokens, int64 [N], on the CPU: those of :meth:`encode`, which
-            also tells of the room that an offline model takes on disk.
+            Tokens of :meth:`encode`, int64 [N], on the CPU.
 
         Raises
         ------
@@ -338,7 +310,7 @@ class FocalCodec(Stages):
         FocalCodecError
             If the folder for temporary files cannot hold the features.
         ValueError
-            If an argument is wrong, or `read` gives another shape.
+            If an argument is wrong, or `read` returns another shape.
 
         Example
         -------
@@ -366,17 +338,17 @@ class FocalCodec(Stages):
         toks : torch.Tensor
             Tokens, int64 [B, N].
         tok_lengths : torch.Tensor, optional
-            Tokens, int64 [B].
+            Number of tokens, int64 [B].
         window : float, optional
-            Utterances longer than this (seconds) are decoded by windows, with
-            the result of a single pass: what a window needs around it is
-            known, and a shorter window is made twice that long. Gradients are
-            kept in a single pass only. None: a single pass.
+            Utterances longer than this (seconds) are decoded in windows, with
+            the result of a single pass. Windows shorter than twice their
+            context are lengthened. Only a single pass has gradients. None:
+            always a single pass.
         batch_size : int, optional
-            Windows at once; the batch's own size by default.
+            Number of windows in a batch; by default that of `toks`.
         convert : callable, optional
-            What the quantized features go through before the decoder, frame
-            by frame: (features [B, T, C], frames int64 [B] or None) ->
+            Applied to quantized features before they are decoded, frame by
+            frame: (features [B, T, C], lengths int64 [B] or None) ->
             features. Such as :meth:`VoiceReference.converter`.
 
         Returns
@@ -384,13 +356,13 @@ class FocalCodec(Stages):
         sig : torch.Tensor
             Waveform [B, T] at `sample_rate_output`, 0 beyond each length.
         sig_lengths : torch.Tensor
-            Samples, int64 [B].
+            Number of samples, int64 [B].
 
         Raises
         ------
         FocalCodecError
-            If the folder for temporary files (TMPDIR) cannot hold the
-            features between an offline model's layers: see :meth:`encode`.
+            If the folder for temporary files cannot hold the features, see
+            :meth:`encode`.
         TokenError
             If a token is no integer in [0, codebook_size).
         ValueError
@@ -418,7 +390,7 @@ class FocalCodec(Stages):
         window, convert
             See :meth:`decode`.
         batch_size : int
-            Windows at once.
+            Number of windows in a batch.
 
         Returns
         -------
@@ -428,12 +400,8 @@ class FocalCodec(Stages):
 
         Raises
         ------
-        FocalCodecError
+        FocalCodecError, TokenError, ValueError
             See :meth:`decode`.
-        TokenError
-            If a token is no integer in [0, codebook_size).
-        ValueError
-            If a shape or an argument is wrong.
 
         Example
         -------
@@ -455,22 +423,23 @@ class FocalCodec(Stages):
         context: float = CONTEXT,
         batch_size: int | None = None,
     ) -> Staged:
-        """Waveform to tokens and back, as long as it was.
+        """Encode and decode a waveform, keeping its duration.
 
         Arguments
         ---------
         sig : torch.Tensor
             Waveform [B, T] at `sample_rate_input`.
         lengths : torch.Tensor, optional
-            Samples, int64 [B].
+            Number of samples, int64 [B].
         window, context, batch_size
             See :meth:`encode` and :meth:`decode`.
 
         Returns
         -------
         torch.Tensor or (torch.Tensor, torch.Tensor)
-            Waveform at `sample_rate_output` that lasts as long as `sig`
-            (samples rounded up); with `lengths`, also samples, int64 [B].
+            Waveform at `sample_rate_output` with the duration of `sig`
+            (samples rounded up); with `lengths`, also the number of samples,
+            int64 [B].
         """
         return self._round_trip(sig, lengths, window, context, batch_size)
 
@@ -485,10 +454,10 @@ class FocalCodec(Stages):
         context: float = CONTEXT,
         batch_size: int | None = None,
     ) -> Staged:
-        """The same words in another speaker's voice, as long as they were.
+        """Convert speech to the voice of another speaker, keeping its duration.
 
-        Each quantized feature frame gives way to the mean of the `k` nearest
-        frames of the reference (by cosine), which are then decoded.
+        Each quantized feature frame is replaced by the mean of the `k` nearest
+        frames (by cosine) of the reference.
 
         Arguments
         ---------
@@ -498,7 +467,7 @@ class FocalCodec(Stages):
             Speech of the target speaker, see
             :mod:`speechbrain_focalcodec.voice.reference`.
         lengths : torch.Tensor, optional
-            Samples, int64 [B].
+            Number of samples, int64 [B].
         k : int
             Number of frames to average.
         window, context, batch_size
@@ -512,7 +481,7 @@ class FocalCodec(Stages):
         Raises
         ------
         VoiceError
-            If another model made the reference, or it has fewer than `k`
+            If the reference belongs to another model or has fewer than `k`
             frames.
         ValueError
             If a shape or an argument is wrong.
@@ -539,7 +508,7 @@ class FocalCodec(Stages):
         batch_size: int | None,
         convert: Convert | None = None,
     ) -> Staged:
-        """Waveform to tokens and back, as long as it was."""
+        """Encode, convert and decode; crop to the duration of `sig`."""
         toks, tok_lengths = self.encode(
             sig, lengths, window=window, context=context, batch_size=batch_size
         )
@@ -560,25 +529,12 @@ class FocalCodec(Stages):
     def forward(
         self, sig: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> Staged:
-        """The same as :meth:`resynthesize`.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, T] at `sample_rate_input`.
-        lengths : torch.Tensor, optional
-            Samples, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor or (torch.Tensor, torch.Tensor)
-            See :meth:`resynthesize`.
-        """
+        """The same as :meth:`resynthesize`."""
         return self.resynthesize(sig, lengths)
 
 
 def _build_parts(config: CodecConfig, wanted: Sequence[str]) -> dict[str, Any]:
-    """The wanted parts, and the configurations of the others, by role."""
+    """Parts of the wanted roles, configurations of the others."""
     return {
         role: build_part(role, config.name(role), config.part(role))
         if role in wanted
@@ -588,24 +544,6 @@ def _build_parts(config: CodecConfig, wanted: Sequence[str]) -> dict[str, Any]:
 
 
 def fit_length(sig: torch.Tensor, num_samples: int) -> torch.Tensor:
-    """Cut a waveform, or fill it with zeros, to a number of samples.
-
-    Arguments
-    ---------
-    sig : torch.Tensor
-        Waveform [..., T].
-    num_samples : int
-        Samples wanted.
-
-    Returns
-    -------
-    torch.Tensor
-        Waveform [..., num_samples].
-
-    Example
-    -------
-    >>> fit_length(torch.ones(1, 3), 5)
-    tensor([[1., 1., 1., 0., 0.]])
-    """
+    """Crop or zero-pad a waveform [..., T] to [..., num_samples]."""
     missing = num_samples - sig.shape[-1]
     return nn.functional.pad(sig, (0, missing))

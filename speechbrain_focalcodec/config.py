@@ -1,13 +1,12 @@
 """The closed schema of a model's `config.json`.
 
-A configuration names the five parts and gives the options of each. The names
-are looked up in :mod:`speechbrain_focalcodec.parts`, and every option is known
-there: what is not in the schema is an error that names it, so a downloaded
-file can select nothing but these parts.
+A configuration names the five parts and their options. Names are looked up in
+:mod:`speechbrain_focalcodec.parts`; unknown names and options are errors that
+name the key. So a downloaded file can select only these parts.
 
-The two versions of the published package have different defaults. What a
-configuration leaves out gets those of the version that wrote it, before the
-schema sees it: by :func:`fill_defaults`, and nowhere else.
+The two versions of the published package have different defaults.
+:func:`fill_defaults` completes a configuration with the defaults of the version
+that wrote it, before it is validated.
 """
 
 import json
@@ -45,7 +44,7 @@ __all__ = [
     "CodecConfig",
     "check_fit",
     "fill_defaults",
-    "left_out",
+    "missing_options",
     "parse_model",
     "read_config",
     "read_json",
@@ -55,31 +54,22 @@ __all__ = [
 M = TypeVar("M", bound=BaseModel)
 
 MAX_CONFIG_BYTES = 1 << 20
-# Keys that say where a configuration comes from, and select nothing.
-METADATA = {"model_id", "version"}
-# What inference takes beside the weights. The releases have 50 frames and up
-# to 1.64 M values (in the encoder's convolutions) a second, and streams of
-# theirs keep 6.3 M values.
+# Keys that say where a configuration comes from; otherwise ignored.
+ORIGIN_KEYS = {"model_id", "version"}
+# Bounds on the cost of inference. The releases have 50 frames and up to 1.64 M
+# values (in the encoder's convolutions) per second; their streams keep 6.3 M
+# values.
 MAX_FRAME_RATE = 1000
 MAX_VALUES = 1 << 22
 MAX_KEPT = 1 << 27
 
 
 class CodecConfig(BaseModel):
-    """Configuration of a whole codec, in the layout of `config.json`.
-
-    Build it with :meth:`parse`, whose errors name the key at fault.
-
-    Example
-    -------
-    >>> config = CodecConfig.parse({})
-    >>> config.encoder_name, config.quantizer_config.codebook_size
-    ('WavLM', 8192)
-    """
+    """Configuration of a codec, in the layout of `config.json`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # The options are of the class that the name selects in parts.PARTS.
+    # The class of the options is parts.PARTS[role][name].config.
     encoder_name: str = "WavLM"
     encoder_config: Any = Field({}, validate_default=True)
     compressor_name: str = "FocalEncoder"
@@ -94,7 +84,7 @@ class CodecConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _by_name(cls, value: Any, info: ValidationInfo) -> Any:
-        """Look a part up; validate its options by the class of its entry."""
+        """Look up a part's name; validate its options by its config class."""
         role, _, key = (info.field_name or "").rpartition("_")
         own_parts = bool(info.context and info.context.get("own_parts"))
         if key == "name":
@@ -113,7 +103,7 @@ class CodecConfig(BaseModel):
                 f"unknown module {_printable(value)}; known: {known}{advice}"
             )
         name = info.data.get(f"{role}_name")
-        if name is None:  # the name was refused: one error is enough
+        if name is None:  # the name was refused already
             return next(iter(PARTS[role].values())).config()
         if name not in PARTS[role]:
             return OwnPartConfig.model_validate(value)
@@ -121,15 +111,15 @@ class CodecConfig(BaseModel):
 
     @property
     def own_parts(self) -> list[str]:
-        """Roles of the parts that are the user's own."""
+        """Roles of parts that are not in :data:`PARTS`."""
         return [role for role in ROLES if self.name(role) not in PARTS[role]]
 
     def name(self, role: str) -> str:
-        """The name of a part."""
+        """Name of the part of a role."""
         return getattr(self, f"{role}_name")
 
     def part(self, role: str) -> Any:
-        """The options of a part."""
+        """Options of the part of a role."""
         return getattr(self, f"{role}_config")
 
     @model_validator(mode="after")
@@ -140,11 +130,11 @@ class CodecConfig(BaseModel):
 
     @model_validator(mode="after")
     def _affordable(self) -> "CodecConfig":
-        """A small file must not make a model that takes all memory or time."""
+        """Raise if a small file asks for too much memory or time."""
         if self.own_parts:
             return self
         encoder, decoder = self.encoder_config, self.decoder_config
-        values = []  # a second
+        values = []  # per second
         if isinstance(encoder, LogMelConfig):
             rate = encoder.sample_rate / encoder.hop_length
             values.append(rate * encoder.n_fft)
@@ -156,7 +146,7 @@ class CodecConfig(BaseModel):
                 rate /= stride
                 values.append(rate * dim)
             values.append(rate * max(3 * encoder.dim, encoder.ffn_dim))
-            # Scores of all layers and heads: 960 k so in the largest WavLM.
+            # Attention scores of all layers and heads: 960 k in WavLM-large.
             scores = rate**2 * encoder.num_layers * encoder.num_heads
             values.append(4 * scores)
             kept = 2 * encoder.num_layers * encoder.window_size * encoder.dim
@@ -174,7 +164,7 @@ class CodecConfig(BaseModel):
         if rate > MAX_FRAME_RATE or max(values) > MAX_VALUES:
             raise ValueError(
                 f"the model has {rate:g} frames and {max(values):.3g} values "
-                f"in a layer a second, more than {MAX_FRAME_RATE} and "
+                f"in a layer per second, more than {MAX_FRAME_RATE} and "
                 f"{MAX_VALUES:.3g}; choose longer hops or fewer channels"
             )
         return self
@@ -194,14 +184,13 @@ class CodecConfig(BaseModel):
         data : dict or CodecConfig
             Content of `config.json`.
         source : str or Path
-            Where it comes from, for the message.
+            Its origin, for messages.
         version : str, optional
-            Version of the published package whose defaults it leaves out,
+            Version of the published package that gives the defaults,
             ``0.0.1`` or ``0.0.2``; by default see :func:`fill_defaults`.
         own_parts : bool
-            Whether a name may be the import path of a class of the user's
-            own: for folders that are trusted alone, since building the codec
-            runs its code.
+            Whether names may be import paths of other classes. Only for trusted
+            folders: building the codec runs their code.
 
         Returns
         -------
@@ -213,29 +202,16 @@ class CodecConfig(BaseModel):
         ConfigError
             If a key is unknown, a value is out of range or parts do not fit;
             the message names the key.
-
-        Example
-        -------
-        >>> CodecConfig.parse({"decoder_config": {"dimm": 512}})
-        Traceback (most recent call last):
-        ...
-        speechbrain_focalcodec.errors.ConfigError: the configuration: \
-decoder_config.dimm: unknown key
         """
         if not isinstance(data, cls):
             data = fill_defaults(data, version)
         return parse_model(cls, data, source, {"own_parts": own_parts})
 
     def identity(self) -> dict[str, Any]:
-        """What a model's fingerprint holds of its configuration.
+        """Content of the configuration for the model's fingerprint.
 
-        Defaults are left out, so that an option added later leaves the
-        fingerprints of earlier models as they are.
-
-        Returns
-        -------
-        dict
-            JSON-able.
+        Defaults are left out, so options that are added later do not change the
+        fingerprints of earlier models.
         """
         data = self.model_dump(
             mode="json",
@@ -243,23 +219,18 @@ decoder_config.dimm: unknown key
             exclude={"encoder_config": {"use_flex_attention"}},
         )
         if self.decoder_name == "WaveNeXt":
-            # Its default was once to be causal.
+            # Earlier versions were causal by default.
             causal = data["decoder_config"].pop("causal", False)
             if not causal:
                 data["decoder_config"]["causal"] = False
         return data
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as `config.json` holds it.
+        """Content of `config.json`.
 
-        Options that were not given are left out, so a file that was read is
-        written back with the same keys; but not those whose default depends
-        on a version, so it means the same to every reader.
-
-        Returns
-        -------
-        dict
-            JSON-able.
+        Options that were not set are left out, except those whose default
+        depends on a version. So a file is written with the keys that it was
+        read with.
         """
         data: dict[str, Any] = {}
         for role in ROLES:
@@ -271,19 +242,10 @@ decoder_config.dimm: unknown key
 
 
 def check_fit(parts: Mapping[str, Any], suffix: str = "") -> None:
-    """Raise unless the five parts fit each other.
+    """Raise ValueError if dimensions, factors or sample rates do not match.
 
-    Arguments
-    ---------
-    parts : dict
-        Part or configuration of a part, by role.
-    suffix : str
-        What follows the role in messages.
-
-    Raises
-    ------
-    ValueError
-        If dimensions, factors or sample rates differ.
+    `parts` has each role's part or configuration; `suffix` follows the role in
+    messages.
     """
     encoder, compressor, quantizer, decompressor, decoder = (
         parts[role] for role in ROLES
@@ -316,24 +278,10 @@ def check_fit(parts: Mapping[str, Any], suffix: str = "") -> None:
 
 
 def version_of(data: dict[str, Any]) -> str | None:
-    """Which version of the published package wrote a configuration.
+    """Version of the published package that wrote a configuration.
 
-    Arguments
-    ---------
-    data : dict
-        Content of `config.json`; need not be valid.
-
-    Returns
-    -------
-    str or None
-        ``0.0.1`` or ``0.0.2``; None where its keys do not tell.
-
-    Example
-    -------
-    >>> version_of({"decoder_config": {"input_channels": 1024}})
-    '0.0.1'
-    >>> version_of({"encoder_config": {"causal": False}})
-    '0.0.2'
+    Returns ``0.0.1``, ``0.0.2``, or None if the keys do not show it. `data`
+    need not be valid.
     """
     if data.get("version") in VERSIONS:
         return data["version"]
@@ -341,7 +289,7 @@ def version_of(data: dict[str, Any]) -> str | None:
         # This package's own; it took the defaults of v0.0.1.
         return VERSIONS[0]
     parts = {role: _options(data, role) for role in ROLES}
-    # v0.0.2 also reads what only v0.0.1 writes.
+    # v0.0.2 also reads the options of v0.0.1.
     if (
         any(NEW_OPTIONS & part.keys() for part in parts.values())
         or "input_dim" in parts["decoder"]
@@ -351,24 +299,8 @@ def version_of(data: dict[str, Any]) -> str | None:
     return VERSIONS[0] if OLD_OPTIONS & parts["decoder"].keys() else None
 
 
-def left_out(data: dict[str, Any]) -> list[str]:
-    """Options that are not written and whose default depends on the version.
-
-    Arguments
-    ---------
-    data : dict
-        Content of `config.json`; need not be valid.
-
-    Returns
-    -------
-    list of str
-        Their paths.
-
-    Example
-    -------
-    >>> left_out({"decoder_name": "Vocos"})[-1]
-    'decompressor_config.focal_factor'
-    """
+def missing_options(data: dict[str, Any]) -> list[str]:
+    """Paths of missing options whose default depends on the version."""
     names = [] if "decoder_name" in data else ["decoder_name"]
     return names + [
         f"{role}_config.{key}"
@@ -379,32 +311,17 @@ def left_out(data: dict[str, Any]) -> list[str]:
 
 
 def fill_defaults(data: Any, version: str | None = None) -> Any:
-    """Write out the options whose default depends on the version.
+    """Add the missing options whose default depends on the version.
 
-    Arguments
-    ---------
-    data : dict
-        Content of `config.json`; need not be valid.
-    version : str, optional
-        ``0.0.1`` or ``0.0.2``. By default :func:`version_of`, and where that
-        does not tell, 0.0.1; a WaveNeXt is then causal where all other parts
-        are, as it always was in this package's own configurations.
-
-    Returns
-    -------
-    dict
-        A copy without :data:`METADATA`; what is no dict as it is.
-
-    Example
-    -------
-    >>> filled = fill_defaults({}, "0.0.2")
-    >>> filled["decoder_name"], filled["quantizer_config"]
-    ('WaveNeXt', {'codebook_size': 4096})
+    The version is `version`, else :func:`version_of`, else 0.0.1. Without
+    `version`, a WaveNeXt is causal if all other parts are, as in configurations
+    of this package. Returns a copy without :data:`ORIGIN_KEYS`; a value that is
+    no dict is returned as it is.
     """
     if not isinstance(data, dict):
         return data
     column = VERSIONS.index(version or version_of(data) or VERSIONS[0])
-    data = {key: data[key] for key in data if key not in METADATA}
+    data = {key: data[key] for key in data if key not in ORIGIN_KEYS}
     data.setdefault("decoder_name", DECODERS[column])
     for role, defaults in DEFAULTS.items():
         filled = {key: values[column] for key, values in defaults.items()}
@@ -416,24 +333,10 @@ def fill_defaults(data: Any, version: str | None = None) -> Any:
 
 
 def as_saved_before(data: Any) -> Any:
-    """Write out what earlier versions of this package left out on saving.
+    """Add the options that earlier versions of this package did not save.
 
-    A WaveNeXt was causal by default; the rest was as in v0.0.1.
-
-    Arguments
-    ---------
-    data : dict
-        Content of a `config.json` that this package wrote.
-
-    Returns
-    -------
-    dict
-        A copy, for :meth:`CodecConfig.parse` with version 0.0.1.
-
-    Example
-    -------
-    >>> as_saved_before({"decoder_name": "WaveNeXt"})["decoder_config"]
-    {'causal': True}
+    A WaveNeXt was causal by default. The result is for
+    :meth:`CodecConfig.parse` with version 0.0.1.
     """
     if isinstance(data, dict) and data.get("decoder_name") == "WaveNeXt":
         data = dict(data)
@@ -442,23 +345,7 @@ def as_saved_before(data: Any) -> Any:
 
 
 def all_causal(data: dict[str, Any]) -> bool:
-    """Whether every part before the decoder is causal.
-
-    Arguments
-    ---------
-    data : dict
-        Content of `config.json`; need not be valid.
-
-    Returns
-    -------
-    bool
-        Whether they are.
-
-    Example
-    -------
-    >>> all_causal({"encoder_config": {"causal": True}})
-    False
-    """
+    """Whether encoder, compressor and decompressor are marked as causal."""
     return all(
         _options(data, role).get("causal") is True
         for role in ("encoder", "compressor", "decompressor")
@@ -466,13 +353,13 @@ def all_causal(data: dict[str, Any]) -> bool:
 
 
 def _options(data: dict[str, Any], role: str) -> dict[str, Any]:
-    """The options of a part that are written, whatever stands there."""
+    """The options of a part as written; {} if they are no table."""
     part = data.get(f"{role}_config")
     return part if isinstance(part, dict) else {}
 
 
 def _fill(data: dict[str, Any], role: str, defaults: dict[str, Any]) -> None:
-    """Give a part defaults; what is no dict is left for the schema."""
+    """Add defaults to a part's options, if these are a table."""
     part = data.setdefault(f"{role}_config", {})
     if isinstance(part, dict):
         data[f"{role}_config"] = {**defaults, **part}
@@ -484,28 +371,10 @@ def parse_model(
     source: str | Path,
     context: dict[str, Any] | None = None,
 ) -> M:
-    """Validate untrusted data by a closed schema.
+    """Validate untrusted JSON with a pydantic model.
 
-    Arguments
-    ---------
-    cls : type
-        The schema.
-    data : dict
-        What JSON has given; an instance of the schema is returned as it is.
-    source : str or Path
-        Where it comes from, for the message.
-    context : dict, optional
-        What the schema's validators are told.
-
-    Returns
-    -------
-    BaseModel
-        Of the schema.
-
-    Raises
-    ------
-    ConfigError
-        If it does not fit; the message names the keys.
+    `source` is named in messages; `context` goes to the validators. Raises
+    ConfigError that names the keys.
     """
     if isinstance(data, cls):
         return data
@@ -521,7 +390,7 @@ def parse_model(
 
 
 def _describe(error: Any) -> str:
-    """One problem of a configuration, with the path of its key."""
+    """Message for one validation error, with the path of its key."""
     path = ".".join(map(_printable, error["loc"]))
     if error["type"] == "extra_forbidden":
         return f"{path}: unknown key"
@@ -534,7 +403,7 @@ def _describe(error: Any) -> str:
 
 
 def _printable(value: Any) -> str:
-    """A value of an untrusted file, short and without control characters."""
+    """An untrusted value, shortened and without control characters."""
     text = value if isinstance(value, str) else repr(value)
     return reprlib.repr(text) if not text.isprintable() else text[:80]
 
@@ -555,20 +424,13 @@ def read_config(path: str | Path) -> CodecConfig:
     Raises
     ------
     ConfigError
-        If the file is missing, no JSON, or does not fit the schema; or if it
+        If the file is missing, no JSON or does not fit the schema; or if it
         leaves out options whose default depends on the version that wrote it,
-        and does not tell which that is.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "config.json"
-    >>> _ = path.write_text('{"decoder_config": {"input_dim": 1024}}')
-    >>> read_config(path).decoder_name
-    'WaveNeXt'
+        and does not show that version.
     """
     data = read_json(path)
     config = CodecConfig.parse(data, path)
-    missing = left_out(data)
+    missing = missing_options(data)
     if missing and version_of(data) is None:
         raise ConfigError(
             f"{path}: does not tell which version of the published package "
@@ -578,32 +440,10 @@ def read_config(path: str | Path) -> CodecConfig:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a `config.json` of any kind of model, without trusting it.
+    """Read untrusted JSON of at most 1 MiB.
 
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    dict, list or a plain value
-        Its content.
-
-    Raises
-    ------
-    ConfigError
-        If the file is missing, too large or no JSON, or repeats a key.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "config.json"
-    >>> _ = path.write_text('{"a": 1, "a": 2}')
-    >>> read_json(path)
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.ConfigError: ...config.json: no valid JSON: \
-repeated key a
+    Raises ConfigError if the file is missing, too large or no JSON, or if an
+    object has a repeated key.
     """
     path = Path(path)
     try:
@@ -627,7 +467,7 @@ repeated key a
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of a repeated key readers disagree which one counts."""
+    """A JSON object; readers disagree about which repeated key counts."""
     data: dict[str, Any] = {}
     for key, value in pairs:
         if key in data:

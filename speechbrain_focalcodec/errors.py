@@ -1,8 +1,7 @@
-"""The errors that this package raises for bad input.
+"""The errors for bad input.
 
-Each message names the file or argument at fault and says what to do. All of
-them derive from :class:`FocalCodecError`, so that a caller (the command line,
-a corpus job) can tell bad input from a defect.
+Each message names the file or argument and the remedy. All derive from
+:class:`FocalCodecError`, so that a caller can tell bad input from a defect.
 """
 
 from collections.abc import Sequence
@@ -63,26 +62,6 @@ class InstallationError(FocalCodecError, ImportError):
 
 
 def abridge(items: Sequence[str], separator: str = ", ", most: int = 5) -> str:
-    """The first of several things, and how many more there are.
-
-    Arguments
-    ---------
-    items : sequence of str
-        What to name.
-    separator : str
-        Put between them.
-    most : int
-        How many to name.
-
-    Returns
-    -------
-    str
-        For a message.
-
-    Example
-    -------
-    >>> abridge(["a", "b", "c"], most=2)
-    'a, b (and 1 more)'
-    """
+    """The first `most` items joined, and how many more there are."""
     more = f" (and {len(items) - most} more)" if len(items) > most else ""
     return separator.join(items[:most]) + more

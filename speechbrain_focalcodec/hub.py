@@ -1,4 +1,4 @@
-"""Fetching models from the Hugging Face hub: pinned and checked."""
+"""Downloads models from the Hugging Face hub, pinned and checked."""
 
 import re
 from collections.abc import Sequence
@@ -21,30 +21,24 @@ __all__ = [
     "split_file",
 ]
 
-# What a model's folder holds.
 MODEL_FILES = ("config.json", "model.safetensors")
-# For codecs and tasks: how long to wait for the hub's answer (s).
+# Timeout for the hub's answer (s), for codecs and tasks.
 PATIENCE = 6.0
 
 _NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 
 
 class HubOptions(TypedDict, total=False):
-    """How to reach the hub, as :func:`huggingface_hub.hf_hub_download` says.
+    """Options of :func:`huggingface_hub.hf_hub_download`.
 
     Arguments
     ---------
     cache_dir : str or Path, optional
-        Folder of the local cache; the client's own by default.
+        Folder of the local cache; the client's default if None.
     local_files_only : bool
-        Whether to use the local cache alone.
+        Whether to use only the local cache.
     token : str or bool, optional
-        For a private repository; the one logged in with by default.
-
-    Example
-    -------
-    >>> HubOptions(local_files_only=True)
-    {'local_files_only': True}
+        Access token of a private repository; that of the login by default.
     """
 
     cache_dir: str | Path | None
@@ -54,26 +48,13 @@ class HubOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Release:
-    """What is known of a published model.
-
-    Arguments
-    ---------
-    revision : str, optional
-        Commit to fetch.
-    sha256 : str, optional
-        Of `model.safetensors` at that commit.
-
-    Example
-    -------
-    >>> Release().revision is None
-    True
-    """
+    """Pinned commit of a release and SHA-256 of its `model.safetensors`."""
 
     revision: str | None = None
     sha256: str | None = None
 
 
-# The causal releases' commits are not known yet: the main branch is taken.
+# The commits of the causal releases are not known yet: main is used.
 RELEASES: dict[str, Release] = {
     "lucadellalib/focalcodec_50hz": Release(
         "d6d6d9524e52155c85193c2c3b8da1cf8842f019",
@@ -94,44 +75,12 @@ RELEASES: dict[str, Release] = {
 
 
 def is_repository(source: str) -> bool:
-    """Whether a string has the form of a hub repository, owner/name.
-
-    Arguments
-    ---------
-    source : str
-        What the user gave.
-
-    Returns
-    -------
-    bool
-        True for ``owner/name``.
-
-    Example
-    -------
-    >>> is_repository("lucadellalib/focalcodec_50hz"), is_repository("a/b/c")
-    (True, False)
-    """
+    """Whether a string has the form of a hub repository, owner/name."""
     return bool(re.fullmatch(_NAME, source))
 
 
 def split_file(source: str) -> tuple[str, str] | None:
-    """Repository and name of a configuration on the hub.
-
-    Arguments
-    ---------
-    source : str
-        What the user gave.
-
-    Returns
-    -------
-    tuple of str or None
-        None unless it has the form ``owner/name/file.json``.
-
-    Example
-    -------
-    >>> split_file("owner/name/config_x.json")
-    ('owner/name', 'config_x.json')
-    """
+    """Repository and file name of ``owner/name/file.json``; else None."""
     match = re.fullmatch(rf"({_NAME})/([\w-][\w.-]*\.json)", source)
     return (match[1], match[2]) if match else None
 
@@ -150,16 +99,15 @@ def fetch(
     repository : str
         ``owner/name``.
     revision : str, optional
-        Commit, tag or branch; a release's pinned commit by default, and the
-        main branch of other repositories.
-    names : sequence of str
-        Files to fetch, by default `config.json` and `model.safetensors`. Of
-        several names given for one, the first that is there is taken.
+        Commit, tag or branch; by default the pinned commit of a release, and
+        the main branch of other repositories.
+    names : sequence of str or of sequences of str
+        Files to fetch. Of alternatives, the first that exists is fetched.
     options : dict, optional
         See :class:`HubOptions`.
     patience : float, optional
-        How long to wait for the hub's answer before the local cache is taken
-        (s); as long as the client does by default, which can be minutes.
+        Timeout for the hub's answer (s), after which the local cache is used;
+        by default the client's own, which can be minutes.
 
     Returns
     -------
@@ -169,9 +117,9 @@ def fetch(
     Raises
     ------
     CheckpointError
-        If the hub cannot be reached and the cache has no copy, if there is
-        no such repository, revision or file, or if a release's weights do
-        not have the known SHA-256.
+        If the hub cannot be reached and the cache has no copy, the
+        repository, revision or file does not exist, or the weights of a
+        release have another SHA-256 than expected.
     """
     release = RELEASES.get(repository, Release())
     wanted = revision or release.revision
@@ -195,7 +143,7 @@ def fetch(
         paths.append(
             _fetch_first(repository, wanted, commit, choice, options, silence)
         )
-        # All files of one commit, when a branch moves in between.
+        # All files from one commit, even if the branch moves meanwhile.
         commit = paths[0].parent.name
     if release.sha256 is not None and wanted == release.revision:
         for path in paths:
@@ -210,7 +158,7 @@ def _is_cached(
     wanted: str | None,
     options: HubOptions,
 ) -> bool:
-    """Whether a file of a known commit is in the cache."""
+    """Whether one of some files of a known commit is in the cache."""
     from huggingface_hub import try_to_load_from_cache
 
     return bool(re.fullmatch("[0-9a-f]{40}", wanted or "")) and any(
@@ -231,9 +179,9 @@ def _ask(
     options: HubOptions,
     patience: float,
 ) -> str | None:
-    """Why the hub cannot be reached; None when it answers.
+    """Reason why the hub cannot be reached, or None if it answers.
 
-    In a thread, as looking up a host cannot be given a time.
+    Runs in a thread because a host look-up has no timeout.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -249,9 +197,9 @@ def _ask(
                 timeout=patience,
             )
         except HFValidationError:
-            pass  # the download says what is wrong
+            pass  # the download raises the same error
         except HfHubHTTPError as error:
-            # What is not there is an answer, unlike a server that fails.
+            # 404 is an answer; a server error is not.
             if error.response is None or error.response.status_code >= 500:
                 reason = str(error)
         except Exception as error:
@@ -267,7 +215,7 @@ def _ask(
 def _exists(
     repository: str, name: str, commit: str | None, options: HubOptions
 ) -> bool:
-    """Whether the hub has a file, as far as it answers."""
+    """Whether the hub answers that it has a file."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(repository, name, revision=commit)
@@ -279,25 +227,7 @@ def _exists(
 
 
 def pickled_message(path: str | Path, first: str = "") -> str:
-    """What to do with pickled weights, which this package does not read.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-    first : str
-        What to do before they are converted.
-
-    Returns
-    -------
-    str
-        For an error.
-
-    Example
-    -------
-    >>> "'a/model.safetensors'" in pickled_message("a/model.pt")
-    True
-    """
+    """Error text for pickled weights: how to convert them."""
     target = str(Path(path).with_suffix(".safetensors"))
     command = (
         "import torch, safetensors.torch as s; "
@@ -321,8 +251,8 @@ def _fetch_first(
 ) -> Path:
     """Fetch the first of some files that a commit has.
 
-    `wanted` is what the user asked for, to be named in errors; `silence` why
-    the hub cannot be reached.
+    `wanted` is the requested revision, named in errors; `silence` is the reason
+    why the hub cannot be reached.
     """
     import huggingface_hub
     from huggingface_hub.utils import (
@@ -343,7 +273,7 @@ def _fetch_first(
                 )
             )
         except LocalEntryNotFoundError as error:
-            # Another of the files may be in the cache.
+            # An alternative file may be in the cache.
             reason = silence or str(error.__cause__ or error)
             if silence is None and options.get("local_files_only"):
                 reason = "local_files_only is set"
@@ -361,8 +291,7 @@ def _fetch_first(
             ) from None
         except EntryNotFoundError:
             continue
-        # Versions of the hub's client differ in the HTTP library whose errors
-        # they let through.
+        # The HTTP library, and so its errors, depends on the client's version.
         except Exception as error:
             raise CheckpointError(f"{at}: download failed: {error}") from error
     if unreachable is not None:
@@ -382,10 +311,10 @@ def _fetch_first(
 
 
 def _check_sha256(path: Path, expected: str) -> None:
-    """Raise unless a file has the known digest."""
+    """Raise CheckpointError if a file has another SHA-256."""
     found = sha256_of(path)
     if found != expected:
-        # The cache's entry is a link: the file behind it has to go.
+        # The entry in the cache is a link to the file.
         raise CheckpointError(
             f"{path}: SHA-256 is {found}, the release has "
             f"{expected}; delete {path.resolve()} and fetch it again"
@@ -393,25 +322,7 @@ def _check_sha256(path: Path, expected: str) -> None:
 
 
 def offline_message(name: str, bundled: Sequence[str] = ()) -> str:
-    """Why an offline model does not stream, and which models do.
-
-    Arguments
-    ---------
-    name : str
-        The model's name.
-    bundled : sequence of str
-        Models to be named beside the published ones.
-
-    Returns
-    -------
-    str
-        For an error.
-
-    Example
-    -------
-    >>> "lucadellalib/focalcodec_50hz_4k_causal" in offline_message("mine")
-    True
-    """
+    """Message: an offline model cannot stream, and which models can."""
     causal = [model for model in (*bundled, *RELEASES) if "causal" in model]
     return (
         f"{name} is an offline model: it sees the whole utterance and cannot "

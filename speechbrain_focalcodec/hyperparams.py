@@ -1,6 +1,6 @@
-"""The `hyperparams.yaml` with which SpeechBrain's from_hparams loads a model.
+"""The `hyperparams.yaml` of SpeechBrain's from_hparams.
 
-HyperPyYAML executes what it names: it is for folders that one trusts.
+HyperPyYAML runs the code that it names: only for trusted folders.
 """
 
 import filecmp
@@ -27,7 +27,7 @@ from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = ["WeightsPretrainer", "own_savedir", "write_hyperparams"]
 
-# Says in a savedir which model of the hub it holds.
+# File in a savedir that names the hub's model in it.
 SOURCE_FILE = "source.txt"
 
 _HYPERPARAMS = """\
@@ -50,28 +50,12 @@ pretrainer: !new:speechbrain_focalcodec.hyperparams.WeightsPretrainer
 
 
 class WeightsPretrainer(Pretrainer):
-    """SpeechBrain's pretrainer, looking for weights where the model is.
+    """SpeechBrain's Pretrainer that looks for weights in the model's folder.
 
-    SpeechBrain's own takes a bare file name in `paths` for a file of the
-    current folder, so an exported folder could not be moved. Here it is a
-    file of the source that ``from_hparams`` was given.
-
-    Arguments
-    ---------
-    *args : tuple
-        As for SpeechBrain's Pretrainer.
-    **kwargs : dict
-        As for SpeechBrain's Pretrainer.
-
-    Example
-    -------
-    >>> codec = FocalCodec.from_pretrained("tests/parity/offline_50hz")
-    >>> pretrainer = WeightsPretrainer(
-    ...     loadables={"codec": codec}, paths={"codec": "model.safetensors"}
-    ... )
-    >>> found = pretrainer.collect_files("tests/parity/offline_50hz")
-    >>> found["codec"].name
-    'model.safetensors'
+    SpeechBrain's own looks for a bare file name in the current folder, so an
+    exported folder could not be moved. Here it is looked up in the source that
+    was given to ``from_hparams``. Arguments are those of SpeechBrain's
+    Pretrainer.
     """
 
     def collect_files(
@@ -80,22 +64,7 @@ class WeightsPretrainer(Pretrainer):
         *args,
         **kwargs,
     ) -> dict[str, Path]:
-        """Find the files, those with a bare name in `default_source`.
-
-        Arguments
-        ---------
-        default_source : str or Path or FetchSource, optional
-            The model's folder or hub repository.
-        *args : tuple
-            As for SpeechBrain's Pretrainer.
-        **kwargs : dict
-            As for SpeechBrain's Pretrainer.
-
-        Returns
-        -------
-        dict
-            The local path of each loadable's weights.
-        """
+        """Find the files; bare names are looked up in `default_source`."""
         for key, path in self.paths.items():
             if default_source is None or "/" in str(path):
                 continue
@@ -114,41 +83,11 @@ def own_savedir(
     savedir: str | Path | None,
     config: FetchConfig,
 ) -> Iterator[None]:
-    """Refuse a savedir that holds another model than the source's.
+    """Raise CheckpointError if a savedir holds another model than the source's.
 
-    SpeechBrain would load what it finds there.
-
-    Arguments
-    ---------
-    source : str or Path or FetchSource
-        What ``from_hparams`` is given.
-    hparams_file : str
-        Name of the hyperparameters file.
-    savedir : str or Path, optional
-        Where SpeechBrain keeps the model; nothing is checked without one.
-    config : FetchConfig
-        Nothing is checked either if it replaces what is there.
-
-    Yields
-    ------
-    None
-        The model is to be loaded now.
-
-    Raises
-    ------
-    CheckpointError
-        If the savedir holds another model.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> _ = (folder / "hyperparams.yaml").write_text("a: 1")
-    >>> with own_savedir("o/n", "hyperparams.yaml", folder, FetchConfig()):
-    ...     pass
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.CheckpointError: ...: holds another model \
-than o/n; give each model a savedir of its own
+    SpeechBrain would load the model that it finds there. Nothing is checked
+    without a savedir, or if `config` replaces existing files. Load the model
+    within the context.
     """
     if savedir is None:
         yield
@@ -188,27 +127,19 @@ than o/n; give each model a savedir of its own
 
 
 def write_hyperparams(folder: str | Path, codec: FocalCodec) -> Path:
-    """Write the ``hyperparams.yaml`` that ``from_hparams`` needs.
+    """Write the ``hyperparams.yaml`` for ``from_hparams``.
 
     Arguments
     ---------
     folder : str or Path
         A folder that ``codec.save_pretrained`` has written.
     codec : FocalCodec
-        The codec saved in it.
+        The codec in it.
 
     Returns
     -------
     Path
-        The file written.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> codec = FocalCodec.from_pretrained("tests/parity/offline_50hz")
-    >>> codec.save_pretrained(folder)
-    >>> write_hyperparams(folder, codec).name
-    'hyperparams.yaml'
+        The file.
     """
     config, parts = codec.config.to_dict(), []
     for role in ROLES:
@@ -227,7 +158,7 @@ def write_hyperparams(folder: str | Path, codec: FocalCodec) -> Path:
 
 
 def _dump(values: dict[str, Any]) -> str:
-    """YAML of a table, indented."""
+    """YAML of a table, indented by four spaces."""
     text = io.StringIO()
     dump_hyperpyyaml(values, text)
     lines = text.getvalue().splitlines()

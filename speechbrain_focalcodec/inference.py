@@ -1,4 +1,4 @@
-"""The pretrained interface: speech to tokens and back, SpeechBrain's way."""
+"""SpeechBrain's interface to a pretrained codec."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -34,19 +34,19 @@ class PretrainedFocalCodec(Pretrained):
 
     Load it with :meth:`from_pretrained`, which executes no code of the model,
     or with SpeechBrain's ``from_hparams(source, savedir=...)``. The latter
-    executes what the folder's ``hyperparams.yaml`` names: use it for folders
-    that you trust only, and give each model a savedir of its own.
+    executes the code that the folder's ``hyperparams.yaml`` names: use it only
+    for folders that you trust, and give each model its own savedir.
 
-    Lengths are SpeechBrain's: of each item relative to the longest, float [B].
-    Any length goes, in bounded memory; files are read, resampled and written
-    part by part.
+    Lengths are SpeechBrain's: relative to the longest item, float [B] in (0,
+    1]. Audio may have any length, in bounded memory; files are read, resampled
+    and written in pieces.
 
     Attributes
     ----------
     window, context : float
-        How longer audio is cut (s): see :meth:`FocalCodec.encode`.
+        Windows over longer audio (s): see :meth:`FocalCodec.encode`.
     batch_size : int
-        Windows of one file at once: more than 1 pays on a GPU.
+        Windows of one file in a batch: more than 1 is faster on a GPU.
     channel : int, optional
         The channel of files to read, from 0; the mean of all by default.
     strict : bool
@@ -58,7 +58,7 @@ class PretrainedFocalCodec(Pretrained):
     modules : dict
         The codec, under the key ``codec``.
     hparams : dict, optional
-        Hyperparameters, as ``from_hparams`` gives them.
+        Hyperparameters from ``from_hparams``.
     run_opts : dict, optional
         SpeechBrain's run options, such as ``{"device": "cuda"}``.
     freeze_params : bool
@@ -71,6 +71,9 @@ class PretrainedFocalCodec(Pretrained):
     ... )
     >>> tokens, token_lens = model.encode_batch(torch.randn(2, 16000))
     >>> wavs, wav_lens = model.decode_batch(tokens, token_lens)
+    >>> file = model.tokenize_file("speechbrain_focalcodec/assets/demo.flac")
+    >>> file.num_samples_at(16000)
+    96320
     """
 
     MODULES_NEEDED = ["codec"]
@@ -92,7 +95,7 @@ class PretrainedFocalCodec(Pretrained):
             if name not in modules:
                 raise ValueError(f"modules: has no {name!r}; add it")
         hparams = dict(hparams or {})
-        # load_audio then gives what encode_batch takes.
+        # load_audio then returns the input of encode_batch.
         hparams.setdefault(
             "audio_normalizer",
             AudioNormalizer(sample_rate=modules["codec"].sample_rate_input),
@@ -121,7 +124,7 @@ class PretrainedFocalCodec(Pretrained):
             A bundled model's name, a local folder, a hub repository or a
             configuration in one: see :meth:`FocalCodec.from_pretrained`.
         revision : str, optional
-            The hub revision.
+            Revision on the hub.
         run_opts : dict, optional
             SpeechBrain's run options, such as ``{"device": "cuda"}``.
         precision : str, optional
@@ -135,7 +138,7 @@ class PretrainedFocalCodec(Pretrained):
         Returns
         -------
         PretrainedFocalCodec
-            The model, on the device of `run_opts` (a GPU when there is one).
+            The model, on the device of `run_opts` (a GPU if there is one).
 
         Raises
         ------
@@ -143,12 +146,6 @@ class PretrainedFocalCodec(Pretrained):
             If its configuration is damaged or unknown.
         CheckpointError
             If its weights are missing, damaged or do not fit.
-
-        Example
-        -------
-        >>> model = PretrainedFocalCodec.from_pretrained(
-        ...     "tests/parity/offline_50hz", run_opts={"device": "cpu"}
-        ... )
         """
         codec = FocalCodec.from_pretrained(
             source,
@@ -169,13 +166,12 @@ class PretrainedFocalCodec(Pretrained):
         hparams_file: str = "hyperparams.yaml",
         **kwargs: Any,
     ) -> "PretrainedFocalCodec":
-        """Load a model SpeechBrain's way; executes what its YAML names.
+        """Load a model with SpeechBrain; executes the code that its YAML names.
 
         Arguments
         ---------
         source : str or Path or FetchSource
-            A folder that ``focalcodec export`` wrote, or a hub repository
-            that holds one; trust it.
+            A trusted folder of ``focalcodec export``, or a hub repository.
         hparams_file : str
             Name of the hyperparameters file.
         **kwargs : dict
@@ -198,12 +194,12 @@ class PretrainedFocalCodec(Pretrained):
 
     @property
     def codec(self) -> FocalCodec:
-        """The codec itself, with absolute lengths and its stages."""
+        """The codec, with absolute lengths and its stages."""
         return self.mods.codec
 
     @property
     def fingerprint(self) -> str:
-        """The codec's identity."""
+        """The codec's fingerprint."""
         return self.codec.fingerprint
 
     def encode_batch(
@@ -212,16 +208,16 @@ class PretrainedFocalCodec(Pretrained):
         wav_lens: torch.Tensor | None = None,
         sample_rate: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turn a batch of waveforms into tokens.
+        """Encode a batch of waveforms to tokens.
 
         Arguments
         ---------
         wavs : torch.Tensor
             One-channel waveforms, float [B, T].
         wav_lens : torch.Tensor, optional
-            Relative lengths, float [B] in (0, 1].
+            Relative lengths, float [B].
         sample_rate : int, optional
-            Their sample rate in Hz, when it is not the codec's input rate.
+            Their sample rate (Hz); the codec's input rate by default.
 
         Returns
         -------
@@ -236,25 +232,14 @@ class PretrainedFocalCodec(Pretrained):
             If the batch is empty or not finite.
         ValueError
             If a shape, type or relative length is wrong.
-
-        Example
-        -------
-        >>> model = PretrainedFocalCodec.from_pretrained(
-        ...     "tests/parity/offline_50hz"
-        ... )
-        >>> tokens, token_lens = model.encode_batch(
-        ...     torch.randn(2, 24000), torch.tensor([1.0, 0.5]), 24000
-        ... )
-        >>> len(tokens), len(token_lens)
-        (2, 2)
         """
         check_sig(wavs, name="wavs")
         wavs = wavs.to(self.device, torch.float32)
         lengths = absolute_lengths("wav_lens", wav_lens, wavs)
         to_rate = self.codec.sample_rate_input
         if sample_rate not in (None, to_rate):
-            # Each alone: the padding must not leak into the last samples,
-            # nor its length into the transform of an awkward ratio.
+            # One by one: padding must not leak into the last samples, nor
+            # affect the transform of an awkward ratio.
             wavs = pad_sequence(
                 [
                     resample(wav[:length], sample_rate, to_rate)
@@ -272,14 +257,14 @@ class PretrainedFocalCodec(Pretrained):
     def decode_batch(
         self, tokens: torch.Tensor, token_lens: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turn a batch of tokens into waveforms.
+        """Decode a batch of tokens to waveforms.
 
         Arguments
         ---------
         tokens : torch.Tensor
             int64 [B, N].
         token_lens : torch.Tensor, optional
-            Relative lengths, float [B] in (0, 1].
+            Relative lengths, float [B].
 
         Returns
         -------
@@ -294,15 +279,6 @@ class PretrainedFocalCodec(Pretrained):
             If the batch is empty or a token is out of range.
         ValueError
             If a shape, type or relative length is wrong.
-
-        Example
-        -------
-        >>> model = PretrainedFocalCodec.from_pretrained(
-        ...     "tests/parity/offline_50hz"
-        ... )
-        >>> wavs, wav_lens = model.decode_batch(torch.zeros(1, 50).long())
-        >>> wav_lens
-        tensor([1.])
         """
         if tokens.ndim != 2 or tokens.dtype != torch.int64:
             raise ValueError(
@@ -324,37 +300,26 @@ class PretrainedFocalCodec(Pretrained):
     def encode(
         self, inputs: torch.Tensor, length: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turn a batch of waveforms into tokens and their embeddings.
+        """Encode a batch of waveforms to tokens and their embeddings.
 
         Arguments
         ---------
         inputs : torch.Tensor
             Waveforms at the codec's input rate, float [B, T] or [B, 1, T].
         length : torch.Tensor, optional
-            Relative lengths, float [B] in (0, 1].
+            Relative lengths, float [B].
 
         Returns
         -------
         tokens : torch.Tensor
-            int64 [B, 1, N]: there is one codebook.
+            int64 [B, 1, N], with one codebook.
         embeddings : torch.Tensor
             Their codes [B, N, d], 0 beyond each length.
 
         Raises
         ------
-        AudioError
-            If the batch is empty or not finite.
-        ValueError
-            If a shape, type or relative length is wrong.
-
-        Example
-        -------
-        >>> model = PretrainedFocalCodec.from_pretrained(
-        ...     "tests/parity/offline_50hz"
-        ... )
-        >>> tokens, embeddings = model.encode(torch.randn(2, 16000))
-        >>> model.decode(tokens).shape
-        torch.Size([2, 15680])
+        AudioError, ValueError
+            See :meth:`encode_batch`.
         """
         if inputs.ndim == 3 and inputs.shape[1] == 1:
             inputs = inputs[:, 0]
@@ -371,14 +336,14 @@ class PretrainedFocalCodec(Pretrained):
     def decode(
         self, tokens: torch.Tensor, length: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Turn a batch of tokens into waveforms.
+        """Decode a batch of tokens to waveforms.
 
         Arguments
         ---------
         tokens : torch.Tensor
             int64 [B, 1, N] or [B, N].
         length : torch.Tensor, optional
-            Relative lengths, float [B] in (0, 1].
+            Relative lengths, float [B].
 
         Returns
         -------
@@ -387,10 +352,8 @@ class PretrainedFocalCodec(Pretrained):
 
         Raises
         ------
-        TokenError
-            If the batch is empty or a token is out of range.
-        ValueError
-            If a shape, type or relative length is wrong.
+        TokenError, ValueError
+            See :meth:`decode_batch`.
         """
         if tokens.ndim == 3 and tokens.shape[1] == 1:
             tokens = tokens[:, 0]
@@ -399,12 +362,12 @@ class PretrainedFocalCodec(Pretrained):
     def get_pretrained_embeddings(
         self, vocab_size: int | None = None, num_codebooks: int | None = None
     ) -> torch.Tensor:
-        """Give the codes of all tokens, to start an embedding with.
+        """Codes of all tokens, to initialise an embedding.
 
         Arguments
         ---------
         vocab_size, num_codebooks : int, optional
-            What the caller expects: the codebook's size and 1.
+            Expected size of the codebook, and 1.
 
         Returns
         -------
@@ -415,14 +378,6 @@ class PretrainedFocalCodec(Pretrained):
         ------
         ValueError
             If the model has another number of tokens or codebooks.
-
-        Example
-        -------
-        >>> model = PretrainedFocalCodec.from_pretrained(
-        ...     "tests/parity/offline_50hz"
-        ... )
-        >>> model.get_pretrained_embeddings().shape
-        torch.Size([32, 5])
         """
         size = self.codec.codebook_size
         for name, got, has in (
@@ -436,35 +391,24 @@ class PretrainedFocalCodec(Pretrained):
     def forward(
         self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Resynthesise a batch: encode it and decode it again.
+        """Resynthesise a batch: encode and decode it.
 
         Arguments
         ---------
         wavs : torch.Tensor
             One-channel waveforms at the codec's input rate, float [B, T].
         wav_lens : torch.Tensor, optional
-            Relative lengths, float [B] in (0, 1].
+            Relative lengths, float [B]; they hold for the output, too.
 
         Returns
         -------
         torch.Tensor
-            The reconstruction, float32, with the length of `wavs` in the
-            output's sample rate; `wav_lens` holds for it too.
+            Waveforms with the duration of `wavs`, float32, at the output rate.
 
         Raises
         ------
-        AudioError
-            If the batch is empty or not finite.
-        ValueError
-            If a shape, type or relative length is wrong.
-
-        Example
-        -------
-        >>> model = PretrainedFocalCodec.from_pretrained(
-        ...     "tests/parity/offline_50hz"
-        ... )
-        >>> model(torch.randn(1, 12345)).shape
-        torch.Size([1, 12345])
+        AudioError, ValueError
+            See :meth:`encode_batch`.
         """
         return self._round_trip(self.codec.resynthesize, wavs, wav_lens)
 
@@ -476,7 +420,7 @@ class PretrainedFocalCodec(Pretrained):
         *,
         k: int = 4,
     ) -> torch.Tensor:
-        """Say what a batch says in another speaker's voice.
+        """Convert a batch to another speaker's voice.
 
         Arguments
         ---------
@@ -485,35 +429,22 @@ class PretrainedFocalCodec(Pretrained):
         reference : VoiceReference
             The target speaker, from :meth:`prepare_reference`.
         wav_lens : torch.Tensor, optional
-            Relative lengths, float [B] in (0, 1].
+            Relative lengths, float [B]; they hold for the output, too.
         k : int
             Number of frames of the reference to average for each frame.
 
         Returns
         -------
         torch.Tensor
-            The converted waveforms, float32, with the length of `wavs` in the
-            output's sample rate; `wav_lens` holds for them too.
+            Waveforms with the duration of `wavs`, float32, at the output rate.
 
         Raises
         ------
-        AudioError
-            If the batch is empty or not finite.
         VoiceError
             If another model made the reference, or it has fewer than `k`
             frames.
-        ValueError
-            If a shape, type or relative length is wrong.
-
-        Example
-        -------
-        >>> model = PretrainedFocalCodec.from_pretrained(
-        ...     "tests/parity/offline_50hz"
-        ... )
-        >>> path = "speechbrain_focalcodec/assets/demo.flac"
-        >>> reference = model.prepare_reference(path)
-        >>> model.convert_voice_batch(torch.randn(1, 12345), reference).shape
-        torch.Size([1, 12345])
+        AudioError, ValueError
+            See :meth:`encode_batch`.
         """
         convert = partial(self.codec.convert_voice, reference=reference, k=k)
         return self._round_trip(convert, wavs, wav_lens)
@@ -530,46 +461,16 @@ class PretrainedFocalCodec(Pretrained):
         lengths = absolute_lengths("wav_lens", wav_lens, wavs)
         with torch.no_grad(), self.inference_ctx:
             sig, _ = method(
-                wavs,
-                lengths=lengths,
-                window=self.window,
-                context=self.context,
+                wavs, lengths=lengths, window=self.window, context=self.context
             )
         return sig.float()
 
     def encode_file(self, path: str | Path) -> torch.Tensor:
-        """Turn an audio file into tokens.
-
-        Arguments
-        ---------
-        path : str or Path
-            An audio file, of any sample rate and channel count.
-
-        Returns
-        -------
-        torch.Tensor
-            The tokens, int64 [N].
-
-        Raises
-        ------
-        AudioError
-            If the file cannot be read, is damaged or absurd.
-
-        Example
-        -------
-        >>> model = PretrainedFocalCodec.from_pretrained(
-        ...     "tests/parity/offline_50hz"
-        ... )
-        >>> from speechbrain_focalcodec.audio import read_audio, write_audio
-        >>> path = getfixture("tmp_path") / "a.wav"
-        >>> write_audio(path, torch.zeros(44100), 44100)
-        >>> model.encode_file(path).dtype
-        torch.int64
-        """
+        """Encode an audio file to tokens, int64 [N]."""
         return self.tokenize_file(path).toks
 
     def tokenize_file(self, path: str | Path) -> TokenFile:
-        """Turn an audio file into the content of a token file.
+        """Encode an audio file to the content of a token file.
 
         Arguments
         ---------
@@ -579,36 +480,16 @@ class PretrainedFocalCodec(Pretrained):
         Returns
         -------
         TokenFile
-            The tokens (on the CPU), the file's own length and sample rate,
-            which give the exact duration, and the model they belong to.
+            The tokens (on the CPU), the model, and the file's length and sample
+            rate, which determine the exact duration.
 
         Raises
         ------
         AudioError
             If the file cannot be read, is damaged or absurd.
-
-        Example
-        -------
-        >>> model = PretrainedFocalCodec.from_pretrained(
-        ...     "tests/parity/offline_50hz"
-        ... )
-        >>> from speechbrain_focalcodec.audio import read_audio, write_audio
-        >>> path = getfixture("tmp_path") / "a.wav"
-        >>> write_audio(path, torch.zeros(44100), 44100)
-        >>> file = model.tokenize_file(path)
-        >>> file.num_samples, file.num_samples_at(16000)
-        (44100, 16000)
         """
         codec = self.codec
-        with (
-            AudioReader(
-                path,
-                codec.sample_rate_input,
-                channel=self.channel,
-                strict=self.strict,
-            ) as reader,
-            self.inference_ctx,
-        ):
+        with self._open(path) as reader, self.inference_ctx:
             toks = codec.encode_stream(
                 reader.read,
                 reader.num_samples,
@@ -620,7 +501,7 @@ class PretrainedFocalCodec(Pretrained):
             toks=toks,
             model=codec.name,
             fingerprint=self.fingerprint,
-            # The file's own: two roundings of its length could add a sample.
+            # Of the file: rounding its length twice could add a sample.
             num_samples=reader.file_num_samples,
             sample_rate=reader.file_sample_rate,
             codebook_size=codec.codebook_size,
@@ -634,7 +515,7 @@ class PretrainedFocalCodec(Pretrained):
         num_samples: int | None = None,
         convert: Convert | None = None,
     ) -> None:
-        """Turn tokens into an audio file.
+        """Decode tokens to an audio file.
 
         Arguments
         ---------
@@ -643,9 +524,8 @@ class PretrainedFocalCodec(Pretrained):
         path : str or Path
             The file to write: ``.wav``, ``.flac`` or ``.ogg``.
         num_samples : int, optional
-            The exact length to write, in samples at the output's rate: the
-            end is cut, or filled with zeros. What the decoder gives by
-            default.
+            Exact length at the output's rate, to crop or zero-pad to; by
+            default that of the decoder's output.
         convert : callable, optional
             See :meth:`FocalCodec.decode`.
 
@@ -655,17 +535,6 @@ class PretrainedFocalCodec(Pretrained):
             If there are no tokens or one is out of range.
         ValueError
             If the shape or type is wrong.
-
-        Example
-        -------
-        >>> model = PretrainedFocalCodec.from_pretrained(
-        ...     "tests/parity/offline_50hz"
-        ... )
-        >>> from speechbrain_focalcodec.audio import read_audio, write_audio
-        >>> path = getfixture("tmp_path") / "a.wav"
-        >>> model.decode_to_file(torch.zeros(50).long(), path, 16000)
-        >>> len(read_audio(path)[0])
-        16000
         """
         if tokens.ndim != 1:
             raise ValueError(
@@ -689,7 +558,7 @@ class PretrainedFocalCodec(Pretrained):
     def resynthesize_file(
         self, in_path: str | Path, out_path: str | Path
     ) -> None:
-        """Encode an audio file and decode it again, keeping its duration.
+        """Encode and decode an audio file, keeping its duration.
 
         Arguments
         ---------
@@ -702,16 +571,6 @@ class PretrainedFocalCodec(Pretrained):
         ------
         AudioError
             If a file cannot be read or written.
-
-        Example
-        -------
-        >>> model = PretrainedFocalCodec.from_pretrained(
-        ...     "tests/parity/offline_50hz"
-        ... )
-        >>> from speechbrain_focalcodec.audio import read_audio, write_audio
-        >>> path = getfixture("tmp_path") / "a.wav"
-        >>> write_audio(path, torch.zeros(44100), 44100)
-        >>> model.resynthesize_file(path, path.with_name("b.wav"))
         """
         file = self.tokenize_file(in_path)
         length = file.num_samples_at(self.codec.sample_rate_output)
@@ -728,18 +587,18 @@ class PretrainedFocalCodec(Pretrained):
         Arguments
         ---------
         paths : str or Path, or a sequence of them
-            Audio files, and folders that are searched for them, of one
-            speaker; a few minutes of clean speech do.
+            Audio files, or folders of them, of one speaker; a few minutes of
+            clean speech are enough.
         name : str, optional
-            What to call the speaker; the first path's name by default.
+            Name of the speaker; that of the first path by default.
         continuous : bool
-            Whether to take the encoder's features, see
+            Whether to use the encoder's features, see
             :meth:`VoiceReference.from_sigs`.
 
         Returns
         -------
         VoiceReference
-            To convert voices with, or to save.
+            The reference.
 
         Raises
         ------
@@ -785,25 +644,23 @@ class PretrainedFocalCodec(Pretrained):
                 batch_size=self.batch_size,
             )
 
+    def _open(self, path: str | Path) -> AudioReader:
+        rate = self.codec.sample_rate_input
+        return AudioReader(path, rate, channel=self.channel, strict=self.strict)
+
     def _continuous_reference(
         self, files: Sequence[Path], name: str
     ) -> VoiceReference:
         """A reference of the encoder's features."""
         codec = self.codec
-        open_reader = partial(
-            AudioReader,
-            sample_rate=codec.sample_rate_input,
-            channel=self.channel,
-            strict=self.strict,
-        )
         num = 0
         for file in files:
-            with open_reader(file) as reader:
+            with self._open(file) as reader:
                 num += engine.num_frames(codec, reader.num_samples)
 
         def read() -> Iterator[torch.Tensor]:
             for file in files:
-                with open_reader(file) as reader:
+                with self._open(file) as reader:
                     yield from engine.feats_stream(
                         codec,
                         reader.read,
@@ -826,7 +683,7 @@ class PretrainedFocalCodec(Pretrained):
         *,
         k: int = 4,
     ) -> None:
-        """Say what an audio file says in another speaker's voice.
+        """Convert an audio file to another speaker's voice.
 
         Arguments
         ---------
@@ -835,8 +692,8 @@ class PretrainedFocalCodec(Pretrained):
         reference : VoiceReference
             The target speaker, from :meth:`prepare_reference`.
         target : str or Path
-            The file to write: ``.wav``, ``.flac`` or ``.ogg``; it lasts as
-            long as `source`.
+            The file to write, with the duration of `source`: ``.wav``,
+            ``.flac`` or ``.ogg``.
         k : int
             Number of frames of the reference to average for each frame.
 
@@ -847,16 +704,6 @@ class PretrainedFocalCodec(Pretrained):
         VoiceError
             If another model made the reference, or it has fewer than `k`
             frames.
-
-        Example
-        -------
-        >>> model = PretrainedFocalCodec.from_pretrained(
-        ...     "tests/parity/offline_50hz"
-        ... )
-        >>> source = "speechbrain_focalcodec/assets/demo.flac"
-        >>> reference = model.prepare_reference(source)
-        >>> target = getfixture("tmp_path") / "converted.wav"
-        >>> model.convert_voice_file(source, reference, target)
         """
         source, target = Path(source), Path(target)
         if source.exists() and target.exists() and source.samefile(target):
@@ -873,7 +720,7 @@ class PretrainedFocalCodec(Pretrained):
 def _fit_length(
     pieces: Iterator[torch.Tensor], num_samples: int | None
 ) -> Iterator[torch.Tensor]:
-    """Cut a waveform in pieces, or add zeros, to a number of samples."""
+    """Crop or zero-pad a waveform in pieces to a number of samples."""
     missing = num_samples
     for piece in pieces:
         if missing is not None:

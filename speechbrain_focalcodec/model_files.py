@@ -1,4 +1,4 @@
-"""Where models are: bundled ones, local folders, the Hugging Face hub."""
+"""Finds models: bundled ones, in folders, on the Hugging Face hub."""
 
 import os
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ __all__ = [
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_SUFFIX = ".safetensors"
-# Of pickled weights, which can run code when they are read.
+# Suffixes of pickled weights, which can run code when they are read.
 PICKLES = (".pt", ".pth", ".bin")
 DEFAULT_MODEL = "focalcodec_mini_50hz"
-# What streams when no model is named.
+# For streaming.
 DEFAULT_CAUSAL_MODEL = "focalcodec_mini_50hz_causal"
 BUNDLED_MODELS = Path(__file__).parent / "models"
 
@@ -39,7 +39,7 @@ def resolve_source(
     names: Sequence[str | Sequence[str]] = hub.MODEL_FILES,
     options: hub.HubOptions | None = None,
 ) -> tuple[str, Path]:
-    """Find a model's folder, fetching it from the hub when needed.
+    """Find a model's folder; fetch it from the hub if needed.
 
     Arguments
     ---------
@@ -48,32 +48,26 @@ def resolve_source(
     revision : str, optional
         Hub only: commit, tag or branch.
     names : sequence of str
-        Hub only: the files to fetch, see
-        :func:`speechbrain_focalcodec.hub.fetch`.
+        Hub only: files to fetch, see :func:`speechbrain_focalcodec.hub.fetch`.
     options : dict, optional
         Hub only: see :class:`speechbrain_focalcodec.hub.HubOptions`.
 
     Returns
     -------
     name : str
-        What the model is called.
+        Name of the model.
     folder : Path
-        Holds `config.json` and `model.safetensors`.
+        Folder with the files.
 
     Raises
     ------
     CheckpointError
-        If there is no such model or it cannot be fetched, or a revision is
-        given for one that has none.
-
-    Example
-    -------
-    >>> resolve_source("focalcodec_mini_50hz")[0]
-    'focalcodec_mini_50hz'
+        If there is no such model, it cannot be fetched, or a revision is
+        given for a local one.
     """
     text = os.fspath(source)
     folder = Path(os.path.expanduser(text))
-    # Path.is_dir raises when the name is too long for one.
+    # Path.is_dir raises if the name is too long.
     if os.path.isdir(folder):
         _check_no_revision(folder, revision)
         return folder.resolve().name, folder
@@ -104,22 +98,7 @@ def _check_no_revision(source: str | Path, revision: str | None) -> None:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where a codec is.
-
-    Arguments
-    ---------
-    name : str
-        What it is called.
-    config : Path
-        Its configuration.
-    weights : Path
-        Its weights; they may be missing.
-
-    Example
-    -------
-    >>> find_model("tests/parity/offline_50hz").weights.name
-    'model.safetensors'
-    """
+    """Name, configuration and weights of a codec; weights may be missing."""
 
     name: str
     config: Path
@@ -131,15 +110,12 @@ def find_model(
     revision: str | None = None,
     options: hub.HubOptions | None = None,
 ) -> ModelFiles:
-    """Find a codec's files, fetching them from the hub when needed.
+    """Find a codec's files; fetch them from the hub if needed.
 
     Arguments
     ---------
     source : str or Path
-        Name of a bundled model; a local folder or hub repository with
-        `config.json` and `model.safetensors`; or a configuration in one, such
-        as ``folder/config_x.json`` or ``owner/name/config_x.json``, with its
-        weights beside it under the same name.
+        As for :meth:`FocalCodec.from_pretrained`.
     revision : str, optional
         Hub only: commit, tag or branch.
     options : dict, optional
@@ -153,13 +129,8 @@ def find_model(
     Raises
     ------
     CheckpointError
-        If there is no such model or it cannot be fetched, or a revision is
-        given for one that has none.
-
-    Example
-    -------
-    >>> find_model("tests/parity/offline_50hz/config.json").name
-    'offline_50hz'
+        If there is no such model, it cannot be fetched, or a revision is
+        given for a local one.
     """
     text = os.fspath(source)
     path = Path(os.path.expanduser(text))
@@ -168,29 +139,31 @@ def find_model(
         name = path.stem
         if path.name == CONFIG_FILE:
             name = path.resolve().parent.name
-        return ModelFiles(name, path, _beside(path, _weights_names(path.name)))
+        return ModelFiles(
+            name, path, _find_weights(path, _weights_names(path.name))
+        )
     match = hub.split_file(text) if isinstance(source, str) else None
     if match is None or os.path.isdir(path.parent):
         name, folder = resolve_source(source, revision, options=options)
         config = folder / CONFIG_FILE
         names = (WEIGHTS_FILE, *_weights_names(CONFIG_FILE))
-        return ModelFiles(name, config, _beside(config, names))
+        return ModelFiles(name, config, _find_weights(config, names))
     repository, file = match
     names = _weights_names(file)
     folder = hub.fetch(
         repository, revision, (file, names), options, hub.PATIENCE
     )
-    return ModelFiles(text, folder / file, _beside(folder / file, names))
+    return ModelFiles(text, folder / file, _find_weights(folder / file, names))
 
 
 def _weights_names(config: str) -> tuple[str, ...]:
-    """Names that the weights of a configuration can have."""
+    """Possible names of the weights of a configuration."""
     names = (Path(config).with_suffix(WEIGHTS_SUFFIX).name,)
     return (*names, WEIGHTS_FILE) if config == CONFIG_FILE else names
 
 
-def _beside(config: Path, names: Sequence[str]) -> Path:
-    """The weights beside a configuration: the first that are there."""
+def _find_weights(config: Path, names: Sequence[str]) -> Path:
+    """The first existing weights file beside a configuration."""
     paths = [config.with_name(name) for name in names]
     found = [path for path in paths if path.exists()]
     pickled = [path for path in paths if pickled_weights(path) is not None]
@@ -198,45 +171,18 @@ def _beside(config: Path, names: Sequence[str]) -> Path:
 
 
 def pickled_weights(path: Path) -> Path | None:
-    """The pickled weights that stand in place of a safetensors file."""
+    """Pickled weights in place of a safetensors file, or None."""
     others = (path.with_suffix(suffix) for suffix in PICKLES)
     return next(filter(Path.is_file, others), None)
 
 
 def bundled_models() -> list[str]:
-    """Names of the models that come with the package.
-
-    Returns
-    -------
-    list of str
-        Sorted.
-
-    Example
-    -------
-    >>> DEFAULT_MODEL in bundled_models()
-    True
-    """
+    """Names of the models in the package, sorted."""
     return sorted(
         path.parent.name for path in BUNDLED_MODELS.glob("*/config.json")
     )
 
 
 def offline_message(name: str) -> str:
-    """Why an offline model does not stream, and which models do.
-
-    Arguments
-    ---------
-    name : str
-        The model's name.
-
-    Returns
-    -------
-    str
-        For an error.
-
-    Example
-    -------
-    >>> "lucadellalib/focalcodec_50hz_4k_causal" in offline_message("mine")
-    True
-    """
+    """Message: an offline model cannot stream, and which models can."""
     return hub.offline_message(name, bundled_models())

@@ -1,8 +1,8 @@
-"""The parts that a released model can be made of: one table.
+"""The table of parts that a released model can be made of.
 
-A part is one entry: its role, its class and the class of its options. A new
-part needs no other place. (What ONNX cannot trace of it has a substitute,
-layer by layer, in `onnx/layers.py` and `onnx/step_layers.py`.)
+A part is one entry: its role, its class and the class of its options. Layers
+that ONNX cannot trace have substitutes in `onnx/layers.py` and
+`onnx/step_layers.py`.
 """
 
 from dataclasses import dataclass
@@ -28,30 +28,14 @@ from speechbrain_focalcodec.modules.vocos import Vocos
 from speechbrain_focalcodec.modules.wavenext import WaveNeXt
 from speechbrain_focalcodec.modules.wavlm import WavLM
 
-__all__ = [
-    "PARTS",
-    "ROLES",
-    "Kind",
-    "build_part",
-    "name_of",
-]
+__all__ = ["PARTS", "ROLES", "Kind", "build_part", "name_of"]
 
 ROLES = ("encoder", "compressor", "quantizer", "decompressor", "decoder")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A part that `config.json` can name.
-
-    Arguments
-    ---------
-    role : str
-        One of :data:`ROLES`.
-    module : type
-        The class; its name is that in `config.json`.
-    config : type
-        The class of its options.
-    """
+    """A part that `config.json` can name: role, class, class of its options."""
 
     role: str
     module: type[Part]
@@ -74,29 +58,12 @@ PARTS = {
 
 
 def build_part(role: str, name: str, config: PartConfig) -> Any:
-    """Build a part from its configuration.
+    """Build a part from its options.
 
-    Arguments
-    ---------
-    role : str
-        One of :data:`ROLES`.
-    name : str
-        Of :data:`PARTS`; or the import path of a class of the user's own.
-    config : PartConfig
-        Its options.
-
-    Returns
-    -------
-    Part
-        The module. Its `options` are those that the configuration was given.
-
-    Raises
-    ------
-    ConfigError
-        If a class of the user's own cannot be imported, or is no part.
+    `name` is a key of :data:`PARTS` or the import path of another subclass of
+    Part. Raises ConfigError if that cannot be imported or is no part.
     """
     options = config.model_dump()
-    given = config.model_dump(exclude_unset=True)
     if name in PARTS[role]:
         part = PARTS[role][name].module(**options)
     else:
@@ -107,29 +74,13 @@ def build_part(role: str, name: str, config: PartConfig) -> Any:
                 "that can be imported; is its folder on PYTHONPATH?"
             )
         part = cls(**options)
-    part.options = given
+    part.options = config.model_dump(exclude_unset=True)
     return part
 
 
 def name_of(role: str, part: Part | PartConfig) -> str:
-    """The name of a part in a configuration.
-
-    Arguments
-    ---------
-    role : str
-        One of :data:`ROLES`.
-    part : Part or PartConfig
-        The module, or its options.
-
-    Returns
-    -------
-    str
-        Of :data:`PARTS`; or the import path of a class of the user's own.
-
-    Example
-    -------
-    >>> name_of("quantizer", BinarySphericalQuantizer(8))
-    'BinarySphericalQuantizer'
+    """Name of a part, or of its options, in :data:`PARTS`; else its import
+    path.
     """
     cls = type(part)
     for name, kind in PARTS[role].items():

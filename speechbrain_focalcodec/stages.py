@@ -2,8 +2,8 @@
 
     sig -> feats -> lats -> toks / codes -> qfeats -> sig
 
-One pass, windows over long audio, streams and exported graphs all walk the
-lists that :meth:`Stages.encoding` and :meth:`Stages.decoding` give.
+A single pass, windows over long audio, streams and exported graphs all run the
+lists of stages :meth:`Stages.encoding` and :meth:`Stages.decoding`.
 """
 
 import math
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speechbrain_focalcodec.audio.resampling import resampled_length
 from speechbrain_focalcodec.checkpoint import fingerprint_of, read_parts
@@ -38,22 +38,21 @@ from speechbrain_focalcodec.parts import ROLES, name_of
 
 __all__ = ["Convert", "Stage", "Staged", "Stages", "run_stages"]
 
-Staged = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
-# What quantized features go through before the decoder, frame by frame:
-# (features [B, F, C], frames int64 [B] or None) -> features [B, F, C].
-Convert = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+# The output of a stage; with lengths, also the output's lengths.
+Staged = Tensor | tuple[Tensor, Tensor]
+# Applied to quantized features before they are decoded, frame by frame:
+# (features [B, F, C], lengths int64 [B] or None) -> features [B, F, C].
+Convert = Callable[[Tensor, Tensor | None], Tensor]
+Lengths = Tensor | None
+State = StreamState | None
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step on the way from waveform to tokens, or back.
+    """One step from waveform to tokens, or back.
 
-    Arguments
-    ---------
-    run : callable
-        ``(x, lengths=None)``, and ``state=None`` where it carries one.
-    carries_state : bool
-        Whether a stream carries something from chunk to chunk in it.
+    `run` takes ``(x, lengths=None)``, with ``state=None`` if it carries state
+    between the chunks of a stream.
     """
 
     run: Callable[..., Staged]
@@ -62,27 +61,16 @@ class Stage:
 
 def run_stages(
     stages: Iterable[Stage],
-    x: torch.Tensor,
-    lengths: torch.Tensor | None = None,
-    state: StreamState | None = None,
+    x: Tensor,
+    lengths: Lengths = None,
+    state: State = None,
 ) -> Staged:
-    """Run stages one after the other.
+    """Run stages of :meth:`Stages.encoding` or :meth:`Stages.decoding` in
+    order.
 
-    Arguments
-    ---------
-    stages : iterable of Stage
-        Of :meth:`Stages.encoding` or :meth:`Stages.decoding`.
-    x : torch.Tensor
-        Input of the first one.
-    lengths : torch.Tensor, optional
-        Its absolute lengths, int64 [B].
-    state : StreamState, optional
-        What a stream carries.
-
-    Returns
-    -------
-    torch.Tensor or (torch.Tensor, torch.Tensor)
-        Output of the last one; with `lengths`, also its lengths.
+    `lengths` are the absolute lengths of `x`, int64 [B]; a stream's `state` is
+    updated in place. Returns the output of the last stage; with `lengths`, also
+    its lengths.
     """
     out: Any = x if lengths is None else (x, lengths)
     for stage in stages:
@@ -96,24 +84,23 @@ def run_stages(
 
 
 class Stages(nn.Module):
-    """Five parts, what follows from them, and the stages between them.
+    """Five parts, the facts that follow from them, and the stages.
 
-    A stage method takes a tensor with time on axis 1; absolute `lengths`,
-    int64 [B], in the unit of its input (samples, frames or tokens); and, of
-    causal models, the `state` that a stream carries between chunks. Without
-    lengths it returns a tensor. With lengths it returns the tensor, zero
-    beyond each length, and the new lengths. The output of an utterance does
-    not depend on the batch. Integers in place of floats, NaN and wrong shapes
-    are errors that name the argument.
+    A stage method takes a tensor with time on axis 1; absolute `lengths`, int64
+    [B], in the unit of its input (samples, frames or tokens); and, for causal
+    models, the stream's `state`. Without lengths it returns a tensor. With
+    lengths it returns the tensor, zero beyond each length, and the new lengths.
+    The output of an utterance does not depend on the batch. Integers in place
+    of floats, NaN and wrong shapes are errors that name the argument.
 
     Arguments
     ---------
     encoder, compressor, quantizer, decompressor, decoder : Part
-        The parts, see :mod:`speechbrain_focalcodec.modules.part`. In place of
-        one, its configuration: what the codec is stays known then, but that
-        part cannot run.
+        The parts, see :mod:`speechbrain_focalcodec.modules.part`. A
+        configuration in place of a part: that part cannot run, but rates,
+        latency and configuration of the codec stay known.
     name : str
-        What the model is called in messages and token files.
+        Name of the model in messages and token files.
 
     Raises
     ------
@@ -140,9 +127,9 @@ class Stages(nn.Module):
     ):
         super().__init__()
         self.name = name
-        given = (encoder, compressor, quantizer, decompressor, decoder)
+        parts = (encoder, compressor, quantizer, decompressor, decoder)
         self._absent: dict[str, PartConfig] = {}
-        for role, part in zip(ROLES, given, strict=True):
+        for role, part in zip(ROLES, parts, strict=True):
             if isinstance(part, PartConfig):
                 self._absent[role] = part
             elif isinstance(part, Part):
@@ -155,11 +142,11 @@ class Stages(nn.Module):
                     "codec from a configuration"
                 )
         check_fit({role: self.facts(role) for role in ROLES})
-        # Where the weights of absent parts are.
+        # File with the weights of absent parts.
         self.weights_file: Path | None = None
         self._fingerprint: str | None = None
         self._hashed = DerivedFromAll(_hash)
-        # What acceleration.accelerate changed, and what it leaves behind.
+        # Set by acceleration.accelerate.
         self.accelerated: str | None = None
         self.autocast_dtype: torch.dtype | None = None
 
@@ -175,23 +162,11 @@ class Stages(nn.Module):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the parts that it has."""
+        """Roles of the parts that are loaded."""
         return tuple(role for role in ROLES if role in self._modules)
 
     def facts(self, role: str) -> Any:
-        """A part, or its configuration where it is absent.
-
-        Arguments
-        ---------
-        role : str
-            Such as ``encoder``.
-
-        Returns
-        -------
-        Part or PartConfig
-            Both have the attributes of the role's class in
-            :mod:`speechbrain_focalcodec.modules.part`.
-        """
+        """The part of a role, or its configuration if it is absent."""
         return self._absent.get(role) or getattr(self, role)
 
     @property
@@ -211,24 +186,24 @@ class Stages(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over configuration and weights: the model's identity.
+        """SHA-256 (hex) of configuration and weights: identifies the model.
 
-        Tokens mean something only to the model with the same fingerprint.
-        Acceleration does not change it. A model that was loaded without some
-        of its parts reads them for it.
+        Tokens are valid only for the model with the same fingerprint.
+        Acceleration does not change it. Weights of absent parts are read from
+        disk for it.
         """
         if self._fingerprint is not None:
             return self._fingerprint
-        # Hashing takes a second at full size: again only after a change.
+        # Hashing a full-size model takes a second: only after a change.
         return self._hashed(self)
 
-    def keep_fingerprint(self) -> None:
-        """Keep the present identity, whatever becomes of the weights."""
+    def freeze_fingerprint(self) -> None:
+        """Keep the present fingerprint even if the weights change."""
         self._fingerprint = self.fingerprint
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are; the CPU if it has none."""
+        """Device of the weights; the CPU if there are none."""
         tensors = chain(self.parameters(), self.buffers())
         return next(tensors, torch.empty(0)).device
 
@@ -245,33 +220,33 @@ class Stages(nn.Module):
 
     @property
     def token_rate(self) -> float:
-        """Tokens a second (Hz)."""
+        """Tokens per second (Hz)."""
         return self.sample_rate_input / self.hop_length
 
     @property
     def hop_length(self) -> int:
-        """Input samples a token."""
+        """Input samples per token."""
         factors = self.facts("compressor").downscale_factors
         return self.facts("encoder").hop_length * math.prod(factors)
 
     @property
     def output_hop_length(self) -> int:
-        """Output samples a token."""
+        """Output samples per token."""
         factors = self.facts("decompressor").upscale_factors
         return self.facts("decoder").hop_length * math.prod(factors)
 
     @property
     def bitrate(self) -> float:
-        """Bits a second."""
+        """Bits per second."""
         return self.token_rate * self.quantizer.dim
 
     @property
     def codebook_size(self) -> int:
-        """Number of different tokens."""
+        """Size of the codebook."""
         return self.quantizer.codebook_size
 
     @property
-    def codebook(self) -> torch.Tensor:
+    def codebook(self) -> Tensor:
         """All codes [codebook_size, d], in the order of their tokens."""
         return self.quantizer.codebook
 
@@ -303,33 +278,14 @@ class Stages(nn.Module):
         return 1000 * self.chunk_length / self.sample_rate_input
 
     def num_tokens(self, num_samples: int) -> int:
-        """Tokens that a waveform gives.
-
-        Arguments
-        ---------
-        num_samples : int
-            Samples at the input's rate; at least 1.
-
-        Returns
-        -------
-        int
-            Tokens; at least 1.
-        """
+        """Number of tokens (at least 1) for a number of input samples."""
         frames = self.encoder.output_lengths(torch.tensor(num_samples))
         return int(self.compressor.output_lengths(frames))
 
     def output_num_samples(self, num_samples: Any) -> Any:
-        """Samples at the output's rate that last as long as the input.
+        """Output samples with the duration of some input samples, rounded up.
 
-        Arguments
-        ---------
-        num_samples : int or torch.Tensor
-            Samples at the input's rate.
-
-        Returns
-        -------
-        int or torch.Tensor
-            Samples at the output's rate, rounded up.
+        Takes an int, or lengths int64 [B]; returns the same kind.
         """
         return resampled_length(
             num_samples, self.sample_rate_input, self.sample_rate_output
@@ -338,7 +294,7 @@ class Stages(nn.Module):
     # Stages
 
     def encoding(self) -> list[Stage]:
-        """Waveform to tokens: the stages in their order."""
+        """Stages from waveform to tokens, in order."""
         return [
             Stage(self.sig_to_feats, True),
             Stage(self.feats_to_lats, True),
@@ -346,40 +302,32 @@ class Stages(nn.Module):
         ]
 
     def decoding(self, convert: Convert | None = None) -> list[Stage]:
-        """Tokens to waveform: the stages in their order.
+        """Stages from tokens to waveform, in order; the last one is the
+        decoder.
 
-        Arguments
-        ---------
-        convert : callable, optional
-            What quantized features go through before the decoder.
-
-        Returns
-        -------
-        list of Stage
-            The last one makes the waveform, those before it the features.
+        `convert` is applied to quantized features [B, F, C] before they are
+        decoded.
         """
 
-        def run(feats, lengths=None):
+        def convert_stage(feats, lengths=None):
+            assert convert is not None
             feats = convert(feats, lengths)
             return feats if lengths is None else (feats, lengths)
 
         return [
             Stage(self.toks_to_codes, False),
             Stage(self.codes_to_qfeats, True),
-            *([] if convert is None else [Stage(run, False)]),
+            *([] if convert is None else [Stage(convert_stage, False)]),
             Stage(self.feats_to_sig, True),
         ]
 
     def sig_to_feats(
-        self,
-        sig: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
+        self, sig: Tensor, lengths: Lengths = None, state: State = None
     ) -> Staged:
         """Waveform [B, T] within [-1, 1] to features [B, F, C].
 
-        All chunks of a stream but the last hold a multiple of `chunk_length`
-        samples.
+        In a stream, the length of each chunk except the last is a multiple of
+        `chunk_length`.
         """
         check_floats(sig, "sig", lengths)
         if state is not None and self.chunk_length is not None:
@@ -395,10 +343,7 @@ class Stages(nn.Module):
         return self._run("encoder", sig, lengths, state)
 
     def feats_to_lats(
-        self,
-        feats: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
+        self, feats: Tensor, lengths: Lengths = None, state: State = None
     ) -> Staged:
         """Features [B, F, C] to latents [B, N, d] on the unit sphere."""
         compressor = self.compressor
@@ -409,80 +354,57 @@ class Stages(nn.Module):
 
         return self._run("compressor", feats, lengths, state, compress)
 
-    def lats_to_toks(
-        self, lats: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> Staged:
+    def lats_to_toks(self, lats: Tensor, lengths: Lengths = None) -> Staged:
         """Latents [B, N, d] to tokens, int64 [B, N]."""
         check_floats(lats, "lats", lengths, self.quantizer.dim)
         return _pointwise(self.quantizer.lats_to_toks, lats, lengths)
 
-    def lats_to_codes(
-        self, lats: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> Staged:
+    def lats_to_codes(self, lats: Tensor, lengths: Lengths = None) -> Staged:
         """Latents [B, N, d] to codes [B, N, d], each +-1/sqrt(d)."""
         check_floats(lats, "lats", lengths, self.quantizer.dim)
         return _pointwise(self.quantizer.lats_to_codes, lats, lengths)
 
-    def toks_to_codes(
-        self, toks: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> Staged:
+    def toks_to_codes(self, toks: Tensor, lengths: Lengths = None) -> Staged:
         """Tokens, int64 [B, N], to codes [B, N, d]."""
         toks = self.check_toks(toks, lengths)
         return _pointwise(self.quantizer.toks_to_codes, toks, lengths)
 
-    def codes_to_toks(
-        self, codes: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> Staged:
+    def codes_to_toks(self, codes: Tensor, lengths: Lengths = None) -> Staged:
         """Codes [B, N, d] to tokens, int64 [B, N]."""
         check_floats(codes, "codes", lengths, self.quantizer.dim)
         return self.lats_to_toks(codes, lengths)
 
     def codes_to_qfeats(
-        self,
-        codes: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
+        self, codes: Tensor, lengths: Lengths = None, state: State = None
     ) -> Staged:
         """Codes [B, N, d] to quantized features [B, F, C]."""
         check_floats(codes, "codes", lengths, self.quantizer.dim)
         return self._run("decompressor", codes, lengths, state)
 
     def feats_to_sig(
-        self,
-        feats: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
+        self, feats: Tensor, lengths: Lengths = None, state: State = None
     ) -> Staged:
         """Features [B, F, C] to waveform [B, F * hop length of the decoder]."""
         check_floats(feats, "feats", lengths, self.decoder.input_dim)
         return self._run("decoder", feats, lengths, state)
 
-    # Stages joined, each in a single pass
+    # Several stages in a single pass
 
     def sig_to_toks(
-        self,
-        sig: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
+        self, sig: Tensor, lengths: Lengths = None, state: State = None
     ) -> Staged:
         """Waveform [B, T] to tokens, int64 [B, N]."""
         return run_stages(self.encoding(), sig, lengths, state)
 
     def sig_to_codes(
-        self,
-        sig: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
+        self, sig: Tensor, lengths: Lengths = None, state: State = None
     ) -> Staged:
         """Waveform [B, T] to codes [B, N, d]."""
         stages = [*self.encoding()[:-1], Stage(self.lats_to_codes, False)]
         return run_stages(stages, sig, lengths, state)
 
     def sig_to_qfeats(
-        self,
-        sig: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
+        self, sig: Tensor, lengths: Lengths = None, state: State = None
     ) -> Staged:
         """Waveform [B, T] to quantized features [B, F, C]."""
         stages = [
@@ -492,60 +414,31 @@ class Stages(nn.Module):
         return run_stages(stages, sig, lengths, state)
 
     def toks_to_qfeats(
-        self,
-        toks: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
+        self, toks: Tensor, lengths: Lengths = None, state: State = None
     ) -> Staged:
         """Tokens, int64 [B, N], to quantized features [B, F, C]."""
         return run_stages(self.decoding()[:-1], toks, lengths, state)
 
     def toks_to_sig(
-        self,
-        toks: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
+        self, toks: Tensor, lengths: Lengths = None, state: State = None
     ) -> Staged:
         """Tokens, int64 [B, N], to waveform [B, T]."""
         return run_stages(self.decoding(), toks, lengths, state)
 
     def codes_to_sig(
-        self,
-        codes: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        state: StreamState | None = None,
+        self, codes: Tensor, lengths: Lengths = None, state: State = None
     ) -> Staged:
         """Codes [B, N, d] to waveform [B, T]."""
         return run_stages(self.decoding()[1:], codes, lengths, state)
 
     def check_toks(
-        self,
-        toks: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        name: str = "lengths",
-    ) -> torch.Tensor:
-        """Refuse tokens that this model does not have.
+        self, toks: Tensor, lengths: Lengths = None, name: str = "lengths"
+    ) -> Tensor:
+        """Check tokens, integers [B, N].
 
-        Arguments
-        ---------
-        toks : torch.Tensor
-            Integers [B, N].
-        lengths : torch.Tensor, optional
-            Tokens, int64 [B]; what stands beyond them is not looked at.
-        name : str
-            What to call the lengths in a message.
-
-        Returns
-        -------
-        torch.Tensor
-            The tokens, int64 [B, N], 0 beyond the lengths.
-
-        Raises
-        ------
-        TokenError
-            If a token is no integer in [0, codebook_size).
-        ValueError
-            If a shape is wrong.
+        Returns them as int64 [B, N], 0 beyond `lengths` (int64 [B], called
+        `name` in messages); values beyond the lengths are not checked. A token
+        outside [0, codebook_size) raises TokenError, a wrong shape ValueError.
         """
         check_rank(toks, 2, "toks", "[B, N]")
         if toks.is_floating_point() or toks.is_complex():
@@ -565,10 +458,10 @@ class Stages(nn.Module):
     def _run(
         self,
         role: str,
-        x: torch.Tensor,
-        lengths: torch.Tensor | None,
-        state: StreamState | None,
-        run: Callable[..., torch.Tensor] | None = None,
+        x: Tensor,
+        lengths: Lengths,
+        state: State,
+        run: Callable[..., Tensor] | None = None,
     ) -> Staged:
         """Run one part; with lengths, zero its padding and count anew."""
         part = getattr(self, role)
@@ -578,40 +471,17 @@ class Stages(nn.Module):
         if lengths is None:
             return y
         lengths = part.output_lengths(lengths)
-        return zero_beyond(y, lengths, own=role != "decoder"), lengths
+        return zero_beyond(y, lengths, in_place=role != "decoder"), lengths
 
     def run_part(
-        self,
-        module: Any,
-        x: torch.Tensor,
-        lengths: torch.Tensor | None,
-        state: StreamState | None,
-        role: str,
-    ) -> torch.Tensor:
-        """Run a part, or a layer of one, as this codec runs them.
+        self, module: Any, x: Tensor, lengths: Lengths, state: State, role: str
+    ) -> Tensor:
+        """Run a part, or a layer of it, with this codec's autocast.
 
-        Arguments
-        ---------
-        module : callable
-            What to run: (x, lengths) or (x, lengths, state).
-        x : torch.Tensor
-            Its input [B, T, ...].
-        lengths : torch.Tensor, optional
-            Steps, int64 [B].
-        state : StreamState, optional
-            Carried by a causal model; or the means of whole utterances.
-        role : str
-            The part's name in `state`.
-
-        Returns
-        -------
-        torch.Tensor
-            What it gives, whatever that is beyond the lengths.
-
-        Raises
-        ------
-        StreamError
-            If an offline model is to carry state.
+        `module` is called with (x, lengths), and with `state` if there is one:
+        that of a stream, seen through the prefix `role`, or the means over
+        whole utterances. The output's values beyond the lengths are arbitrary.
+        Raises StreamError for a stream's state if the model is offline.
         """
         if (
             state is not None
@@ -641,19 +511,17 @@ def _hash(codec: Stages) -> str:
 
 
 def _pointwise(
-    function: Callable[[torch.Tensor], torch.Tensor],
-    x: torch.Tensor,
-    lengths: torch.Tensor | None,
+    function: Callable[[Tensor], Tensor], x: Tensor, lengths: Lengths
 ) -> Staged:
-    """Apply what keeps the time axis and mixes nothing along it."""
+    """Apply a function that treats each time step by itself."""
     if lengths is None:
         return function(x)
     lengths = check_lengths(lengths, x, "lengths")
-    return zero_beyond(function(x), lengths, own=True), lengths
+    return zero_beyond(function(x), lengths, in_place=True), lengths
 
 
-def check_rank(x: torch.Tensor, rank: int, name: str, shape: str) -> None:
-    """Refuse all but a tensor of some rank that is not empty."""
+def check_rank(x: Tensor, rank: int, name: str, shape: str) -> None:
+    """Raise unless `x` is a non-empty tensor of this rank."""
     if not isinstance(x, torch.Tensor) or x.ndim != rank or 0 in x.shape:
         got = list(x.shape) if isinstance(x, torch.Tensor) else type(x)
         raise ValueError(
@@ -662,12 +530,9 @@ def check_rank(x: torch.Tensor, rank: int, name: str, shape: str) -> None:
 
 
 def check_floats(
-    x: torch.Tensor,
-    name: str,
-    lengths: torch.Tensor | None,
-    dim: int | None = None,
+    x: Tensor, name: str, lengths: Lengths, dim: int | None = None
 ) -> None:
-    """Refuse all but a batch of waveforms, or of frames of `dim` channels."""
+    """Raise unless `x` is a waveform, or frames of `dim` channels."""
     if dim is None:
         check_rank(x, 2, name, "[B, T]")
     else:
@@ -683,16 +548,15 @@ def check_floats(
             f"{name} must have {dim} channels, [B, T, {dim}], in this model, "
             f"got {list(x.shape)}"
         )
-    # A training counts its losses that are not finite.
+    # Training counts losses that are not finite.
     is_trained = x.requires_grad and torch.is_grad_enabled()
     if is_trained or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
-    # NaN and infinity spread to a sum, which is faster to look at.
+    # NaN and infinity carry over to the sum, which is faster to check.
     if math.isfinite(x.detach().sum()):
         return
     if lengths is not None:
-        # What stands beyond the lengths does not matter.
         x = zero_beyond(x, check_lengths(lengths, x, "lengths"))
     if not bool(x.isfinite().all()):
         error = AudioError if dim is None else ValueError
-        raise error(f"{name} has NaN or infinite values; find what made them")
+        raise error(f"{name} has NaN or infinite values; find their source")

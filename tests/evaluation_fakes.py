@@ -37,7 +37,7 @@ class Gain(System):
 
 
 class Converter(Gain):
-    """Says how loud the target is."""
+    """Outputs the level of the target."""
 
     def prepare_reference(self, sigs):
         return [len(sig) for sig in sigs]
@@ -95,7 +95,7 @@ def failures_of(out):
 
 
 def texts_of(out):
-    """What an evaluation comes to."""
+    """Texts of an evaluation's results."""
     names = ("utterances.csv", "failures.csv", "summary.json", "summary.md")
     return {name: (out / name).read_text() for name in names}
 
@@ -117,7 +117,7 @@ def make_speakers(root):
 
 
 def without_pictures(monkeypatch):
-    """Pictures take long."""
+    """Plots are slow."""
     monkeypatch.setattr(
         finishing, "plot_all", lambda folder, *_: folder.mkdir(exist_ok=True)
     )

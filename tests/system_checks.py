@@ -1,4 +1,4 @@
-"""What every codec under evaluation must do, for tests."""
+"""Checks of codecs under evaluation."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from speechbrain_focalcodec.audio import read_audio
 
 DEMO = Path("speechbrain_focalcodec/assets/demo.flac")
-# Of inputs, in samples; some shorter than any frame.
+# Input lengths in samples; some are shorter than a frame.
 LENGTHS = [1, 159, 321, 4000]
 
 

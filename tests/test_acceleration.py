@@ -35,7 +35,7 @@ def close(a, b):
 
 
 def plainly(module, *args):
-    """What the plain path gives: gradients turn the fast one off."""
+    """Output of the plain path: gradients disable the fast one."""
     with torch.enable_grad():
         return module(*args).detach()
 
@@ -102,7 +102,7 @@ def test_pointwise_convolution():
     st.integers(1, 2 * SEGMENT * 8 + 200),
     st.integers(1, 2 * SEGMENT * 8 + 200),
 )
-def test_segments_of_the_extractor_are_the_whole(length, other):
+def test_segments_of_the_extractor_equal_the_whole(length, other):
     torch.manual_seed(0)
     extractor = FeatureExtractor((4, 4, 4), (10, 3, 2), (2, 2, 2)).eval()
     sig = torch.randn(2, 3 * SEGMENT * 8)
@@ -211,7 +211,7 @@ def test_changed_weights_are_always_seen(parity, packing, change, accelerated):
     fingerprint = codec.fingerprint
     change(codec)
     assert packing and not all(map(torch.equal, before, codec.parameters()))
-    # A copy keeps nothing of what was derived before.
+    # A copy starts with an empty cache.
     new = copy.deepcopy(codec)
     assert new.fingerprint == codec.fingerprint
     if accelerated is None:
@@ -262,7 +262,7 @@ def test_fast_path_is_for_plain_inference():
 @pytest.mark.parametrize(
     ("precision", "agreement"), [("bf16", 0.94), ("int8", 0.7)]
 )
-def test_low_precision_gives_nearly_the_same(precision, agreement):
+def test_low_precision_is_close(precision, agreement):
     exact = FocalCodec.from_pretrained(DEFAULT_MODEL)
     codec = FocalCodec.from_pretrained(DEFAULT_MODEL)
     assert accelerate(codec, precision) is codec
@@ -337,7 +337,7 @@ def packing(monkeypatch):
 
 @pytest.mark.parametrize("frames", [1, 4, 63, 640, 641])
 @pytest.mark.parametrize("bfloat16", [False, True])
-def test_packed_weights_give_the_same(packing, frames, bfloat16):
+def test_packed_weights_have_the_same_output(packing, frames, bfloat16):
     linear = Linear(16, 24)
     x = torch.randn(frames, 16)
     if bfloat16:
@@ -391,7 +391,7 @@ def test_packed_taps_of_a_window(packing, steps):
 @given(
     frames=st.integers(1, 70), inside=st.integers(1, 40), out=st.integers(1, 40)
 )
-def test_eight_bits_of_a_frame_are_its_own(frames, inside, out):
+def test_eight_bit_frames_do_not_depend_on_the_batch(frames, inside, out):
     weight, bias = torch.randn(inside, out).mT, torch.randn(out)
     layer = RowwiseInt8(weight, bias)
     # Frames of very different size; one of zeros.
@@ -407,7 +407,7 @@ def test_eight_bits_of_a_frame_are_its_own(frames, inside, out):
 
 
 @torch.no_grad()
-def test_eight_bits_without_onednn_are_the_same(monkeypatch):
+def test_eight_bits_without_onednn_are_equal(monkeypatch):
     x, weight, bias = torch.randn(9, 300), torch.randn(7, 300), torch.randn(7)
     want = RowwiseInt8(weight, bias)(x)
     monkeypatch.setattr(acceleration, "multiplies_int8", lambda: False)
@@ -415,7 +415,7 @@ def test_eight_bits_without_onednn_are_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize(("limit", "right"), [(2**15, False), (2**31, True)])
-def test_products_that_overflow_are_not_taken(monkeypatch, limit, right):
+def test_overflowing_products_are_not_used(monkeypatch, limit, right):
     """As oneDNN's do on processors with AVX2 alone."""
 
     def multiply(rows, packed, scale, zero_points):
@@ -429,7 +429,7 @@ def test_products_that_overflow_are_not_taken(monkeypatch, limit, right):
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_compiled_models_give_the_same_tokens(parity):
+def test_compiled_models_have_the_same_tokens(parity):
     exact = FocalCodec.from_pretrained(parity / "offline_50hz")
     codec = FocalCodec.from_pretrained(parity / "offline_50hz")
     accelerate(codec, compile=True)

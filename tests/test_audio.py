@@ -1,4 +1,4 @@
-"""Audio files: what is read, what is refused, and what is written."""
+"""Reading, checking and writing audio files."""
 
 import math
 import struct
@@ -123,7 +123,7 @@ def test_mp3_of_unknown_length_is_read(tmp_path, gains):
     data = path.read_bytes()
     second_frame = data.index(data[:2], 100)
     path.write_bytes(data[second_frame:])
-    # Whole frames, with what the encoder has added.
+    # Whole frames, with the padding of the encoder.
     length = len(read_audio(path)[0])
     assert length % 576 == 0 and 80000 + 576 < length < 80000 + 4 * 576
 
@@ -177,7 +177,7 @@ def test_wild_samples_are_refused(tmp_path, value):
         read_audio(path)
 
 
-def test_what_is_not_audio_is_refused(tmp_path):
+def test_other_files_than_audio_are_refused(tmp_path):
     (tmp_path / "empty.wav").touch()
     (tmp_path / "text.wav").write_text("not audio")
     (tmp_path / "headless.raw").write_bytes(bytes(100))
@@ -191,7 +191,7 @@ def test_what_is_not_audio_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-def test_damaged_bytes_give_audio_errors_only(tmp_path, suffix):
+def test_damaged_bytes_raise_only_audio_errors(tmp_path, suffix):
     whole = make(tmp_path, suffix, noise(4000)).read_bytes()
     path = tmp_path / f"damaged.{suffix}"
     refused = 0
@@ -231,7 +231,7 @@ def test_channels_are_averaged_and_resampled(tmp_path):
     from_rate=st.integers(4000, 50000),
     to_rate=st.sampled_from([16000, 24000]),
 )
-def test_resampling_gives_the_exact_length(length, from_rate, to_rate):
+def test_resampling_has_the_exact_length(length, from_rate, to_rate):
     out = resample(torch.ones(2, length), from_rate, to_rate)
     wanted = math.ceil(length * to_rate / from_rate)
     assert out.shape == (2, wanted)
@@ -275,7 +275,7 @@ def test_writing_clips(tmp_path):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_writing_refuses_what_is_not_finite(tmp_path, value):
+def test_writing_refuses_values_that_are_not_finite(tmp_path, value):
     path = tmp_path / "a.wav"
     write_audio(path, torch.zeros(100), 16000)
     with pytest.raises(AudioError, match="a.wav: has NaN"):

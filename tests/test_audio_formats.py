@@ -157,7 +157,7 @@ def test_mp3_without_a_header_is_read_whole(
     bare, _ = read_audio(tmp_path / "bare.mp3")
     assert len(whole) == 20000
     assert len(bare) % (1152 if sample_rate >= 32000 else 576) == 0
-    # The header would have said what the encoder has added before.
+    # The header would give the padding of the encoder.
     assert (bare[1105:][:20000] - whole).abs().max() < 1e-4
 
 
@@ -237,7 +237,7 @@ def test_unknown_sizes_of_32_bits_mean_to_the_end(length, kind, total, size):
     data = replaced(data, at, struct.pack(order, size))
     assert length(data) == LENGTH
     assert length(replaced(data, 4, struct.pack(order, total))) == LENGTH
-    # What SoX adds to the size that it does not know.
+    # SoX adds this to its placeholder for the size.
     more = struct.pack(order, (total + 36) % 2**32)
     assert length(replaced(data, 4, more)) == LENGTH
     assert data[4:8] == known
@@ -300,7 +300,7 @@ def test_flac_that_counts_other_samples_is_refused(length, count):
         length(flac_claiming(encode("FLAC"), count), "a.flac")
 
 
-# Cuts, and what goes on after its end
+# Files that are too short or too long
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_files_cut_short_are_refused(length, kind, subtype, cut):
     ("kind", "subtype"),
     [("CAF", "ALAC_16"), ("W64", "PCM_16"), ("RF64", "PCM_16")],
 )
-def test_a_last_byte_is_missed(length, kind, subtype):
+def test_a_missing_last_byte_is_refused(length, kind, subtype):
     data = encode(kind, subtype, noise(LENGTH - 1))
     assert length(data) == LENGTH - 1
     with pytest.raises(AudioError, match="cut short"):
@@ -377,7 +377,9 @@ def test_two_files_in_one_are_refused(length):
             length(2 * encode(kind))
 
 
-def test_an_ogg_file_cut_between_pages_is_warned_of(length, caplog, tmp_path):
+def test_an_ogg_file_cut_between_pages_causes_a_warning(
+    length, caplog, tmp_path
+):
     data = encode("OGG", "VORBIS")
     assert length(data, "a.ogg") == LENGTH and not caplog.records
     assert length(data[: data.rindex(b"OggS")], "a.ogg") < LENGTH
@@ -386,7 +388,7 @@ def test_an_ogg_file_cut_between_pages_is_warned_of(length, caplog, tmp_path):
         read_audio(tmp_path / "a.ogg", strict=True)
 
 
-# Signals that may not be what was wanted
+# Doubtful signals
 
 TONE = 0.3 * np.sin(np.arange(8000) / 10)
 
@@ -405,7 +407,7 @@ TONE = 0.3 * np.sin(np.arange(8000) / 10)
         (0.1 * TONE, None),
     ],
 )
-def test_strange_signals_are_warned_of(tmp_path, caplog, sig, words):
+def test_strange_signals_cause_a_warning(tmp_path, caplog, sig, words):
     path = tmp_path / "a.wav"
     soundfile.write(path, sig, 16000, subtype="FLOAT")
     read_audio(path)

@@ -47,7 +47,7 @@ def make(folder, suffix, sig, sample_rate=16000, **options):
 
 
 def read_all(path, sample_rate=None, step=7000):
-    """Read a file in ranges of some length."""
+    """Read a file in ranges of a fixed length."""
     with AudioReader(path, sample_rate) as reader:
         return torch.cat(
             [
@@ -104,7 +104,7 @@ def test_decoding_in_parts_equals_decoding_at_once(tmp_path, suffix):
 
 # 44101 is a prime; its ratio to 16000 goes through the spectrum.
 @pytest.mark.parametrize("from_rate", [44100, 44101])
-def test_one_block_gives_the_bits_of_the_whole(tmp_path, from_rate):
+def test_one_block_is_bit_identical(tmp_path, from_rate):
     path = make(tmp_path, "wav", noise(30 * from_rate), from_rate)
     assert torch.equal(read_all(path, 16000), read_audio(path, 16000)[0])
 
@@ -127,7 +127,7 @@ def test_awkward_ratios_are_close(tmp_path, from_rate):
     ),
     to_rate=st.sampled_from([16000, 24000, 44100]),
 )
-def test_any_ranges_are_those_of_the_whole(
+def test_any_ranges_equal_those_of_the_whole(
     tmp_path, short_blocks, moves, to_rate
 ):
     path = tmp_path / "a.wav"
@@ -144,7 +144,7 @@ def test_any_ranges_are_those_of_the_whole(
             assert (part - whole[start:stop]).abs().max() < 1e-6
 
 
-def test_what_was_read_is_a_copy(tmp_path):
+def test_read_samples_are_a_copy(tmp_path):
     path = make(tmp_path, "wav", noise(1000))
     with AudioReader(path) as reader:
         reader.read(0, 1000).zero_()
@@ -209,7 +209,7 @@ def test_wild_samples_are_refused_where_they_are(tmp_path, value, short_blocks):
     path = make(tmp_path, "wav", sig, subtype="FLOAT")
     with AudioReader(path) as reader:
         assert torch.isfinite(reader.read(0, 32000)).all()
-        # What follows the damage is not taken for what it replaces.
+        # Samples after the damage do not replace the damaged ones.
         for _ in range(2):
             with pytest.raises(AudioError, match="a.wav: has NaN"):
                 reader.read(32000, 48000)
@@ -218,7 +218,7 @@ def test_wild_samples_are_refused_where_they_are(tmp_path, value, short_blocks):
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_damaged_bytes_give_audio_errors_only(tmp_path, suffix, short_blocks):
+def test_damaged_bytes_raise_only_audio_errors(tmp_path, suffix, short_blocks):
     path = make(tmp_path, suffix, noise(20000), 8000)
     whole = path.read_bytes()
     refused = 0
@@ -343,7 +343,7 @@ for suffix in ("wav", "flac", "ogg"):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
+def test_invalid_signals_are_not_written(tmp_path, monkeypatch):
     with pytest.raises(AudioError, match="a.mp3: cannot write"):
         AudioWriter(tmp_path / "a.mp3", 16000)
     with pytest.raises(AudioError, match="a.wav: cannot be written"):

@@ -207,8 +207,8 @@ def test_random_bytes_are_refused(tmp_path, data, magic, sealed):
         (4, "B", 0, "header is not one of this format"),
         (5, "B", 2, "flags 0x02 that this release does not know"),
         (5, "B", 1, "cannot be in"),
-        (6, "B", 0, "0 bits a token"),
-        (6, "B", 33, "33 bits a token"),
+        (6, "B", 0, "0 bits per token"),
+        (6, "B", 33, "33 bits per token"),
         (6, "B", 14, "cannot be in"),
         (7, "B", 1, "header is not one of this format"),
         (16, "Q", 0, "num_samples is out of range"),
@@ -227,16 +227,18 @@ def test_random_bytes_are_refused(tmp_path, data, magic, sealed):
         (117, "B", 0xFF, "bits after the last token are not zero"),
     ],
 )
-def test_a_header_that_cannot_be(tmp_path, refuse, offset, form, value, reason):
+def test_impossible_headers_are_refused(
+    tmp_path, refuse, offset, form, value, reason
+):
     data = written(tmp_path, make(some_tokens(50)))
     refuse(change(data, offset, form, value), reason)
 
 
-def test_a_newer_file_is_newer_whatever_follows(refuse):
+def test_a_newer_version_is_named_first(refuse):
     refuse(b"FOCL\7" + bytes(100), "version 7")
 
 
-def test_claims_are_not_allocated(tmp_path, refuse):
+def test_claimed_sizes_are_not_allocated(tmp_path, refuse):
     data = written(tmp_path, make(np.zeros(16000), rate=16000), entropy=True)
     assert len(data) < 200
     most = struct.pack("<I", MAX_TOKENS)
@@ -273,7 +275,7 @@ def test_a_large_file_is_not_read(tmp_path):
         load_tokens(path)
 
 
-def test_coding_that_does_not_pay_is_left_out(tmp_path):
+def test_coding_that_saves_nothing_is_not_used(tmp_path):
     generator = np.random.default_rng(0)
     noise = make(generator.integers(0, 8192, 500))
     plain = written(tmp_path, noise)
@@ -368,7 +370,7 @@ def check_mutant(path, data):
     assert 1 <= len(file.toks) <= MAX_TOKENS
     assert 0 <= file.toks.min() and file.toks.max() < file.codebook_size
     assert abs(file.duration * file.token_rate - len(file.toks)) <= 16
-    # What was read can be written.
+    # The result can be written again.
     save_tokens(path, file)
     assert torch.equal(load_tokens(path).toks, file.toks)
     return True

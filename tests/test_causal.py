@@ -1,4 +1,4 @@
-"""Carried state gives what one pass gives, in every causal configuration."""
+"""Streaming equals a single pass, in every causal configuration."""
 
 import pytest
 import torch

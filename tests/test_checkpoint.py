@@ -184,7 +184,7 @@ def test_an_absurd_header_is_refused(folder, entry):
     size = entry["data_offsets"][1]
     (folder / WEIGHTS).write_bytes(with_header({SOME: entry}, size))
     refused(folder)
-    try:  # PyTorch has some of these; what it lacks is our error
+    try:  # PyTorch has some of these types; others are our error
         checkpoint.read_weights(folder / WEIGHTS)
     except CheckpointError as error:
         assert str(folder / WEIGHTS) in str(error)
@@ -199,7 +199,7 @@ def small_file(tmp_path_factory):
 
 @settings(derandomize=True, deadline=None, max_examples=300)
 @given(data=st.data(), device=st.sampled_from(["cpu", "meta"]))
-def test_any_bytes_give_tensors_or_a_checkpoint_error(
+def test_any_bytes_are_tensors_or_a_checkpoint_error(
     tmp_path_factory, small_file, data, device
 ):
     content = bytearray(small_file)
@@ -312,7 +312,7 @@ def test_the_old_format_is_saved_in_the_new_one(tmp_path):
     assert config == expected_config
 
 
-def test_weights_are_loaded_into_a_codec_that_is_there():
+def test_weights_are_loaded_into_an_existing_codec():
     path = PARITY / "v001_50hz"
     codec = FocalCodec.from_config(json.loads((path / CONFIG).read_text()))
     checkpoint.load_weights(codec, path / WEIGHTS)
@@ -477,7 +477,7 @@ def test_an_unknown_source_is_named(source):
     assert str(model_files.bundled_models()) in message
 
 
-def test_a_folder_is_taken_by_any_path(folder, monkeypatch):
+def test_a_folder_is_found_by_any_path(folder, monkeypatch):
     expected = FocalCodec.from_pretrained(folder).fingerprint
     monkeypatch.chdir(folder.parent)
     monkeypatch.setenv("HOME", str(folder.parent))
@@ -486,7 +486,7 @@ def test_a_folder_is_taken_by_any_path(folder, monkeypatch):
         assert codec.fingerprint == expected and codec.name == "model"
 
 
-def test_a_bundled_model_is_taken_by_its_name(folder, monkeypatch):
+def test_a_bundled_model_is_found_by_its_name(folder, monkeypatch):
     monkeypatch.setattr(model_files, "BUNDLED_MODELS", folder.parent)
     assert model_files.bundled_models() == ["model"]
     assert FocalCodec.from_pretrained("model").name == "model"

@@ -64,7 +64,7 @@ def same_toks(got, want, lats):
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("start", ["sig", "feats", "lats", "toks", "codes"])
-def test_every_way_gives_the_recorded_values(case, start):
+def test_every_method_has_the_recorded_values(case, start):
     codec, expected = load(case)
     want = {key[2:]: x for key, x in expected.items() if key[:2] == "a."}
     want["sig_"], want["sig"] = want["sig"], want["rec_sig"]
@@ -99,7 +99,7 @@ def test_every_way_gives_the_recorded_values(case, start):
 @pytest.mark.parametrize(
     "case,kind", [("causal_50hz", list), ("causal_50hz_lookahead0", tuple)]
 )
-def test_states_go_back_by_place(case, kind):
+def test_states_are_passed_by_position(case, kind):
     codec, expected = load(case)
     info = json.loads((PARITY / case / "case.json").read_text())
     assert codec.causal and codec.chunk_size == info["chunk_size"]
@@ -126,7 +126,7 @@ def test_states_go_back_by_place(case, kind):
 
 
 @torch.no_grad()
-def test_states_are_left_as_they_are():
+def test_states_are_not_changed():
     codec, expected = load("causal_50hz")
     chunks = expected["a.sig"].split(codec.chunk_size, dim=1)
     state = []
@@ -143,7 +143,7 @@ def test_states_are_left_as_they_are():
 
 
 @torch.no_grad()
-def test_offline_models_carry_nothing():
+def test_offline_models_have_no_state():
     codec, expected = load("offline_50hz")
     first = codec(expected["a.sig"], return_state=True)
     again = codec(expected["a.sig"], *first[3:], return_state=True)
@@ -153,7 +153,7 @@ def test_offline_models_carry_nothing():
 
 @torch.no_grad()
 @pytest.mark.parametrize("case", ["offline_12_5hz", "causal_50hz"])
-def test_an_utterance_gives_what_it_gives_alone(case):
+def test_an_utterance_does_not_depend_on_the_batch(case):
     codec, expected = load(case)
     sig = torch.randn(3, 16000) / 10
     length = torch.tensor([1.0, 0.5, 0.33])
@@ -202,7 +202,7 @@ def test_matching_sets(case, num_splits):
 
 
 @torch.no_grad()
-def test_output_length_cuts_or_repeats_the_last_sample():
+def test_output_length_crops_or_repeats_the_last_sample():
     codec, expected = load("offline_50hz")
     whole = codec.toks_to_sig(expected["a.toks"])
     short = codec.toks_to_sig(expected["a.toks"], output_length=100)
@@ -305,7 +305,7 @@ def test_parts_are_called_as_published():
             codec.sig_to_toks(sig, wrong)
 
 
-def test_tanhscale_init_is_the_first_alpha():
+def test_tanhscale_init_is_the_initial_alpha():
     compressor = FocalEncoder(
         *(8, 4, (4,), (1,)), tanhscale_init=0.7, causal=True, window_size=4
     )
@@ -431,7 +431,7 @@ def test_jit_traces_what_it_can():
 # docs/migration.md
 
 
-def test_the_page_on_migration_names_what_there_is():
+def test_the_page_on_migration_names_existing_methods():
     page = (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (.*?) \| (.*?) \|", page, re.MULTILINE)
     ways = {row[0]: re.findall(r"`(\w+_to_\w+)`", row[0]) for row in rows}

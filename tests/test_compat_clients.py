@@ -152,7 +152,7 @@ def test_streaming_with_states():
         got = torch.cat([live.push(block) for block in blocks], dim=1)
         close(got, expected["stream.rec_sig"][:, : got.shape[1]])
         assert got.shape[1] >= expected["stream.rec_sig"].shape[1] - 1920
-    # A call that is put on hold goes on as another one.
+    # A state can be resumed in another call.
     other = Live(codec)
     other.buffer, other.encoding = live.buffer, copy.deepcopy(live.encoding)
     other.decoding = copy.deepcopy(live.decoding)
@@ -199,7 +199,7 @@ def test_a_language_model_on_quantized_features():
     loss = nn.functional.cross_entropy(scores[:, :-1].mT, toks[:, 1:])
     loss.backward()
     assert model.rnn.weight_ih_l0.grad.abs().sum() > 0
-    # Token by token it is what it is at once.
+    # Token by token equals a single call.
     memory, state, steps = None, (), []
     for tok in toks.split(1, dim=1):
         score, memory, state = model.step(tok, memory, state)
@@ -215,7 +215,7 @@ def test_a_language_model_on_quantized_features():
 
 
 class Adapter(nn.Module):
-    """A layer of the compressor with a residual of its own."""
+    """A layer of the compressor with another residual."""
 
     def __init__(self, layer, dim):
         super().__init__()
@@ -260,7 +260,7 @@ def test_surgery_on_the_compressor(name):
     # Nothing has changed yet.
     toks = plain.sig_to_toks(sig, length=length)
     assert torch.equal(codec.sig_to_toks(sig, length=length), toks)
-    # Only what was put in is trained.
+    # Only the inserted parameters are trained.
     optimizer = torch.optim.SGD(trained, lr=10.0)
     lats = codec.sig_to_lats(sig)
     (lats - torch.randn_like(lats)).square().mean().backward()

@@ -1,4 +1,4 @@
-"""The closed schema of config.json: what it takes, and what it refuses."""
+"""The closed schema of config.json: valid and invalid configurations."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ def refused(data):
     return str(caught.value)
 
 
-# What is taken
+# Valid configurations
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -53,7 +53,7 @@ def test_a_published_configuration_is_written_back_as_it_was(case):
     assert json.loads(json.dumps(config.to_dict())) == expected
 
 
-def test_what_is_missing_has_the_values_of_the_releases():
+def test_missing_options_have_the_values_of_the_releases():
     config = CodecConfig.parse({})
     assert config.encoder_config.hidden_dims == (512,) * 7
     assert config.encoder_config.num_layers == 6
@@ -93,17 +93,17 @@ def test_causal_parts_have_the_values_of_the_causal_releases():
     # given values win over these defaults
     data = {"compressor_config": {"causal": True, "focal_window": 9}}
     assert CodecConfig.parse(data).compressor_config.focal_window == 9
-    # and what was filled in is written, so that other readers agree
+    # and completed options are written, so that other readers agree
     written = config.to_dict()["compressor_config"]
     assert written["focal_window"] == 14
 
 
-def test_a_parsed_configuration_is_taken_as_it_is():
+def test_a_parsed_configuration_is_accepted():
     config = CodecConfig.parse(published())
     assert CodecConfig.parse(config) is config
 
 
-# What is refused
+# Invalid configurations
 
 
 def test_an_unknown_key_is_named():
@@ -269,7 +269,7 @@ def test_the_bands_must_fit_the_sample_rate():
 
 
 @pytest.mark.parametrize("data", [None, [], [[]], "WavLM", 3, True, 0.5])
-def test_what_is_no_object_is_refused(data):
+def test_other_json_than_an_object_is_refused(data):
     assert "expected a JSON object" in refused(data)
 
 
@@ -384,9 +384,7 @@ OBJECTS = st.fixed_dictionaries(
 
 @settings(derandomize=True, deadline=None, max_examples=300)
 @given(data=ANYTHING | OBJECTS)
-def test_any_json_gives_a_configuration_or_a_config_error(
-    tmp_path_factory, data
-):
+def test_any_json_is_a_configuration_or_a_config_error(tmp_path_factory, data):
     path = write(tmp_path_factory.getbasetemp(), json.dumps(data))
     try:
         config = read_config(path)
@@ -398,7 +396,7 @@ def test_any_json_gives_a_configuration_or_a_config_error(
 
 @settings(derandomize=True, deadline=None, max_examples=200)
 @given(text=st.binary(max_size=200) | st.text(max_size=200))
-def test_any_bytes_give_a_config_error(tmp_path_factory, text):
+def test_any_bytes_are_a_config_error(tmp_path_factory, text):
     path = write(tmp_path_factory.getbasetemp(), text)
     try:
         read_config(path)
@@ -466,7 +464,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_a_huge_configuration_is_refused_before_memory_is_taken(tmp_path):
+def test_a_huge_configuration_is_refused_before_allocation(tmp_path):
     """The weights of it, tens of TiB, are not in the file."""
     weights = (PARITY / "offline_50hz" / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights)
@@ -487,7 +485,7 @@ def test_a_huge_configuration_is_refused_before_memory_is_taken(tmp_path):
 
 
 def test_computed_tensors_have_values_after_loading(tmp_path):
-    """The comparison before allocating must leave nothing without values."""
+    """The comparison on the meta device must not leave tensors there."""
     data = json.loads((PARITY / "offline_50hz" / "config.json").read_text())
     data["encoder_name"] = "LogMel"
     data["encoder_config"] = {"n_mels": 32}

@@ -291,7 +291,7 @@ def test_stages(gpu, name):
 @torch.no_grad()
 def test_stages_in_other_types(gpu, name, kind):
     codec = load(name)
-    codec.keep_fingerprint()
+    codec.freeze_fingerprint()
     if kind == "half":
         codec.half()
     with gpu.holding(codec):

@@ -47,7 +47,7 @@ def codec():
 
 
 @pytest.mark.parametrize("kind", FRONT_ENDS)
-def test_a_batch_is_as_each_alone(codec, kind):
+def test_front_end_is_independent_of_the_batch(codec, kind):
     front_end = make_front_end(
         kind, codec, {"dim": 24} if kind == "tokens" else {}
     )
@@ -66,7 +66,7 @@ def test_a_batch_is_as_each_alone(codec, kind):
 
 
 @pytest.mark.parametrize("kind", FRONT_ENDS)
-def test_autocast_changes_nothing_that_is_prepared(codec, kind):
+def test_prepare_is_not_affected_by_autocast(codec, kind):
     front_end = make_front_end(kind, codec)
     sig, rate = read_audio("speechbrain_focalcodec/assets/demo.flac")
     assert rate == front_end.sample_rate
@@ -77,9 +77,9 @@ def test_autocast_changes_nothing_that_is_prepared(codec, kind):
     assert found.dtype == expected.dtype and found.equal(expected)
 
 
-def test_frames_are_normalised_as_by_batch_norm():
+def test_frame_norm_equals_batch_norm():
     x, lengths = torch.randn(3, 9, 5) * 3 + 1, torch.tensor([9, 4, 1])
-    # What several processes make of a module before they train it.
+    # Applied to modules by distributed training.
     norm = torch.nn.SyncBatchNorm.convert_sync_batchnorm(FrameNorm(5))
     expected = torch.nn.BatchNorm1d(5)
     frames = torch.cat([x[i, :n] for i, n in enumerate(lengths)])
@@ -95,13 +95,13 @@ def test_frames_are_normalised_as_by_batch_norm():
     torch.testing.assert_close(dict(norm.state_dict()), dict(kept))
 
 
-def test_the_codec_is_not_trained_nor_kept(codec):
+def test_codec_is_neither_trained_nor_saved(codec):
     front_end = make_front_end("tokens", codec)
     assert {n for n, _ in front_end.named_parameters()} == {"embedding.table"}
     assert list(front_end.state_dict()) == ["embedding.table"]
 
 
-def test_vectors_start_as_codes(codec):
+def test_vectors_are_initialised_with_codes(codec):
     front_end = make_front_end("tokens", codec, {"freeze": True})
     toks = torch.arange(8192)[None]
     codes = codec.toks_to_codes(toks)
@@ -109,7 +109,7 @@ def test_vectors_start_as_codes(codec):
     torch.testing.assert_close(vectors, codes * 13**0.5)
 
 
-def test_front_ends_that_cannot_be(codec):
+def test_invalid_front_ends(codec):
     with pytest.raises(ConfigError, match="'mfcc' is none of tokens"):
         make_front_end("mfcc", codec)
     with pytest.raises(ConfigError, match="give a codec"):
@@ -131,7 +131,7 @@ def test_front_ends_that_cannot_be(codec):
         lambda: PooledBiLSTM(5, num_layers=0),
     ],
 )
-def test_networks_do_not_hear_padding(make):
+def test_networks_ignore_padding(make):
     torch.manual_seed(0)
     network = make().eval()
     x = torch.randn(3, 9, 5)
@@ -145,7 +145,7 @@ def test_networks_do_not_hear_padding(make):
         assert mine.isfinite().all()
 
 
-def test_a_bilstm_is_that_of_torch():
+def test_bilstm_equals_torch():
     network = BiLSTM(5, 6, num_layers=2, dropout=0.3).eval()
     expected = torch.nn.LSTM(5, 6, 2, batch_first=True, bidirectional=True)
     for suffix, ones in (
@@ -168,18 +168,18 @@ def test_a_bilstm_is_that_of_torch():
         torch.testing.assert_close(found[i, :n], y[i, :n])
 
 
-def test_a_conformer_attends_to_no_padding():
+def test_conformer_attention_ignores_padding():
     network = Conformer(5, 16, 2, 2, 32, kernel_size=3).eval()
     x = torch.randn(1, 40, 5)
     y = network(x, torch.tensor([20]))
     x[:, 30:] += 1.0
-    # SpeechBrain's convolutions see a frame further in each layer.
+    # SpeechBrain's convolutions extend into the padding.
     torch.testing.assert_close(
         network(x, torch.tensor([20]))[:, :20], y[:, :20]
     )
 
 
-def test_pooling_by_hand():
+def test_pooling_of_known_values():
     network = PooledBiLSTM(1, num_layers=0)
     x = torch.tensor([[[1.0], [3.0], [99.0]]])
     mean, deviation = network(x, torch.tensor([2]))[0].tolist()
@@ -192,7 +192,7 @@ TEXTS = ["GO ON", "STOP", "GO GO GO", "NO", "STOP IT NOW", "ON AND ON"] * 4
 @pytest.mark.parametrize(
     "kind, size", [("char", None), ("bpe", 20), ("unigram", 15)]
 )
-def test_text_comes_back(kind, size, tmp_path):
+def test_tokenizer_round_trip(kind, size, tmp_path):
     tokenizer = TextTokenizer.train(TEXTS, kind, size)
     for text in TEXTS:
         assert tokenizer.decode(tokenizer.encode(text.lower())) == text
@@ -205,8 +205,8 @@ def test_text_comes_back(kind, size, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
-def test_pieces_that_the_texts_have_not(tmp_path, kind, caplog):
-    """As many as there are: what a YAML asks for was for other data."""
+def test_fewer_pieces_than_requested(tmp_path, kind, caplog):
+    """A YAML may request more pieces than the data contains."""
     entries = {str(i): {"text": text} for i, text in enumerate(TEXTS)}
     for entry in entries.values():
         entry |= {"num_samples": 16000, "sample_rate": 16000}
@@ -221,7 +221,7 @@ def test_pieces_that_the_texts_have_not(tmp_path, kind, caplog):
     assert told in caplog.text
 
 
-def test_text_that_cannot_be(tmp_path):
+def test_invalid_tokenizers(tmp_path):
     with pytest.raises(ConfigError, match="'words' is none of"):
         TextTokenizer.train(TEXTS, "words")
     with pytest.raises(ConfigError, match="needs a number of pieces"):
@@ -240,7 +240,7 @@ def test_text_that_cannot_be(tmp_path):
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8))
-def test_frames_needed_are_those_of_ctc(labels):
+def test_frames_needed_by_ctc(labels):
     """One frame fewer has no alignment; PyTorch's loss is infinite then."""
     wanted = frames_needed(labels)
     for frames, possible in ((wanted, True), (wanted - 1, False)):
@@ -256,7 +256,7 @@ def test_frames_needed_are_those_of_ctc(labels):
         assert loss.isfinite().item() == possible
 
 
-def test_characters_are_refused_where_tokens_are_few():
+def test_characters_at_low_token_rates_are_refused():
     labels = TextTokenizer.train(TEXTS, "char").encode("STOP IT NOW")
     check_alignable([(0.5, labels)], 50.0, "char")
     with pytest.raises(DataError, match="unigram"):
@@ -278,13 +278,13 @@ def test_decoding(beam_size):
     log_probs = torch.full((2, int(lengths.max()), tokenizer.size + 1), -12.0)
     for i, row in enumerate(rows):
         log_probs[i, range(len(row)), row] = 0.0
-        # What comes after an end must not be heard.
+        # Frames after the end must be ignored.
         log_probs[i, len(row) :, 1] = 0.0
     assert decode(log_probs.log_softmax(-1), lengths) == texts
 
 
 @pytest.mark.parametrize("beam_size", [1, 8])
-def test_decoding_hears_the_last_frame(beam_size):
+def test_decoding_includes_the_last_frame(beam_size):
     tokenizer = TextTokenizer.train(TEXTS, "char")
     decode = CTCDecoder(tokenizer, beam_size)
     # 13 / 22 * 22 is less than 13.
@@ -313,17 +313,17 @@ def manifest(tmp_path):
             "duration": samples / 16000,
             "spk_id": "ab"[i % 2],
         }
-        # Neither nothing nor an empty text can be learnt.
+        # A missing and an empty text are left out.
         if i != 3:
             entries[f"u{i}"]["text"] = f"go {i}" if i != 2 else ""
     write_manifest(tmp_path / "train.json", entries)
     return tmp_path / "train.json"
 
 
-def test_pieces_are_learnt_once_for_each_kind(manifest):
+def test_pieces_are_learnt_once_per_kind(manifest):
     hparams = {"save_folder": manifest.parent, "tokenizer_kind": "char"}
     hparams["tokenizer_size"] = None
-    # "GO" and a digit: what a run may have refused to align.
+    # "GO" and digits.
     assert learn_pieces(hparams).size == 8
     other = {**hparams, "tokenizer_kind": "bpe", "tokenizer_size": 10}
     assert learn_pieces(other).size == 10
@@ -331,7 +331,7 @@ def test_pieces_are_learnt_once_for_each_kind(manifest):
     assert [learn_pieces(h).size for h in (hparams, other)] == [8, 10]
 
 
-def test_prepared_once_is_as_on_the_fly(manifest, codec):
+def test_prepared_once_equals_on_the_fly(manifest, codec):
     front_end = make_front_end("tokens", codec)
     items = {"text": ("text", normalise), "who": ("spk_id", None)}
     dataset = task_dataset(manifest, manifest.parent, front_end, items)
@@ -341,7 +341,7 @@ def test_prepared_once_is_as_on_the_fly(manifest, codec):
         sig = item["sig"][None]
         toks, _ = front_end.prepare(sig, torch.tensor([sig.shape[1]]))
         expected[item["id"]] = toks[0]
-    prepare_inputs(dataset, front_end, batch_seconds=1.0, progress=False)
+    prepare_inputs(dataset, front_end, batch_seconds=1.0)
     for item in dataset:
         assert set(item) == {"id", "prepared", "text", "who"}
         assert item["prepared"].equal(expected[item["id"]])
@@ -356,7 +356,7 @@ def test_prepared_once_is_as_on_the_fly(manifest, codec):
         ({"train": "tokens", "dev": "tokens"}, False, "dev is none of train"),
     ],
 )
-def test_inputs_that_would_be_passed_over(tokens, prepare_once, says):
+def test_options_without_effect_are_refused(tokens, prepare_once, says):
     hparams = {"prepare_once": prepare_once, "tokens": tokens}
     with pytest.raises(ConfigError, match=says):
         check_inputs({**hparams, "augmentation": print})
@@ -372,7 +372,7 @@ def test_inputs_that_would_be_passed_over(tokens, prepare_once, says):
     check_inputs({**tokens, "tokens": {"test": "tokens"}, "speeds": [0.9]})
 
 
-def test_data_without_what_is_needed(manifest, codec, tmp_path):
+def test_data_without_required_columns(manifest, codec, tmp_path):
     front_end = make_front_end("tokens", codec)
     with pytest.raises(DataError, match="no utterance has emotion"):
         task_dataset(

@@ -19,7 +19,7 @@ def blocks(kind):
     return re.findall(rf"```{kind}\n(.*?)```", PAGE.read_text(), re.S)
 
 
-def test_the_task_of_ones_own_runs(tmp_path, monkeypatch, capsys):
+def test_the_example_task_runs(tmp_path, monkeypatch, capsys):
     brain, use = blocks("python")
     (changes,) = blocks("yaml")
     (command,) = (c for c in blocks("sh") if "spotting.yaml" in c)

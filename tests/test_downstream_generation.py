@@ -30,7 +30,7 @@ def prompts_of(model, sizes=SIZES):
 
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("kind", ["small", "large"])
-def test_a_batch_is_as_each_alone(kind, how):
+def test_generation_is_independent_of_the_batch(kind, how):
     model = made(kind)
     batch = batch_of(model, SIZES)
     seeds = [5, 6, 7, 8]
@@ -47,7 +47,7 @@ def test_a_batch_is_as_each_alone(kind, how):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_steps_score_as_the_whole(kind):
+def test_steps_equal_one_pass(kind):
     """The cache, the padding and the positions change nothing."""
     model = made(kind)
     batch = batch_of(model, [(3, 4), (6, 4), (1, 4)])
@@ -60,7 +60,7 @@ def test_steps_score_as_the_whole(kind):
     torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-4)
 
 
-def test_greedy_takes_the_likeliest_given_all_before():
+def test_greedy_takes_the_likeliest_token():
     model = made("small")
     text, text_lengths, speaker = prompts_of(model, [(4, 1)])
     (found,) = generate(
@@ -97,7 +97,7 @@ def test_seeds():
 
 
 class Scripted(torch.nn.Module):
-    """Says what it is told, then its end."""
+    """Generates a given sequence, then END."""
 
     end = 16
 
@@ -136,7 +136,7 @@ def test_ends_and_cuts(max_tokens, how):
 
 @pytest.mark.parametrize("chunk_tokens", [1, 2, 3, 9])
 @pytest.mark.parametrize("max_tokens", [3, 4, 5, 6])
-def test_stream_is_what_is_generated(max_tokens, chunk_tokens):
+def test_stream_equals_generate(max_tokens, chunk_tokens):
     line = [5, 6, 7, 8, 9]
     stream = generate_stream(
         Scripted(line),
@@ -154,7 +154,7 @@ def test_stream_is_what_is_generated(max_tokens, chunk_tokens):
     assert stream.ended == (max_tokens >= 5)
 
 
-def test_stream_comes_as_it_is_made():
+def test_stream_yields_before_the_end():
     model = Scripted([5, 6, 7, 8])
     stream = generate_stream(
         model, torch.zeros(1).long(), max_tokens=4, chunk_tokens=2
@@ -181,7 +181,7 @@ def test_streams_to_a_waveform(parity):
     torch.testing.assert_close(sig, whole[0], rtol=1e-3, atol=1e-4)
 
 
-def test_guards():
+def test_repetition_and_end_limits():
     logits = torch.tensor([[0.0, 9.0, 8.0, 7.0]]).repeat(3, 1)
     past = torch.tensor([[1, 1], [2, 1], [1, 2]])
     draws = torch.zeros(3)
@@ -191,7 +191,7 @@ def test_guards():
     assert choose(Sampling(0)).tolist() == [1, 1, 1]
     assert choose(Sampling(0, max_repeats=2)).tolist() == [2, 1, 1]
     assert choose(Sampling(0, max_repeats=1)).tolist() == [2, 2, 1]
-    # 9 / 2 and 8 / 2 are less than the end's 7.
+    # 9 / 2 and 8 / 2 are less than 7, the score of END.
     assert choose(Sampling(0, penalty=2.0)).tolist() == [2, 3, 3]
     assert choose(Sampling(0, penalty=2.0, window=1)).tolist() == [2, 2, 1]
     assert choose(Sampling(0, penalty=2.0, min_tokens=3)).tolist() == [2, 1, 1]
@@ -213,7 +213,7 @@ def test_draws_follow_the_scores():
     near(shares(top_p=0.75), torch.tensor([0.5, 0.3, 0.0, 0.0]) / 0.8)
     sharp = probs.square() / probs.square().sum()
     near(shares(temperature=0.5), sharp)
-    # The ends of the range draw nothing impossible.
+    # The limits of the range draw possible tokens.
     logits[:, [0, 3]] = -torch.inf
     draws = torch.tensor([0.0, 1 - 2**-24]).repeat(count // 2)
     assert shares()[[0, 3]].tolist() == [0, 0]
@@ -231,12 +231,12 @@ def test_draws_follow_the_scores():
         {"min_tokens": -1},
     ],
 )
-def test_refuses_senseless_sampling(wrong):
+def test_invalid_sampling(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
         Sampling(**wrong)
 
 
-def test_refuses_what_cannot_generate():
+def test_invalid_arguments_of_generate():
     model = Scripted([1])
     prompt = torch.zeros(1, 1).long(), torch.ones(1).long()
     with pytest.raises(ValueError, match="max_tokens must be positive"):
@@ -259,11 +259,11 @@ def test_best_has_the_fewest_errors():
     assert (best.candidate, best.index, best.transcript) == (1, 1, "GO AN")
     assert (best.wer, best.cer) == (50.0, 20.0)
     assert asked == [0, 1, 2, 3]
-    # Among equals the first.
+    # The first of equal candidates.
     assert best_of([3, 1, 1], transcribe, "Go on").index == 1
 
 
-def test_best_stops_at_one_without_error():
+def test_best_stops_at_a_perfect_candidate():
     made = []
 
     def tries():

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from trained_tasks import (
     CODEC,
-    heard,
     save,
+    token_front_end,
     trained_asr,
     trained_classifier,
     trained_tts,
@@ -65,7 +65,7 @@ def tts(folders):
     return TokenTTS.from_pretrained(folders["tts"], run_opts=CPU)
 
 
-def test_a_file_its_waveform_and_its_tokens_give_one_text(asr):
+def test_file_waveform_and_tokens_have_the_same_text(asr):
     codec = FocalCodec.from_pretrained(CODEC)
     sig, rate = read_audio(DEMO)
     assert rate == codec.sample_rate_input
@@ -78,7 +78,7 @@ def test_a_file_its_waveform_and_its_tokens_give_one_text(asr):
     assert asr(sig[None]) == [text]
 
 
-def test_padding_changes_no_text(asr):
+def test_text_is_independent_of_padding(asr):
     torch.manual_seed(1)
     toks = torch.randint(0, 32, (2, 40))
     together = asr.transcribe_tokens(toks, torch.tensor([1.0, 0.5]))
@@ -115,7 +115,7 @@ def test_wrong_tokens_are_refused(asr, tokens, error, says):
         asr.transcribe_tokens(tokens)
 
 
-def test_what_was_trained_on_sounds_takes_no_tokens(tmp_path):
+def test_model_of_audio_features_takes_no_tokens(tmp_path):
     folder = trained_asr(tmp_path, front_end={"input": "log_mel"})
     asr = TokenASR.from_pretrained(folder, run_opts=CPU)
     assert isinstance(asr.transcribe_file(DEMO), str)
@@ -131,7 +131,7 @@ def test_features_need_the_codec(tmp_path):
     assert isinstance(asr.transcribe_file(DEMO), str)
 
 
-def test_probabilities_are_of_all_classes(folders):
+def test_probabilities_of_all_classes(folders):
     classifier = TokenClassifier.from_pretrained(
         folders["classification"], run_opts=CPU
     )
@@ -159,7 +159,7 @@ def test_another_codec_is_refused(folders):
         load_task(folders["asr"], codec=CODEC.parent / "causal_50hz")
 
 
-def test_a_codec_that_is_gone_can_be_named(folders, tmp_path):
+def test_a_moved_codec_can_be_given(folders, tmp_path):
     folder = shutil.copytree(folders["asr"], tmp_path / "asr")
     path = folder / "config.json"
     data = json.loads(path.read_text())
@@ -181,7 +181,7 @@ def test_a_codec_that_is_gone_can_be_named(folders, tmp_path):
         ({"front_end": {"input": "eeg"}}, "front_end.input"),
     ],
 )
-def test_a_configuration_is_closed(folders, tmp_path, changes, says):
+def test_unknown_keys_are_refused(folders, tmp_path, changes, says):
     folder = shutil.copytree(folders["asr"], tmp_path / "asr")
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -189,13 +189,11 @@ def test_a_configuration_is_closed(folders, tmp_path, changes, says):
         load_task(folder)
 
 
-def test_weights_that_do_not_fit_are_refused_before_they_are_made(
-    folders, tmp_path
-):
+def test_huge_parts_are_refused_before_allocation(folders, tmp_path):
     folder = shutil.copytree(folders["asr"], tmp_path / "asr")
     path = folder / "config.json"
     data = json.loads(path.read_text())
-    # 17 GB a layer, if it were made.
+    # 17 GB per layer if allocated.
     data["network"] |= {"hidden_dim": 65536, "num_layers": 200}
     path.write_text(json.dumps(data))
     with pytest.raises(CheckpointError, match="wrong shape|missing weight"):
@@ -230,7 +228,7 @@ def test_weights_that_are_not_finite_are_refused(folders, tmp_path):
         load_task(folder)
 
 
-def test_a_seed_says_the_same_alone_and_in_a_batch(tts):
+def test_a_seed_is_independent_of_the_batch(tts):
     both = tts.generate_batch(["GO", "NO NO"], seed=[3, 4], max_seconds=0.4)
     alone = tts.generate("NO NO", seed=4, max_seconds=0.4)
     assert torch.equal(both[1].toks, alone.toks)
@@ -241,12 +239,12 @@ def test_a_seed_says_the_same_alone_and_in_a_batch(tts):
     assert tts.generate_batch([]) == []
 
 
-def test_letters_that_no_training_has_seen_are_left_out(tts):
+def test_unknown_characters_are_left_out(tts):
     known, other = tts.generate_batch(["GO NO", "GO7 N?O"], max_seconds=0.4)
     assert torch.equal(other.toks, known.toks)
 
 
-def test_speech_is_what_the_codec_makes_of_its_tokens(tts, tmp_path):
+def test_speech_is_decoded_from_its_tokens(tts, tmp_path):
     path = tmp_path / "a.wav"
     speech = tts.generate_to_file("GO", path, max_seconds=0.3)
     codec = FocalCodec.from_pretrained(CODEC)
@@ -257,7 +255,7 @@ def test_speech_is_what_the_codec_makes_of_its_tokens(tts, tmp_path):
     assert torch.allclose(written, speech.sig.clamp(-1, 1), atol=1e-3)
 
 
-def test_the_try_that_is_heard_best_is_taken(tts):
+def test_the_best_recognised_try_is_selected(tts):
     tries = tts.generate_batch(["GO"] * 3, seed=[0, 1, 2], max_seconds=0.3)
     wanted = tries[2].toks
 
@@ -270,7 +268,7 @@ def test_the_try_that_is_heard_best_is_taken(tts):
     assert best.transcript == "GO"
 
 
-def test_sampling_can_be_set_by_the_call(tts):
+def test_sampling_arguments_of_a_call(tts):
     greedy = [
         tts.generate("GO", seed=seed, temperature=0.0, max_seconds=0.2).toks
         for seed in (0, 1)
@@ -283,8 +281,8 @@ def test_sampling_can_be_set_by_the_call(tts):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"text": " "}, "nothing to say"),
-        ({"text": "62 ?!"}, "nothing to say"),
+        ({"text": " "}, "no pieces"),
+        ({"text": "62 ?!"}, "no pieces"),
         ({"text": "GO", "max_seconds": 0}, "max_seconds"),
         ({"text": "GO", "tries": 0}, "tries"),
         ({"text": "GO", "tries": 2}, "needs recognize"),
@@ -318,8 +316,8 @@ def test_a_model_with_voices_needs_one(folders, tts, tmp_path):
         speaking.generate_batch(["GO", "NO"], [voice])
 
 
-def test_streaming_says_what_is_said_at_once(tmp_path):
-    front_end = heard(CAUSAL, freeze=True)
+def test_stream_equals_generate(tmp_path):
+    front_end = token_front_end(CAUSAL, freeze=True)
     folder = trained_tts(tmp_path, front_end=front_end)
     tts = TokenTTS.from_pretrained(folder, run_opts=CPU)
     whole = tts.generate("GO ON", max_seconds=0.5)
@@ -335,7 +333,7 @@ def test_an_offline_codec_does_not_stream(tts):
         tts.generate_stream("GO")
 
 
-def test_a_model_without_a_codec_says_so(tmp_path):
+def test_synthesis_without_a_codec_is_refused(tmp_path):
     front_end = {"codebook_size": 16, "token_rate": 12.5, "freeze": True}
     folder = save(
         tmp_path,
@@ -346,15 +344,15 @@ def test_a_model_without_a_codec_says_so(tmp_path):
         },
     )
     tts = TokenTTS.from_pretrained(folder, run_opts=CPU)
-    with pytest.raises(ConfigError, match="names no codec"):
+    with pytest.raises(ConfigError, match="has no codec"):
         tts.generate("GO")
 
 
 class Mine(torch.nn.Linear):
-    """A network that this package does not know."""
+    """A network outside of this package."""
 
 
-def test_a_network_of_ones_own_leaves_no_folder_and_says_so(caplog):
+def test_an_unknown_network_has_no_model_folder(caplog):
     def config():
         return {"task": "asr", "network": options_of(Mine), "num_pieces": 3}
 
@@ -364,7 +362,7 @@ def test_a_network_of_ones_own_leaves_no_folder_and_says_so(caplog):
     assert describe_task(SimpleNamespace(config=lambda: None), {}) is None
 
 
-def test_parts_that_no_interface_knows_are_left_out(folders, tmp_path):
+def test_other_modules_are_not_saved(folders, tmp_path):
     task = load_task(folders["asr"])
     modules = dict(task.named_children()) | {"more": torch.nn.Linear(2, 2)}
     save_task(tmp_path, task.config, modules, task.tokenizer)

@@ -35,7 +35,7 @@ def made(kind):
     torch.manual_seed(1)
     options = {"num_layers": 2, "num_heads": 4, "ffn_dim": 64}
     model = TokenLanguageModel(PIECES, dim=32, **KINDS[kind], **options)
-    # Untrained, it hardly looks back: nothing would be seen of a fault.
+    # An untrained model hardly attends to the past and would hide errors.
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(4)
@@ -43,7 +43,7 @@ def made(kind):
 
 
 def batch_of(model, sizes):
-    """Text, lengths, tokens, lengths and voices; padding is no zero."""
+    """Text, lengths, tokens, lengths and voices; padding is not zero."""
     text_lengths, tok_lengths = torch.tensor(sizes).T
     count = len(sizes)
     generator = torch.Generator().manual_seed(2)
@@ -58,7 +58,7 @@ def batch_of(model, sizes):
 
 
 def scored(model, *batch):
-    """Log-probabilities of all classes, and the right ones."""
+    """Log-probabilities of all classes, and targets."""
     scores, targets = model(*batch)
     return scores.log_probs(), targets
 
@@ -89,7 +89,7 @@ def test_rows_hold_all_items_once(lengths, more):
     assert len(fills) == 1 or fills[0] + fills[1] > limit
 
 
-def test_refuses_what_fits_no_row():
+def test_items_longer_than_a_row_are_refused():
     with pytest.raises(ValueError, match="an item of 7 .* max_length=6"):
         pack([3, 7], 6)
     for lengths in ([], [3, 0]):
@@ -104,7 +104,7 @@ def test_spans(pairs):
     assert spans(starts, lengths).tolist() == wanted
 
 
-def test_places_see_their_own_past_alone():
+def test_mask_is_causal_within_sequences():
     packing = Packing.of(torch.tensor([2, 3, 1, 2]), 4)
     seen = packing.mask(torch.float32)[:, 0] == 0
     for row, items in enumerate(packing.items.tolist()):
@@ -119,7 +119,7 @@ SIZES = [(3, 5), (6, 12), (1, 1), (4, 2), (2, 7)]
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("max_length", [None, 64])
 @torch.no_grad()
-def test_packing_changes_nothing(kind, max_length):
+def test_packing_does_not_change_scores(kind, max_length):
     model = made(kind)
     batch = batch_of(model, SIZES)
     logits, targets = scored(model, *batch, max_length)
@@ -131,11 +131,11 @@ def test_packing_changes_nothing(kind, max_length):
     torch.testing.assert_close(
         F.cross_entropy(logits, targets), sum(losses) / len(targets)
     )
-    # The parts of the loss differ, so it tells them apart.
+    # The losses differ among utterances.
     assert len({round(float(loss), 3) for loss in losses}) == len(SIZES)
 
 
-def test_targets_are_the_tokens_and_the_end():
+def test_targets_are_tokens_and_end():
     model = made("small")
     batch = batch_of(model, [(2, 3), (4, 1)])
     toks = batch[2]
@@ -145,7 +145,7 @@ def test_targets_are_the_tokens_and_the_end():
 
 
 @pytest.mark.parametrize("changed", ["text", "token", "speaker"])
-def test_what_scores_depend_on(changed):
+def test_dependencies_of_scores(changed):
     model = made("small")
     text, text_lengths, toks, tok_lengths, speaker = batch_of(model, [(3, 6)])
     before, _ = scored(model, text, text_lengths, toks, tok_lengths, speaker)
@@ -180,7 +180,7 @@ def test_all_weights_are_trained_and_few_where_tied(kind):
         assert sum(weight.numel() for weight in weights.values()) < 2**16
 
 
-def test_starts_as_surprised_as_chance():
+def test_initial_loss_is_that_of_chance():
     torch.manual_seed(0)
     for kind in ("small", "mixed"):
         model = TokenLanguageModel(
@@ -193,7 +193,7 @@ def test_starts_as_surprised_as_chance():
         )
 
 
-def test_voices_where_they_belong():
+def test_missing_and_unexpected_voices_are_refused():
     for kind, speaker, message in (
         ("small", None, "speaker is missing: .* speaker_dim=5"),
         ("mixed", torch.zeros(1, 5), "made without speaker_dim"),
@@ -204,20 +204,20 @@ def test_voices_where_they_belong():
             model(*batch[:4], speaker)
 
 
-def test_refuses_odd_sizes():
+def test_invalid_sizes():
     for sizes in ({"dim": 36, "num_heads": 8}, {"num_kv_heads": 3}):
         with pytest.raises(ValueError, match="multiple of twice num_heads"):
             TokenLanguageModel(PIECES, 16, **sizes)
 
 
-def test_asks_for_the_extra(monkeypatch):
+def test_missing_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(ImportError, match=r"speechbrain_focalcodec\[tts\]"):
         TokenLanguageModel(PIECES, 16, dim=32)
 
 
 def make_brain(folder, front_end, **hparams):
-    """A small one that reads the letters of two words."""
+    """A small Brain for the characters of two words."""
     torch.manual_seed(0)
     tokenizer = TextTokenizer.train(["GO", "ON"], "char")
     model = TokenLanguageModel(
@@ -279,17 +279,17 @@ def test_brain_learns(tmp_path):
     assert valid[-1]["token_accuracy"] == 100
     (kept,) = brain.checkpointer.list_checkpoints()
     assert kept.meta["rank"] == pytest.approx(min(losses))
-    # It says what it has learnt, in eval mode.
+    # Generates the learnt tokens in eval mode.
     brain.modules.eval()
     batch = sb.dataio.batch.PaddedBatch([dataset[0], dataset[1]])
     text, lens = batch.labels
     lengths = (lens * text.shape[1]).long()
-    said = brain.say(text, lengths, brain.voices(batch, sb.Stage.VALID))
+    said = brain.generate(text, lengths, brain.voices(batch, sb.Stage.VALID))
     assert all(x.toks.equal(toks[i]) for i, x in zip("ab", said, strict=True))
     assert all(x.ended for x in said)
 
 
-def test_brain_takes_waveforms_and_lets_hear(tmp_path, parity):
+def test_brain_trains_on_waveforms_and_writes_samples(tmp_path, parity):
     codec = FocalCodec.from_pretrained(parity / "causal_50hz")
     brain = make_brain(
         tmp_path,
@@ -311,10 +311,10 @@ def test_brain_takes_waveforms_and_lets_hear(tmp_path, parity):
     assert names == {"a.png", "a_generated.wav", "a_resynthesis.wav"}
 
 
-def test_a_model_that_says_nothing_ends_no_training(tmp_path, parity):
+def test_empty_samples_do_not_stop_training(tmp_path, parity):
     codec = FocalCodec.from_pretrained(parity / "causal_50hz")
     brain = make_brain(tmp_path, TokenFrontEnd(codec), num_samples=1)
-    brain.say = lambda *_: [Generation(torch.zeros(0).long(), True)]
+    brain.generate = lambda *_: [Generation(torch.zeros(0).long(), True)]
     toks = dict.fromkeys("ab", torch.ones(4).long())
     dataset = make_items(brain, prepared=toks)
     batch = sb.dataio.batch.PaddedBatch([dataset[0], dataset[1]])
@@ -325,7 +325,7 @@ def test_a_model_that_says_nothing_ends_no_training(tmp_path, parity):
     assert not (tmp_path / "samples").exists()
 
 
-def test_voices_change_with_the_epochs_of_training_alone(tmp_path):
+def test_voices_change_with_training_epochs_only(tmp_path):
     brain = make_brain(tmp_path, TokenFrontEnd(None, 16, 12.5, freeze=True))
     ids = [f"{i}" for i in range(9)]
     brain.hparams.speakers = SpeakerEmbeddings(ids, ["x"] * 9, torch.eye(9))
@@ -338,11 +338,11 @@ def test_voices_change_with_the_epochs_of_training_alone(tmp_path):
     train, valid = sb.Stage.TRAIN, sb.Stage.VALID
     assert not found[train, 1].equal(found[train, 2])
     assert found[valid, 1].equal(found[valid, 2])
-    # None is the utterance's own.
+    # No reference is the utterance itself.
     assert not any(x.diagonal().any() for x in found.values())
 
 
-def test_hidden_tokens_are_not_seen_in_training_alone():
+def test_token_dropout_in_training_only():
     torch.manual_seed(0)
     model = TokenLanguageModel(
         9, 16, dim=16, num_layers=1, num_heads=2, ffn_dim=16, token_dropout=0.9
@@ -361,7 +361,7 @@ def test_hidden_tokens_are_not_seen_in_training_alone():
     assert model.hidden not in targets
 
 
-def test_an_aligned_model_knows_where_it_is_in_the_text():
+def test_positions_of_an_aligned_model():
     torch.manual_seed(0)
     model = TokenLanguageModel(
         9, 16, 5, dim=16, num_layers=2, num_heads=2, ffn_dim=16, aligned=True
@@ -370,7 +370,7 @@ def test_an_aligned_model_knows_where_it_is_in_the_text():
     toks, tok_lengths = torch.randint(0, 16, (2, 12)), torch.tensor([12, 9])
     voices = torch.randn(2, 5)
     logits, _ = scored(model, text, text_lengths, toks, tok_lengths, voices)
-    # Step by step the same, once the expected lengths are the real ones.
+    # Steps equal one pass if the predicted lengths are correct.
     model.pace.copy_(torch.tensor([0.0, 3.0]))
     first, state = model.start(text, text_lengths, voices)
     found = [first]
@@ -379,7 +379,7 @@ def test_an_aligned_model_knows_where_it_is_in_the_text():
     rows = torch.stack(found, 1)
     expected = torch.cat([rows[0, :13], rows[1, :10]])
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
-    # Another pace is another reading of the same text.
+    # Another pace changes the scores.
     model.pace.copy_(torch.tensor([0.0, 6.0]))
     slower, _ = model.start(text, text_lengths, voices)
     assert not torch.allclose(slower, first)

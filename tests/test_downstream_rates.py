@@ -43,7 +43,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory, parity):
-    """A codec of 12.5 tokens a second, and one of 65,536 codes."""
+    """A codec with 12.5 tokens per second, and one with 65,536 codes."""
     config = json.loads(json.dumps(CONFIG))
     config["compressor_config"]["output_dim"] = 16
     config["decompressor_config"]["input_dim"] = 16
@@ -55,7 +55,7 @@ def sources(tmp_path_factory, parity):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Utterances of a second, of two speakers, of 17 to 21 characters."""
+    """One-second utterances of two speakers with 17 to 21 characters."""
     folder = tmp_path_factory.mktemp("corpus")
     generator = np.random.default_rng(0)
     for split in ("train", "valid", "test"):
@@ -113,7 +113,7 @@ def test_recognition(kind, sources, corpus, tmp_path):
 
 def test_recognition_of_characters_at_12_5_hz(sources, corpus, tmp_path):
     message = (
-        "at 12.5 a second, 4 of 4 training .*--tokenizer_kind=unigram "
+        "at 12.5 frames per second, 4 of 4 training .*--tokenizer_kind=unigram "
         "--tokenizer_size=500"
     )
     with pytest.raises(DataError, match=message):
@@ -129,16 +129,14 @@ def test_identification_of_speakers(kind, sources, corpus, tmp_path):
     assert (tmp_path / "model" / "config.json").exists()
 
 
-def test_what_is_only_tried_leaves_no_model(sources, corpus, tmp_path):
+def test_debug_run_leaves_no_model(sources, corpus, tmp_path):
     source = sources["12.5 Hz"]
     run("speaker_id", source, corpus, tmp_path, {"debug": True})
     assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
-def test_what_is_tested_on_must_not_be_trained_on(
-    sources, corpus, tmp_path, split
-):
+def test_overlapping_splits_are_refused(sources, corpus, tmp_path, split):
     folder = shutil.copytree(corpus, tmp_path / "corpus")
     path = folder / "save" / split_file(split)
     train = read_manifest(folder / "save" / split_file("train"))
@@ -152,7 +150,7 @@ def test_what_is_tested_on_must_not_be_trained_on(
 def test_synthesis(kind, sources, corpus, tmp_path):
     found = run("tts", sources[kind], corpus, tmp_path)
     codec = FocalCodec.from_pretrained(sources[kind])
-    # Its first steps are too small to learn: each class is as likely.
+    # After two steps all classes are still equally likely.
     chance = math.log(codec.codebook_size + 1)
     assert abs(found["valid"]["loss"] - chance) < 0.1
     assert found["test"]["loss"] == pytest.approx(found["valid"]["loss"], 0.1)

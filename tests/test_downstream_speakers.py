@@ -1,4 +1,4 @@
-"""Embeddings of voices, and which utterance stands for which."""
+"""Embeddings of voices and the choice of references."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from speechbrain_focalcodec.errors import DataError
 
 
 class Embed:
-    """The first three samples; counts what it is asked."""
+    """Returns the first three samples and counts calls."""
 
     name = "first"
 
@@ -50,17 +50,17 @@ def test_references_are_others_of_the_speaker():
     assert not voices(ids, 3).equal(other(ids, 3))
 
 
-def test_alone_stands_for_itself():
+def test_a_single_utterance_is_its_own_reference():
     vectors = torch.tensor([[1.0], [2.0], [0.0], [4.0], [5.0]])
     people = ["x", "y", "y", None, None]
     voices = SpeakerEmbeddings(list("abcde"), people, vectors)
-    # c is silence: it is nobody's reference, but has one.
+    # c is silence: it is not used as a reference, but has one.
     for epoch in range(9):
         found = voices(list("abcde"), epoch)[:, 0].tolist()
         assert found == [1, 2, 2, 4, 5]
 
 
-def test_is_computed_once(tmp_path):
+def test_embeddings_are_computed_once(tmp_path):
     path = tmp_path / "save" / "voices.safetensors"
     embed = Embed()
     voices = SpeakerEmbeddings.compute(utterances("a", "b"), embed, path)
@@ -90,7 +90,7 @@ def test_an_interruption_loses_little(tmp_path, monkeypatch):
     assert embed.asked == [0, 1, 2, 3]
 
 
-def test_refuses_files_that_do_not_fit(tmp_path):
+def test_other_files_are_refused(tmp_path):
     path = tmp_path / "voices.safetensors"
     SpeakerEmbeddings.compute(utterances("a"), Embed(), path)
     with pytest.raises(DataError, match="no embeddings of voices by other"):
@@ -104,7 +104,7 @@ def test_refuses_files_that_do_not_fit(tmp_path):
         SpeakerEmbeddings.compute(utterances("a"), Embed(), path)
 
 
-def test_refuses_what_has_no_voice_or_no_name():
+def test_silence_and_duplicate_ids_are_refused():
     def silent():
         yield Utterance("a", "Ann", lambda: torch.zeros(9))
 
@@ -164,7 +164,7 @@ def test_utterances_of_tokens(tmp_path):
 def test_voices_by_resemblyzer():
     embed = VoiceEmbedder()
     time = torch.arange(24000) / 16000
-    # Harmonics that come and go, which pass for voices.
+    # Modulated harmonics, similar to voices.
     sigs = [
         sum(torch.sin(2 * torch.pi * f0 * k * time) / k for k in range(1, 20))
         * (0.5 + 0.5 * torch.sin(2 * torch.pi * 4 * time))

@@ -34,14 +34,14 @@ def test_probabilities_of_all_classes(bits, components, count, scale):
     found = scores.log_probs()
     assert found.shape == (count, 2**bits + 1)
     torch.testing.assert_close(found.exp().sum(1), torch.ones(count))
-    # One by one as all together.
+    # Single targets equal the full distribution.
     for target in {0, 2**bits - 1, 2**bits}:
         each = scores.log_prob(torch.full((count,), target))
         torch.testing.assert_close(each, found[:, target], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_by_hand():
+def test_mixture_of_known_values():
     """Two components of two bits: token 2 is the bits 1, 0."""
     head = CodeMixture(1, 4, 2)
     head.output.weight.zero_()
@@ -59,7 +59,7 @@ def test_by_hand():
 def test_the_likeliest():
     scores = mixture(16, 1)(torch.randn(50, DIM))
     assert scores.likeliest().equal(scores.log_probs().argmax(1))
-    # Of several components: likelier than each of their own, if not of all.
+    # With several components: likelier than each component's likeliest.
     scores = mixture(16, 3)(torch.randn(50, DIM))
     found = scores.log_prob(scores.likeliest())
     own = scores.quantizer.lats_to_toks(scores.bits)
@@ -97,6 +97,6 @@ def test_softmax():
     torch.testing.assert_close(scores.log_prob(targets), each)
 
 
-def test_refuses_no_components():
+def test_zero_components_are_refused():
     with pytest.raises(ValueError, match="components must be positive, got 0"):
         CodeMixture(DIM, 16, 0)

@@ -1,4 +1,4 @@
-"""How synthesis is made of the data: pieces, voices, the model."""
+"""Synthesis models made from data: pieces and voices."""
 
 import functools
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ SPLITS = {"train": "abc", "valid": "de", "test": "de"}
 
 
 class Embedder:
-    """In place of Resemblyzer: four figures of a waveform at 16 kHz."""
+    """Replaces Resemblyzer: four values of a waveform at 16 kHz."""
 
     name = "figures"
 
@@ -45,7 +45,7 @@ def codec(parity):
 
 @pytest.fixture
 def hparams(tmp_path):
-    """Three utterances to train on; the same two validate and test."""
+    """Three training utterances; validation and test share two."""
     for split, names in SPLITS.items():
         entries = {}
         for name in names:

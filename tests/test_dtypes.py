@@ -1,4 +1,4 @@
-"""Types of weights and of input: what works, and what is refused."""
+"""Supported and refused types of weights and input."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from speechbrain_focalcodec.voice import VoiceReference
 
 MINI = "focalcodec_mini_50hz"
 MODELS = ("offline_25hz", "offline_options", "causal_50hz", MINI)
-# How many tokens stay the same: random weights amplify what is rounded.
+# Fraction of equal tokens: random weights amplify rounding errors.
 DTYPES = {torch.float16: 0.9, torch.bfloat16: 0.1, torch.float64: 0.99}
 
 
@@ -154,14 +154,14 @@ NAN = torch.where(torch.arange(16000) == 7, torch.nan, SIG)
         ("codes_to_qfeats", torch.ones(1, 5, 13).long(), ValueError, "codes"),
     ],
 )
-def test_what_does_not_fit_is_named(method, given, error, message):
+def test_wrong_input_is_named(method, given, error, message):
     codec = FocalCodec.from_pretrained(MINI)
     with torch.no_grad(), pytest.raises(error, match=message):
         getattr(codec, method)(given)
 
 
 @torch.no_grad()
-def test_parts_that_are_read_are_checked():
+def test_pieces_from_read_are_checked():
     codec = FocalCodec.from_pretrained(MINI)
     with pytest.raises(AudioError, match=r"read\(0, 16000\).*NaN"):
         codec.encode_stream(lambda i, j: NAN[0, i:j], 16000)
@@ -171,7 +171,7 @@ def test_parts_that_are_read_are_checked():
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", [MINI, "offline_25hz", "causal_50hz"])
-def test_what_stands_beyond_the_lengths_does_not_matter(load, name):
+def test_values_beyond_the_lengths_do_not_matter(load, name):
     codec, sig = load(name), make_sig(2, 16000)
     lengths = torch.tensor([16000, 9000])
     want, _ = codec.encode(sig, lengths)

@@ -45,13 +45,13 @@ def test_many_blocks_come_back():
     toks = walk(2 * 4096 + 77)
     data = code_tokens(toks, 13)
     assert np.array_equal(restore_tokens(data, len(toks), 13), toks)
-    # The entropy of the flips, and what learning costs.
+    # The entropy of the flips, and the cost of learning.
     ideal = 13 * -(0.33 * math.log2(0.33) + 0.67 * math.log2(0.67))
     assert ideal < 8 * len(data) / len(toks) < ideal + 0.3
 
 
 @pytest.mark.parametrize("bits", [1, 13, 32])
-def test_nothing_shrinks_below_the_least(bits):
+def test_no_code_is_shorter_than_the_bound(bits):
     toks = np.full(3000, 2**bits - 1)
     data = code_tokens(toks, bits)
     least = least_code_bits(len(toks), bits)
@@ -73,7 +73,7 @@ def test_the_code_is_frozen():
     assert code_tokens(np.array([5, 6, 7, 7, 7]), 3).hex() == "5d7e40bb"
 
 
-def test_probabilities_do_not_hang_on_the_last_digit():
+def test_probabilities_are_not_near_a_rounding_edge():
     limit = entropy._LIMIT
     exact = [2**16 / (1 + math.exp(-i / 256)) for i in range(-limit, limit + 1)]
     table = entropy._probabilities()
@@ -107,7 +107,7 @@ def test_no_sum_overflows():
 
 @settings(max_examples=100)
 @given(data=st.binary(max_size=60), number=st.integers(1, 200))
-def test_any_bytes_give_tokens_or_the_error(data, number):
+def test_any_bytes_are_tokens_or_the_error(data, number):
     try:
         toks = restore_tokens(data, number, 13)
     except ValueError:
@@ -118,7 +118,7 @@ def test_any_bytes_give_tokens_or_the_error(data, number):
 
 def test_bytes_left_over_are_refused():
     data = code_tokens(walk(100), 13)
-    with pytest.raises(ValueError, match="goes on after the last token"):
+    with pytest.raises(ValueError, match="continues after the last token"):
         restore_tokens(data + bytes([1] * 64), 100, 13)
     with pytest.raises(ValueError, match="multiple of 4"):
         restore_tokens(data + b"\0", 100, 13)

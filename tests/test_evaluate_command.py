@@ -176,7 +176,7 @@ def test_the_examples_of_the_documentation(tmp_path, monkeypatch):
     mu_law, mini = names["summary"].systems
     assert mu_law.name == "mu-law"
     assert mu_law.bitrate == pytest.approx(64000)
-    # What is above 4 kHz is noise to it.
+    # It loses everything above 4 kHz.
     assert mu_law.figures["stoi"].value > 0.98
     assert 5 < mu_law.figures["snr"].value < 40
     assert mini.figures["snr"].value < mu_law.figures["snr"].value

@@ -178,10 +178,10 @@ def tokens(codec):
         return codec.encode(0.1 * torch.randn(1, 8000, generator=generator))[0]
 
 
-# What is fetched
+# Requests
 
 
-def test_a_repository_gives_the_same_tokens_as_the_local_folder(server):
+def test_a_repository_has_the_same_tokens_as_the_local_folder(server):
     codec, local = load(NAME), load(MODEL)
     assert codec.name == NAME
     assert codec.fingerprint == local.fingerprint
@@ -345,12 +345,12 @@ def test_a_hub_that_fails_is_a_clear_error(server):
     assert "500" in unreachable(refused(NAME))
 
 
-def test_what_is_no_hub_is_a_clear_error(server):
+def test_another_server_than_a_hub_is_a_clear_error(server):
     server.respond = lambda path: (200, {}, b"<html>log in</html>")
     assert "X-Repo-Commit" in unreachable(refused(NAME))
 
 
-def test_a_broken_download_is_an_error_and_leaves_nothing(server, cache):
+def test_a_broken_download_is_an_error_and_leaves_no_file(server, cache):
     server.cut_weights = True
     message = refused(NAME)
     assert message.startswith(f"{NAME} (revision main): model.safetensors: ")
@@ -360,9 +360,7 @@ def test_a_broken_download_is_an_error_and_leaves_nothing(server, cache):
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_hub_that_does_not_answer_is_not_waited_for(
-    server, monkeypatch, cached
-):
+def test_a_hub_that_does_not_answer_times_out(server, monkeypatch, cached):
     if cached:
         load(NAME)
     answer = Event()
@@ -458,7 +456,7 @@ def test_pickled_weights_of_a_repository_are_not_fetched(server):
     assert not any("/storage/" in path for path in server.requests)
 
 
-# What is not there
+# Missing repositories, revisions and files
 
 
 def test_an_unknown_repository_is_named(server):

@@ -62,7 +62,7 @@ def digests(folder):
     }
 
 
-def test_a_batch_gives_what_each_gives_alone(model):
+def test_a_batch_equals_single_utterances(model):
     wavs = noise(3, 9000)
     lengths = torch.tensor([9000, 5001, 3333])
     tokens, token_lens = model.encode_batch(wavs, lengths / 9000)
@@ -92,9 +92,9 @@ def test_relative_lengths_become_the_absolute_ones(data, longest):
 
 
 @pytest.mark.parametrize("rate", [24000, 44101])
-def test_another_sample_rate_gives_what_each_gives_alone(model, rate):
+def test_another_sample_rate_equals_single_utterances(model, rate):
     wavs = noise(2, 12000)
-    # What is in the padding must not matter.
+    # The content of the padding must not matter.
     wavs[1, 6000:] = 5.0
     tokens, token_lens = model.encode_batch(
         wavs, torch.tensor([1.0, 0.5]), sample_rate=rate
@@ -145,7 +145,7 @@ def test_tokens_are_checked(model):
             model.decode_batch(tokens + value)
 
 
-def test_files_give_the_tokens_of_their_signal(model, tmp_path):
+def test_files_have_the_tokens_of_their_signal(model, tmp_path):
     path = tmp_path / "a.flac"
     write_audio(path, noise(30000), 44100)
     wavs = resample(read_audio(path)[0], 44100, 16000)[None]
@@ -197,7 +197,7 @@ def test_damaged_files_are_refused(model, tmp_path):
     assert not (tmp_path / "out.wav").exists()
 
 
-def test_from_hparams_gives_the_same_model(model, export, tmp_path):
+def test_from_hparams_loads_the_same_model(model, export, tmp_path):
     before = digests(export)
     source = FetchSource(FetchFrom.LOCAL, str(export))
     for options in (
@@ -247,7 +247,7 @@ def test_a_savedir_of_another_model_is_refused(
         PretrainedFocalCodec.from_hparams(other, **options)
     with pytest.raises(CheckpointError, match="holds another model than o/n"):
         PretrainedFocalCodec.from_hparams("o/n", **options)
-    # Replacing what is there can be asked for.
+    # Overwriting can be requested.
     write_hyperparams(
         other, PretrainedFocalCodec.from_pretrained(other, run_opts=CPU).codec
     )
@@ -295,7 +295,7 @@ def test_from_pretrained_executes_nothing(model, export, tmp_path):
     assert not marker.exists()
 
 
-def test_speechbrains_own_loading_fits_the_model(model, tmp_path):
+def test_speechbrains_load_audio_matches_the_model(model, tmp_path):
     path = tmp_path / "a.wav"
     write_audio(path, noise(9000), 24000)
     sig = model.load_audio(str(path))
@@ -309,8 +309,8 @@ def test_a_codec_is_needed():
 
 
 @pytest.mark.parametrize("rate", [16000, 44100])
-def test_long_files_go_part_by_part(model, tmp_path, rate):
-    """Windows forced small: the file gives what its whole signal does."""
+def test_long_files_are_processed_in_parts(model, tmp_path, rate):
+    """With small windows, a file equals its whole signal."""
     codec = model.codec
     wavs = noise(1, 9 * rate)
     write_audio(tmp_path / "long.wav", wavs[0], rate)
@@ -328,7 +328,7 @@ def test_long_files_go_part_by_part(model, tmp_path, rate):
         short.decode_to_file(file.toks, path, file.num_samples)
         got = read_audio(path)[0]
         assert len(got) == file.num_samples
-        # What the codec did not code of the end is silence.
+        # The end that the codec does not encode is silent.
         want = torch.zeros(file.num_samples)
         kept = whole[0, : file.num_samples].clamp(-1, 1)
         want[: len(kept)] = kept
@@ -337,7 +337,7 @@ def test_long_files_go_part_by_part(model, tmp_path, rate):
     assert torch.equal(batch, toks)
 
 
-def test_a_long_file_that_is_damaged_leaves_nothing(model, tmp_path):
+def test_a_damaged_long_file_leaves_no_output(model, tmp_path):
     write_audio(tmp_path / "whole.wav", noise(5 * 16000), 16000)
     data = (tmp_path / "whole.wav").read_bytes()
     (tmp_path / "half.wav").write_bytes(data[: len(data) // 2])

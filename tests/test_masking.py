@@ -1,4 +1,4 @@
-"""An utterance gives the same in any padded batch as alone."""
+"""The output of an utterance does not depend on its padded batch."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from speechbrain_focalcodec.modules.masking import (
 )
 
 TOLERANCE = 1e-5
-# Latents are no output; random weights amplify what is left of rounding.
+# Latents are no output; random weights amplify rounding errors.
 LATENT_TOLERANCE = 1e-4
 
 # Offline and causal, each down-scaling, both decoders, all options.
@@ -128,7 +128,7 @@ def test_batch_equals_alone(name, lengths, noise):
         alone_whole = codec.resynthesize(sig)
         assert whole_lengths[i] == alone_whole.shape[1]
         assert_close(whole[i : i + 1, : whole_lengths[i]], alone_whole)
-    # What lies beyond is silence, not leftovers.
+    # The padding is silent.
     for x, n in ((feats, frames), (lats, tokens), (toks, tok_lengths)):
         assert torch.equal(x, zero_beyond(x, n))
     for x, n in ((qfeats, qframes), (rec, rec_lengths)):
@@ -193,7 +193,7 @@ def test_bad_input_is_named(call, message):
         call(CODECS["offline_50hz"])
 
 
-def test_token_beyond_the_length_is_not_looked_at():
+def test_tokens_beyond_the_length_are_ignored():
     codec = CODECS["offline_50hz"]
     toks = torch.tensor([[1, 2, 999]])
     codec.decode(toks, torch.tensor([2]))
@@ -214,7 +214,7 @@ def test_facts():
 
 
 def test_half_precision_mean_does_not_overflow():
-    """A sum over 3000 half floats does; what is masked must not either."""
+    """A sum over 3000 half floats overflows; padding must not either."""
     modulation = FocalModulation(4).half()
     context = torch.full((1, 3000, 4), 30.0, dtype=torch.float16)
     mean = modulation._mean(context, torch.tensor([3000]))
@@ -222,7 +222,7 @@ def test_half_precision_mean_does_not_overflow():
     assert torch.equal(mean, torch.full((1, 1, 4), 30.0).half())
 
 
-def test_offline_models_take_no_state():
+def test_offline_models_refuse_a_state():
     from speechbrain_focalcodec.modules.causal import StreamState
 
     with pytest.raises(ValueError, match="offline model.*cannot stream"):

@@ -136,7 +136,7 @@ def test_a_missing_file_of_a_repository_is_named(repository, tmp_path):
         WavLMSimilarity("base", "owner/empty")
 
 
-def test_nothing_of_a_configuration_but_sizes_is_taken(wavlm, tmp_path):
+def test_only_sizes_of_a_configuration_are_used(wavlm, tmp_path):
     config = json.loads((wavlm / "config.json").read_text())
     config |= {
         "auto_map": {"AutoModel": "evil.Model"},
@@ -204,7 +204,7 @@ class Attack:
         return Path.touch, (self.marker,)
 
 
-def test_what_is_no_source_is_named():
+def test_an_invalid_source_is_named():
     with pytest.raises(CheckpointError, match="neither a folder nor a hub"):
         WavLMSimilarity("base", "not/a/repository")
 
@@ -222,7 +222,7 @@ def test_the_extra_is_named(make, monkeypatch, wavlm, tmp_path):
 
 @pytest.fixture(scope="module")
 def utmos(tmp_path_factory):
-    """A tiny UTMOS as this package has it."""
+    """A tiny UTMOS of this package."""
     torch.manual_seed(0)
     config = Wav2Vec2Config(
         **TINY, mask_time_prob=0.0, attn_implementation="eager"
@@ -311,7 +311,7 @@ def test_utmos_is_the_mean_over_frames_for_one_listener(utmos):
 
 
 @pytest.mark.parametrize("sig", [*NOTHING.values(), SPEECH[:399]])
-def test_utmos_has_no_figure_for_what_is_too_little(utmos, sig):
+def test_utmos_of_short_signals_is_none(utmos, sig):
     metric = Utmos(utmos[0])
     assert metric([Sample("a", SPEECH, sig)]) == [{"utmos": None}]
 
@@ -327,7 +327,7 @@ class Copying:
 
 
 class Training:
-    """Stands for the objects in a checkpoint of Lightning."""
+    """An object in a checkpoint of Lightning."""
 
     def __init__(self, steps):
         self.steps = steps
@@ -358,7 +358,7 @@ def test_the_published_checkpoint_is_read_without_its_objects(
     assert not marker.exists()
 
 
-def test_what_cannot_be_read_safely_is_refused(tmp_path):
+def test_unsafe_checkpoints_are_refused(tmp_path):
     path, marker = tmp_path / "model.ckpt", tmp_path / "marker"
     torch.save({"state_dict": {"a": Attack(marker)}}, path)
     pickled = pickle.dumps(Attack(marker), protocol=2)
@@ -376,9 +376,9 @@ def test_the_weights_of_something_else_are_named(tmp_path, utmos):
         Utmos(path)
     weights = utmos[1].state_dict()
     save_file(weights | {"judges.weight": torch.zeros(9, 4)}, path)
-    with pytest.raises(CheckpointError, match="has no row 288"):
+    with pytest.raises(CheckpointError, match="row 288 is missing"):
         Utmos(path)
-    # Without the sizes of the tiny one: those of the base model.
+    # Without a config.json: the sizes of the base model.
     save_file(weights, path)
     with pytest.raises(CheckpointError, match="do not fit its configuration"):
         Utmos(path)

@@ -1,4 +1,4 @@
-"""Metrics by models that come with their packages."""
+"""Metrics whose packages include their models."""
 
 import math
 import sys
@@ -30,7 +30,7 @@ def speaker():
 
 @pytest.mark.parametrize("name", ["dnsmos", "distillmos", "speaker"])
 @pytest.mark.parametrize("sig", NOTHING.values(), ids=NOTHING)
-def test_nothing_has_no_figure(name, sig, request):
+def test_empty_and_broken_signals_have_no_figure(name, sig, request):
     metric = request.getfixturevalue(name)
     [row] = metric([Sample("a", SPEECH, sig)])
     assert set(row) == {column.numerator for column in metric.columns}
@@ -47,7 +47,7 @@ def test_short_outputs_have_a_finite_figure_or_none(name, request):
 
 
 @pytest.mark.parametrize("name", ["dnsmos", "distillmos", "speaker"])
-def test_they_make_sense_of_converted_voices(name, request):
+def test_applies_to_converted_voices(name, request):
     assert request.getfixturevalue(name).converts
 
 
@@ -77,7 +77,7 @@ def test_dnsmos_judges_loud_and_silent_output(dnsmos):
         ]
     )
     assert loud == clipped
-    # A codec that gives silence has a bad figure, not none.
+    # A silent output has a bad score, not None.
     assert 0 < silent["dnsmos_ovrl"] < 2
 
 
@@ -108,7 +108,7 @@ def test_distillmos_is_the_librarys_in_any_batch(distillmos):
     assert rows[0]["distillmos"] > rows[1]["distillmos"]
 
 
-def test_distillmos_says_nothing(capsys):
+def test_distillmos_prints_nothing(capsys):
     DistillMos()
     assert capsys.readouterr().out == ""
 
@@ -138,7 +138,7 @@ def test_speaker_similarity_is_the_librarys(speaker):
     assert rows[1]["speaker_similarity"] < 0.99
 
 
-def test_a_converted_voice_is_compared_with_the_one_to_be_heard(speaker):
+def test_a_converted_voice_is_compared_with_the_target(speaker):
     converted = Sample("a", torch.zeros(16000), SPEECH, voice=SPEECH)
     [row] = speaker([converted])
     assert row["speaker_similarity"] == pytest.approx(1)
@@ -147,7 +147,7 @@ def test_a_converted_voice_is_compared_with_the_one_to_be_heard(speaker):
 @pytest.mark.parametrize(
     "output", [torch.zeros(16000), torch.full((16000,), 1e-7), SPEECH[:100]]
 )
-def test_what_has_no_voice_has_no_similarity(speaker, output):
+def test_similarity_without_speech_is_none(speaker, output):
     assert speaker([Sample("a", SPEECH, output)]) == [
         {"speaker_similarity": None}
     ]

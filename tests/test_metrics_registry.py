@@ -1,4 +1,4 @@
-"""Metrics by name, figures of a corpus, and what metrics share."""
+"""Metrics by name, codebook statistics and the cache of originals."""
 
 import math
 import sys
@@ -48,12 +48,12 @@ def test_every_group_is_of_metrics():
         assert set(names) <= set(METRICS)
 
 
-def test_what_is_named_twice_is_made_once():
+def test_duplicates_are_dropped():
     names = ["mel", "stoi", "mel"]
     assert [metric.name for metric in make_metrics(names)] == ["mel", "stoi"]
 
 
-def test_nothing_is_imported_that_is_not_asked_for(monkeypatch):
+def test_libraries_are_imported_lazily(monkeypatch):
     for name in ("resemblyzer", "speechmos", "distillmos", "pesq", "whisper"):
         monkeypatch.setitem(sys.modules, name, None)
     assert make_metrics(["mel"])[0].name == "mel"
@@ -79,7 +79,7 @@ def test_a_missing_extra_is_named(monkeypatch, name, module, extra):
         make_metrics([name])
 
 
-def test_an_unknown_metric_is_named_beside_the_known():
+def test_unknown_metric():
     with pytest.raises(ConfigError, match="no metric 'sdr'; there are stoi,"):
         make_metrics(["mel", "sdr"])
 
@@ -90,7 +90,7 @@ def test_a_source_for_another_metric_is_refused():
         make_metrics(["mel"], options)
 
 
-def test_a_path_that_is_missing_is_asked_for(tmp_path):
+def test_missing_whisper_path(tmp_path):
     with pytest.raises(ConfigError, match="wer needs the path of a Whisper"):
         make_metrics(["wer"])
     options = MetricOptions(whisper=tmp_path / "tiny.en.pt")
@@ -101,7 +101,7 @@ def test_a_path_that_is_missing_is_asked_for(tmp_path):
 @pytest.mark.parametrize(
     "name", [name for name, entry in METRICS.items() if entry.hub]
 )
-def test_a_source_is_given_to_its_metric(name, tmp_path):
+def test_a_source_reaches_its_metric(name, tmp_path):
     options = MetricOptions(sources={name: tmp_path})
     with pytest.raises((CheckpointError, ConfigError), match=str(tmp_path)):
         make_metrics([name], options)
@@ -136,7 +136,7 @@ def test_options_reach_the_metric(monkeypatch):
 # Codes
 
 
-def test_the_entropy_of_codes_is_that_by_hand():
+def test_entropy_of_known_codes():
     counts = count_codes(torch.tensor([[0, 0, 0, 0], [1, 1, 2, 3]]), 16)
     assert counts.tolist() == [4, 2, 1, 1] + 12 * [0]
     bits = 0.5 * 1 + 0.25 * 2 + 2 * 0.125 * 3
@@ -179,10 +179,10 @@ def test_an_utterance_without_tokens_counts_nothing():
     assert not count_codes(torch.zeros(0, dtype=torch.int64), 4).any()
 
 
-# What is kept of originals
+# Cache of originals
 
 
-def test_no_more_originals_are_kept_than_the_limit():
+def test_originals_are_limited():
     computed = []
 
     def compute(sigs):

@@ -34,9 +34,9 @@ ALL = [
 
 @pytest.mark.parametrize("make", ALL)
 @pytest.mark.parametrize("sig", NOTHING.values(), ids=NOTHING)
-def test_nothing_has_no_figure(make, sig):
+def test_empty_and_broken_signals_have_no_figure(make, sig):
     metric = make()
-    # Beside an utterance that has one.
+    # In a batch with a valid utterance.
     rows = metric([Sample("a", sig, sig), same()])
     assert [rows[0][name] for name in all_fields(metric)] == [None] * len(
         all_fields(metric)
@@ -63,7 +63,7 @@ def test_short_utterances_have_a_finite_figure_or_none(make, length):
 
 
 @pytest.mark.parametrize("make", ALL)
-def test_they_make_no_sense_of_converted_voices(make):
+def test_does_not_apply_to_converted_voices(make):
     assert make().converts is False
 
 
@@ -109,12 +109,12 @@ def test_pesq_is_the_librarys():
         (SPEECH, 1e-38 * SPEECH),
     ],
 )
-def test_pesq_has_no_figure_for_what_the_library_refuses(original, output):
+def test_pesq_is_none_if_the_library_refuses(original, output):
     assert Pesq()([Sample("a", original, output)]) == [{"pesq": None}]
 
 
-def test_pesq_of_what_is_long_is_the_mean_of_its_parts():
-    # More stretches of speech than the library has room for.
+def test_pesq_of_long_signals_is_the_mean_of_parts():
+    # More segments of speech than the library supports.
     stretch = torch.cat([SPEECH[8000:12000], torch.zeros(4000)])
     original = stretch.repeat(62)
     output = original + 0.003 * torch.randn(len(original))
@@ -174,7 +174,7 @@ def test_a_shift_is_found_at_any_height(f0):
     )
     assert rows[0]["f0_error"] == pytest.approx(30, abs=10)
     assert rows[0]["gross_errors"] == 0
-    # More than a fifth away.
+    # More than 20 % off.
     assert rows[1]["gross_errors"] == rows[1]["voiced_frames"] > 50
 
 
@@ -189,7 +189,7 @@ def test_the_pitch_does_not_depend_on_the_volume():
     for row in rows:
         assert row["voiced_frames"] > 100
         assert row["voicing_errors"] <= 1 and row["f0_error"] < 1
-    # Nor does noise become a voice.
+    # Noise stays unvoiced.
     [row] = Pitch()([Sample("a", SPEECH, 1e-5 * NOISE)])
     assert row["voiced_frames"] == 0 and row["voicing_errors"] > 100
 
@@ -208,7 +208,7 @@ def glide(cents=0, above=0.0):
 
 
 def test_pitch_does_not_need_the_fundamental():
-    """A telephone's band has the same pitch."""
+    """Telephone bandwidth keeps the pitch."""
     [row] = Pitch()([Sample("a", glide(), glide(above=300))])
     assert row["f0_error"] < 10
     assert row["gross_errors"] == 0 and row["voiced_frames"] > 56
@@ -222,7 +222,7 @@ def test_another_octave_is_a_gross_error():
     [row] = Pitch()([Sample("a", glide(), output)])
     assert row["gross_errors"] == pytest.approx(0.5 / 0.016, abs=3)
     assert row["voiced_frames"] > 56
-    # It does not count for the others.
+    # It is not part of the F0 error.
     assert row["f0_error"] < 20
     [row] = Pitch()([Sample("a", glide(), glide(1200))])
     assert row["gross_errors"] == row["voiced_frames"] > 56
@@ -239,7 +239,7 @@ def test_the_frames_without_voice_are_voicing_errors():
     assert row["f0_error"] < 5
 
 
-def test_what_has_no_voice_has_no_pitch():
+def test_pitch_without_voice_is_none():
     [row] = Pitch()([same(torch.zeros(16000))])
     assert row == {
         "f0_error": None,

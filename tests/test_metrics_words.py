@@ -19,7 +19,7 @@ ORIGINAL, OUTPUT = torch.zeros(1), torch.zeros(2)
 
 
 def hearing(**heard):
-    """A metric that hears these texts in ORIGINAL and OUTPUT."""
+    """A metric that recognises these texts in ORIGINAL and OUTPUT."""
     return WordErrorRates(
         lambda sigs: [
             heard["original" if len(x) == 1 else "output"] for x in sigs
@@ -47,14 +47,14 @@ def test_edits_and_words_are_counted():
     assert (unknown["dwer_edits"], unknown["dwer_words"]) == (2, 3)
     assert unknown["wer_edits"] is unknown["wer_words"] is None
     assert unknown["wer_original_edits"] is None
-    # The fields that the columns name are those of the rows.
+    # The rows have all fields of the columns.
     assert set(all_fields(metric)) == {
         name for name in known if not name.startswith("transcript")
     }
     assert metric.converts
 
 
-def test_words_heard_in_silence_are_errors():
+def test_words_recognised_in_silence_are_errors():
     metric = hearing(original="", output="thank you")
     [row] = metric([Sample("a", ORIGINAL, OUTPUT, "[laughs]")])
     assert (row["dwer_edits"], row["dwer_words"]) == (2, 0)
@@ -62,7 +62,7 @@ def test_words_heard_in_silence_are_errors():
 
 
 @pytest.mark.parametrize("sig", NOTHING.values(), ids=NOTHING)
-def test_nothing_has_no_figure(sig):
+def test_empty_and_broken_signals_have_no_figure(sig):
     metric = hearing(original="a", output="a")
     for sample in (Sample("a", ORIGINAL, sig), Sample("b", sig, OUTPUT)):
         [row] = metric([sample])
@@ -82,7 +82,7 @@ def test_an_original_is_transcribed_once():
     assert heard == [1, 2, 2]
 
 
-def test_two_recognisers_stand_beside_each_other():
+def test_two_recognisers_have_separate_columns():
     names = [
         {column.key for column in metric.columns} | set(all_fields(metric))
         for metric in (

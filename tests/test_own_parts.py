@@ -52,7 +52,7 @@ def own(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_decoder_of_ones_own_is_trained_exported_and_loaded(own):
+def test_an_own_decoder_is_trained_exported_and_loaded(own):
     command = [
         *(sys.executable, ROOT / "recipes/Folder/train.py"),
         ROOT / "hparams/train/mini_decoder.yaml",
@@ -79,7 +79,7 @@ def test_a_decoder_of_ones_own_is_trained_exported_and_loaded(own):
     sig, _ = loaded.decode(toks, window=0.3)
     assert sig.shape == (1, 320 * toks.shape[1])
     torch.testing.assert_close(sig, codec.decode(toks)[0])
-    # A closed schema: what is downloaded names no class of its own.
+    # A closed schema: a downloaded file cannot name another class.
     with pytest.raises(ConfigError, match="from_hparams"):
         FocalCodec.from_pretrained(own / "model")
 

@@ -76,7 +76,7 @@ def test_each_stage(case, which):
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES)
 def test_stages_joined(case):
-    """With lengths, without, and what a stream carries."""
+    """With lengths, without, and with the state of a stream."""
     codec, expected = load(case)
     want = {key[2:]: x for key, x in expected.items() if key[:2] == "a."}
     assert_close(codec.codebook[want["toks"]], want["codes"])

@@ -1,4 +1,4 @@
-"""Codecs of some parts: what they do, and what they name as missing."""
+"""Codecs with absent parts."""
 
 import copy
 import shutil
@@ -66,7 +66,7 @@ def test_facts_are_those_of_the_whole_model(case, parts):
         assert codec.num_tokens(12345) == whole.num_tokens(12345)
 
 
-def test_a_part_that_was_changed_is_another_model(case):
+def test_a_changed_part_changes_the_fingerprint(case):
     codec = FocalCodec.from_pretrained(case, parts=DECODER)
     before = codec.fingerprint
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_a_part_that_was_changed_is_another_model(case):
     assert codec.fingerprint != before
 
 
-def test_a_whole_model_needs_its_folder_no_more(tmp_path):
+def test_a_whole_model_no_longer_needs_its_folder(tmp_path):
     whole = FocalCodec.from_pretrained(PARITY / "offline_50hz")
     folder = tmp_path / "model"
     whole.save_pretrained(folder)
@@ -89,7 +89,7 @@ def test_a_whole_model_needs_its_folder_no_more(tmp_path):
         _ = built.fingerprint
 
 
-def test_what_is_missing_is_named():
+def test_missing_parts_are_named():
     codec = FocalCodec.from_pretrained("focalcodec_mini_50hz", parts=DECODER)
     assert codec.parts == ("quantizer", *DECODER)
     message = (
@@ -114,7 +114,7 @@ def test_what_is_missing_is_named():
         encoder.decode(toks)
 
 
-def test_some_parts_are_no_model_to_save(tmp_path):
+def test_a_model_with_absent_parts_is_not_saved(tmp_path):
     codec = FocalCodec.from_pretrained("focalcodec_mini_50hz", parts=DECODER)
     with pytest.raises(FocalCodecError, match="without its encoder"):
         codec.save_pretrained(tmp_path / "model")
@@ -147,7 +147,7 @@ def test_a_part_without_weights_is_loaded(part):
     assert model.codec.device == torch.device("cpu")
 
 
-def test_the_interface_takes_parts_too():
+def test_the_speechbrain_interface_loads_parts():
     model = PretrainedFocalCodec.from_pretrained(
         PARITY / "offline_50hz", parts=DECODER, run_opts={"device": "cpu"}
     )

@@ -61,7 +61,7 @@ def test_rates_by_title(tmp_path, figures):
     assert low.get_extent() == [0, 1, 0, 8]
     assert high.get_extent() == [0, 1, 0, 12]
     assert figures[0].axes[0].get_ylim() == (0, 12)
-    # One tone has one level and frequency, whatever the rate.
+    # One tone has one level and frequency at any rate.
     assert low.get_array().max() == pytest.approx(
         high.get_array().max(), abs=0.1
     )

@@ -23,7 +23,7 @@ TESTS = Path(__file__).parent
 PARITY = TESTS / "parity"
 WAVENEXT = TESTS / "published" / "wavenext_offline_default"
 
-# What the two versions take for what is not written, where they differ.
+# Defaults of the two versions where they differ.
 DEFAULTS = [
     ("compressor_config", "focal_window", 7, 14),
     ("compressor_config", "focal_factor", 2, 4),
@@ -139,7 +139,7 @@ def test_an_offline_model_as_v002_saves_it_is_not_causal():
     torch.testing.assert_close(rec_sig, expected["rec_sig"], rtol=0, atol=1e-4)
 
 
-def test_tanhscale_init_is_the_first_alpha():
+def test_tanhscale_init_is_the_initial_alpha():
     codec = FocalCodec.from_config(published("full_options_causal"))
     alphas = [
         value
@@ -150,14 +150,14 @@ def test_tanhscale_init_is_the_first_alpha():
     assert all(value.tolist() == [pytest.approx(0.7)] for value in alphas)
 
 
-def test_metadata_is_taken_and_not_kept():
+def test_metadata_is_accepted_and_dropped():
     data = published() | {"model_id": "owner/name", "version": "0.0.2"}
     config = CodecConfig.parse(data)
     assert config == CodecConfig.parse(published())
     assert not {"model_id", "version"} & config.to_dict().keys()
 
 
-def test_how_attention_is_computed_is_no_identity():
+def test_attention_options_do_not_change_the_fingerprint():
     data = published("full_options_50hz")
     data["encoder_config"]["use_flex_attention"] = True
     config = CodecConfig.parse(data)
@@ -171,7 +171,7 @@ def test_how_attention_is_computed_is_no_identity():
 
 @pytest.mark.parametrize("version", ["0.0.1", "0.0.2"])
 @pytest.mark.parametrize(("part", "key", "first", "second"), DEFAULTS)
-def test_what_is_left_out_is_what_its_version_takes(
+def test_missing_options_have_the_defaults_of_their_version(
     tmp_path, part, key, first, second, version
 ):
     default = first if version == "0.0.1" else second
@@ -248,7 +248,7 @@ def test_old_weights_beside_a_configuration_of_the_newer_code(tmp_path):
     assert_same_model(write(tmp_path, data, codec.state_dict(), "0.0.1"), codec)
 
 
-def test_the_weights_tell_where_the_keys_do_not(tmp_path):
+def test_the_weights_decide_where_the_keys_do_not(tmp_path):
     """Not one key that only one of the versions has."""
     for number, (focal, factor) in enumerate([(7, 2), (14, 4)]):
         data = config_of("0.0.1")
@@ -280,7 +280,7 @@ def test_a_size_that_no_version_has_must_be_written(tmp_path):
     assert "decompressor" not in message
 
 
-def test_a_configuration_alone_must_tell_its_version(tmp_path):
+def test_a_configuration_without_weights_must_show_its_version(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"encoder_config": {"dim": 1024}}))
     with pytest.raises(ConfigError, match="write down decoder_name, compr"):
@@ -333,7 +333,7 @@ def test_earlier_folders_are_the_same_model(tmp_path):
         assert_same_model(folder, codec)
 
 
-def test_where_both_packages_could_have_saved_it_the_key_is_asked_for(
+def test_an_ambiguous_wavenext_must_say_whether_it_is_causal(
     tmp_path,
 ):
     codec = FocalCodec.from_pretrained(WAVENEXT)
@@ -365,7 +365,7 @@ def test_a_configuration_with_weights_of_its_name(tmp_path):
         assert codec.name == tmp_path.name and codec.token_rate == 50
 
 
-def test_weights_of_another_name_are_not_taken(tmp_path):
+def test_weights_of_another_name_are_not_used(tmp_path):
     for name in ("config.json", "model.safetensors"):
         content = (PARITY / "offline_50hz" / name).read_bytes()
         (tmp_path / name).write_bytes(content)

@@ -1,4 +1,4 @@
-"""What lies between two passes: memory, disk, and what is left behind."""
+"""Features between two passes: memory, disk and cleaning up."""
 
 import resource
 import tempfile
@@ -40,7 +40,7 @@ def files(monkeypatch):
     st.sampled_from([1, 64, 1 << 20]),
     st.data(),
 )
-def test_what_is_written_is_read(lengths, dtype, in_memory, data):
+def test_written_frames_are_read_back(lengths, dtype, in_memory, data):
     rows = [torch.randn(num, 3).to(dtype) for num in lengths]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spool_module, "IN_MEMORY", in_memory)
@@ -78,13 +78,13 @@ def test_memory_is_bounded(monkeypatch):
         lambda: next(CODEC.decode_stream(TOKS[0], window=2)),
     ],
 )
-def test_nothing_is_left(call, files):
+def test_temporary_files_are_removed(call, files):
     call()
     assert len(files) >= 2
     assert all(file._rolled and file.closed for file in files)
 
 
-def test_one_layer_at_a_time_is_kept(files, monkeypatch):
+def test_one_layer_at_a_time_is_stored(files, monkeypatch):
     """A spool is closed when the next one is full."""
     pieces = CODEC.decode_stream(TOKS[0], window=2)
     next(pieces)
@@ -93,7 +93,7 @@ def test_one_layer_at_a_time_is_kept(files, monkeypatch):
     assert all(file.closed for file in files)
 
 
-def test_nothing_is_left_after_an_error(files):
+def test_temporary_files_are_removed_after_an_error(files):
     def read(start, stop):
         if start > 50000:
             raise RuntimeError("unplugged")
@@ -104,7 +104,7 @@ def test_nothing_is_left_after_an_error(files):
     assert len(files) == 1 and files[0]._rolled and files[0].closed
 
 
-def test_what_fits_one_window_is_not_spooled(files):
+def test_a_single_window_is_not_spooled(files):
     CODEC.encode(SIG, torch.tensor([16000, 20000]), batch_size=1)
     CODEC.decode(TOKS, batch_size=1)
     assert not files

@@ -293,7 +293,7 @@ def test_lost_samples_are_reported(use, tmp_path):
 
 def test_a_microphone_without_samples(use, monkeypatch):
     device = use()
-    monkeypatch.setattr(sound_device, "GIVE_UP", 0.05)
+    monkeypatch.setattr(sound_device, "DEVICE_TIMEOUT", 0.05)
     result = stream("microphone")
     assert result.exit_code == 1
     assert "the microphone gave nothing" in result.stderr

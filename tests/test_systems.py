@@ -23,9 +23,9 @@ from speechbrain_focalcodec.metrics.systems.original import Original
 from speechbrain_focalcodec.metrics.systems.registry import make_system
 from speechbrain_focalcodec.metrics.systems.tools import run_tool
 
-# What stands in for the tools. Codec2: each frame is the mean of its samples,
-# and speech comes out late by the mode's delay. Opus: samples as they are, 60
-# bytes to a packet, in pages of Ogg as opusenc writes them.
+# Replacements of the tools. Codec2: each frame is the mean of its samples,
+# with the mode's delay. Opus: unchanged samples, 60 bytes per packet, in Ogg
+# pages as written by opusenc.
 C2ENC = """
 import sys, array
 frame, size, delay = MODES[sys.argv[1]]
@@ -77,7 +77,7 @@ sys.stdout.buffer.write(b"".join(pages[2:]))
 
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory):
-    """Folder of the scripts that stand in for the tools."""
+    """Folder of the scripts that replace the tools."""
     folder = tmp_path_factory.mktemp("tools")
     modes = {
         name: (mode.frame, math.ceil(mode.bits / 8), mode.delay)
@@ -151,7 +151,7 @@ def test_codec2_with_its_delay(fake_tools):
 def test_opus_keeps_signals_and_counts_packets(fake_tools):
     system = make_system("opus:6")
     outputs = check_lengths(system)
-    # Heads, tags and tables of segments do not count.
+    # Heads, tags and segment tables are not counted.
     assert [output.bits for output in outputs] == [16 * n for n in LENGTHS]
     sig = demo(16000)
     [output] = system.resynthesize([sig])
@@ -161,7 +161,7 @@ def test_opus_keeps_signals_and_counts_packets(fake_tools):
     assert system.fingerprint == "opusenc of a test, 6"
 
 
-def test_opus_that_writes_something_else(fake_tools):
+def test_opus_with_invalid_output(fake_tools):
     with pytest.raises(FocalCodecError, match="no Ogg file"):
         Opus(6).bits(b"RIFF" + bytes(100))
 
@@ -174,7 +174,7 @@ def test_missing_tools(no_tools, spec, package):
         make_system(spec)
 
 
-def test_tools_that_fail(tmp_path):
+def test_failing_tools(tmp_path):
     tool = tmp_path / "tool"
     tool.write_text("#!/bin/sh\necho one >&2; echo the reason >&2; exit 3\n")
     tool.chmod(0o755)
@@ -291,13 +291,13 @@ def test_focalcodec_in_training_is_refused(codec):
         FocalCodecSystem(FocalCodec.from_config(codec.config))
 
 
-# What a user writes
+# Specs
 
 
 def test_labels(fake_tools):
     system = make_system("the lowest=codec2:450")
     assert (system.name, system.mode) == ("the lowest", "450")
-    # What has a path before the sign is a path.
+    # A path before the sign is not a label.
     with pytest.raises(ValueError, match="no codec of this name"):
         make_system("./a=original")
 
@@ -333,7 +333,7 @@ def test_unknown_specs_name_the_forms(spec):
         ("tests/parity", "config.json"),
     ],
 )
-def test_specs_that_are_wrong(spec, message):
+def test_invalid_specs(spec, message):
     with pytest.raises(ValueError, match=message):
         make_system(spec)
 

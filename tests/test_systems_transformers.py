@@ -125,7 +125,7 @@ def test_transformers_refuse(tiny, spec, message):
         make_system(spec.format(tiny))
 
 
-def test_transformers_do_not_make_up_weights(tiny, tmp_path):
+def test_missing_weights_are_refused(tiny, tmp_path):
     from safetensors.torch import load_file, save_file
 
     source = tiny / "dac"

@@ -69,7 +69,7 @@ def test_no_special_tokens(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_trained(kind):
+def test_trained_parameters(kind):
     embedding = TokenEmbedding(64, 16, 2, padding_idx=65, **kind)
     toks = torch.tensor([[64, 7, 65], [0, 63, 64]])
     before = embedding.weight.detach().clone()
@@ -85,7 +85,7 @@ def test_what_is_trained(kind):
     assert others == (embedding.table is None and not embedding.freeze)
 
 
-def test_seed_alone_decides():
+def test_only_the_seed_matters():
     state = torch.get_rng_state()
     first = TokenEmbedding(64, 16, 2, seed=1)
     assert torch.equal(torch.get_rng_state(), state)
@@ -96,7 +96,7 @@ def test_seed_alone_decides():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_state_is_all_there_is(kind):
+def test_the_state_dict_is_complete(kind):
     first = TokenEmbedding(64, 16, 2, seed=1, **kind)
     second = TokenEmbedding(64, 16, 2, seed=2, **kind)
     second.load_state_dict(first.state_dict())
@@ -137,7 +137,7 @@ def test_half_precision():
         ({"padding_idx": 66}, "special token"),
     ],
 )
-def test_wrong_arguments(arguments, message):
+def test_wrong_arguments_are_refused(arguments, message):
     defaults = {"codebook_size": 64, "dim": 8, "num_special": 2}
     with pytest.raises(ValueError, match=message):
         TokenEmbedding(**defaults | arguments)

@@ -70,7 +70,7 @@ def test_tokens_read_back(tmp_path, toks, codebook_size):
     assert stored == (np.uint16 if codebook_size <= 2**16 else np.uint32)
 
 
-def test_one_content_gives_one_file(tmp_path):
+def test_equal_content_makes_equal_files(tmp_path):
     for name in ("a.npz", "b.npz"):
         save_tokens(tmp_path / name, make())
     assert (tmp_path / "a.npz").read_bytes() == (
@@ -102,7 +102,7 @@ def test_damaged_bytes_are_refused(tmp_path, damage):
     except TokenError as error:
         assert "damaged.npz" in str(error)
     else:
-        # Such as a time stamp in the archive: nothing that is read.
+        # Such as a time stamp in the archive, which is not read.
         assert same(file, make())
 
 
@@ -121,7 +121,7 @@ def test_cut_files_are_refused(tmp_path, cut, data):
             load_tokens(path)
 
 
-def test_other_bytes_keep_the_tokens_or_are_refused_at_each_place(tmp_path):
+def test_changed_bytes_keep_the_tokens_or_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     save_tokens(path, make(5))
     whole = path.read_bytes()

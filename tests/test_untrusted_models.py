@@ -1,4 +1,4 @@
-"""Models and tasks from elsewhere: whatever is in them, our errors come out."""
+"""Untrusted models and tasks of any content raise only our errors."""
 
 import copy
 import json
@@ -34,7 +34,7 @@ PARITY = Path(__file__).parent / "parity"
 MODELS = sorted(path.parent for path in PARITY.glob("*/config.json"))
 SOME = "encoder.encoder.layers.0.attention.q_proj.weight"  # of v001
 
-# By type, and what JSON can hold besides.
+# By type, and other JSON values.
 VALUES = [
     *(None, True, False, "", "a", "x" * 5000, "\x00", "../a", "WavLM"),
     *(-1, 0, 1, 2, 3, 7, 64, 255, 256, 1000, 65535, 65536, 1 << 24, 1 << 64),
@@ -140,7 +140,7 @@ def test_mutated_configurations_of_tasks(tmp_path, tasks):
         {"encoder_name": "LogMel", "encoder_config": {"mean": 1e300}},
     ],
 )
-def test_values_that_no_float32_holds(changes):
+def test_values_beyond_float32_are_refused(changes):
     with pytest.raises(ConfigError, match="than or equal"):
         CodecConfig.parse(changes)
 
@@ -236,7 +236,7 @@ WAVLM = {"hidden_dims": [512], "kernel_sizes": [1]}
         },
     ],
 )
-def test_models_that_ask_for_much_are_refused(changes):
+def test_models_that_need_too_much_are_refused(changes):
     data = copy.deepcopy(changes)
     features = 80 if "encoder_name" in data else 1024
     for part, key in (
@@ -343,7 +343,7 @@ def test_pieces_that_are_not_utf8(tmp_path, tasks):
 
 @pytest.fixture(params=["fifo", "device", "folder"])
 def put(request):
-    """Puts what is no regular file in the place of a file."""
+    """Replaces a file by a FIFO, a device or a folder."""
 
     def replace(path):
         path.unlink(missing_ok=True)

@@ -77,7 +77,7 @@ def on_disk(monkeypatch):
 @torch.no_grad()
 @pytest.mark.parametrize("case", KNN_CASES)
 @pytest.mark.parametrize("block", [voice_module.BLOCK, 300])
-def test_matches_as_the_published_code_does(case, block, monkeypatch):
+def test_matching_equals_the_published_code(case, block, monkeypatch):
     monkeypatch.setattr(voice_module, "BLOCK", block)
     codec = FocalCodec.from_pretrained(PARITY / case)
     expected = load_file(PARITY / case / "expected.safetensors")
@@ -86,7 +86,7 @@ def test_matches_as_the_published_code_does(case, block, monkeypatch):
     mean = reference.match(expected["knn.query"])
     close(mean, expected["knn.mean"])
     close(codec.feats_to_sig(mean), expected["knn.sig"], 1e-4)
-    # And from the waveforms on: a's voice for what b says.
+    # And from waveforms: the words of b in the voice of a.
     reference = VoiceReference.from_sigs(codec, expected["a.sig"])
     close(reference._frames, expected["knn.matching_set"], 1e-4)
     sig = codec.convert_voice(expected["b.sig"], reference, window=None)
@@ -104,7 +104,7 @@ def test_matches_as_the_published_code_does(case, block, monkeypatch):
     st.booleans(),
     st.data(),
 )
-def test_blocks_find_what_a_search_at_once_does(
+def test_a_search_in_blocks_equals_a_single_search(
     num, lengths, dim, block, queries, whole_numbers, data
 ):
     k = data.draw(st.integers(1, num))
@@ -126,7 +126,7 @@ def test_blocks_find_what_a_search_at_once_does(
 
 
 @pytest.mark.parametrize("block", [1, 7 * 4, voice_module.BLOCK])
-def test_of_equally_near_frames_the_first_are_taken(block, monkeypatch):
+def test_the_first_of_equally_near_frames_are_used(block, monkeypatch):
     monkeypatch.setattr(voice_module, "BLOCK", block)
     direction = torch.tensor([3.0, 4.0, 0.0, 0.0])
     frames = torch.stack([direction * 2**i for i in range(20)])
@@ -134,14 +134,14 @@ def test_of_equally_near_frames_the_first_are_taken(block, monkeypatch):
     reference = VoiceReference(frames, FACTS)
     got = reference.match(direction[None, None], k=3)
     close(got[0, 0], direction * (2**5 + 2**6 + 2**7) / 3)
-    # Nothing is like a frame of zeros, and it is like nothing.
+    # The cosine with a frame of zeros is 0.
     got = reference.match(torch.zeros(1, 1, 4), k=1)
     assert torch.equal(got[0, 0], -direction)
     silent = VoiceReference(torch.zeros(9, 4), FACTS)
     assert not silent.match(torch.randn(1, 3, 4)).any()
 
 
-def test_what_lies_beyond_a_length_is_not_looked_at():
+def test_padding_is_ignored():
     reference = VoiceReference(torch.randn(30, 8), FACTS)
     qfeats = torch.randn(2, 12, 8)
     alone = reference.match(qfeats[1:, :5])
@@ -163,7 +163,7 @@ def test_low_precision_is_searched_in_float32(dtype):
     assert torch.equal(got, want.to(dtype))
 
 
-def test_no_more_than_a_block_is_read_at_once(on_disk, tmp_path, monkeypatch):
+def test_frames_are_read_in_blocks(on_disk, tmp_path, monkeypatch):
     frames = torch.randn(1000, 8)
     VoiceReference(frames, FACTS).save(tmp_path / "a.safetensors")
     reference = VoiceReference.load(tmp_path / "a.safetensors")
@@ -267,7 +267,7 @@ def test_continuous_references(name, monkeypatch):
         close(stored.to("cpu")._frames, reference._frames, 1e-4)
 
 
-def test_what_is_no_reference_speech_is_refused():
+def test_missing_reference_speech_is_refused():
     codec = CODECS["offline_50hz"]
     for call, kind, message in (
         (lambda: VoiceReference.from_sigs(codec, []), VoiceError, "no refer"),
@@ -317,7 +317,7 @@ def test_what_is_no_reference_speech_is_refused():
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", CODECS)
-def test_windows_convert_as_one_pass_does(name):
+def test_conversion_in_windows_equals_a_single_pass(name):
     codec = CODECS[name]
     reference = few_frames(codec)
     convert = reference.converter(codec, k=2)
@@ -343,7 +343,7 @@ def test_windows_convert_as_one_pass_does(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", CODECS)
-def test_a_batch_lasts_as_long_and_gives_what_each_gives_alone(name):
+def test_a_batch_equals_single_utterances_and_keeps_durations(name):
     codec = CODECS[name]
     reference = few_frames(codec)
     lengths = torch.tensor([16000 * 3 + 5, 700])
@@ -391,7 +391,7 @@ def test_a_model_in_low_precision_converts():
     assert half.convert_voice(sig, reference).isfinite().all()
 
 
-def test_a_model_that_changed_is_another_model():
+def test_a_changed_model_is_refused():
     codec = FocalCodec.from_pretrained(PARITY / "offline_50hz")
     reference = VoiceReference.from_sigs(codec, [noise(8000)])
     codec.convert_voice(noise(1, 4000), reference)
@@ -504,7 +504,7 @@ def test_cut_files_are_refused(saved):
         VoiceReference.load(saved)
 
 
-def test_a_file_that_is_cut_in_use_is_an_error(saved, on_disk):
+def test_a_file_that_is_truncated_in_use_is_an_error(saved, on_disk):
     reference = VoiceReference.load(saved)
     os.truncate(saved, saved.stat().st_size - 8)
     with pytest.raises(VoiceError, match="was cut while it was in use"):
@@ -516,7 +516,7 @@ def test_a_file_that_is_cut_in_use_is_an_error(saved, on_disk):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.data())
-def test_damaged_bytes_are_refused_or_change_numbers_alone(saved, data):
+def test_damaged_bytes_are_refused_or_change_only_numbers(saved, data):
     whole = saved.read_bytes()
     path = saved.with_name("damaged.safetensors")
     path.write_bytes(data.draw(damaged(whole)))
@@ -540,7 +540,7 @@ def model(request):
 
 @pytest.fixture
 def corpus(tmp_path):
-    """A target speaker's folder, and what another one says."""
+    """A target speaker's folder, and speech of another speaker."""
     folder = tmp_path / "speaker"
     write_audio(folder / "a.wav", noise(9000).clamp(-1, 1), 16000)
     write_audio(folder / "sub" / "b.flac", noise(20000).clamp(-1, 1), 44100)

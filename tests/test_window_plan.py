@@ -34,7 +34,7 @@ def test_kept_parts_tile_the_utterance(num_steps, left, right, unit, extra):
         if i < len(plan) - 1:
             assert window.stop - window.keep_stop == right
         elif i:
-            # The others are equally long; the last fills what is left.
+            # The others are equally long; the last has the rest.
             rest = (plan[0].stop - plan[0].start) - (window.stop - window.start)
             assert 0 <= rest < unit * len(plan)
     assert (len(plan) == 1) == (num_steps <= size)

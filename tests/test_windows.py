@@ -103,7 +103,7 @@ def test_sizes():
         assert [len(piece) // 480 for piece in pieces] == sizes
 
 
-# What fits one window
+# A single window
 
 
 @torch.no_grad()
@@ -130,7 +130,7 @@ def test_one_window_is_bit_identical(name):
 
 
 @torch.no_grad()
-def test_padding_that_makes_a_batch_long_is_cut():
+def test_excess_padding_of_a_batch_is_cropped():
     codec = OFFLINE["offline_50hz"]
     sig, lengths = speech(codec, [80000, 80000]), torch.tensor([16000, 9000])
     toks, num = codec.encode(sig, lengths, window=2, context=0.3)
@@ -146,7 +146,7 @@ def test_padding_that_makes_a_batch_long_is_cut():
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", OFFLINE)
-def test_windows_decode_as_one_pass_does(name):
+def test_decoding_in_windows_equals_a_single_pass(name):
     codec = OFFLINE[name]
     passes = decode_passes(codec, WINDOW)
     lengths = three_lengths(3 * max(step.sizes.size for step in passes))
@@ -164,7 +164,7 @@ def test_windows_decode_as_one_pass_does(name):
 
 
 def latents(codec, passes, x, lengths, batch_size):
-    """What passes give before it is quantized, utterance by utterance."""
+    """Latents of passes before quantization, utterance by utterance."""
     found = [[] for _ in lengths]
     with mock.patch.object(codec.quantizer, "lats_to_toks", lambda lats: lats):
         for row, part in run_passes(
@@ -183,7 +183,9 @@ def latents(codec, passes, x, lengths, batch_size):
     st.integers(1, 3),
 )
 @example([397, 3, 130], 0.01, 2)
-def test_windows_compress_as_one_pass_does(name, lengths, window, batch_size):
+def test_compressing_in_windows_equals_a_single_pass(
+    name, lengths, window, batch_size
+):
     """Latents of the same features, layer by layer."""
     codec = OFFLINE[name]
     feats = torch.randn(len(lengths), max(lengths), codec.encoder.output_dim)
@@ -200,7 +202,7 @@ def test_windows_compress_as_one_pass_does(name, lengths, window, batch_size):
 @pytest.mark.parametrize(
     "name", [name for name in OFFLINE if name.startswith("log_mel")]
 )
-def test_windows_encode_as_one_pass_does_where_the_encoder_is_local(name):
+def test_encoding_in_windows_equals_a_single_pass_for_local_encoders(name):
     codec = OFFLINE[name]
     lengths = [16000 * 9 + 5, 700, 16000 * 4]
     sig = speech(codec, lengths)
@@ -226,7 +228,7 @@ def one_mean_a_window(monkeypatch):
 
 
 @torch.no_grad()
-def test_windows_encode_a_minute_of_speech_to_the_same_tokens(monkeypatch):
+def test_a_minute_of_speech_has_the_same_tokens_in_windows(monkeypatch):
     codec = OFFLINE["mini"]
     sig, _ = read_audio(DEMO_CLIP, codec.sample_rate_input)
     sig = sig.repeat(-(-60 * 16000 // len(sig)))[None, : 60 * 16000]
@@ -241,7 +243,7 @@ def test_windows_encode_a_minute_of_speech_to_the_same_tokens(monkeypatch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["offline_12_5hz", "v001_50hz", "mini"])
-def test_decoding_with_means_of_windows_is_something_else(name, monkeypatch):
+def test_decoding_with_means_of_windows_differs(name, monkeypatch):
     one_mean_a_window(monkeypatch)
     codec = OFFLINE[name]
     toks = random_toks(codec, [int(20 * codec.token_rate)])
@@ -251,7 +253,7 @@ def test_decoding_with_means_of_windows_is_something_else(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", OFFLINE)
-def test_context_of_a_pass_is_what_it_depends_on(name, monkeypatch):
+def test_the_context_of_a_pass_equals_its_receptive_field(name, monkeypatch):
     """Not less, and more by rounding to whole frames and chunks only."""
     codec = copy.deepcopy(OFFLINE[name]).double()
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
@@ -340,7 +342,7 @@ SWEPT = (
 @example("mixed", 400)
 @example("offline_options", 90 * 16000)
 @example("down_scaled", 90 * 16000)
-def test_as_many_tokens_as_one_pass_gives(name, length):
+def test_the_number_of_tokens_equals_a_single_pass(name, length):
     codec = {**OFFLINE, **CAUSAL}[name]
     reads = []
 
@@ -362,7 +364,7 @@ def test_as_many_tokens_as_one_pass_gives(name, length):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", OFFLINE)
-def test_kept_features_are_those_of_their_windows(name):
+def test_kept_features_equal_those_of_their_windows(name):
     """Each window encoded by itself."""
     codec = OFFLINE[name]
     length = 16000 * 5 + 123
@@ -404,7 +406,7 @@ def test_tokens_do_not_depend_on_the_batch(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["offline_25hz", "causal_50hz"])
-def test_resynthesis_by_windows(name):
+def test_resynthesis_in_windows(name):
     codec = {**OFFLINE, **CAUSAL}[name]
     lengths = torch.tensor([16000 * 6 + 5, 700])
     sig = speech(codec, lengths.tolist())
@@ -422,7 +424,7 @@ def test_resynthesis_by_windows(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["offline_25hz", "causal_50hz"])
-def test_low_precision_by_windows(name):
+def test_low_precision_in_windows(name):
     codec = {**OFFLINE, **CAUSAL}[name]
     path = PARITY / name
     codec = FocalCodec.from_pretrained(path).bfloat16()
@@ -473,7 +475,7 @@ TOKS = torch.zeros(1, 50, dtype=torch.int64)
         (lambda c: c.encode_stream(None, 0), "num_samples must be at least 1"),
         (
             lambda c: c.encode_stream(lambda i, j: SIG[0, :5], 9),
-            r"read\(0, 9\) must give a tensor \[9\], got \[5\]",
+            r"read\(0, 9\) must return a tensor \[9\], got \[5\]",
         ),
         (lambda c: c.decode_stream(TOKS[0, :0]), r"toks must.*\[N\].*empty"),
         (lambda c: c.decode_stream(TOKS), r"toks must be a tensor \[N\]"),
@@ -499,7 +501,7 @@ def test_bad_tokens_are_found_before_any_work():
 
 
 @torch.no_grad()
-def test_context_is_no_matter_to_a_causal_model():
+def test_context_has_no_effect_on_a_causal_model():
     codec = CAUSAL["causal_50hz"]
     sig = speech(codec, [16000])
     toks, _ = codec.encode(sig, window=0.5, context=7)

@@ -1,4 +1,4 @@
-"""Task folders with random weights, of tiny parts: for doctests and tests."""
+"""Folders of tiny tasks with random weights, for tests."""
 
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ CODEC = Path(__file__).parent / "parity" / "offline_50hz"
 TEXTS = ["GO ON", "NO", "STOP"]
 
 
-def heard(codec: Path = CODEC, **options: Any) -> dict[str, Any]:
-    """The front end's part of a configuration, for tokens."""
+def token_front_end(codec: Path = CODEC, **options: Any) -> dict[str, Any]:
+    """Configuration of a token front end."""
     loaded = FocalCodec.from_pretrained(codec)
     return {
         "input": "tokens",
@@ -39,18 +39,18 @@ def save(folder: Path, config: dict[str, Any]) -> Path:
 def trained_asr(folder: Path, **options: Any) -> Path:
     """A recogniser."""
     network = {"name": "BiLSTM", "hidden_dim": 8, "num_layers": 1}
-    config = {"task": "asr", "network": network, "front_end": heard()}
+    config = {"task": "asr", "network": network, "front_end": token_front_end()}
     return save(folder, config | options)
 
 
 def trained_classifier(folder: Path, **options: Any) -> Path:
-    """A classification."""
+    """A classifier."""
     network = {"name": "PooledBiLSTM", "hidden_dim": 8}
     config = {
         "task": "classification",
         "network": network,
         "classes": ["no", "yes"],
-        "front_end": heard(),
+        "front_end": token_front_end(),
     }
     return save(folder, config | options)
 
@@ -61,6 +61,6 @@ def trained_tts(folder: Path, **options: Any) -> Path:
     config = {
         "task": "tts",
         "language_model": model,
-        "front_end": heard(freeze=True),
+        "front_end": token_front_end(freeze=True),
     }
     return save(folder, config | options)

@@ -1,4 +1,4 @@
-"""The microphone and the loudspeaker, by PortAudio (extra ``live``)."""
+"""The microphone and the loudspeaker, through PortAudio (extra ``live``)."""
 
 import math
 import queue
@@ -20,28 +20,21 @@ from speechbrain_focalcodec.utils.extras import import_extra
 __all__ = ["Microphone", "Playback", "import_sounddevice"]
 
 # All in seconds.
-BLOCK = 0.01  # handed over by the device at once
-WAITING = 2.0  # recorded and not yet coded, at most
-PLAY_WAITING = 1.0  # coded and not yet played, at most
+BLOCK = 0.01  # one block of the device
+WAITING = 2.0  # longest queue of recorded audio
+PLAY_WAITING = 1.0  # longest queue of audio to play
 PLAY_LEAD = 0.02  # silence before the first sound, against stutter
-POLL = 0.1  # between looks for an interrupt
-GIVE_UP = 5.0  # without a sample from the device
+POLL = 0.1  # interval of checks for an interrupt
+DEVICE_TIMEOUT = 5.0  # timeout for samples of the device
 
 NAMES = {"input": "microphone", "output": "loudspeaker"}
 
 
 def import_sounddevice() -> Any:
-    """Import sounddevice, or say how to get it.
+    """Import sounddevice.
 
-    Returns
-    -------
-    ModuleType
-        The library.
-
-    Raises
-    ------
-    AudioError
-        If the package or the PortAudio library is missing.
+    Raises AudioError with advice if the package or the PortAudio library is
+    missing.
     """
     try:
         return import_extra("sounddevice", "live")
@@ -55,7 +48,7 @@ def import_sounddevice() -> Any:
 
 
 def _device_rate(sd: Any, kind: str, wanted: int) -> int:
-    """The wanted rate if the default device takes it, or the device's own."""
+    """`wanted` if the default device supports it; else the device's rate."""
     try:
         device = sd.query_devices(kind=kind)
     except (sd.PortAudioError, ValueError) as error:
@@ -74,7 +67,7 @@ def _device_rate(sd: Any, kind: str, wanted: int) -> int:
 
 @contextmanager
 def _opening(sd: Any, kind: str) -> Iterator[None]:
-    """Turn errors of PortAudio into ours."""
+    """Convert PortAudio's errors to AudioError."""
     try:
         yield
     except (sd.PortAudioError, ValueError) as error:
@@ -85,26 +78,26 @@ def _opening(sd: Any, kind: str) -> Iterator[None]:
 
 
 class Microphone:
-    """One channel from the system's default microphone.
+    """One channel of the system's default microphone.
 
-    A context manager, which records as long as the block lasts. What is not
-    taken waits, up to two seconds; what comes then is lost, and counted.
+    A context manager that records within its block. Recorded audio waits in a
+    queue of two seconds; when that is full, new samples are lost and counted.
 
     Arguments
     ---------
     sample_rate : int
-        The rate wanted (Hz). A device without it is resampled.
+        Sample rate of the output (Hz); a device without it is resampled.
 
     Attributes
     ----------
     device_rate : int
-        The device's rate (Hz).
+        Sample rate of the device (Hz).
     latency : float
-        What the device (in the block only) and resampling add (s).
+        Latency of the device (within the block only) and resampling (s).
     overflows : int
-        Times that the device says it lost input.
+        Number of overflows that the device reports.
     lost_samples : int
-        Samples, at the device's rate, that found no place to wait.
+        Samples, at the device's rate, lost because the queue was full.
 
     Raises
     ------
@@ -120,7 +113,7 @@ class Microphone:
         self.overflows = self.lost_samples = 0
         unit = self._resampler.block
         self._block = unit * max(1, round(BLOCK * self.device_rate / unit))
-        # What resampling holds back comes with the next block.
+        # Samples that the resampler holds back come with the next block.
         behind = math.ceil(self._resampler.delay * self.device_rate)
         blocks = math.ceil(behind / self._block)
         self.latency = blocks * self._block / self.device_rate
@@ -157,35 +150,35 @@ class Microphone:
     def blocks(
         self, stopped: Callable[[], bool]
     ) -> Iterator[tuple[torch.Tensor, float]]:
-        """Give what is recorded, block by block.
+        """Yield recorded blocks until `stopped()`, then those in the queue.
 
         Arguments
         ---------
         stopped : callable
-            Tells when to end the recording; what waits is given then, too.
+            Whether to end the recording.
 
         Yields
         ------
         sig : torch.Tensor
-            Float [T] at the rate wanted.
+            Float [T] at the output's rate.
         arrived : float
-            When the device handed it over, by `time.perf_counter`.
+            Time at which the device delivered it (`time.perf_counter`).
 
         Raises
         ------
         AudioError
-            If the device gives nothing for some seconds.
+            If the device delivers nothing for some seconds.
         """
         arrived = time.perf_counter()
         while not stopped():
             try:
                 sig, arrived = self._queue.get(timeout=POLL)
             except queue.Empty:
-                if time.perf_counter() - arrived > GIVE_UP:
+                if time.perf_counter() - arrived > DEVICE_TIMEOUT:
                     raise AudioError(
-                        f"the microphone gave nothing for {GIVE_UP:g} s; see "
-                        "that it is connected and that this program may "
-                        "record"
+                        f"the microphone gave nothing for {DEVICE_TIMEOUT:g} "
+                        "s; check that it is connected and that this program "
+                        "may record"
                     ) from None
                 continue
             yield self._resampler.push(torch.from_numpy(sig)), arrived
@@ -197,26 +190,26 @@ class Microphone:
 
 
 class Playback:
-    """Plays a signal on the system's default loudspeaker as it comes.
+    """Plays a signal on the system's default loudspeaker as it is written.
 
-    A context manager: at the end of the block the rest is played. When too
-    little has come there is silence, when too much waits (a second) the
-    oldest is left out; both are counted.
+    A context manager; at the end of its block the queue is played. Silence
+    fills gaps; when more than a second is queued, the oldest audio is dropped.
+    Both are counted.
 
     Arguments
     ---------
     sample_rate : int
-        Of what is written (Hz). A device without it is resampled for.
+        Sample rate of the signal (Hz); resampled if the device lacks it.
 
     Attributes
     ----------
     latency : float
-        What the device (in the block only), resampling and the silence at
-        the start add (s).
+        Latency of the device (within the block only), of resampling and of
+        the silence at the start (s).
     underruns : int
-        Times that there was nothing to play.
+        Number of gaps.
     lost_samples : int
-        Samples, at the device's rate, that were left out.
+        Samples, at the device's rate, that were dropped.
 
     Raises
     ------
@@ -238,13 +231,7 @@ class Playback:
         self._ended = threading.Event()
 
     def write(self, sig: torch.Tensor) -> None:
-        """Play this next.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Float [T].
-        """
+        """Append a signal, float [T], to the queue."""
         part = self._resampler.push(sig.float().cpu())
         if len(part) and not self._started:
             self._put(np.zeros(round(PLAY_LEAD * self.device_rate), "float32"))
@@ -307,5 +294,5 @@ class Playback:
         if kind is None:
             self._put(self._resampler.flush().numpy())
             self._ending = True
-            self._ended.wait(PLAY_WAITING + GIVE_UP)
+            self._ended.wait(PLAY_WAITING + DEVICE_TIMEOUT)
         self._stream.close()

@@ -1,7 +1,6 @@
-"""Reading, checking, resampling and writing audio files in memory.
+"""Reading and writing audio files as a whole.
 
-What is accepted is said in `gate.py`; files of any length are read and
-written in `stream.py`, sample rates changed in `resampling.py`.
+`gate.py` checks files; `stream.py` reads and writes files of any length.
 """
 
 import os
@@ -38,7 +37,7 @@ AUDIO_SUFFIXES = (
     *(".aif", ".aiff", ".au", ".caf", ".rf64", ".w64"),
 )
 
-# What a file may claim to be read as a whole.
+# Bounds on files that are read as a whole.
 MAX_DURATION = 3600.0  # seconds
 MAX_VALUES = 2**29  # frames x channels: 2 GiB of float32
 
@@ -52,9 +51,9 @@ def read_audio(
 ) -> tuple[torch.Tensor, int]:
     """Read an audio file as one checked channel.
 
-    :class:`~speechbrain_focalcodec.audio.gate.CheckedFile` says which formats
-    are read and how damage is noticed. The file's claims are checked before
-    anything is decoded, so that memory is bounded; for longer files there is
+    :class:`~speechbrain_focalcodec.audio.gate.CheckedFile` lists the formats
+    and checks. Claims of the header are checked before decoding, so memory is
+    bounded; for longer files see
     :class:`~speechbrain_focalcodec.audio.stream.AudioReader`.
 
     Arguments
@@ -62,9 +61,9 @@ def read_audio(
     path : str or Path
         The file to read.
     sample_rate : int, optional
-        Sample rate to resample to, in Hz. The file's own by default.
+        Sample rate to resample to (Hz); the file's own by default.
     max_duration : float
-        The longest accepted duration, in seconds.
+        Longest accepted duration (s).
     channel : int, optional
         The channel to read, from 0; the mean of all by default.
     strict : bool
@@ -74,9 +73,9 @@ def read_audio(
     Returns
     -------
     sig : torch.Tensor
-        The channel, or the mean of all, float32 [T].
+        The signal, float32 [T].
     sample_rate : int
-        The sample rate of `sig`, in Hz.
+        Its sample rate (Hz).
 
     Raises
     ------
@@ -109,29 +108,22 @@ def read_audio(
 def write_audio(
     path: str | Path, sig: torch.Tensor | np.ndarray, sample_rate: int
 ) -> None:
-    """Write one channel to a file, whole or not at all.
+    """Write one channel to a file, atomically.
 
     Arguments
     ---------
     path : str or Path
-        The file to write; its suffix gives the format: ``.wav`` and
+        The file to write; its suffix selects the format: ``.wav`` and
         ``.flac`` (both 16 bits) or ``.ogg`` (Vorbis).
     sig : torch.Tensor or np.ndarray
         The signal, float [T]; clipped to [-1, 1].
     sample_rate : int
-        Its sample rate in Hz.
+        Its sample rate (Hz).
 
     Raises
     ------
     AudioError
         If the signal is empty or not finite, or the suffix is not known.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "tone.flac"
-    >>> write_audio(path, 0.5 * torch.ones(100), 16000)
-    >>> read_audio(path)[0].mean()
-    tensor(0.5000)
     """
     with AudioWriter(path, sample_rate) as writer:
         writer.write(sig)
@@ -140,16 +132,16 @@ def write_audio(
 def find_audio_files(
     folder: str | Path, suffixes: tuple[str, ...] = AUDIO_SUFFIXES
 ) -> list[Path]:
-    """List the files of a folder tree that have one of some suffixes.
+    """List the files in a folder tree with one of some suffixes.
 
-    Hidden files and folders are left out, so are linked folders.
+    Hidden files and folders, and linked folders, are skipped.
 
     Arguments
     ---------
     folder : str or Path
         The folder to search.
     suffixes : tuple of str
-        The suffixes wanted, in lower case; audio by default.
+        Suffixes in lower case; audio by default.
 
     Returns
     -------
@@ -160,13 +152,6 @@ def find_audio_files(
     ------
     AudioError
         If `folder` is not a folder.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> write_audio(folder / "a" / "b.wav", torch.zeros(100), 16000)
-    >>> [path.name for path in find_audio_files(folder)]
-    ['b.wav']
     """
     folder = Path(folder)
     if not folder.is_dir():

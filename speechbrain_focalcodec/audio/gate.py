@@ -1,9 +1,9 @@
-"""The gate: the checks that every audio file and every signal goes through.
+"""Checks audio files and signals where they enter.
 
-soundfile hides damage: half a WAV reads cleanly with a shrunken header, half
-an MP3 claims all its frames and returns fewer, and absurd headers pass. Every
-file that a user gives is opened by :class:`CheckedFile`, which refuses these
-by name. (Training reads slices of prepared corpora, see `data/reader.py`.)
+soundfile hides damage: half a WAV reads cleanly with a shorter header, half an
+MP3 claims all its frames and returns fewer, and absurd headers pass.
+:class:`CheckedFile` opens every file from a user and raises errors for these.
+(Training reads slices of prepared corpora, see `data/reader.py`.)
 """
 
 import logging
@@ -29,11 +29,11 @@ __all__ = ["CheckedFile", "check_sig", "open_slices"]
 
 logger = logging.getLogger(__name__)
 
-# What a file may claim before any of it is decoded.
+# Bounds on the header.
 MAX_CHANNELS = 64
 MAX_PEAK = 2.0**16  # float files may exceed 1, but not by this
 
-# What is logged at a file's end.
+# Thresholds of warnings.
 LOUD_PEAK = 2.0
 QUIET_PEAK = 2e-3
 MIN_COHERENCE = 0.1
@@ -43,22 +43,21 @@ _DECODE_VALUES = 2**20  # frames x channels decoded in one call
 
 
 class CheckedFile:
-    """An audio file, decoded from its beginning and checked on the way.
+    """An audio file that is checked while it is decoded in order.
 
-    Every format of soundfile that has a header is read. The header's claims
-    are checked before anything is decoded, and what is decoded is checked
-    against them. A file that is cut short, or goes on after what its header
-    counts, is refused wherever its format lets one tell:
-    :func:`~speechbrain_focalcodec.audio.formats.whole.check_whole` knows
+    Reads every format of soundfile that has a header. The header's claims are
+    checked before anything is decoded, and the decoded audio is checked against
+    them. A file that is cut short, or longer than its header says, is refused
+    if its format shows it:
+    :func:`~speechbrain_focalcodec.audio.formats.whole.check_whole` supports
     WAV, RF64, W64, CAF, AIFF, AU, NIST SPHERE (sizes in the header), FLAC
-    (samples up to the last frame), Ogg (pages) and MP3 (frames). A length
-    that the header leaves open, as programs do that write to a pipe, is that
-    of the file. What only decoding can tell is refused by :meth:`read`, at
-    the file's end at the latest.
+    (samples up to the last frame), Ogg (pages) and MP3 (frames). If the header
+    leaves the length open, as programs do that write to a pipe, the length is
+    that of the file. :meth:`read` refuses damage that only decoding shows.
 
-    At the end a line is logged when the signal may not be what was wanted:
-    its channels cancel, it is far outside [-1, 1], it is nearly silent, or
-    the last page of an Ogg file does not say that it is the last.
+    At the end of the file a warning is logged if the channels cancel, samples
+    are far outside [-1, 1] or nearly silent, or the last page of an Ogg file is
+    not marked as the last.
 
     A context manager, which closes the file.
 
@@ -67,7 +66,7 @@ class CheckedFile:
     path : str or Path
         The file to read.
     max_duration : float
-        The longest accepted duration, in seconds.
+        Longest accepted duration (s).
     channel : int, optional
         The channel to read, from 0; the mean of all by default.
     strict : bool
@@ -76,27 +75,19 @@ class CheckedFile:
     Attributes
     ----------
     num_frames : int
-        Number of frames, as claimed.
+        Number of frames in the header.
     num_channels : int
         Number of channels.
     sample_rate : int
-        Sample rate in Hz.
+        Sample rate (Hz).
     position : int
-        Number of frames decoded.
+        Number of decoded frames.
 
     Raises
     ------
     AudioError
         If the file is missing, unreadable, empty, cut short, or claims an
         absurd sample rate, channel count or duration, or lacks `channel`.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "tone.wav"
-    >>> soundfile.write(path, torch.full((8000, 2), 0.5), 8000)
-    >>> with CheckedFile(path, max_duration=60.0) as file:
-    ...     file.num_frames, file.num_channels, file.read(3)
-    (8000, 2, tensor([0.5000, 0.5000, 0.5000]))
     """
 
     def __init__(
@@ -116,7 +107,7 @@ class CheckedFile:
         with ExitStack() as stack, _decoding(path):
             file = stack.enter_context(open(path, "rb"))
             whole = _check_whole(path, file, size)
-            # What was read ahead is no concern of libsndfile's.
+            # libsndfile reads from the descriptor's position.
             os.lseek(file.fileno(), 0, os.SEEK_SET)
             stream = stack.enter_context(
                 _SequentialFile(
@@ -136,7 +127,7 @@ class CheckedFile:
         self._error: AudioError | None = None
 
     def _check_claims(self, max_duration: float) -> None:
-        """Refuse a header whose claims are absurd, before decoding."""
+        """Raise if claims of the header are absurd."""
         path, rate = self.path, self.sample_rate
         if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
             raise AudioError(
@@ -168,23 +159,11 @@ class CheckedFile:
             )
 
     def read(self, num_frames: int) -> torch.Tensor:
-        """Decode the next frames.
+        """Decode the next frames as one channel, float32 [num_frames].
 
-        Arguments
-        ---------
-        num_frames : int
-            How many; at most those that are left.
-
-        Returns
-        -------
-        torch.Tensor
-            The mean of the channels, float32 [num_frames].
-
-        Raises
-        ------
-        AudioError
-            If the file is damaged, cut short or not finite. It is raised
-            again by every later call.
+        `num_frames` is at most the number of frames left. Raises AudioError if
+        the file is damaged, cut short or not finite; later calls raise it
+        again.
         """
         if self._error is not None:
             raise self._error
@@ -212,7 +191,7 @@ class CheckedFile:
                 channels = channels[:, self.channel : self.channel + 1]
             part[:] = torch.from_numpy(channels.mean(axis=1))
             self._levels.add(channels, part)
-            # One test for both: a comparison with NaN is false.
+            # Also true for NaN.
             if not self._levels.peak <= MAX_PEAK:
                 raise AudioError(
                     f"{self.path}: has NaN, infinite or absurdly large "
@@ -223,7 +202,7 @@ class CheckedFile:
         return sig
 
     def _check_levels(self) -> None:
-        """Log, or refuse, what may not be what was wanted."""
+        """Log a warning, or raise when strict, about a doubtful signal."""
         problem = self._levels.problem() or self._doubt
         if problem is None:
             return
@@ -232,7 +211,7 @@ class CheckedFile:
         logger.warning("%s: %s", self.path, problem)
 
     def close(self) -> None:
-        """Close the file; it cannot be read any more."""
+        """Close the file."""
         self._stack.close()
 
     def __enter__(self) -> "CheckedFile":
@@ -243,7 +222,7 @@ class CheckedFile:
 
 
 class _Levels:
-    """How loud a signal and its channels are."""
+    """Levels of a signal and its channels."""
 
     def __init__(self) -> None:
         self.peak = 0.0
@@ -251,8 +230,8 @@ class _Levels:
         self._energy = self._channels_energy = 0.0
 
     def add(self, channels: np.ndarray, sig: torch.Tensor) -> None:
-        """Take the next part: [T, C], and their mean, [T]."""
-        # max() would lose a NaN in second place.
+        """Add the next part: channels [T, C] and their mean [T]."""
+        # max() would drop a NaN in second place.
         self.peak = float(np.maximum(self.peak, sig.abs().max()))
         self._num_samples += len(sig)
         self._num_channels = channels.shape[1]
@@ -261,10 +240,10 @@ class _Levels:
             self._channels_energy += float(np.square(channels).sum())
 
     def problem(self) -> str | None:
-        """What to warn of; None if nothing."""
+        """A warning, or None."""
         count = self._num_channels
-        # One for channels that have nothing in common, or if all but one are
-        # silent; the number of channels for equal ones; zero for opposites.
+        # The ratio is 1 for uncorrelated channels, or if all but one are
+        # silent; the number of channels for equal ones; 0 for opposite ones.
         if self._energy * count**2 < MIN_COHERENCE * self._channels_energy:
             return (
                 f"its {count} channels cancel in their mean; read one of them "
@@ -284,10 +263,10 @@ class _Levels:
 
 
 class _SequentialFile(soundfile.SoundFile):
-    """A sound file that is not repositioned.
+    """A sound file without seeking.
 
-    soundfile seeks to the end of what it has read after each call, which is
-    not exact in MP3 files. It leaves those alone that cannot seek.
+    soundfile seeks to the current position after each call, which is not exact
+    in MP3 files. It does not if the file is not seekable.
     """
 
     def seekable(self) -> bool:
@@ -296,11 +275,11 @@ class _SequentialFile(soundfile.SoundFile):
 
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    """Turn errors of libsndfile and of the disk into ours."""
+    """Convert errors of libsndfile and of the disk to AudioError."""
     try:
         yield
     except (soundfile.SoundFileError, OSError) as error:
-        # Not all of a LibsndfileError: it has the descriptor's number.
+        # The whole text of a LibsndfileError has the descriptor's number.
         reason = getattr(error, "error_string", error)
         raise AudioError(
             f"{path}: cannot be decoded ({reason}); "
@@ -309,16 +288,16 @@ def _decoding(path: Path) -> Iterator[None]:
 
 
 def check_sig(sig: torch.Tensor, name: str = "sig", ndim: int = 2) -> None:
-    """Refuse a tensor that is not a waveform.
+    """Check a waveform.
 
     Arguments
     ---------
     sig : torch.Tensor
         The tensor to check.
     name : str
-        What to call it in the message: the argument or the file.
+        Name of the argument or file in messages.
     ndim : int
-        The rank it must have: 1 for [T], 2 for [B, T].
+        Expected rank: 1 for [T], 2 for [B, T].
 
     Raises
     ------
@@ -326,13 +305,6 @@ def check_sig(sig: torch.Tensor, name: str = "sig", ndim: int = 2) -> None:
         If it is not a float tensor or has another rank.
     AudioError
         If it is empty or not finite.
-
-    Example
-    -------
-    >>> check_sig(torch.zeros(1, 2, 100), name="wavs")
-    Traceback (most recent call last):
-    ...
-    ValueError: wavs: must be [B, T], but its shape is [1, 2, 100]
     """
     if not isinstance(sig, torch.Tensor) or not sig.is_floating_point():
         kind = getattr(sig, "dtype", type(sig).__name__)
@@ -352,7 +324,7 @@ def check_sig(sig: torch.Tensor, name: str = "sig", ndim: int = 2) -> None:
 
 
 def _regular_size(path: Path) -> int:
-    """The size of a file; an error if it is none, or empty."""
+    """Size of a regular file; AudioError if it is not one, or empty."""
     try:
         status = path.stat()
     except OSError as error:
@@ -374,28 +346,11 @@ def _regular_size(path: Path) -> int:
 
 @contextmanager
 def open_slices(path: str | Path, stop: int) -> Iterator[soundfile.SoundFile]:
-    """Open a file of a prepared corpus, to read a slice of it.
+    """Open a file of a prepared corpus to read a slice up to `stop`.
 
-    It is checked only where libsndfile finds fewer samples than `stop`.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-    stop : int
-        Where the slice ends.
-
-    Yields
-    ------
-    SoundFile
-        The file.
-
-    Raises
-    ------
-    AudioError
-        If it is not whole.
-    SoundFileError, OSError
-        If it cannot be read.
+    It is checked only if libsndfile finds fewer samples than `stop`. Raises
+    AudioError if it is not complete; SoundFileError or OSError if it cannot be
+    read.
     """
     with ExitStack() as stack:
         raw = stack.enter_context(open(path, "rb"))

@@ -1,4 +1,4 @@
-"""Changing the sample rate of a signal that comes bit by bit."""
+"""Changes the sample rate of a signal that arrives in pieces."""
 
 import math
 
@@ -13,46 +13,37 @@ from speechbrain_focalcodec.errors import AudioError
 
 __all__ = ["StreamResampler"]
 
-# Seconds that may be waited for what is to come.
+# Longest look-ahead (s).
 MAX_DELAY = 0.1
 
 
 class StreamResampler:
-    """Resamples a stream part by part.
+    """Resamples a stream piece by piece.
 
     The output equals that of
-    :func:`~speechbrain_focalcodec.audio.resampling.resample` for the whole.
+    :func:`~speechbrain_focalcodec.audio.resampling.resample` for the whole
+    signal.
 
     Arguments
     ---------
     from_rate : int
-        Sample rate of what is pushed (Hz).
+        Sample rate of the input (Hz).
     to_rate : int
-        Sample rate of what is given (Hz).
+        Sample rate of the output (Hz).
 
     Attributes
     ----------
     block : int
-        Samples pushed at a time, or a multiple, for the shortest delay.
+        Input length, or a multiple of it, with the shortest delay.
     delay : float
-        How far, in seconds, what was given is behind what was pushed, when
-        that was whole blocks.
+        Delay of the output behind an input of whole blocks (s).
 
     Raises
     ------
     AudioError
-        If the rates have hardly a common divisor: resampling would be behind
-        by a second.
+        If the rates have no large common divisor: the delay would be a second.
     ValueError
         If a rate is not within 4000..384000 Hz.
-
-    Example
-    -------
-    >>> resampler = StreamResampler(48000, 16000)
-    >>> [len(resampler.push(torch.zeros(480))) for _ in range(3)]
-    [152, 160, 160]
-    >>> len(resampler.flush()), resampler.delay
-    (8, 0.0005)
     """
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
@@ -66,25 +57,14 @@ class StreamResampler:
                 f"{from_rate} Hz cannot be brought to {to_rate} Hz live; set "
                 "the sound device to a common rate, such as 48000 Hz"
             )
-        # The shortest length that is whole at both rates.
+        # The shortest integer number of samples at both rates.
         self.block = from_rate // math.gcd(from_rate, to_rate)
         self._kept = torch.empty(0)
-        self._start = 0  # of what is kept, in samples pushed
-        self._done = 0  # of what was given, in samples pushed
+        self._start = 0  # of self._kept, in input samples
+        self._done = 0  # of the output so far, in input samples
 
     def push(self, sig: torch.Tensor) -> torch.Tensor:
-        """Take what has come and give what is ready.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Float [T], of any length.
-
-        Returns
-        -------
-        torch.Tensor
-            Float [N], maybe of length 0.
-        """
+        """Input, float [T], to the next output, float [N]; N may be 0."""
         if self.from_rate == self.to_rate:
             return sig
         self._kept = torch.cat([self._kept, sig])
@@ -101,13 +81,7 @@ class StreamResampler:
         return out[:size]
 
     def flush(self) -> torch.Tensor:
-        """End the signal.
-
-        Returns
-        -------
-        torch.Tensor
-            The rest, float [N].
-        """
+        """End the signal; returns the rest, float [N]."""
         end = self._start + len(self._kept)
         if self.from_rate == self.to_rate or end == self._done:
             return self._kept[:0]
@@ -116,9 +90,9 @@ class StreamResampler:
         return out
 
     def _resample(self, stop: int) -> torch.Tensor:
-        """What follows on what was given, with context up to `stop`."""
+        """Output after `self._done`, with context up to `stop`."""
         out = resample(
             self._kept[: stop - self._start], self.from_rate, self.to_rate
         )
-        given = (self._done - self._start) * self.to_rate // self.from_rate
-        return out[given:]
+        done = (self._done - self._start) * self.to_rate // self.from_rate
+        return out[done:]

@@ -1,4 +1,4 @@
-"""Reading a slice of an audio file."""
+"""Reads slices of audio files."""
 
 import numpy as np
 import soundfile
@@ -16,7 +16,7 @@ def read_slice(
     allow_int16: bool = False,
     channel: int | None = None,
 ) -> np.ndarray:
-    """Read a slice of a file as mono.
+    """Read samples start..stop of a file as one channel.
 
     Arguments
     ---------
@@ -25,26 +25,19 @@ def read_slice(
     start, stop : int
         The slice, in samples of a channel.
     allow_int16 : bool
-        Whether to give integers where these are exact.
+        Whether to return int16 if that is exact.
     channel : int, optional
         The channel to read, from 0; the mean of all by default.
 
     Returns
     -------
     np.ndarray
-        The channel, or the mean of all, float32 [stop - start], or int16.
+        float32 [stop - start], or int16.
 
     Raises
     ------
     AudioError
         If the file cannot be read, ends early or is not finite.
-
-    Example
-    -------
-    >>> path = str(getfixture("tmp_path") / "a.wav")
-    >>> soundfile.write(path, np.zeros(800), 16000)
-    >>> read_slice(path, 100, 300).shape
-    (200,)
     """
     try:
         with open_slices(path, stop) as file:

@@ -25,7 +25,7 @@ __all__ = ["MAX_STREAM_DURATION", "AudioReader", "AudioWriter"]
 
 MAX_STREAM_DURATION = 24 * 3600.0  # seconds
 
-# What AudioWriter writes: suffix -> soundfile format and subtype.
+# Formats of AudioWriter: suffix -> soundfile format and subtype.
 WRITE_FORMATS = {
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
@@ -33,29 +33,27 @@ WRITE_FORMATS = {
 }
 
 _ENCODE_SAMPLES = 2**16  # in one call
-_MAX_WAV_SAMPLES = (2**32 - 2**10) // 2  # 16 bits each, header apart
+_MAX_WAV_SAMPLES = (2**32 - 2**10) // 2  # 16 bits each, without the header
 
-# A whole number of seconds is whole at every pair of rates.
+# An integer number of seconds is an integer number of samples at any rate.
 _BLOCK_DURATION = 30  # seconds that are decoded and resampled together
 
 
 class AudioReader:
-    """An audio file as one checked channel, read from disk bit by bit.
+    """An audio file as one checked channel, read from disk in pieces.
 
-    What :func:`~speechbrain_focalcodec.audio.read_audio` gives and refuses,
-    without holding the whole: memory depends on the sample rates and on the
-    ranges read, not on the file's length or its number of channels. Damage
-    that only decoding can tell is refused where it is read, at the file's end
-    at the latest; so do not use what was read before the end as if it were
-    the whole file.
+    Same output and checks as :func:`~speechbrain_focalcodec.audio.read_audio`,
+    in memory that depends on the sample rates and on the ranges read, not on
+    the file's length or number of channels. Damage that only decoding shows is
+    an error where it is read; so do not use the samples as a complete file
+    before the end is read.
 
-    The signal is resampled in blocks of 30 s with context. A file of up to
-    30 s is one block and gives the bits of `read_audio`. Longer ones differ
+    The signal is resampled in blocks of 30 s with context. Files of up to 30 s
+    are one block, with exactly the output of `read_audio`. Longer ones differ
     by rounding at most (below 1e-6; measured: not at all). At awkward ratios,
-    for which `resample` cuts the spectrum, what lies beyond a second of
-    context is missing: measured at 8009..48001 Hz to 16 kHz for peaks of 1,
-    speech differs by 1.5e-4 at most (rms 1.5e-5), white noise by 6.4e-3 (rms
-    1.5e-3).
+    for which `resample` cuts the spectrum, context beyond a second is missing:
+    measured at 8009..48001 Hz to 16 kHz for peaks of 1, speech differs by
+    1.5e-4 at most (rms 1.5e-5), white noise by 6.4e-3 (rms 1.5e-3).
 
     A context manager, which closes the file.
 
@@ -64,9 +62,9 @@ class AudioReader:
     path : str or Path
         The file to read.
     sample_rate : int, optional
-        Sample rate to resample to, in Hz. The file's own by default.
+        Sample rate to resample to (Hz); the file's own by default.
     max_duration : float
-        The longest accepted duration, in seconds.
+        Longest accepted duration (s).
     channel : int, optional
         The channel to read, from 0; the mean of all by default.
     strict : bool
@@ -78,11 +76,11 @@ class AudioReader:
     num_samples : int
         Length of the resampled signal.
     sample_rate : int
-        Its sample rate in Hz.
+        Its sample rate (Hz).
     file_num_samples : int
         Length of the file, in samples of one channel.
     file_sample_rate : int
-        The file's sample rate in Hz.
+        Sample rate of the file (Hz).
 
     Raises
     ------
@@ -130,28 +128,16 @@ class AudioReader:
         self._start = 0  # of the last range read
 
     def read(self, start: int, stop: int) -> torch.Tensor:
-        """Read a range of the resampled signal.
+        """Read a range of the resampled signal, float32 [stop - start].
 
-        Ranges may overlap and may leave gaps, but must not go back: what lies
-        before the last `start` is forgotten.
-
-        Arguments
-        ---------
-        start : int
-            The first sample, from the last call's `start` on.
-        stop : int
-            The sample after the last, at most `num_samples`.
-
-        Returns
-        -------
-        torch.Tensor
-            float32 [stop - start].
+        Ranges may overlap and may leave gaps, but starts must not decrease:
+        samples before the last `start` are freed.
 
         Raises
         ------
         AudioError
-            If what had to be decoded is damaged, cut short or not finite. It
-            is raised again by every call that has to decode more.
+            If the decoded audio is damaged, cut short or not finite. Later
+            calls that have to decode more raise it again.
         ValueError
             If the range is empty, goes back or lies outside the signal.
         """
@@ -200,7 +186,7 @@ class AudioReader:
 
 
 class _SlidingSig:
-    """The last part of a signal that grows at its end."""
+    """The last part of a growing signal."""
 
     def __init__(self) -> None:
         self.start = self.stop = 0
@@ -216,7 +202,7 @@ class _SlidingSig:
             self.start += len(self._parts.popleft())
 
     def get(self, start: int, stop: int) -> torch.Tensor:
-        """Copy a range of what is kept."""
+        """Copy a range."""
         pieces, begin = [], self.start
         for part in self._parts:
             pieces.append(part[max(0, start - begin) : max(0, stop - begin)])
@@ -225,28 +211,7 @@ class _SlidingSig:
 
 
 def write_format(path: str | Path) -> tuple[str, str]:
-    """The format that an audio file is to be written in.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file to write.
-
-    Returns
-    -------
-    format, subtype : str
-        As soundfile names them.
-
-    Raises
-    ------
-    AudioError
-        If its suffix is not known.
-
-    Example
-    -------
-    >>> write_format("speech.flac")
-    ('FLAC', 'PCM_16')
-    """
+    """Format and subtype, as soundfile names them, of a file to write."""
     suffix = Path(path).suffix
     if suffix.lower() not in WRITE_FORMATS:
         raise AudioError(
@@ -257,25 +222,24 @@ def write_format(path: str | Path) -> tuple[str, str]:
 
 
 class AudioWriter:
-    """A one-channel audio file, written part by part, whole or not at all.
+    """A one-channel audio file, written in pieces, atomically.
 
-    A context manager: the file appears under its name when the block ends,
-    and does not when an exception leaves the block (a file that was there
-    before is kept then).
+    A context manager: the file appears when its block ends. After an exception
+    in the block it does not appear, and an earlier file is kept.
 
     Arguments
     ---------
     path : str or Path
-        The file to write; its suffix gives the format: ``.wav`` and
+        The file to write; its suffix selects the format: ``.wav`` and
         ``.flac`` (both 16 bits) or ``.ogg`` (Vorbis).
     sample_rate : int
-        Its sample rate in Hz.
+        Its sample rate (Hz).
 
     Raises
     ------
     AudioError
-        If the suffix is not known, if the file cannot be written, or, at the
-        end of the block, if nothing was written.
+        If the suffix is not known, the file cannot be written, or, at the
+        end of the block, nothing was written.
 
     Example
     -------
@@ -301,20 +265,11 @@ class AudioWriter:
         self._num_encoded = 0
 
     def write(self, sig: torch.Tensor | np.ndarray) -> None:
-        """Write the next part.
+        """Write the next samples, float [T], clipped to [-1, 1]; T may be 0.
 
-        Arguments
-        ---------
-        sig : torch.Tensor or np.ndarray
-            The signal, float [T]; clipped to [-1, 1]. May be empty.
-
-        Raises
-        ------
-        AudioError
-            If it is not finite, too long for a WAV file or cannot be written.
-        ValueError
-            If it is not a float signal of one dimension, or if the writer's
-            block has not begun or has ended.
+        Raises AudioError if they are not finite, too many for a WAV file or
+        cannot be written; ValueError for another shape or type, or outside the
+        block.
         """
         if not self._is_entered:
             raise ValueError(f"{self.path}: write within a with block")
@@ -353,9 +308,9 @@ class AudioWriter:
         self._stack.push(self._finish)
 
     def _encode(self, stop: int) -> None:
-        """Encode up to a sample, in parts that do not depend on the caller's.
+        """Encode up to a sample, in parts of fixed size.
 
-        How it is cut changes a Vorbis file's first milliseconds; and
+        Other parts would change a Vorbis file's first milliseconds; and
         libsndfile's Vorbis encoder keeps each part on the stack.
         """
         for start in range(self._num_encoded, stop, _ENCODE_SAMPLES):
@@ -378,12 +333,12 @@ class AudioWriter:
 
     @contextmanager
     def _naming_errors(self) -> Iterator[None]:
-        """Turn errors of libsndfile into ours."""
+        """Convert errors of libsndfile to AudioError."""
         try:
             yield
         except soundfile.SoundFileError as error:
             reason = str(error)
-            # libsndfile says no more than "System error".
+            # libsndfile reports only "System error".
             if shutil.disk_usage(self.path.parent).free < 2**16:
                 reason = "the disk is full; free some space and try again"
             raise AudioError(

@@ -22,31 +22,12 @@ def audio_folders(
 ) -> Iterator[tuple[str, Iterator[str]]]:
     """Yield the folders below `base` that hold audio, and their files' names.
 
-    The walk is lazy, so that folders of millions of files can be read. Hidden
-    files and folders are left out; so are devices and pipes, which are logged.
-
-    Arguments
-    ---------
-    base : str
-        Folder to walk.
-    suffixes : collection of str
-        Suffixes of the audio files, in lower case.
-    depth : int, optional
-        Yield only folders this many levels below `base`; linked folders are
-        then followed. By default all levels, without linked folders.
-
-    Yields
-    ------
-    folder : str
-        A folder, beginning with `base`. Folders are sorted, a folder before
-        those in it.
-    names : iterator of str
-        Names of its audio files, in no order. Read it before the next folder.
-
-    Raises
-    ------
-    DataError
-        If a folder cannot be listed.
+    Lazy, for folders of millions of files. Folders are sorted, a folder before
+    its subfolders; the names of a folder have no order and must be read before
+    the next folder. Hidden files and folders are skipped, devices and pipes too
+    with a line in the log. With `depth` only folders that many levels below
+    `base` are yielded, and linked folders are followed; by default all levels,
+    without linked folders. Raises DataError if a folder cannot be listed.
     """
     files = _walk(base, frozenset(suffixes), depth)
     for folder, group in groupby(files, itemgetter(0)):

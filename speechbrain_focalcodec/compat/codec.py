@@ -1,4 +1,4 @@
-"""The published class: parts in a row, states of streams by place."""
+"""The published class FocalCodec, whose methods pass states by position."""
 
 import copy
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from speechbrain_focalcodec import checkpoint, model_files
 from speechbrain_focalcodec.compat.bsq import BinarySphericalQuantizer
@@ -42,35 +42,35 @@ REGISTRY: dict[str, Any] = {
 }
 ROLES = ("encoder", "compressor", "quantizer", "decompressor", "decoder")
 
-# What a part carries from chunk to chunk: () or [] at first.
+# The state of a part between chunks: () or [] at first.
 State = tuple[Any, ...] | list[Any]
 
 
 class FocalCodec(nn.Module):
     """Speech to tokens and back, as `focalcodec.FocalCodec`.
 
-    A method for each way from one of sig, feats, lats, toks and codes to
-    another, or to qfeats. They take:
+    There is a method from each of sig, feats, lats, toks and codes to the
+    others that follow, and to qfeats. Their arguments are:
 
-    * the states of the parts on the way, in order: what the call for the
-      chunk before gave with ``return_state=True``. Models that are not causal
-      carry nothing. States are left as they are, and may be used again.
-    * ``length``, relative lengths, float [B] in (0, 1]. An utterance gives
-      what it gives alone, and zeros beyond its length.
-    * on the way to a waveform, ``matching_set``, features [M, C] of a speaker:
-      each frame is replaced by the mean of the ``topk`` nearest of them; and
-      ``output_length``, samples to cut to, or to fill up to with the last one.
+    * the states of the parts that run, in order: those that the call for the
+      previous chunk returned with ``return_state=True``. Models that are not
+      causal have no state. States are not changed and may be reused.
+    * ``length``, relative lengths, float [B] in (0, 1]. The output of an
+      utterance does not depend on the batch, and is zero beyond its length.
+    * to a waveform, ``matching_set``, features [M, C] of a speaker: each frame
+      is replaced by the mean of the ``topk`` nearest of them; and
+      ``output_length``, samples to crop to, or to fill with the last sample.
 
-    With ``return_state=True`` they give the states after the output.
+    With ``return_state=True`` they return the states after the output.
 
     Arguments
     ---------
     encoder_name, compressor_name, quantizer_name, decompressor_name, \
-decoder_name : str
-        Of `REGISTRY`.
+    decoder_name : str
+        Keys of `REGISTRY`.
     encoder_config, compressor_config, quantizer_config, decompressor_config, \
-decoder_config : dict, optional
-        Options of each part; what is left out is as in v0.0.2.
+    decoder_config : dict, optional
+        Options of each part, with the defaults of v0.0.2.
 
     Raises
     ------
@@ -118,10 +118,7 @@ decoder_config : dict, optional
 
     @classmethod
     def from_pretrained(
-        cls,
-        config: str,
-        overrides: dict[str, Any] | None = None,
-        **kwargs: Any,
+        cls, config: str, overrides: dict[str, Any] | None = None, **kwargs: Any
     ) -> "FocalCodec":
         """Load a model with its weights; executes nothing that it reads.
 
@@ -129,7 +126,7 @@ decoder_config : dict, optional
         ---------
         config : str
             A JSON file, with or without its suffix, beside weights of the same
-            name; or what the main class's `from_pretrained` takes.
+            name; or a source of the main class's `from_pretrained`.
         overrides : dict, optional
             Options to change, such as ``{"encoder_config.dropout": 0.1}``.
         **kwargs : dict
@@ -157,33 +154,13 @@ decoder_config : dict, optional
         revision: str | None = None,
         **kwargs: Any,
     ) -> "FocalCodec":
-        """Make a model of a configuration.
+        """Build a model, with random weights unless `pretrained`, in eval mode.
 
-        Arguments
-        ---------
-        config : str
-            See :meth:`from_pretrained`.
-        pretrained : bool
-            Whether to load its weights, too; they are random otherwise.
-        overrides : dict, optional
-            See :meth:`from_pretrained`.
-        revision : str, optional
-            Commit, tag or branch on the hub.
-        **kwargs : dict
-            See :meth:`from_pretrained`.
-
-        Returns
-        -------
-        FocalCodec
-            In eval mode.
-
-        Raises
-        ------
-        ConfigError, CheckpointError
-            As of the main class.
+        Arguments, errors and result are those of :meth:`from_pretrained`;
+        `revision` is a commit, tag or branch on the hub.
         """
         file = f"{config.removesuffix('.json')}.json"
-        # In a repository on the hub it has two slashes.
+        # A configuration in a repository on the hub has two slashes.
         if not Path(file).is_file() and (
             Path(config).exists() or config.count("/") < 2
         ):
@@ -211,14 +188,10 @@ decoder_config : dict, optional
         return model.eval()
 
     def to_config(self, config: str, pretrained: bool = False) -> None:
-        """Write the configuration.
+        """Write the configuration, and with `pretrained` the weights beside it.
 
-        Arguments
-        ---------
-        config : str
-            The JSON file, with or without its suffix.
-        pretrained : bool
-            Whether to write the weights beside it, too, as safetensors.
+        `config` is the JSON file, with or without its suffix; weights are
+        safetensors.
         """
         options: dict[str, Any] = {}
         for role in ROLES:
@@ -235,13 +208,7 @@ decoder_config : dict, optional
         atomic_write_text(file, json.dumps(options, indent=2) + "\n")
 
     def to_pretrained(self, config: str) -> None:
-        """Write configuration and weights.
-
-        Arguments
-        ---------
-        config : str
-            See :meth:`to_config`.
-        """
+        """Write configuration and weights, see :meth:`to_config`."""
         self.to_config(config, pretrained=True)
 
     # Facts
@@ -259,7 +226,7 @@ decoder_config : dict, optional
 
     @property
     def sample_rate(self) -> int:
-        """Sample rate (Hz), where input and output have the same."""
+        """Sample rate (Hz), if input and output have the same."""
         if self.sample_rate_input != self.sample_rate_output:
             raise RuntimeError(
                 f"the model takes {self.sample_rate_input} Hz and gives "
@@ -277,7 +244,7 @@ decoder_config : dict, optional
 
     @property
     def chunk_size(self) -> int:
-        """Samples of one chunk of a stream."""
+        """Samples per chunk of a stream."""
         size = self.encoder.chunk_size
         if self.causal:
             frames = self.decompressor.chunk_size, self.compressor.chunk_size
@@ -294,18 +261,12 @@ decoder_config : dict, optional
         return 1000.0 * self.chunk_size / self.sample_rate_input
 
     @property
-    def codebook(self) -> torch.Tensor:
+    def codebook(self) -> Tensor:
         """All codes [codebook_size, d]."""
         return self.quantizer.codebook
 
     def info(self) -> dict[str, Any]:
-        """What the model is.
-
-        Returns
-        -------
-        dict
-            Facts by name.
-        """
+        """Facts about the model, by name."""
         facts: dict[str, Any] = {
             "model_id": self.model_id,
             "version": self.__version__,
@@ -319,20 +280,11 @@ decoder_config : dict, optional
         return facts | {"num_total_params": sum(sizes)}
 
     def jit(self, classes: Sequence[type] | None = None) -> "FocalCodec":
-        """A copy for inference with parts that TorchScript runs.
+        """A copy for inference whose parts run as TorchScript.
 
-        The encoder and causal parts stay as they are: their work depends on
-        the length of the input, or on what they carry. A warning names them.
-
-        Arguments
-        ---------
-        classes : sequence of type, optional
-            Only these parts.
-
-        Returns
-        -------
-        FocalCodec
-            A copy, with the present weights.
+        The encoder and causal parts stay as they are: their work depends on the
+        length of the input, or on their state. A warning names them. `classes`
+        restricts the parts.
         """
         model = copy.deepcopy(self)
         weight = next(self.parameters())
@@ -353,30 +305,19 @@ decoder_config : dict, optional
             x = y
         return model
 
-    # Ways
+    # Stages
 
     def forward(
         self,
-        sig: torch.Tensor,
+        sig: Tensor,
         encoder_state: State = (),
         compressor_state: State = (),
         decompressor_state: State = (),
         decoder_state: State = (),
-        length: torch.Tensor | None = None,
+        length: Tensor | None = None,
         return_state: bool = False,
     ) -> tuple[Any, ...]:
         """Waveform to tokens, codes and waveform.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, T].
-        encoder_state, compressor_state, decompressor_state, decoder_state
-            See the class.
-        length : torch.Tensor, optional
-            Relative lengths, float [B].
-        return_state : bool
-            Whether to give the states, too.
 
         Returns
         -------
@@ -385,16 +326,14 @@ decoder_config : dict, optional
         codes : torch.Tensor
             Codes [B, N, d].
         rec_sig : torch.Tensor
-            Waveform that lasts as long as `sig`.
+            Waveform with the duration of `sig`.
         *states
             With `return_state`, those of the four parts.
         """
         codes, states, lengths = _chain(
             sig,
             None if length is None else absolute_lengths("length", length, sig),
-            (self.encoder, encoder_state),
-            (self.compressor, compressor_state),
-            to_sphere,
+            *self._sig_to_lats(encoder_state, compressor_state),
             self.quantizer.lats_to_codes,
         )
         rate = self.sample_rate_output / self.sample_rate_input
@@ -410,12 +349,12 @@ decoder_config : dict, optional
 
     def sig_to_sig(
         self,
-        sig: torch.Tensor,
+        sig: Tensor,
         encoder_state: State = (),
         compressor_state: State = (),
         decompressor_state: State = (),
         decoder_state: State = (),
-        length: torch.Tensor | None = None,
+        length: Tensor | None = None,
         return_state: bool = False,
     ) -> Any:
         """Waveform to tokens and back."""
@@ -434,325 +373,268 @@ decoder_config : dict, optional
 
     def sig_to_feats(
         self,
-        sig: torch.Tensor,
+        sig: Tensor,
         encoder_state: State = (),
-        length: torch.Tensor | None = None,
+        length: Tensor | None = None,
         return_state: bool = False,
     ) -> Any:
         """Waveform to features."""
         return _run(
-            sig,
-            return_state,
-            (self.encoder, encoder_state),
-            length=length,
+            sig, return_state, (self.encoder, encoder_state), length=length
         )
 
     def sig_to_lats(
         self,
-        sig: torch.Tensor,
+        sig: Tensor,
         encoder_state: State = (),
         compressor_state: State = (),
-        length: torch.Tensor | None = None,
+        length: Tensor | None = None,
         return_state: bool = False,
     ) -> Any:
         """Waveform to latents."""
-        return _run(
-            sig,
-            return_state,
-            (self.encoder, encoder_state),
-            (self.compressor, compressor_state),
-            to_sphere,
-            length=length,
-        )
+        lats = self._sig_to_lats(encoder_state, compressor_state)
+        return _run(sig, return_state, *lats, length=length)
 
     def sig_to_toks(
         self,
-        sig: torch.Tensor,
+        sig: Tensor,
         encoder_state: State = (),
         compressor_state: State = (),
-        length: torch.Tensor | None = None,
+        length: Tensor | None = None,
         return_state: bool = False,
     ) -> Any:
         """Waveform to tokens."""
+        lats = self._sig_to_lats(encoder_state, compressor_state)
         return _run(
-            sig,
-            return_state,
-            (self.encoder, encoder_state),
-            (self.compressor, compressor_state),
-            to_sphere,
-            self.quantizer.lats_to_toks,
-            length=length,
+            sig, return_state, *lats, self.quantizer.lats_to_toks, length=length
         )
 
     def sig_to_codes(
         self,
-        sig: torch.Tensor,
+        sig: Tensor,
         encoder_state: State = (),
         compressor_state: State = (),
-        length: torch.Tensor | None = None,
+        length: Tensor | None = None,
         return_state: bool = False,
     ) -> Any:
         """Waveform to codes."""
+        lats = self._sig_to_lats(encoder_state, compressor_state)
         return _run(
             sig,
             return_state,
-            (self.encoder, encoder_state),
-            (self.compressor, compressor_state),
-            to_sphere,
+            *lats,
             self.quantizer.lats_to_codes,
             length=length,
         )
 
     def sig_to_qfeats(
         self,
-        sig: torch.Tensor,
+        sig: Tensor,
         encoder_state: State = (),
         compressor_state: State = (),
         decompressor_state: State = (),
-        length: torch.Tensor | None = None,
+        length: Tensor | None = None,
         return_state: bool = False,
     ) -> Any:
         """Waveform to quantized features."""
-        return _run(
-            sig,
-            return_state,
-            (self.encoder, encoder_state),
-            (self.compressor, compressor_state),
-            to_sphere,
+        lats = self._sig_to_lats(encoder_state, compressor_state)
+        to_qfeats = (
             self.quantizer.lats_to_codes,
             (self.decompressor, decompressor_state),
-            length=length,
         )
+        return _run(sig, return_state, *lats, *to_qfeats, length=length)
 
     # feats to ...
 
     def feats_to_lats(
         self,
-        feats: torch.Tensor,
+        feats: Tensor,
         compressor_state: State = (),
         return_state: bool = False,
     ) -> Any:
         """Features to latents."""
-        return _run(
-            feats,
-            return_state,
-            (self.compressor, compressor_state),
-            to_sphere,
-        )
+        lats = (self.compressor, compressor_state), to_sphere
+        return _run(feats, return_state, *lats)
 
     def feats_to_toks(
         self,
-        feats: torch.Tensor,
+        feats: Tensor,
         compressor_state: State = (),
         return_state: bool = False,
     ) -> Any:
         """Features to tokens."""
-        return _run(
-            feats,
-            return_state,
-            (self.compressor, compressor_state),
-            to_sphere,
-            self.quantizer.lats_to_toks,
-        )
+        lats = (self.compressor, compressor_state), to_sphere
+        return _run(feats, return_state, *lats, self.quantizer.lats_to_toks)
 
     def feats_to_codes(
         self,
-        feats: torch.Tensor,
+        feats: Tensor,
         compressor_state: State = (),
         return_state: bool = False,
     ) -> Any:
         """Features to codes."""
-        return _run(
-            feats,
-            return_state,
-            (self.compressor, compressor_state),
-            to_sphere,
-            self.quantizer.lats_to_codes,
-        )
+        lats = (self.compressor, compressor_state), to_sphere
+        return _run(feats, return_state, *lats, self.quantizer.lats_to_codes)
 
     def feats_to_qfeats(
         self,
-        feats: torch.Tensor,
+        feats: Tensor,
         compressor_state: State = (),
         decompressor_state: State = (),
         return_state: bool = False,
     ) -> Any:
         """Features to quantized features."""
-        return _run(
-            feats,
-            return_state,
-            (self.compressor, compressor_state),
-            to_sphere,
+        lats = (self.compressor, compressor_state), to_sphere
+        to_qfeats = (
             self.quantizer.lats_to_codes,
             (self.decompressor, decompressor_state),
         )
+        return _run(feats, return_state, *lats, *to_qfeats)
 
     def feats_to_sig(
         self,
-        feats: torch.Tensor,
+        feats: Tensor,
         decoder_state: State = (),
-        matching_set: torch.Tensor | None = None,
+        matching_set: Tensor | None = None,
         topk: int = 4,
         num_splits: int = 1,
         output_length: int | None = None,
         return_state: bool = False,
     ) -> Any:
         """Features to waveform."""
-        return _run(
-            feats,
-            return_state,
-            partial(
-                self._match,
-                matching_set=matching_set,
-                topk=topk,
-                num_splits=num_splits,
-            ),
-            (self.decoder, decoder_state),
-            partial(_fit, length=output_length),
+        to_sig = self._to_sig(
+            decoder_state, matching_set, topk, num_splits, output_length
         )
+        return _run(feats, return_state, *to_sig)
 
     # lats to ...
 
-    def lats_to_toks(self, lats: torch.Tensor) -> torch.Tensor:
+    def lats_to_toks(self, lats: Tensor) -> Tensor:
         """Latents to tokens."""
         return self.quantizer.lats_to_toks(lats)
 
-    def lats_to_codes(self, lats: torch.Tensor) -> torch.Tensor:
+    def lats_to_codes(self, lats: Tensor) -> Tensor:
         """Latents to codes."""
         return self.quantizer.lats_to_codes(lats)
 
     def lats_to_qfeats(
         self,
-        lats: torch.Tensor,
+        lats: Tensor,
         decompressor_state: State = (),
         return_state: bool = False,
     ) -> Any:
         """Latents to quantized features."""
-        return _run(
-            lats,
-            return_state,
+        to_qfeats = (
             self.quantizer.lats_to_codes,
             (self.decompressor, decompressor_state),
         )
+        return _run(lats, return_state, *to_qfeats)
 
     # toks to ...
 
-    def toks_to_codes(self, toks: torch.Tensor) -> torch.Tensor:
+    def toks_to_codes(self, toks: Tensor) -> Tensor:
         """Tokens to codes."""
         return self.quantizer.toks_to_codes(toks)
 
     def toks_to_qfeats(
         self,
-        toks: torch.Tensor,
+        toks: Tensor,
         decompressor_state: State = (),
         return_state: bool = False,
     ) -> Any:
         """Tokens to quantized features."""
-        return _run(
-            toks,
-            return_state,
+        to_qfeats = (
             self.quantizer.toks_to_codes,
             (self.decompressor, decompressor_state),
         )
+        return _run(toks, return_state, *to_qfeats)
 
     def toks_to_sig(
         self,
-        toks: torch.Tensor,
+        toks: Tensor,
         decompressor_state: State = (),
         decoder_state: State = (),
-        matching_set: torch.Tensor | None = None,
+        matching_set: Tensor | None = None,
         topk: int = 4,
         num_splits: int = 1,
         output_length: int | None = None,
         return_state: bool = False,
     ) -> Any:
         """Tokens to waveform."""
-        return _run(
-            toks,
-            return_state,
+        to_qfeats = (
             self.quantizer.toks_to_codes,
             (self.decompressor, decompressor_state),
-            partial(
-                self._match,
-                matching_set=matching_set,
-                topk=topk,
-                num_splits=num_splits,
-            ),
-            (self.decoder, decoder_state),
-            partial(_fit, length=output_length),
         )
+        to_sig = self._to_sig(
+            decoder_state, matching_set, topk, num_splits, output_length
+        )
+        return _run(toks, return_state, *to_qfeats, *to_sig)
 
     # codes to ...
 
-    def codes_to_toks(self, codes: torch.Tensor) -> torch.Tensor:
+    def codes_to_toks(self, codes: Tensor) -> Tensor:
         """Codes to tokens."""
         return self.quantizer.codes_to_toks(codes)
 
     def codes_to_qfeats(
         self,
-        codes: torch.Tensor,
+        codes: Tensor,
         decompressor_state: State = (),
         return_state: bool = False,
     ) -> Any:
         """Codes to quantized features."""
         return _run(
-            codes,
-            return_state,
-            (self.decompressor, decompressor_state),
+            codes, return_state, (self.decompressor, decompressor_state)
         )
 
     def codes_to_sig(
         self,
-        codes: torch.Tensor,
+        codes: Tensor,
         decompressor_state: State = (),
         decoder_state: State = (),
-        matching_set: torch.Tensor | None = None,
+        matching_set: Tensor | None = None,
         topk: int = 4,
         num_splits: int = 1,
         output_length: int | None = None,
         return_state: bool = False,
     ) -> Any:
         """Codes to waveform."""
+        to_sig = self._to_sig(
+            decoder_state, matching_set, topk, num_splits, output_length
+        )
         return _run(
             codes,
             return_state,
             (self.decompressor, decompressor_state),
-            partial(
-                self._match,
-                matching_set=matching_set,
-                topk=topk,
-                num_splits=num_splits,
-            ),
-            (self.decoder, decoder_state),
-            partial(_fit, length=output_length),
+            *to_sig,
         )
 
     # Voice conversion
 
     def knn(
         self,
-        input: torch.Tensor,
-        matching_set: torch.Tensor,
+        input: Tensor,
+        matching_set: Tensor,
         topk: int = 4,
         num_splits: int = 1,
-    ) -> torch.Tensor:
-        """The frames of a set that are nearest by cosine.
+    ) -> Tensor:
+        """The `topk` frames of a set that are nearest by cosine, nearest first.
 
         Arguments
         ---------
         input : torch.Tensor
             Frames [..., C].
         matching_set : torch.Tensor
-            Frames to look among [M, C].
+            Candidates [M, C].
         topk : int
-            How many to find; M at most.
+            Number of frames to find, at most M.
         num_splits : int
-            Parts of the set that are searched one after the other.
+            Parts of the set to search one after the other.
 
         Returns
         -------
         torch.Tensor
-            Frames [..., topk, C], the nearest first.
+            Frames [..., topk, C].
         """
         frames = matching_set.to(input.device)
         norms = frames.float().norm(dim=-1)
@@ -763,20 +645,47 @@ decoder_config : dict, optional
         places = nearest(
             input.float().flatten(end_dim=-2),
             zip(starts, blocks, strict=True),
-            # A frame of zeros is like nothing.
+            # The cosine with a frame of zeros is 0.
             torch.where(norms > 0, 1 / norms, 0.0),
             min(topk, len(frames)),
         )
         return frames[places].reshape(*input.shape[:-1], -1, frames.shape[1])
 
-    def _match(
+    def _sig_to_lats(
+        self, encoder_state: State, compressor_state: State
+    ) -> tuple[Any, ...]:
+        """Stages from waveform to latents."""
+        return (
+            (self.encoder, encoder_state),
+            (self.compressor, compressor_state),
+            to_sphere,
+        )
+
+    def _to_sig(
         self,
-        feats: torch.Tensor,
-        matching_set: torch.Tensor | None,
+        state: State,
+        matching_set: Tensor | None,
         topk: int,
         num_splits: int,
-    ) -> torch.Tensor:
-        """Means of the nearest frames of a set, where there is one."""
+        output_length: int | None,
+    ) -> tuple[Any, ...]:
+        """Stages from quantized features to waveform."""
+        match = partial(
+            self._match,
+            matching_set=matching_set,
+            topk=topk,
+            num_splits=num_splits,
+        )
+        return match, (self.decoder, state), partial(_fit, length=output_length)
+
+    def _match(
+        self,
+        feats: Tensor,
+        matching_set: Tensor | None,
+        topk: int,
+        num_splits: int,
+    ) -> Tensor:
+        """Means of the nearest frames of a set, if there is one."""
         if matching_set is None:
             return feats
         return self.knn(feats, matching_set, topk, num_splits).mean(dim=-2)
@@ -790,9 +699,9 @@ def _build(name: str, options: dict[str, Any] | None) -> Any:
 
 
 def _chain(
-    x: torch.Tensor, lengths: torch.Tensor | None, *stages: Any
-) -> tuple[torch.Tensor, list[State], torch.Tensor | None]:
-    """Functions, and parts with their states, one after the other."""
+    x: Tensor, lengths: Tensor | None, *stages: Any
+) -> tuple[Tensor, list[State], Tensor | None]:
+    """Run functions, and parts with their states, in order."""
     states: list[State] = []
     for stage in stages:
         if not isinstance(stage, tuple):
@@ -800,18 +709,15 @@ def _chain(
             continue
         part, state = stage
         x, kept, lengths = part.run(x, state, lengths)
-        # A list or a tuple, as it was given.
+        # A list or a tuple, like the input state.
         states.append(type(state)([kept]))
     return x, states, lengths
 
 
 def _run(
-    x: torch.Tensor,
-    return_state: bool,
-    *stages: Any,
-    length: torch.Tensor | None = None,
+    x: Tensor, return_state: bool, *stages: Any, length: Tensor | None = None
 ) -> Any:
-    """What stages give, with their states where these are wanted."""
+    """Run stages; return the output, with the states if `return_state`."""
     lengths = None
     if length is not None:
         lengths = absolute_lengths("length", length, x)
@@ -819,8 +725,8 @@ def _run(
     return (x, *states) if return_state else x
 
 
-def _fit(sig: torch.Tensor, length: int | None) -> torch.Tensor:
-    """Cut a waveform, or fill it up with its last sample."""
+def _fit(sig: Tensor, length: int | None) -> Tensor:
+    """Crop a waveform, or fill it with its last sample."""
     if length is None:
         return sig
     missing = max(0, length - sig.shape[1])

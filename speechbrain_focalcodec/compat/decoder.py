@@ -1,4 +1,4 @@
-"""What the published decoders have in common."""
+"""The base class of the published decoders."""
 
 import torch
 
@@ -8,27 +8,16 @@ __all__ = ["Decoder"]
 
 
 class Decoder(Part):
-    """Features to waveform: `hop_length` samples a frame."""
+    """Features to waveform, `hop_length` samples per frame."""
 
     chunk_size = 1
     hop_length: int
 
     @property
     def upsample_factor(self) -> int:
-        """Samples a frame."""
+        """Samples per frame."""
         return self.hop_length
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Number of samples for a number of frames.
-
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Frames, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Samples, int64 [B].
-        """
+        """Number of samples for numbers of frames, int64 [B]."""
         return lengths * self.hop_length

@@ -1,8 +1,7 @@
 """The published compressor and decompressor.
 
-Their layers, too, are called as the published ones: ``output, contexts =
-layer(input, contexts)``. So a layer may be wrapped in, or replaced by, a module
-that is called so.
+Their layers are also called like the published ones, ``output, contexts =
+layer(input, contexts)``, so a layer may be wrapped or replaced.
 """
 
 import math
@@ -35,15 +34,7 @@ BLOCK: dict[str, Any] = {
 
 @dataclass
 class Contexts:
-    """What a layer needs besides its input.
-
-    Arguments
-    ---------
-    lengths : torch.Tensor, optional
-        Frames, int64 [B].
-    state : StreamState, optional
-        Of a causal layer.
-    """
+    """Lengths (int64 [B]) and state of a layer's input."""
 
     lengths: torch.Tensor | None
     state: StreamState | None
@@ -55,22 +46,10 @@ class Layer(compressor.FocalLayer):
     def forward(  # type: ignore[override]
         self, input: torch.Tensor, left_contexts: Any = None
     ) -> Any:
-        """Scale and mix.
+        """Frames [B, T, C] to frames [B, T', C'], and the contexts.
 
-        Arguments
-        ---------
-        input : torch.Tensor
-            Frames [B, T, C].
-        left_contexts : optional
-            What the call for the chunk before gave; or what the compressor or
-            decompressor hands on.
-
-        Returns
-        -------
-        output : torch.Tensor
-            Frames [B, T', C'].
-        left_contexts
-            For the next chunk.
+        `left_contexts` are those of the previous chunk; or a :class:`Contexts`
+        from the compressor or decompressor.
         """
         if isinstance(left_contexts, Contexts):
             lengths, state = left_contexts.lengths, left_contexts.state
@@ -81,7 +60,7 @@ class Layer(compressor.FocalLayer):
 
 
 def _layers(layers: Any) -> nn.ModuleList:
-    """The same layers, to be called as the published ones."""
+    """The same layers with the published interface."""
     return nn.ModuleList(
         Layer(layer.focal_block, layer.downscale, layer.upscale)
         for layer in layers
@@ -91,13 +70,6 @@ def _layers(layers: Any) -> nn.ModuleList:
 class FocalEncoder(Part, compressor.FocalEncoder):
     """Features to latents, see
     :class:`~speechbrain_focalcodec.modules.compressor.FocalEncoder`.
-
-    Example
-    -------
-    >>> compressor = FocalEncoder(8, 5, (8, 6, 4), (2, 1, 1))
-    >>> lats, *state = compressor(torch.randn(2, 10, 8))
-    >>> lats.shape
-    torch.Size([2, 5, 5])
     """
 
     defaults: ClassVar[dict[str, Any]] = {
@@ -114,7 +86,7 @@ class FocalEncoder(Part, compressor.FocalEncoder):
 
     @property
     def downsample_factor(self) -> int:
-        """Frames a latent."""
+        """Frames per latent."""
         return math.prod(self.config["downscale_factors"])
 
     @property
@@ -123,18 +95,7 @@ class FocalEncoder(Part, compressor.FocalEncoder):
         return self.downsample_factor
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """See :meth:`compressor.FocalEncoder.output_lengths`.
-
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Feature frames, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Latents, int64 [B].
-        """
+        """Number of latents for numbers of frames, int64 [B]."""
         for factor in self.config["downscale_factors"]:
             lengths = -(-lengths // factor)
         return lengths
@@ -145,18 +106,6 @@ class FocalEncoder(Part, compressor.FocalEncoder):
         lengths: torch.Tensor | None,
         state: TensorState | None,
     ) -> torch.Tensor:
-        """See :meth:`Part.compute`.
-
-        Arguments
-        ---------
-        x, lengths, state
-            See :meth:`Part.compute`.
-
-        Returns
-        -------
-        torch.Tensor
-            Latents [B, N, output_dim].
-        """
         factors = self.config["downscale_factors"]
         for i, (layer, factor) in enumerate(
             zip(self.layers, factors, strict=True)
@@ -170,13 +119,6 @@ class FocalEncoder(Part, compressor.FocalEncoder):
 class FocalDecoder(Part, compressor.FocalDecoder):
     """Codes to quantized features, see
     :class:`~speechbrain_focalcodec.modules.compressor.FocalDecoder`.
-
-    Example
-    -------
-    >>> decompressor = FocalDecoder(5, 8, (4, 6, 8), (1, 1, 2))
-    >>> qfeats, *state = decompressor(torch.randn(2, 5, 5))
-    >>> qfeats.shape
-    torch.Size([2, 10, 8])
     """
 
     defaults: ClassVar[dict[str, Any]] = {
@@ -195,7 +137,7 @@ class FocalDecoder(Part, compressor.FocalDecoder):
 
     @property
     def upsample_factor(self) -> int:
-        """Frames a code."""
+        """Frames per code."""
         return math.prod(self.config["upscale_factors"])
 
     @property
@@ -209,18 +151,6 @@ class FocalDecoder(Part, compressor.FocalDecoder):
         lengths: torch.Tensor | None,
         state: TensorState | None,
     ) -> torch.Tensor:
-        """See :meth:`Part.compute`.
-
-        Arguments
-        ---------
-        x, lengths, state
-            See :meth:`Part.compute`.
-
-        Returns
-        -------
-        torch.Tensor
-            Quantized features [B, T', output_dim].
-        """
         x = self.in_proj(x.to(self.in_proj.weight.dtype))
         for i, (layer, factor) in enumerate(
             zip(self.layers, self.upscale_factors, strict=True)

@@ -1,4 +1,4 @@
-"""The encoder of the bundled models, which the published package has not."""
+"""The encoder of the bundled models; the published package has none."""
 
 import inspect
 from typing import Any, ClassVar
@@ -12,13 +12,6 @@ __all__ = ["LogMel"]
 class LogMel(Part, mel.LogMel):
     """Waveform to log-mel features, see
     :class:`~speechbrain_focalcodec.modules.mel.LogMel`.
-
-    Example
-    -------
-    >>> import torch
-    >>> feats, *state = LogMel()(torch.randn(2, 16000))
-    >>> feats.shape
-    torch.Size([2, 50, 80])
     """
 
     defaults: ClassVar[dict[str, Any]] = {
@@ -28,7 +21,7 @@ class LogMel(Part, mel.LogMel):
 
     @property
     def downsample_factor(self) -> int:
-        """Samples a frame."""
+        """Samples per frame."""
         return self.hop_length
 
     chunk_size = downsample_factor

@@ -1,7 +1,7 @@
-"""How the published parts are made and called.
+"""The published interface of the parts.
 
-They take their options in a fixed order, and are called as
-``output, *state = part(input, *state)``. What they compute is inherited from
+Options have a fixed order, and parts are called as ``output, *state =
+part(input, *state)``. The computation is inherited from
 :mod:`speechbrain_focalcodec.modules`.
 """
 
@@ -23,36 +23,11 @@ Table = dict[str, Any]
 
 
 class TensorState(StreamState):
-    """A stream's state in plain tensors that are never written to.
+    """A stream's state in tensors that are never written to.
 
-    So a state may be used again, as in the published package: each call
-    leaves the state that it was given as it was.
-
-    Example
-    -------
-    >>> state = TensorState({"keys": torch.zeros(1, 2)})
-    >>> before = dict(state.table)
-    >>> state.append("keys", torch.ones(1, 3), past=2)
-    tensor([[0., 0., 1., 1., 1.]])
-    >>> state.table, before
-    ({'keys': tensor([[1., 1.]])}, {'keys': tensor([[0., 0.]])})
+    So a state may be reused, as in the published package: a call does not
+    change the state that it is given.
     """
-
-    def scope(self, name: str) -> "TensorState":
-        """See :meth:`StreamState.scope`.
-
-        Arguments
-        ---------
-        name : str
-            The part's name.
-
-        Returns
-        -------
-        TensorState
-            A view; what is stored in it is stored here.
-        """
-        prefix = f"{self.prefix}{name}."
-        return TensorState(self.table, prefix, self.scratch)
 
     def append(
         self,
@@ -63,18 +38,6 @@ class TensorState(StreamState):
         newest_first: bool = False,
         start: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """See :meth:`StreamState.append`.
-
-        Arguments
-        ---------
-        name, x, past, dim, newest_first, start
-            See :meth:`StreamState.append`.
-
-        Returns
-        -------
-        torch.Tensor
-            The new steps with up to `past` before them.
-        """
         kept = self.get(name)
         if kept is None and start is not None:
             shape = list(x.shape)
@@ -90,15 +53,14 @@ class TensorState(StreamState):
 class Part(nn.Module):
     """A part of the codec with its published options and calls.
 
-    Comes before the class of :mod:`speechbrain_focalcodec.modules` that
-    computes.
+    Precedes the class of :mod:`speechbrain_focalcodec.modules` in the bases.
 
     Attributes
     ----------
     defaults : dict
         Published options in their order, with the defaults of v0.0.2.
     config : dict
-        The options that this part was made with.
+        The options of this part.
     """
 
     defaults: ClassVar[dict[str, Any]] = {}
@@ -121,7 +83,7 @@ class Part(nn.Module):
         config = bound.arguments
         super().__init__(**config)
         self.config = config
-        # In a tuple: no part of the weights.
+        # In a tuple, so that it is no submodule.
         self.traced: tuple[Any, ...] = ()
         for name, value in config.items():
             if not hasattr(self, name):
@@ -140,8 +102,8 @@ class Part(nn.Module):
         input : torch.Tensor
             Batch [B, T, ...].
         *state : dict
-            What the call for the chunk before gave after its output; nothing
-            for the first chunk.
+            The state that the call for the previous chunk returned; none for
+            the first chunk.
         length : torch.Tensor, optional
             Relative lengths, float [B] in (0, 1].
 
@@ -150,7 +112,7 @@ class Part(nn.Module):
         output : torch.Tensor
             Batch [B, T', ...], 0 beyond each length.
         state : dict
-            What a causal part carries to the next chunk, tensors by name.
+            State of a causal part for the next chunk, tensors by name.
         """
         lengths = None
         if length is not None:
@@ -158,7 +120,7 @@ class Part(nn.Module):
         output, kept, _ = self.run(input, state, lengths)
         return output, kept
 
-    # It takes other arguments than what it hides.
+    # With another signature than the overridden method.
     forward: Any = call
 
     def run(
@@ -167,30 +129,10 @@ class Part(nn.Module):
         state: Sequence[Table] = (),
         lengths: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Table, torch.Tensor | None]:
-        """Run the part with absolute lengths.
+        """Run the part with absolute lengths, int64 [B].
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            Batch [B, T, ...].
-        state : sequence of dict
-            Empty, or what :meth:`call` gave after its output.
-        lengths : torch.Tensor, optional
-            Steps, int64 [B].
-
-        Returns
-        -------
-        output : torch.Tensor
-            Batch [B, T', ...].
-        state : dict
-            Tensors by name; empty unless the part is causal.
-        lengths : torch.Tensor or None
-            Steps of the output, int64 [B].
-
-        Raises
-        ------
-        TypeError
-            If `state` is none.
+        `state` is empty or has the state of the previous chunk. Returns the
+        output [B, T', ...], the new state and the output's lengths.
         """
         if not isinstance(state, list | tuple) or not all(
             isinstance(kept, dict) for kept in state
@@ -215,41 +157,19 @@ class Part(nn.Module):
         lengths: torch.Tensor | None,
         state: TensorState | None,
     ) -> torch.Tensor:
-        """Run the class that computes.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Batch [B, T, ...].
-        lengths : torch.Tensor, optional
-            Steps, int64 [B].
-        state : TensorState, optional
-            Is changed.
-
-        Returns
-        -------
-        torch.Tensor
-            Batch [B, T', ...].
-        """
+        """Run the class that computes; changes `state` in place."""
         return super().forward(x, lengths, state)
 
     def trace(self, x: torch.Tensor) -> None:
         """Run as a TorchScript graph from now on, with the present weights.
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            An example [1, T, ...].
-
-        Raises
-        ------
-        RuntimeError
-            If the part cannot be traced, or only for inputs of one shape.
+        `x` is an example [1, T, ...]. Raises RuntimeError if the part cannot be
+        traced, or only for inputs of one shape.
         """
         if self.causal:
             raise RuntimeError("it carries state from chunk to chunk")
         with warnings.catch_warnings():
-            # Of the tracer, about sizes: the check below decides.
+            # Of the tracer, about sizes: checked below.
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(_Plain(self), x, check_trace=False)
         longer = torch.cat([x, x[:, 3:]], 1).repeat(2, *[1] * (x.ndim - 1))

@@ -11,14 +11,6 @@ __all__ = ["Vocos"]
 class Vocos(Decoder, vocos.Vocos):
     """Features to waveform, see
     :class:`~speechbrain_focalcodec.modules.vocos.Vocos`.
-
-    Example
-    -------
-    >>> import torch
-    >>> decoder = Vocos(input_dim=8, num_layers=2, dim=16, ffn_dim=32)
-    >>> sig, *state = decoder(torch.randn(2, 10, 8))
-    >>> sig.shape
-    torch.Size([2, 3200])
     """
 
     defaults: ClassVar[dict[str, Any]] = {

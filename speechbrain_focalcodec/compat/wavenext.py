@@ -11,14 +11,6 @@ __all__ = ["WaveNeXt"]
 class WaveNeXt(Decoder, wavenext.WaveNeXt):
     """Features to waveform, see
     :class:`~speechbrain_focalcodec.modules.wavenext.WaveNeXt`.
-
-    Example
-    -------
-    >>> import torch
-    >>> decoder = WaveNeXt(input_dim=8, num_layers=2, dim=16, ffn_dim=32)
-    >>> sig, *state = decoder(torch.randn(2, 10, 8))
-    >>> sig.shape
-    torch.Size([2, 4800])
     """
 
     defaults: ClassVar[dict[str, Any]] = {

@@ -11,14 +11,6 @@ __all__ = ["WavLM"]
 class WavLM(Part, wavlm.WavLM):
     """Waveform to features, see
     :class:`~speechbrain_focalcodec.modules.wavlm.WavLM`.
-
-    Example
-    -------
-    >>> import torch
-    >>> encoder = WavLM(num_layers=1, dim=32, ffn_dim=64, num_heads=4)
-    >>> feats, *state = encoder(torch.randn(1, 16000))
-    >>> feats.shape
-    torch.Size([1, 49, 32])
     """
 
     defaults: ClassVar[dict[str, Any]] = {
@@ -43,7 +35,7 @@ class WavLM(Part, wavlm.WavLM):
 
     @property
     def downsample_factor(self) -> int:
-        """Samples a frame."""
+        """Samples per frame."""
         return self.hop_length
 
     @property

@@ -1,6 +1,6 @@
-"""Tasks on tokens: recognition, classification, synthesis.
+"""Downstream tasks on tokens: recognition, classification and synthesis.
 
-A task is a front end (`front_ends.py`: what it sees of speech), a network
-(`networks.py`) and a Brain (`asr.py`, `classification.py`, `tts.py`) that adds
-a loss, wired by a YAML. See docs/downstream.md.
+A YAML composes a task of a front end (`front_ends.py`), a network
+(`networks.py`) and a Brain (`asr.py`, `classification.py`, `tts.py`). See
+docs/downstream.md.
 """

@@ -1,4 +1,4 @@
-"""What the Brains of all tasks share: inputs, and what is kept."""
+"""Base class of the Brains of downstream tasks."""
 
 from typing import Any
 
@@ -11,31 +11,31 @@ __all__ = ["TaskBrain"]
 
 
 class TaskBrain(RecipeBrain):
-    """A Brain whose ``modules`` have a ``front_end``.
+    """Brain of a downstream task; its modules include a ``front_end``.
 
-    A task says what it takes of an utterance (:meth:`items`), which modules
-    it trains (:meth:`build`), and has SpeechBrain's ``compute_forward`` and
-    ``compute_objectives``. All modules are kept in checkpoints; the codec is
-    none of them.
+    A task implements :meth:`build`, :meth:`items` and SpeechBrain's
+    ``compute_forward`` and ``compute_objectives``. Checkpoints hold all
+    modules; the codec is not among them.
 
-    Beside :class:`~speechbrain_focalcodec.training.brain.RecipeBrain`'s, there
-    is an optional hyperparameter ``masking``, a list of callables: what each
-    makes of the vectors [B, N, C] of a training batch takes their place.
+    The optional hyperparameter ``masking`` is a list of callables. Each is
+    applied in turn to the vectors [B, N, C] of a training batch. The other
+    hyperparameters are those of
+    :class:`~speechbrain_focalcodec.training.brain.RecipeBrain`.
 
     Arguments
     ---------
     modules : dict
-        With ``front_end``, a
-        :class:`~speechbrain_focalcodec.downstream.front_ends.FrontEnd`, and
-        what the task trains beside it.
+        ``front_end`` (a
+        :class:`~speechbrain_focalcodec.downstream.front_ends.FrontEnd`) and
+        the modules that :meth:`build` returned.
     opt_class : callable
-        Makes the optimizer.
+        Makes the optimizer from the parameters.
     hparams : dict
         Hyperparameters.
     run_opts : dict, optional
         SpeechBrain's run options.
     checkpointer : Checkpointer, optional
-        Keeps the modules and what a resumed run needs.
+        Saves the modules and the state of training.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class TaskBrain(RecipeBrain):
 
     @classmethod
     def build(cls, hparams: dict[str, Any]) -> dict[str, torch.nn.Module]:
-        """Make the modules that depend on the data, and what they need.
+        """Make the modules of the task, once the data is prepared.
 
         Arguments
         ---------
         hparams : dict
-            The loaded YAML, once the data is prepared. What is learnt of the
-            data, such as a tokenizer, is added to it.
+            The loaded YAML. Receives objects learnt from the training data,
+            such as a tokenizer.
 
         Returns
         -------
@@ -68,58 +68,50 @@ class TaskBrain(RecipeBrain):
         raise NotImplementedError
 
     def items(self) -> dict[str, tuple[str, Any]]:
-        """What an item of the datasets holds beside the input.
+        """Values of an utterance that the task needs besides the input.
 
         Returns
         -------
         dict
-            As `items` of
-            :func:`~speechbrain_focalcodec.downstream.data.task_dataset`:
-            none by default.
+            Argument `items` of
+            :func:`~speechbrain_focalcodec.downstream.data.task_dataset`.
         """
         return {}
 
     def check_data(self, train_set: Any) -> None:
-        """Refuse training data that the task can learn nothing of.
-
-        Arguments
-        ---------
-        train_set : DynamicItemDataset or TokenDataset
-            The data.
-        """
+        """Raise a DataError if the task cannot train on this dataset."""
 
     def config(self) -> dict[str, Any] | None:
-        """What the trained task is made of, for its `config.json`.
+        """Configuration of the trained task without the front end.
 
         Returns
         -------
         dict or None
-            As `parse_task_config` takes it, but for the front end; `None`
-            where the task has no interface, and its checkpoints are all that
-            is kept.
+            For `parse_task_config` of `task_config.py`.
+            None if the task has no interface; only checkpoints are kept then.
         """
         return None
 
     @property
     def front_end(self) -> Any:
-        """The front end, without the wrapper of several processes."""
+        """The front end without its DistributedDataParallel wrapper."""
         module = self.modules.front_end
         return getattr(module, "module", module)
 
     def prepared(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the front end has prepared, now or before.
+        """Output of the front end's `prepare` for a batch.
 
         Arguments
         ---------
         batch : PaddedBatch
-            With a key ``prepared`` or ``sig``.
+            With ``prepared``, or ``sig`` to prepare now.
 
         Returns
         -------
         prepared : torch.Tensor
             Tokens [B, N] or features [B, N, C].
         lengths : torch.Tensor
-            int64 [B].
+            Absolute lengths, int64 [B].
         """
         if hasattr(batch, "prepared"):
             padded = batch.to(self.device).prepared
@@ -131,19 +123,19 @@ class TaskBrain(RecipeBrain):
         return prepared, lengths
 
     def inputs(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors of a batch.
+        """Vectors of a batch, masked in training.
 
         Arguments
         ---------
         batch : PaddedBatch
-            With a key ``prepared`` or ``sig``.
+            With ``prepared`` or ``sig``.
 
         Returns
         -------
         x : torch.Tensor
             Vectors [B, N, C].
         lengths : torch.Tensor
-            int64 [B].
+            Absolute lengths, int64 [B].
         """
         prepared, lengths = self.prepared(batch)
         x = self.modules.front_end(prepared, lengths)

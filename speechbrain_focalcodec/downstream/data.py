@@ -1,8 +1,8 @@
-"""Datasets of tasks: what the front end prepares, with labels.
+"""Datasets of downstream tasks.
 
-The items hold "id", "prepared" (tokens or features, from a token dataset or
-computed once), or "sig" where the front end shall work on the fly, and what
-the task asks for.
+Items hold "id", the values that the task needs, and "prepared" (tokens or
+features, from a token dataset or computed once) or "sig" (prepared batch by
+batch).
 """
 
 from collections.abc import Mapping
@@ -24,28 +24,12 @@ from speechbrain_focalcodec.utils.lengths import data_and_lengths
 
 __all__ = ["COLUMNS", "prepare_inputs", "split_file", "task_dataset"]
 
-#: Columns of manifests that a token dataset has another name for.
+#: Columns of token datasets that have another name than in manifests.
 COLUMNS = {"spk_id": "speaker"}
 
 
 def split_file(split: str) -> str:
-    """Name of the manifest that the preparation leaves for a split.
-
-    Arguments
-    ---------
-    split : str
-        ``train``, ``valid`` or ``test``.
-
-    Returns
-    -------
-    str
-        Name of a file in the save folder.
-
-    Example
-    -------
-    >>> split_file("train")
-    'train.json'
-    """
+    """Name of a split's manifest in the save folder."""
     return TEST_NAME if split == "test" else f"{split}.json"
 
 
@@ -56,24 +40,24 @@ def task_dataset(
     items: Mapping[str, tuple[str, Any]],
     **options: Any,
 ) -> Any:
-    """Make a task's dataset of a manifest or of a token dataset.
+    """Make a task's dataset from a manifest or a token dataset.
 
-    Utterances that lack what the task needs are left out.
+    Utterances without the columns that the task needs are left out.
 
     Arguments
     ---------
     source : str or Path
-        A manifest, or a folder that ``focalcodec tokenize`` has made.
+        A manifest, or a folder written by ``focalcodec tokenize``.
     data_root : str or Path, optional
-        The data folder that the manifest's paths are relative to.
+        Data folder that the manifest's paths are relative to.
     front_end : FrontEnd
-        The front end; that of a token dataset must be a
+        The front end; a token dataset needs a
         :class:`~speechbrain_focalcodec.downstream.front_ends.TokenFrontEnd`.
     items : mapping
-        By key of an item: the column that it is made of, and a function, or
-        `None` for the column itself. ``{"labels": ("text", encode)}``.
+        For each key of an item: the column and a function of it, or None for
+        the column itself; ``{"labels": ("text", encode)}``.
     **options : dict
-        As for :func:`~speechbrain_focalcodec.data.pipeline.make_dataset`.
+        Options of :func:`~speechbrain_focalcodec.data.pipeline.make_dataset`.
 
     Returns
     -------
@@ -83,26 +67,15 @@ def task_dataset(
     Raises
     ------
     DataError
-        If no utterance has what the task needs, or the tokens are another
-        model's.
+        If no utterance has the columns, or another codec made the tokens.
     ConfigError
         If the front end takes no tokens.
-
-    Example
-    -------
-    >>> from make_tokens import make_tokens  # in tests/
-    >>> folder = make_tokens(getfixture("tmp_path") / "tokens")
-    >>> front_end = TokenFrontEnd(codebook_size=8192, token_rate=50.0)
-    >>> items = {"name": ("speaker", str.upper)}
-    >>> dataset = task_dataset(folder, None, front_end, items)
-    >>> sorted(dataset[0])
-    ['id', 'name', 'prepared']
     """
     source = Path(source)
     dataset: Any
     if source.is_dir():
         columns = {key: COLUMNS.get(c, c) for key, (c, _) in items.items()}
-        dataset = _tokens(source, front_end)
+        dataset = _token_dataset(source, front_end)
         missing = set(columns.values()) - set(dataset.rows.keys)
         if missing:
             raise DataError(
@@ -116,7 +89,7 @@ def task_dataset(
         complete = {
             utt_id
             for utt_id, entry in manifest.items()
-            if all(_is_given(entry.get(c)) for c in columns.values())
+            if all(_has_value(entry.get(c)) for c in columns.values())
         }
         if not complete:
             raise DataError(
@@ -129,16 +102,16 @@ def task_dataset(
     for key, (_, function) in items.items():
         outputs[key] = columns[key]
         if function is not None:
-            # An item must not have the name of its column.
+            # A dynamic item cannot have the name of its column.
             outputs[key] = f"made_{key}"
             dataset.add_dynamic_item(function, columns[key], f"made_{key}")
     if source.is_dir():
-        wanted = set(columns.values())
+        required = set(columns.values())
         dataset = dataset.filtered_sorted(
-            key_test={column: _is_given for column in wanted}
+            key_test={column: _has_value for column in required}
         )
         if not len(dataset):
-            raise DataError(f"{source}: no item has {', '.join(wanted)}")
+            raise DataError(f"{source}: no item has {', '.join(required)}")
     dataset.set_output_keys(outputs)
     return dataset
 
@@ -148,45 +121,14 @@ def prepare_inputs(
     front_end: FrontEnd,
     device: str | torch.device = "cpu",
     batch_seconds: float = 120.0,
-    progress: bool = True,
 ) -> None:
-    """Let the front end prepare all items once, and keep that in memory.
+    """Prepare all items once and keep the result in memory.
 
-    The items then have "prepared" in place of "sig". Tokens take 2 kB for
-    five seconds, features much more.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        Of :func:`task_dataset`, from a manifest.
-    front_end : FrontEnd
-        The front end.
-    device : str or torch.device
-        Where it works.
-    batch_seconds : float
-        Seconds of a batch.
-    progress : bool
-        Whether to show a bar.
-
-    Example
-    -------
-    >>> import numpy, soundfile
-    >>> from speechbrain_focalcodec.data.manifest import write_manifest
-    >>> from speechbrain_focalcodec.downstream.front_ends import LogMelFrontEnd
-    >>> tmp = getfixture("tmp_path")
-    >>> soundfile.write(tmp / "a.wav", numpy.zeros(16000), 16000)
-    >>> entry = {"wav": "{data_root}/a.wav", "num_samples": 16000}
-    >>> entry |= {"sample_rate": 16000, "text": "GO"}
-    >>> write_manifest(tmp / "train.json", {"a": entry})
-    >>> front_end = LogMelFrontEnd()
-    >>> items = {"text": ("text", None)}
-    >>> dataset = task_dataset(tmp / "train.json", tmp, front_end, items)
-    >>> prepare_inputs(dataset, front_end, progress=False)
-    >>> dataset[0]["prepared"].shape
-    torch.Size([50, 160])
+    Items then have "prepared" instead of "sig". Tokens take 2 kB per five
+    seconds, features much more. A batch has at most `batch_seconds`.
     """
     front_end.to(device)
-    kept: dict[str, torch.Tensor] = {}
+    prepared_by_id: dict[str, torch.Tensor] = {}
     outputs = dataset.pipeline.output_mapping
     dataset.set_output_keys(["id", "sig"])
     order = sorted(
@@ -198,7 +140,7 @@ def prepare_inputs(
         ),
     )
     batch: list[dict] = []
-    bar = tqdm(total=len(order), disable=not progress, desc="preparing")
+    bar = tqdm(total=len(order), desc="preparing")
     for number, index in enumerate(order):
         batch.append(dataset[index])
         longest = max(item["sig"].shape[0] for item in batch)
@@ -208,16 +150,16 @@ def prepare_inputs(
         padded = PaddedBatch(batch).to(device)
         prepared, frames = front_end.prepare(*data_and_lengths(padded.sig))
         for name, x, n in zip(padded.id, prepared, frames, strict=True):
-            kept[name] = x[:n].cpu()
+            prepared_by_id[name] = x[:n].cpu()
         bar.update(len(batch))
         batch = []
     bar.close()
-    dataset.add_dynamic_item(kept.__getitem__, "id", "prepared")
+    dataset.add_dynamic_item(prepared_by_id.__getitem__, "id", "prepared")
     outputs = {k: v for k, v in outputs.items() if k != "sig"}
     dataset.set_output_keys({**outputs, "prepared": "prepared"})
 
 
-def _tokens(folder: Path, front_end: FrontEnd) -> TokenDataset:
+def _token_dataset(folder: Path, front_end: FrontEnd) -> TokenDataset:
     if not isinstance(front_end, TokenFrontEnd):
         raise ConfigError(
             f"{folder} holds tokens; {type(front_end).__name__} takes audio: "
@@ -227,16 +169,16 @@ def _tokens(folder: Path, front_end: FrontEnd) -> TokenDataset:
     dataset = TokenDataset(
         folder, fingerprint=None if codec is None else codec.fingerprint
     )
-    for name, ours, theirs in (
+    for name, expected, stored in (
         ("codebook_size", front_end.codebook_size, dataset.codebook_size),
         ("token_rate", front_end.rate, dataset.token_rate),
     ):
-        if ours != theirs:
+        if expected != stored:
             raise DataError(
-                f"{folder}: has a {name} of {theirs}, the front end {ours}"
+                f"{folder}: has a {name} of {stored}, the front end {expected}"
             )
     return dataset
 
 
-def _is_given(value: Any) -> bool:
+def _has_value(value: Any) -> bool:
     return value is not None and value != ""

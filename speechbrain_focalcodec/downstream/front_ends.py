@@ -1,7 +1,8 @@
-"""What a task sees of speech: tokens, or what they are compared with.
+"""Front ends: turn waveforms or tokens into vectors for a network.
 
-A front end has two halves. `prepare` has nothing to train: what it gives can
-be kept, or comes from a token dataset. `forward` makes vectors of it.
+`prepare` turns waveforms into tokens or features. It has no parameters to
+train, so its output can be computed once. `forward` turns that output into
+vectors and is trained with the task.
 """
 
 from collections.abc import Mapping
@@ -29,24 +30,11 @@ __all__ = [
 
 
 class FrontEnd(nn.Module):
-    """What all front ends offer.
+    """Base class of front ends.
 
-    Arguments
-    ---------
-    dim : int
-        Size of a vector.
-    rate : float
-        Vectors a second.
-    sample_rate : int
-        Of the waveforms that it takes, in Hz.
-    codec : FocalCodec, optional
-        The codec that it asks. It is no module of the front end: its weights
-        are neither trained nor saved with the task's.
-
-    Example
-    -------
-    >>> FrontEnd(dim=13, rate=50.0, sample_rate=16000).rate
-    50.0
+    `dim` is the size of a vector, `rate` in vectors per second, `sample_rate`
+    in Hz. The codec is not a submodule: its weights are neither trained nor
+    saved with the task.
     """
 
     def __init__(
@@ -60,63 +48,47 @@ class FrontEnd(nn.Module):
         self.dim = dim
         self.rate = rate
         self.sample_rate = sample_rate
-        # In a tuple nn.Module does not find it.
+        # The tuple hides it from nn.Module.
         self._codec = (codec,)
 
     @property
     def codec(self) -> FocalCodec | None:
-        """The codec that it asks, if any."""
         return self._codec[0]
 
     @torch.no_grad()
     def prepare(
         self, sig: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What can be kept of waveforms, in full precision.
+        """Turn waveforms into tokens or features, in full precision.
 
         Arguments
         ---------
         sig : torch.Tensor
             Waveform [B, T] at `sample_rate`.
         lengths : torch.Tensor
-            Samples, int64 [B].
+            Lengths in samples, int64 [B].
 
         Returns
         -------
         prepared : torch.Tensor
             Tokens [B, N] or features [B, N, C].
         lengths : torch.Tensor
-            Their lengths, int64 [B].
+            Lengths of `prepared`, int64 [B].
         """
         codec = self.codec
         if codec is not None:
             codec.to(sig.device)
-        # Autocast of training would give some other tokens.
+        # Under autocast some tokens would differ.
         with torch.autocast(sig.device.type, enabled=False):
             return self.extract(sig, lengths)
 
     def extract(
         self, sig: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A front end's own part of :meth:`prepare`.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, T].
-        lengths : torch.Tensor
-            Samples, int64 [B].
-
-        Returns
-        -------
-        prepared : torch.Tensor
-            Tokens [B, N] or features [B, N, C].
-        lengths : torch.Tensor
-            Their lengths, int64 [B].
-        """
+        """Implement :meth:`prepare`; called without autocast and gradients."""
         raise NotImplementedError
 
-    def _asked(self) -> FocalCodec:
+    def _require_codec(self) -> FocalCodec:
         if self.codec is None:
             raise ConfigError(
                 f"{type(self).__name__} was made without a codec, so it "
@@ -127,32 +99,32 @@ class FrontEnd(nn.Module):
 
 
 class TokenFrontEnd(FrontEnd):
-    """Tokens, each with a vector that starts from its code.
+    """Tokens, each with a vector that is initialised with its code.
 
     Arguments
     ---------
     codec : FocalCodec, optional
-        Tokenises waveforms. Without one, the next two must be given, and
-        tokens come from a token dataset.
+        Encodes waveforms. Without it, `codebook_size` and `token_rate` are
+        required and the tokens come from a token dataset.
     codebook_size : int, optional
         Number of codes.
     token_rate : float, optional
-        Tokens a second.
+        Tokens per second.
     dim : int, optional
-        Size of a vector; by default that of a code, which it then starts as.
+        Size of a vector; by default the size of a code.
     freeze : bool
-        Keep the vectors as they start.
+        Do not train the vectors.
     tied_to_codes : bool
-        Learn a linear function of the codes, not a vector for each: for
-        large codebooks.
+        Train a linear function of the codes instead of one vector per token,
+        for large codebooks.
     sample_rate : int, optional
-        Of waveforms; by default the codec's.
+        Sample rate of the input in Hz; by default the codec's.
 
     Raises
     ------
     ConfigError
-        If neither a codec nor codebook size and token rate are given, or a
-        codec with others.
+        If neither a codec nor codebook size and token rate are given, or if
+        they contradict the codec.
 
     Example
     -------
@@ -176,15 +148,15 @@ class TokenFrontEnd(FrontEnd):
     ):
         if codec is not None:
             own = (codec.codebook_size, codec.token_rate)
-            for name, value, wanted in zip(
+            for name, value, expected in zip(
                 ("codebook_size", "token_rate"),
                 (codebook_size, token_rate),
                 own,
                 strict=True,
             ):
-                if value is not None and value != wanted:
+                if value is not None and value != expected:
                     raise ConfigError(
-                        f"{name} is {value}, but {codec.name} has {wanted}"
+                        f"{name} is {value}, but {codec.name} has {expected}"
                     )
             codebook_size, token_rate = own
             sample_rate = codec.sample_rate_input
@@ -208,95 +180,35 @@ class TokenFrontEnd(FrontEnd):
     def extract(
         self, sig: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokenise.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, T].
-        lengths : torch.Tensor
-            Samples, int64 [B].
-
-        Returns
-        -------
-        toks : torch.Tensor
-            Tokens, int64 [B, N].
-        lengths : torch.Tensor
-            Their lengths, int64 [B].
-        """
-        return self._asked().encode(sig, lengths)
+        return self._require_codec().encode(sig, lengths)
 
     def forward(
         self, toks: torch.Tensor, lengths: torch.Tensor
     ) -> torch.Tensor:
-        """Look the vectors up.
-
-        Arguments
-        ---------
-        toks : torch.Tensor
-            Tokens, int64 [B, N].
-        lengths : torch.Tensor
-            Their lengths, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Vectors [B, N, dim].
-        """
+        """Tokens [B, N] to vectors [B, N, dim]."""
         return self.embedding(toks)
 
 
 class FrameNorm(nn.Module):
-    """Batch normalisation over frames that counts no padding.
+    """Batch normalisation of frames [B, N, C] that ignores padding.
 
-    It is no ``nn.BatchNorm1d``: SpeechBrain turns these into another class
-    where several processes train. Each then counts its own frames.
-
-    Arguments
-    ---------
-    num_features : int
-        Size of a frame.
-    momentum : float
-        How much a batch counts in the running mean and variance.
-    eps : float
-        Added to the variance.
-
-    Example
-    -------
-    >>> norm = FrameNorm(3)
-    >>> norm(torch.randn(2, 7, 3), torch.tensor([7, 4])).shape
-    torch.Size([2, 7, 3])
+    SpeechBrain converts ``nn.BatchNorm1d`` to a synchronised one in
+    distributed training. This class is not converted: each rank uses its own
+    statistics.
     """
 
     running_mean: torch.Tensor
     running_var: torch.Tensor
 
-    def __init__(
-        self, num_features: int, momentum: float = 0.1, eps: float = 1e-5
-    ):
+    def __init__(self, num_features: int):
         super().__init__()
-        self.momentum = momentum
-        self.eps = eps
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Normalise.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            [B, N, C].
-        lengths : torch.Tensor
-            Frames, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            [B, N, C], zero in the padding.
-        """
+        """Normalise [B, N, C]; padding becomes zero."""
         valid = length_mask(lengths, x.shape[1])
         result = torch.zeros_like(x)
         result[valid] = F.batch_norm(
@@ -306,27 +218,17 @@ class FrameNorm(nn.Module):
             self.weight,
             self.bias,
             self.training,
-            self.momentum,
-            self.eps,
         ).to(x.dtype)
         return result
 
 
 class FeatureFrontEnd(FrontEnd):
-    """Features of the codec's encoder: what there is before the bits.
+    """Features of the codec's encoder, before compression and quantization.
 
     Arguments
     ---------
     codec : FocalCodec
         The codec.
-
-    Example
-    -------
-    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-    >>> front_end = FeatureFrontEnd(codec)
-    >>> sig, lengths = torch.randn(2, 16000), torch.tensor([16000, 8000])
-    >>> front_end(*front_end.prepare(sig, lengths)).shape
-    torch.Size([2, 50, 80])
     """
 
     def __init__(self, codec: FocalCodec):
@@ -338,86 +240,38 @@ class FeatureFrontEnd(FrontEnd):
     def extract(
         self, sig: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, T].
-        lengths : torch.Tensor
-            Samples, int64 [B].
-
-        Returns
-        -------
-        feats : torch.Tensor
-            Features [B, N, C].
-        lengths : torch.Tensor
-            Their lengths, int64 [B].
-        """
-        feats, lengths = self._asked().sig_to_feats(sig, lengths)
+        feats, lengths = self._require_codec().sig_to_feats(sig, lengths)
         return feats, lengths
 
     def forward(
         self, feats: torch.Tensor, lengths: torch.Tensor
     ) -> torch.Tensor:
-        """Normalise.
-
-        Arguments
-        ---------
-        feats : torch.Tensor
-            Features [B, N, C].
-        lengths : torch.Tensor
-            Their lengths, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Vectors [B, N, C].
-        """
+        """Normalise features [B, N, C]."""
         return self.norm(feats, lengths)
 
 
 class LogMelFrontEnd(FrontEnd):
-    """Log-mel bands, as recognisers have had them for decades.
+    """Log-mel bands, without a codec: two frames of 80 bands per vector.
+
+    Stacking halves the rate, which makes CTC faster and easier to train.
 
     Arguments
     ---------
     sample_rate : int
-        Of waveforms, in Hz.
-    n_mels : int
-        Number of bands.
-    hop_length : int
-        Samples from frame to frame.
-    n_fft : int
-        Samples of a window.
-    stack : int
-        Frames that make one vector: half as many steps are learnt with CTC
-        more easily, and faster.
-
-    Example
-    -------
-    >>> front_end = LogMelFrontEnd()
-    >>> sig, lengths = torch.randn(2, 16000), torch.tensor([16000, 8000])
-    >>> front_end(*front_end.prepare(sig, lengths)).shape
-    torch.Size([2, 50, 160])
+        Sample rate of the input in Hz.
     """
 
-    def __init__(
-        self,
-        sample_rate: int = 16000,
-        n_mels: int = 80,
-        hop_length: int = 160,
-        n_fft: int = 512,
-        stack: int = 2,
-    ):
+    def __init__(self, sample_rate: int = 16000):
+        n_mels, hop_length, self.stack = 80, 160, 2
         super().__init__(
-            n_mels * stack, sample_rate / hop_length / stack, sample_rate
+            n_mels * self.stack,
+            sample_rate / hop_length / self.stack,
+            sample_rate,
         )
-        self.stack = stack
         self.mel = LogMel(
             sample_rate,
             n_mels,
-            n_fft,
+            512,
             hop_length,
             f_max=sample_rate / 2,
             floor=1e-5,
@@ -427,26 +281,10 @@ class LogMelFrontEnd(FrontEnd):
     def extract(
         self, sig: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the bands.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, T].
-        lengths : torch.Tensor
-            Samples, int64 [B].
-
-        Returns
-        -------
-        feats : torch.Tensor
-            Log-mel bands [B, N, C].
-        lengths : torch.Tensor
-            Their lengths, int64 [B].
-        """
         feats = self.mel(sig, lengths)
         lengths = self.mel.output_lengths(lengths)
-        # A window beyond the end still hears some of the utterance; alone,
-        # the utterance has none there to be stacked.
+        # Frames beyond the end overlap the utterance. They are cleared, so
+        # that results do not depend on the padding of the batch.
         feats = zero_beyond(feats, lengths)
         feats = F.pad(feats, (0, 0, 0, -feats.shape[1] % self.stack))
         feats = feats.reshape(len(feats), -1, self.dim)
@@ -455,24 +293,11 @@ class LogMelFrontEnd(FrontEnd):
     def forward(
         self, feats: torch.Tensor, lengths: torch.Tensor
     ) -> torch.Tensor:
-        """Normalise.
-
-        Arguments
-        ---------
-        feats : torch.Tensor
-            Log-mel bands [B, N, C].
-        lengths : torch.Tensor
-            Their lengths, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Vectors [B, N, C].
-        """
+        """Normalise log-mel bands [B, N, C]."""
         return self.norm(feats, lengths)
 
 
-#: What ``input`` of a task's YAML may be.
+#: Values of ``input`` in a task's YAML.
 FRONT_ENDS = ("tokens", "features", "log_mel")
 
 
@@ -488,9 +313,9 @@ def make_front_end(
     kind : str
         ``tokens``, ``features`` or ``log_mel``.
     codec : FocalCodec, optional
-        The codec; ``log_mel`` needs none, but takes its sample rate.
+        The codec. ``log_mel`` only uses its sample rate.
     options : mapping, optional
-        More arguments of ``tokens``, which the others do without.
+        More arguments of :class:`TokenFrontEnd`; the others ignore them.
 
     Returns
     -------
@@ -500,12 +325,7 @@ def make_front_end(
     Raises
     ------
     ConfigError
-        If there is none of that name, or it lacks a codec.
-
-    Example
-    -------
-    >>> make_front_end("log_mel").dim
-    160
+        If the name is unknown, or a codec is missing.
     """
     if kind not in FRONT_ENDS:
         raise ConfigError(f"input: {kind!r} is none of {', '.join(FRONT_ENDS)}")

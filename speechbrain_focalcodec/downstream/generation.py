@@ -1,4 +1,4 @@
-"""Tokens from a language model: greedily or drawn, whole or as they come."""
+"""Generates tokens with a language model, in batches or as a stream."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -20,35 +20,29 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen.
+    """Parameters that select the next token.
 
     Arguments
     ---------
     temperature : float
-        Below 1 the likely become likelier; 0 takes the likeliest.
+        Divides the scores; 0 takes the likeliest token.
     top_p : float
-        Draw from the fewest tokens that have this probability together.
+        Sample from the smallest set of tokens with this total probability.
     max_repeats : int, optional
-        Times that a token may come in a row: a guard against a model that
-        hangs. Silence may last; choose it by the token rate.
+        Maximum number of times that a token is repeated, against loops.
+        Silence repeats tokens too; choose it by the token rate.
     penalty : float
-        Above 1, what came within `window` becomes less likely.
+        Repetition penalty for tokens within `window`; above 1 they become
+        less likely.
     window : int
-        Tokens that `penalty` looks back.
+        Number of past tokens that `penalty` considers.
     min_tokens : int
-        Tokens that come before an end at least.
+        Minimum number of tokens before END.
 
     Raises
     ------
     ValueError
         If an argument is out of range.
-
-    Example
-    -------
-    >>> Sampling(top_p=0.0)
-    Traceback (most recent call last):
-    ...
-    ValueError: top_p must be within (0, 1], got 0.0
     """
 
     temperature: float = 1.0
@@ -60,7 +54,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         repeats = self.max_repeats
-        for name, right, what in (
+        for name, valid, rule in (
             ("temperature", self.temperature >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "within (0, 1]"),
             ("max_repeats", repeats is None or repeats > 0, "1 or more"),
@@ -68,83 +62,59 @@ class Sampling:
             ("window", self.window > 0, "1 or more"),
             ("min_tokens", self.min_tokens >= 0, "0 or more"),
         ):
-            if not right:
+            if not valid:
                 raise ValueError(
-                    f"{name} must be {what}, got {getattr(self, name)}"
+                    f"{name} must be {rule}, got {getattr(self, name)}"
                 )
 
     def choose(
         self, logits: torch.Tensor, past: torch.Tensor, draws: torch.Tensor
     ) -> torch.Tensor:
-        """Choose each utterance's next token.
+        """Select the next token of each utterance, int64 [B].
 
-        Arguments
-        ---------
-        logits : torch.Tensor
-            Scores [B, V]; the last class is the end.
-        past : torch.Tensor
-            All tokens so far, int64 [B, N].
-        draws : torch.Tensor
-            A random number each, in [0, 1), float [B].
-
-        Returns
-        -------
-        torch.Tensor
-            int64 [B].
-
-        Example
-        -------
-        >>> past, draws = torch.tensor([[1, 1]]), torch.tensor([0.5])
-        >>> logits = torch.tensor([[0.0, 9.0, 1.0, 0.0]])
-        >>> Sampling(temperature=0).choose(logits, past, draws)
-        tensor([1])
-        >>> Sampling(temperature=0, max_repeats=2).choose(logits, past, draws)
-        tensor([2])
+        `logits` are scores [B, V] whose last class is END, `past` the tokens so
+        far, int64 [B, N], `draws` one random number per utterance in [0, 1).
         """
-        scores = self._guarded(logits.float(), past)
+        scores = self._penalised(logits.float(), past)
         if self.temperature == 0:
             return scores.argmax(-1)
         scores = scores / self.temperature
         if self.top_p < 1:
             library = import_extra("transformers", "tts")
             scores = library.TopPLogitsWarper(self.top_p)(past, scores)
-        # One number an utterance, so that a batch draws as each alone.
+        # One random number per utterance makes draws independent of the
+        # batch.
         bounds = scores.softmax(-1).cumsum(-1)
         points = draws.to(bounds)[:, None] * bounds[:, -1:]
         chosen = torch.searchsorted(bounds, points, right=True)[:, 0]
         return chosen.clamp(max=scores.shape[1] - 1)
 
-    def _guarded(
+    def _penalised(
         self, scores: torch.Tensor, past: torch.Tensor
     ) -> torch.Tensor:
         count = past.shape[1]
         if self.penalty != 1 and count:
             library = import_extra("transformers", "tts")
-            punish = library.RepetitionPenaltyLogitsProcessor(
+            penalise = library.RepetitionPenaltyLogitsProcessor(
                 float(self.penalty)
             )
-            scores = punish(past[:, -self.window :], scores)
+            scores = penalise(past[:, -self.window :], scores)
         if count < self.min_tokens:
             scores = scores.clone()
             scores[:, -1] = -torch.inf
         if self.max_repeats is not None and count >= self.max_repeats:
             last = past[:, -1:]
-            hangs = (past[:, -self.max_repeats :] == last).all(1, keepdim=True)
-            score = scores.gather(1, last).masked_fill(hangs, -torch.inf)
+            loops = (past[:, -self.max_repeats :] == last).all(1, keepdim=True)
+            score = scores.gather(1, last).masked_fill(loops, -torch.inf)
             scores = scores.scatter(1, last, score)
         return scores
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What was generated for an utterance.
+    """Tokens of an utterance, int64 [N], without END.
 
-    Arguments
-    ---------
-    toks : torch.Tensor
-        int64 [N], without the end.
-    ended : bool
-        Whether the model ended it; otherwise it was cut.
+    `ended` is False if the utterance was cut at the maximum length.
     """
 
     toks: torch.Tensor
@@ -161,10 +131,10 @@ def generate(
     sampling: Sampling | None = None,
     seed: int | Sequence[int] = 0,
 ) -> list[Generation]:
-    """Generate the tokens of a batch.
+    """Generate tokens for a batch of texts.
 
-    An utterance's tokens depend on its text, voice and seed, and not on what
-    else is in the batch (but for what rounding decides).
+    The tokens of an utterance depend on its text, voice and seed, not on the
+    rest of the batch (up to rounding).
 
     Arguments
     ---------
@@ -173,46 +143,32 @@ def generate(
     text : torch.Tensor
         Pieces, int64 [B, T].
     text_lengths : torch.Tensor
-        int64 [B].
+        Absolute lengths, int64 [B].
     speaker : torch.Tensor, optional
         Embeddings of voices [B, speaker_dim].
     max_tokens : int
-        Most tokens of an utterance.
+        Maximum number of tokens of an utterance.
     sampling : Sampling, optional
-        How tokens are chosen; by default drawn as the model has it.
+        Sampling parameters; by default from the model's distribution.
     seed : int or sequence of int
-        Of all utterances, or of each. For several tries at one text, repeat
-        the text and give seeds.
+        One seed for all utterances, or one each.
 
     Returns
     -------
     list of Generation
-        One an utterance.
+        One per utterance.
 
     Raises
     ------
     ValueError
-        If the model is being trained, or an argument is out of range.
-
-    Example
-    -------
-    >>> model = TokenLanguageModel(
-    ...     30, 16, dim=32, num_layers=1, ffn_dim=64
-    ... ).eval()
-    >>> text = torch.tensor([[3, 1, 4], [1, 5, 0]])
-    >>> both = generate(model, text, torch.tensor([3, 2]), max_tokens=5)
-    >>> one = generate(
-    ...     model, text[1:, :2], torch.tensor([2]), max_tokens=5
-    ... )
-    >>> both[1].toks.equal(one[0].toks)
-    True
+        If the model is in training mode, or an argument is out of range.
     """
     steps = _steps(
         model, text, text_lengths, speaker, max_tokens, sampling, seed
     )
     toks = torch.stack(list(steps), dim=1)
     ends = toks == model.end
-    # The first end; where there is none all, but for the one too many.
+    # Without END all tokens are kept, except the extra one.
     counts = torch.where(ends.any(1), ends.long().argmax(1), max_tokens)
     return [
         Generation(row[:count].clone(), ended)
@@ -223,26 +179,7 @@ def generate(
 
 
 class TokenStream(Iterator[torch.Tensor]):
-    """Chunks of an utterance's tokens, as they are made.
-
-    Arguments
-    ---------
-    steps : iterator of torch.Tensor
-        Tokens, int64 [1] each.
-    end : int
-        The class that ends it.
-    max_tokens : int
-        Most tokens.
-    chunk_tokens : int
-        Tokens of a chunk; the last one may have fewer.
-
-    Example
-    -------
-    >>> steps = iter(torch.tensor([[3], [1], [2], [16]]))
-    >>> stream = TokenStream(steps, 16, max_tokens=9, chunk_tokens=2)
-    >>> [chunk.tolist() for chunk in stream], stream.ended
-    ([[3, 1], [2]], True)
-    """
+    """Iterator over chunks of an utterance's tokens, int64 [N]."""
 
     def __init__(
         self,
@@ -255,14 +192,14 @@ class TokenStream(Iterator[torch.Tensor]):
         self._rest = steps
         self._end = end
         self._chunk_tokens = chunk_tokens
-        #: Whether the model has ended the utterance. False after the last
-        #: chunk says that it was cut.
+        #: True once END was generated; False after the last chunk means that
+        #: the utterance was cut.
         self.ended = False
 
     def __next__(self) -> torch.Tensor:
         chunk = list(itertools.islice(self._toks, self._chunk_tokens))
         if len(chunk) < self._chunk_tokens and not self.ended:
-            # What would have come after the most that are wanted.
+            # The token after the maximum.
             self.ended = int(next(self._rest, -1)) == self._end
         if not chunk:
             raise StopIteration
@@ -288,55 +225,12 @@ def generate_stream(
     sampling: Sampling | None = None,
     seed: int = 0,
 ) -> TokenStream:
-    """Generate one utterance's tokens and give them as they are made.
+    """Generate one utterance in chunks of `chunk_tokens` tokens.
 
-    They are those of :func:`generate`. With a causal codec each chunk can be
-    heard at once, by
+    `text` is [T] and `speaker` [speaker_dim]; other arguments, the tokens and
+    errors are those of :func:`generate`. A causal codec decodes each chunk at
+    once with
     :class:`~speechbrain_focalcodec.streaming.sessions.StreamingDecoder`.
-
-    Arguments
-    ---------
-    model : TokenLanguageModel
-        In eval mode.
-    text : torch.Tensor
-        Pieces, int64 [T].
-    speaker : torch.Tensor, optional
-        Embedding of the voice [speaker_dim].
-    max_tokens : int
-        Most tokens.
-    chunk_tokens : int
-        Tokens of a chunk.
-    sampling : Sampling, optional
-        How tokens are chosen.
-    seed : int
-        As for :func:`generate`.
-
-    Returns
-    -------
-    TokenStream
-        Iterate over it; then `ended` says whether the model came to an end.
-
-    Raises
-    ------
-    ValueError
-        If the model is being trained, or an argument is out of range.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> from speechbrain_focalcodec.streaming.sessions import StreamingDecoder
-    >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
-    >>> model = TokenLanguageModel(
-    ...     30, codec.codebook_size, dim=32, num_layers=1, ffn_dim=64
-    ... ).eval()
-    >>> text = torch.tensor([3, 1, 4])
-    >>> decoder = StreamingDecoder(codec)
-    >>> for toks in generate_stream(
-    ...     model, text, max_tokens=8, chunk_tokens=4
-    ... ):
-    ...     sig = decoder.push(toks)
-    >>> len(sig)
-    1920
     """
     if chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be positive, got {chunk_tokens}")
@@ -361,13 +255,13 @@ def _steps(
     sampling: Sampling | None,
     seed: int | Sequence[int],
 ) -> Iterator[torch.Tensor]:
-    """Check, and give each step's tokens [B] until all have ended.
+    """Check the arguments and iterate over tokens [B] until all have ended.
 
-    Utterances that have ended repeat their end. After `max_tokens` there is
-    one step more, which says whether an end would have come.
+    Utterances that have ended repeat END. After `max_tokens` one more step
+    shows whether END would have followed.
     """
     if model.training:
-        raise ValueError("model is being trained: call model.eval() first")
+        raise ValueError("model is in training mode: call model.eval() first")
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be positive, got {max_tokens}")
     seeds = [seed] * len(text) if isinstance(seed, int) else list(seed)
@@ -396,8 +290,9 @@ def _run(
     past = prompts[0][:, :0]
     ended = torch.zeros(len(past), dtype=torch.bool, device=past.device)
     for count in range(max_tokens + 1):
-        own = [torch.rand((), generator=each) for each in generators]
-        draws = torch.stack(own).to(logits.device)
+        draws = torch.stack(
+            [torch.rand((), generator=generator) for generator in generators]
+        ).to(logits.device)
         toks = sampling.choose(logits, past, draws)
         toks = toks.masked_fill(ended, model.end)
         ended = ended | (toks == model.end)

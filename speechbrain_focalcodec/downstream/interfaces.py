@@ -1,11 +1,12 @@
-"""Trained tasks, ready to use: recognition and classification.
+"""Inference interfaces of trained recognisers and classifiers.
 
 Synthesis is in :mod:`speechbrain_focalcodec.downstream.synthesis`.
 """
 
+from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from speechbrain.dataio.preprocess import AudioNormalizer
@@ -23,30 +24,30 @@ from speechbrain_focalcodec.utils.lengths import absolute_lengths
 __all__ = ["Classification", "TaskInterface", "TokenASR", "TokenClassifier"]
 
 T = TypeVar("T", bound="TaskInterface")
+Result = TypeVar("Result")
 
 
 class TaskInterface(Pretrained):
-    """What the interfaces of all tasks share.
+    """Base class of the interfaces of all tasks.
 
-    Load one with :meth:`from_pretrained`, which executes no code of the
-    model, or with SpeechBrain's ``from_hparams(source, savedir=...)``, which
-    executes the folder's ``hyperparams.yaml``: for folders that you trust
-    only.
+    :meth:`from_pretrained` executes no code of the model. SpeechBrain's
+    ``from_hparams(source, savedir=...)`` executes the folder's
+    ``hyperparams.yaml``; use it only for folders that you trust.
 
     Arguments
     ---------
     modules : dict
-        The task, under the key ``task``.
+        The task under the key ``task``.
     hparams : dict, optional
-        Hyperparameters, as ``from_hparams`` gives them.
+        Hyperparameters, as ``from_hparams`` passes them.
     run_opts : dict, optional
         SpeechBrain's run options, such as ``{"device": "cuda"}``.
     freeze_params : bool
-        Whether to freeze the weights and set evaluation mode.
+        Freeze the weights and set eval mode.
     """
 
     MODULES_NEEDED = ["task"]
-    #: Which task this is for, as `config.json` calls it.
+    #: Name of the task in `config.json`.
     TASK: ClassVar[str]
 
     def __init__(
@@ -86,15 +87,15 @@ class TaskInterface(Pretrained):
         Arguments
         ---------
         source : str or Path
-            A folder that a recipe has left (``OUTPUT_FOLDER/model``), or a
-            hub repository.
+            A folder written by training (``OUTPUT_FOLDER/model``) or a hub
+            repository.
         revision : str, optional
-            The hub revision.
+            Revision on the hub.
         run_opts : dict, optional
             SpeechBrain's run options, such as ``{"device": "cuda"}``.
         codec : FocalCodec, str or Path, optional
-            The codec, or where it is, in place of the one that the folder
-            names. It must be the one that the task was trained with.
+            The codec or its source; by default the one in the configuration.
+            It must be the codec that the task was trained with.
 
         Returns
         -------
@@ -104,10 +105,10 @@ class TaskInterface(Pretrained):
         Raises
         ------
         ConfigError
-            If its configuration is damaged or unknown, or of another task,
-            or the codec is another one.
+            If the configuration is damaged, unknown or of another task, or
+            the codec is another one.
         CheckpointError
-            If files are missing, damaged or do not fit.
+            If files are missing, damaged or do not fit together.
         """
         task = load_task(source, revision, codec)
         return cls(modules={"task": task}, run_opts=run_opts)
@@ -117,12 +118,36 @@ class TaskInterface(Pretrained):
         """The parts of the task."""
         return self.mods.task
 
-    def hear(
-        self,
-        wavs: torch.Tensor,
-        wav_lens: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the front end makes of waveforms.
+
+class SpeechInterface(TaskInterface, Generic[Result]):
+    """Base class of tasks with one result per utterance."""
+
+    def predict_file(self, path: str | Path) -> Result:
+        """Process an audio file.
+
+        Arguments
+        ---------
+        path : str or Path
+            An audio file of any sample rate and channel count.
+
+        Returns
+        -------
+        str or Classification
+            The result.
+
+        Raises
+        ------
+        AudioError
+            If the file cannot be read or is damaged.
+        """
+        return self.predict_batch(
+            read_whole(path, self.task.front_end.sample_rate)
+        )[0]
+
+    def predict_batch(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> list[Result]:
+        """Process a batch of waveforms.
 
         Arguments
         ---------
@@ -133,10 +158,8 @@ class TaskInterface(Pretrained):
 
         Returns
         -------
-        prepared : torch.Tensor
-            Tokens [B, N] or features [B, N, C].
-        lengths : torch.Tensor
-            int64 [B].
+        list of str or Classification
+            One result per utterance.
 
         Raises
         ------
@@ -145,37 +168,12 @@ class TaskInterface(Pretrained):
         ValueError
             If a shape, type or relative length is wrong.
         """
-        check_sig(wavs, name="wavs")
-        wavs = wavs.to(self.device, torch.float32)
-        lengths = absolute_lengths("wav_lens", wav_lens, wavs)
-        return self.task.front_end.prepare(wavs, lengths)
+        return self.results(*self.prepare(wavs, wav_lens))
 
-    def hear_file(self, path: str | Path) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the front end makes of an audio file.
-
-        Arguments
-        ---------
-        path : str or Path
-            An audio file, of any sample rate and channel count.
-
-        Returns
-        -------
-        prepared : torch.Tensor
-            Tokens [1, N] or features [1, N, C].
-        lengths : torch.Tensor
-            int64 [1].
-
-        Raises
-        ------
-        AudioError
-            If the file cannot be read, is damaged or absurd.
-        """
-        return self.hear(read_whole(path, self.task.front_end.sample_rate))
-
-    def given(
+    def predict_tokens(
         self, tokens: torch.Tensor, token_lens: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Check tokens that need not be heard.
+    ) -> list[Result]:
+        """Process tokens, without waveforms.
 
         Arguments
         ---------
@@ -186,20 +184,38 @@ class TaskInterface(Pretrained):
 
         Returns
         -------
-        toks : torch.Tensor
-            int64 [B, N].
-        lengths : torch.Tensor
-            int64 [B].
+        list of str or Classification
+            One result per utterance.
 
         Raises
         ------
         ConfigError
-            If the task takes no tokens.
+            If the model was trained on features or log-mel bands.
         TokenError
-            If there are none, or one is out of range.
+            If there are no tokens, or one is out of range.
         ValueError
             If a shape, type or relative length is wrong.
         """
+        return self.results(*self.check_tokens(tokens, token_lens))
+
+    def forward(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> list[Result]:
+        return self.predict_batch(wavs, wav_lens)
+
+    def prepare(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens [B, N] or features [B, N, C] of waveforms, and lengths."""
+        check_sig(wavs, name="wavs")
+        wavs = wavs.to(self.device, torch.float32)
+        lengths = absolute_lengths("wav_lens", wav_lens, wavs)
+        return self.task.front_end.prepare(wavs, lengths)
+
+    def check_tokens(
+        self, tokens: torch.Tensor, token_lens: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Checked tokens [B, N] and their absolute lengths [B]."""
         front_end = self.task.front_end
         if not isinstance(front_end, TokenFrontEnd):
             raise ConfigError(
@@ -227,140 +243,48 @@ class TaskInterface(Pretrained):
     def scores(
         self, prepared: torch.Tensor, lengths: torch.Tensor
     ) -> torch.Tensor:
-        """Run the network and its output layer.
-
-        Arguments
-        ---------
-        prepared : torch.Tensor
-            Tokens [B, N] or features [B, N, C].
-        lengths : torch.Tensor
-            int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Scores, float32 [B, N, outputs] or [B, outputs].
-        """
+        """Scores of tokens or features, float32 [B, N, V] or [B, V]."""
         task: Any = self.task
         with torch.no_grad(), self.inference_ctx:
             x = task.network(task.front_end(prepared, lengths), lengths)
             return task.output(x).float()
 
+    @abstractmethod
+    def results(
+        self, prepared: torch.Tensor, lengths: torch.Tensor
+    ) -> list[Result]:
+        """Results of tokens or features, one per utterance."""
 
-class TokenASR(TaskInterface):
-    """A trained recogniser.
 
-    Example
-    -------
-    >>> from trained_tasks import trained_asr  # in tests/
-    >>> asr = TokenASR.from_pretrained(trained_asr(getfixture("tmp_path")))
-    >>> text = asr.transcribe_file("speechbrain_focalcodec/assets/demo.flac")
-    >>> texts = asr.transcribe_tokens(torch.zeros(50).long())
-    """
+class TokenASR(SpeechInterface[str]):
+    """A trained recogniser; returns texts."""
 
     TASK = "asr"
 
     @cached_property
     def decoder(self) -> CTCDecoder:
-        """Finds the text; its beam is that of the training's test."""
+        """CTC decoder with the beam of the training's test."""
         if self.task.tokenizer is None:
             raise ConfigError("task: has no tokenizer; load_tokenizer sets it")
         return CTCDecoder(self.task.tokenizer, self.task.config.beam_size)
 
     def transcribe_file(self, path: str | Path) -> str:
-        """Recognise an audio file.
-
-        Arguments
-        ---------
-        path : str or Path
-            An audio file, of any sample rate and channel count.
-
-        Returns
-        -------
-        str
-            Its text.
-
-        Raises
-        ------
-        AudioError
-            If the file cannot be read, is damaged or absurd.
-        """
-        return self._transcribe(*self.hear_file(path))[0]
+        """Recognise an audio file; see :meth:`predict_file`."""
+        return self.predict_file(path)
 
     def transcribe_batch(
         self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
     ) -> list[str]:
-        """Recognise a batch of waveforms.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            One-channel waveforms at the front end's sample rate, float [B, T].
-        wav_lens : torch.Tensor, optional
-            Relative lengths, float [B] in (0, 1].
-
-        Returns
-        -------
-        list of str
-            A text each.
-
-        Raises
-        ------
-        AudioError
-            If the batch is empty or not finite.
-        ValueError
-            If a shape, type or relative length is wrong.
-        """
-        return self._transcribe(*self.hear(wavs, wav_lens))
+        """Recognise a batch of waveforms; see :meth:`predict_batch`."""
+        return self.predict_batch(wavs, wav_lens)
 
     def transcribe_tokens(
         self, tokens: torch.Tensor, token_lens: torch.Tensor | None = None
     ) -> list[str]:
-        """Recognise tokens, without waveforms.
+        """Recognise tokens; see :meth:`predict_tokens`."""
+        return self.predict_tokens(tokens, token_lens)
 
-        Arguments
-        ---------
-        tokens : torch.Tensor
-            int64 [B, N], or [N] of one utterance.
-        token_lens : torch.Tensor, optional
-            Relative lengths, float [B] in (0, 1].
-
-        Returns
-        -------
-        list of str
-            A text each.
-
-        Raises
-        ------
-        ConfigError
-            If the model was trained on features or log-mel bands.
-        TokenError
-            If there are none, or one is out of range.
-        ValueError
-            If a shape, type or relative length is wrong.
-        """
-        return self._transcribe(*self.given(tokens, token_lens))
-
-    def forward(
-        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
-    ) -> list[str]:
-        """As :meth:`transcribe_batch`.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            Waveforms [B, T].
-        wav_lens : torch.Tensor, optional
-            Relative lengths [B].
-
-        Returns
-        -------
-        list of str
-            A text each.
-        """
-        return self.transcribe_batch(wavs, wav_lens)
-
-    def _transcribe(
+    def results(
         self, prepared: torch.Tensor, lengths: torch.Tensor
     ) -> list[str]:
         log_probs = self.scores(prepared, lengths).log_softmax(-1)
@@ -368,16 +292,16 @@ class TokenASR(TaskInterface):
 
 
 class Classification(NamedTuple):
-    """What an utterance was taken for.
+    """Class of an utterance.
 
     Arguments
     ---------
     label : str
         The likeliest class.
     probability : float
-        How likely it is.
+        Its probability.
     probabilities : dict
-        Of all classes, by their names.
+        Probabilities of all classes by name.
     """
 
     label: str
@@ -385,18 +309,8 @@ class Classification(NamedTuple):
     probabilities: dict[str, float]
 
 
-class TokenClassifier(TaskInterface):
-    """A trained classification of utterances: speakers, keywords.
-
-    Example
-    -------
-    >>> from trained_tasks import trained_classifier  # in tests/
-    >>> folder = trained_classifier(getfixture("tmp_path"))
-    >>> classifier = TokenClassifier.from_pretrained(folder)
-    >>> path = "speechbrain_focalcodec/assets/demo.flac"
-    >>> classifier.classify_file(path).label in classifier.classes
-    True
-    """
+class TokenClassifier(SpeechInterface[Classification]):
+    """A trained classifier of utterances: speakers, keywords."""
 
     TASK = "classification"
 
@@ -406,136 +320,35 @@ class TokenClassifier(TaskInterface):
         return self.task.config.classes
 
     def classify_file(self, path: str | Path) -> Classification:
-        """Classify an audio file.
-
-        Arguments
-        ---------
-        path : str or Path
-            An audio file, of any sample rate and channel count.
-
-        Returns
-        -------
-        Classification
-            What it was taken for.
-
-        Raises
-        ------
-        AudioError
-            If the file cannot be read, is damaged or absurd.
-        """
-        return self._classify(*self.hear_file(path))[0]
+        """Classify an audio file; see :meth:`predict_file`."""
+        return self.predict_file(path)
 
     def classify_batch(
         self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
     ) -> list[Classification]:
-        """Classify a batch of waveforms.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            One-channel waveforms at the front end's sample rate, float [B, T].
-        wav_lens : torch.Tensor, optional
-            Relative lengths, float [B] in (0, 1].
-
-        Returns
-        -------
-        list of Classification
-            One each.
-
-        Raises
-        ------
-        AudioError
-            If the batch is empty or not finite.
-        ValueError
-            If a shape, type or relative length is wrong.
-        """
-        return self._classify(*self.hear(wavs, wav_lens))
+        """Classify a batch of waveforms; see :meth:`predict_batch`."""
+        return self.predict_batch(wavs, wav_lens)
 
     def classify_tokens(
         self, tokens: torch.Tensor, token_lens: torch.Tensor | None = None
     ) -> list[Classification]:
-        """Classify tokens, without waveforms.
+        """Classify tokens; see :meth:`predict_tokens`."""
+        return self.predict_tokens(tokens, token_lens)
 
-        Arguments
-        ---------
-        tokens : torch.Tensor
-            int64 [B, N], or [N] of one utterance.
-        token_lens : torch.Tensor, optional
-            Relative lengths, float [B] in (0, 1].
-
-        Returns
-        -------
-        list of Classification
-            One each.
-
-        Raises
-        ------
-        ConfigError
-            If the model was trained on features or log-mel bands.
-        TokenError
-            If there are none, or one is out of range.
-        ValueError
-            If a shape, type or relative length is wrong.
-        """
-        return self._classify(*self.given(tokens, token_lens))
-
-    def forward(
-        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
-    ) -> list[Classification]:
-        """As :meth:`classify_batch`.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            Waveforms [B, T].
-        wav_lens : torch.Tensor, optional
-            Relative lengths [B].
-
-        Returns
-        -------
-        list of Classification
-            One each.
-        """
-        return self.classify_batch(wavs, wav_lens)
-
-    def _classify(
+    def results(
         self, prepared: torch.Tensor, lengths: torch.Tensor
     ) -> list[Classification]:
-        rows = self.scores(prepared, lengths).softmax(-1).tolist()
-        found = []
-        for row in rows:
+        results = []
+        for row in self.scores(prepared, lengths).softmax(-1).tolist():
             probabilities = dict(zip(self.classes, row, strict=True))
             best = max(probabilities, key=probabilities.__getitem__)
-            found.append(
+            results.append(
                 Classification(best, probabilities[best], probabilities)
             )
-        return found
+        return results
 
 
 def read_whole(path: str | Path, sample_rate: int) -> torch.Tensor:
-    """Read an audio file for a batch of one.
-
-    Arguments
-    ---------
-    path : str or Path
-        An audio file, of any sample rate and channel count.
-    sample_rate : int
-        What it shall have, in Hz.
-
-    Returns
-    -------
-    torch.Tensor
-        Waveform [1, T].
-
-    Raises
-    ------
-    AudioError
-        If the file cannot be read, is damaged or absurd.
-
-    Example
-    -------
-    >>> read_whole("speechbrain_focalcodec/assets/demo.flac", 8000).shape
-    torch.Size([1, 48160])
-    """
+    """Read and resample an audio file to a waveform [1, T]."""
     with AudioReader(path, sample_rate) as reader:
         return reader.read(0, reader.num_samples)[None]

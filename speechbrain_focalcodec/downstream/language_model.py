@@ -1,7 +1,7 @@
-"""A causal language model of speech tokens, given text and a voice.
+"""Causal language model of speech tokens, conditioned on text and a voice.
 
-The backbone is the Llama of ``transformers`` (extra ``tts``): RMSNorm, rotary
-positions, SwiGLU, heads that share keys and values.
+The backbone is the Llama of ``transformers`` (extra ``tts``): RMSNorm,
+rotary positions, SwiGLU and grouped-query attention.
 """
 
 import math
@@ -28,22 +28,16 @@ from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["DecodingState", "TokenLanguageModel"]
 
-# Deviation of what embeddings and output weights start as: Llama's own.
+# Standard deviation of initial embeddings and output weights, as in Llama.
 INITIAL_STD = 0.02
 
 
 @dataclass
 class DecodingState:
-    """What a batch carries from token to token.
+    """State of a batch between tokens.
 
-    Arguments
-    ---------
-    cache : object
-        Keys and values of the backbone.
-    valid : torch.Tensor
-        What of them is no padding, bool [B, K].
-    positions : torch.Tensor
-        Position of the next input, int64 [B].
+    `cache` holds keys and values of the backbone, `valid` is False for padding
+    in it, bool [B, K], and `positions` are of the next input, int64 [B].
     """
 
     cache: Any
@@ -52,62 +46,60 @@ class DecodingState:
 
 
 class TokenLanguageModel(nn.Module):
-    """Text and a voice to tokens, one after the other.
+    """Predicts tokens from text and a voice, one after the other.
 
-    A sequence is ``[voice] [pieces of text] [BEGIN] [tokens] [END]``; what is
-    learnt are the tokens and END. Tokens start as the codes that they stand
-    for, see
+    A sequence is ``[voice] [pieces of text] [BEGIN] [tokens] [END]``; tokens
+    and END are the targets. The vectors of tokens are initialised with their
+    codes, see
     :class:`~speechbrain_focalcodec.modules.token_embedding.TokenEmbedding`.
 
     Arguments
     ---------
     num_pieces : int
-        Number of different pieces of text.
+        Number of pieces of text.
     codebook_size : int
-        Number of different tokens, a power of two. END is the class after
-        them.
+        Number of codes, a power of two. END is the class after them.
     speaker_dim : int, optional
-        Size of a voice's embedding; without, sequences begin with the text.
+        Size of a voice's embedding; without it, sequences start with the text.
     dim : int
-        Size of the vectors.
+        Size of the hidden vectors.
     num_layers : int
         Number of layers.
     num_heads : int
-        Attention heads.
+        Number of attention heads.
     num_kv_heads : int
-        Heads of keys and values, which the attention heads share.
+        Number of heads for keys and values, shared by the attention heads.
     ffn_dim : int
-        Size within the feed-forward parts.
+        Size of the feed-forward layers.
     dropout : float
-        Of the input vectors. The attention has none: with it, PyTorch's fast
-        attention on a CPU would not serve.
+        Dropout of the input vectors. The attention has none, because PyTorch's
+        fast attention on CPUs does not support it.
     token_dropout : float
-        Share of the tokens that the model does not see in training, so that
-        it has to look at the text: with little data it would learn the tokens
-        by heart instead.
+        Share of the input tokens hidden in training, so that the model uses
+        the text instead of memorising tokens of a small data set.
     aligned : bool
-        Give the pieces of text positions on the tokens' own clock, spread
-        evenly over the utterance: a token then finds what it says near its
-        own position, which little data does not teach otherwise (compare the
-        progress-monitoring positions of VoiceStar, Peng et al., 2025). How
-        long an utterance will be is told by `pace`.
+        Spread the positions of the text evenly over the tokens' positions, so
+        that a token is near its text. Helps with little data (compare the
+        progress-monitoring positions of VoiceStar, Peng et al., 2025). `pace`
+        predicts the number of tokens.
     freeze : bool
-        Keep the tokens' vectors as they start.
+        Do not train the vectors of tokens.
     tied_to_codes : bool
-        Learn a linear function of the codes, not a vector for each token: for
-        large codebooks.
+        Train a linear function of the codes instead of one vector per token,
+        for large codebooks.
     mixture : int, optional
-        Number of components of a
-        :class:`~speechbrain_focalcodec.downstream.token_scores.CodeMixture`,
-        which is the output layer then: for little data and large codebooks.
-        By default it is a softmax, with a vector for each token.
+        Use a
+        :class:`~speechbrain_focalcodec.downstream.token_scores.CodeMixture`
+        with this number of components as output layer, for little data and
+        large codebooks. By default it is a softmax over the tokens.
 
     Raises
     ------
     ImportError
         If ``transformers`` is not installed.
     ValueError
-        If the heads do not divide `dim`, or those of keys the heads.
+        If `dim` is not a multiple of twice `num_heads`, or `num_heads` not of
+        `num_kv_heads`.
 
     Example
     -------
@@ -143,7 +135,7 @@ class TokenLanguageModel(nn.Module):
         mixture: int | None = None,
     ):
         super().__init__()
-        # Rotary positions turn pairs.
+        # Rotary positions rotate pairs of values.
         if dim % (2 * num_heads) or num_heads % num_kv_heads:
             raise ValueError(
                 f"dim must be a multiple of twice num_heads, and that one of "
@@ -157,10 +149,10 @@ class TokenLanguageModel(nn.Module):
         self.token_dropout = token_dropout
         self.aligned = aligned
         if aligned:
-            #: Tokens of an utterance: so many, and so many for each piece.
+            #: Number of tokens: offset, and slope per piece.
             self.register_buffer("pace", torch.tensor([0.0, 10.0]))
         self.text = nn.Embedding(num_pieces, dim)
-        # END first: classes are the rows up to it.
+        # The special vectors are END, BEGIN and hidden; END is a class.
         self.toks = TokenEmbedding(
             codebook_size,
             dim,
@@ -184,8 +176,8 @@ class TokenLanguageModel(nn.Module):
             eos_token_id=None,
         )
         self.backbone = library.LlamaModel(config)
-        # It is given vectors; an embedding without use has no gradient, which
-        # training by several processes does not bear.
+        # The input is vectors. DistributedDataParallel fails on parameters
+        # without gradients.
         self.backbone.embed_tokens = None
         self.head: TokenSoftmax | CodeMixture
         if mixture is None:
@@ -196,17 +188,17 @@ class TokenLanguageModel(nn.Module):
 
     @property
     def end(self) -> int:
-        """The class that ends an utterance."""
+        """Class that ends an utterance."""
         return self.codebook_size
 
     @property
     def begin(self) -> int:
-        """The input that begins an utterance; it is no class."""
+        """Input that starts an utterance; not a class."""
         return self.codebook_size + 1
 
     @property
     def hidden(self) -> int:
-        """The input in place of what `token_dropout` hides; it is no class."""
+        """Input that replaces tokens hidden by `token_dropout`; not a class."""
         return self.codebook_size + 2
 
     def forward(
@@ -218,38 +210,39 @@ class TokenLanguageModel(nn.Module):
         speaker: torch.Tensor | None = None,
         max_length: int | None = None,
     ) -> tuple[TokenScores, torch.Tensor]:
-        """Scores of each next token, given all before it.
+        """Score each token given all tokens before it.
 
-        Utterances are packed into rows, which changes no result.
+        Utterances are packed into rows, which does not change the scores.
 
         Arguments
         ---------
         text : torch.Tensor
             Pieces, int64 [B, T].
         text_lengths : torch.Tensor
-            int64 [B].
+            Absolute lengths, int64 [B].
         toks : torch.Tensor
             Tokens, int64 [B, N].
         tok_lengths : torch.Tensor
-            int64 [B].
+            Absolute lengths, int64 [B].
         speaker : torch.Tensor, optional
             Embeddings of voices [B, speaker_dim].
         max_length : int, optional
-            Places of a row, of which an utterance takes one a piece, one a
-            token and two more; by default as many as the longest needs.
+            Length of a packed row; by default that of the longest utterance.
+            An utterance has one position per piece and per token, one for
+            BEGIN and one for a voice.
 
         Returns
         -------
         scores : TokenScores
-            Of M classes: all tokens and ENDs, utterance by utterance.
+            Scores of M classes: all tokens and ENDs, utterance by utterance.
         targets : torch.Tensor
-            The right classes, int64 [M].
+            Target classes, int64 [M].
 
         Raises
         ------
         ValueError
-            If a voice is given but not wanted, or the other way round, or an
-            utterance is longer than `max_length`.
+            If a voice is missing or unexpected, or an utterance is longer than
+            `max_length`.
         """
         seen = toks
         if self.training and self.token_dropout:
@@ -281,18 +274,7 @@ class TokenLanguageModel(nn.Module):
         return self.head(hidden.flatten(0, 1)[places]), targets
 
     def expected(self, text_lengths: torch.Tensor) -> torch.Tensor:
-        """How many tokens a text will take, where the model is aligned.
-
-        Arguments
-        ---------
-        text_lengths : torch.Tensor
-            int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            [B]; of a model that is not aligned, `text_lengths`.
-        """
+        """Predicted number of tokens for texts [B]; only if aligned."""
         if not self.aligned:
             return text_lengths
         offset, slope = self.pace
@@ -304,34 +286,16 @@ class TokenLanguageModel(nn.Module):
         text_lengths: torch.Tensor,
         speaker: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, DecodingState]:
-        """Scores of the first token.
+        """Score the first token.
 
-        Arguments
-        ---------
-        text : torch.Tensor
-            Pieces, int64 [B, T].
-        text_lengths : torch.Tensor
-            int64 [B].
-        speaker : torch.Tensor, optional
-            Embeddings of voices [B, speaker_dim].
-
-        Returns
-        -------
-        log_probs : torch.Tensor
-            [B, codebook_size + 1].
-        state : DecodingState
-            For :meth:`step`.
-
-        Raises
-        ------
-        ValueError
-            If a voice is given but not wanted, or the other way round.
+        `text` is int64 [B, T] and `speaker` [B, speaker_dim]. Returns
+        log-probabilities [B, codebook_size + 1] and the state for :meth:`step`.
         """
         size = len(text)
         inputs = torch.full_like(text[:, :1], self.begin)
         ones = torch.ones_like(text_lengths)
         lengths = self._prompt_lengths(text_lengths)
-        # All end at the same place, where the next token goes.
+        # Left padding: all utterances end at the same position.
         width = int(lengths.max())
         padding = width - lengths
         starts = torch.arange(size, device=text.device) * width + padding
@@ -346,7 +310,7 @@ class TokenLanguageModel(nn.Module):
         steps = torch.arange(width, device=text.device)
         valid = steps >= padding[:, None]
         seen = (steps[:, None] >= steps) & valid[:, None, :]
-        # Padding sees itself, and is seen by nothing else.
+        # Padding only attends to itself.
         seen = seen | torch.eye(width, dtype=torch.bool, device=text.device)
         result = self.backbone(
             inputs_embeds=x.view(size, width, self.dim),
@@ -360,19 +324,10 @@ class TokenLanguageModel(nn.Module):
         return scores.log_probs(), state
 
     def step(self, toks: torch.Tensor, state: DecodingState) -> torch.Tensor:
-        """Scores of the token after the next.
+        """Score the token that follows `toks`, int64 [B].
 
-        Arguments
-        ---------
-        toks : torch.Tensor
-            The next tokens, int64 [B].
-        state : DecodingState
-            Is moved on.
-
-        Returns
-        -------
-        torch.Tensor
-            [B, codebook_size + 1].
+        Updates the state in place. Returns log-probabilities
+        [B, codebook_size + 1].
         """
         x = self.toks(toks)[:, None]
         state.valid = F.pad(state.valid, (0, 1), value=True)
@@ -388,7 +343,7 @@ class TokenLanguageModel(nn.Module):
         return self.head(result.last_hidden_state[:, -1]).log_probs()
 
     def _prompt_lengths(self, text_lengths: torch.Tensor) -> torch.Tensor:
-        """Places of what comes before the first token."""
+        """Number of positions up to and including BEGIN."""
         return text_lengths + 1 + int(self.speaker is not None)
 
     def _place(
@@ -400,10 +355,10 @@ class TokenLanguageModel(nn.Module):
         speaker: torch.Tensor | None,
         expected: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Vectors of sequences, each from its start on.
+        """Lay sequences out in one row of `size` positions, each at its start.
 
-        Returns all of them [size, dim], zero between sequences, where those
-        of BEGIN and the tokens are, and the positions of all [size].
+        Returns the vectors [size, dim] (zero between sequences), the indices of
+        BEGIN and the tokens, and the rotary positions [size].
         """
         pieces, text_lengths = text
         toks, tok_lengths = inputs
@@ -444,7 +399,7 @@ class TokenLanguageModel(nn.Module):
             positions.append(first + tok_steps)
         dtype = vectors[-1].dtype
         x = torch.zeros(size, self.dim, dtype=dtype, device=starts.device)
-        # Autocast gives the voice another type.
+        # Under autocast the voice has another dtype.
         source = torch.cat([vector.to(dtype) for vector in vectors])
         where = torch.cat(places)
         numbers = torch.cat([each.float() for each in positions])

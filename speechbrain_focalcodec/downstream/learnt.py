@@ -1,4 +1,4 @@
-"""What a task learns of its training data before it can be made."""
+"""Tokenizers and classes learnt from the training data."""
 
 from pathlib import Path
 from typing import Any
@@ -17,24 +17,15 @@ __all__ = ["column_of", "learn_classes", "learn_pieces", "network_and_output"]
 
 logger = get_logger(__name__)
 
-#: Pieces of text in the folder of a trained task.
+#: File of the tokenizer in the folder of a trained task.
 TOKENIZER_FILE = "tokenizer.model"
 
 
 def column_of(hparams: dict[str, Any], column: str) -> list[tuple[float, Any]]:
-    """Seconds and a column of each training utterance.
+    """Duration in seconds and a column's value of each training utterance.
 
-    Arguments
-    ---------
-    hparams : dict
-        With ``save_folder``, or ``tokens`` of the training data.
-    column : str
-        Name of a column, as in manifests.
-
-    Returns
-    -------
-    list of (float, Any)
-        `None` where an utterance has none.
+    The data is in ``save_folder``, or in ``tokens`` as a token dataset. The
+    value is None if the utterance has none.
     """
     folder = (hparams.get("tokens") or {}).get("train")
     if folder is None:
@@ -49,23 +40,13 @@ def column_of(hparams: dict[str, Any], column: str) -> list[tuple[float, Any]]:
 
 
 def learn_pieces(hparams: dict[str, Any]) -> TextTokenizer:
-    """Learn the text's pieces from the training data, or find them learnt.
+    """Train a tokenizer on the training texts, or load it if it is there.
 
-    They are kept in the save folder, in a file for each kind and size. Where
-    the texts have fewer than asked for, these are taken.
-
-    Arguments
-    ---------
-    hparams : dict
-        With ``tokenizer_kind``, ``tokenizer_size``, ``save_folder``.
-
-    Returns
-    -------
-    TextTokenizer
-        The tokenizer.
+    `hparams` has ``tokenizer_kind``, ``tokenizer_size`` and ``save_folder``.
+    The tokenizer has fewer pieces if the texts do not contain as many.
     """
     kind, size = hparams["tokenizer_kind"], hparams["tokenizer_size"]
-    # Another run in the folder may want others: characters may be too many.
+    # Runs with other kinds and sizes may share the folder.
     name = kind if kind == "char" else f"{kind}_{size}"
     path = Path(hparams["save_folder"]) / f"tokenizer_{name}.model"
 
@@ -79,28 +60,15 @@ def learn_pieces(hparams: dict[str, Any]) -> TextTokenizer:
     if kind != "char" and tokenizer.size < size:
         logger.warning(
             f"tokenizer_size is {size}, but the training texts have "
-            f"{tokenizer.size} pieces of the kind {kind}: trains with those"
+            f"{tokenizer.size} pieces of the kind {kind}: using those"
         )
     return tokenizer
 
 
 def learn_classes(hparams: dict[str, Any]) -> list[str]:
-    """The classes of the training data.
+    """Sorted names of the classes in the training data's column ``label``.
 
-    Arguments
-    ---------
-    hparams : dict
-        With ``label``, the column that names an utterance's class.
-
-    Returns
-    -------
-    list of str
-        Their names, sorted.
-
-    Raises
-    ------
-    DataError
-        If there are fewer than two.
+    Raises a DataError if there are fewer than two.
     """
     column = hparams["label"]
     names = {name for _, name in column_of(hparams, column)}
@@ -108,7 +76,7 @@ def learn_classes(hparams: dict[str, Any]) -> list[str]:
     if len(classes) < 2:
         raise DataError(
             f"label: {column} has {len(classes)} class(es) in the training "
-            "data, and a classification needs two at least"
+            "data, and at least two are required"
         )
     return classes
 
@@ -116,35 +84,20 @@ def learn_classes(hparams: dict[str, Any]) -> list[str]:
 def network_and_output(
     hparams: dict[str, Any], num_outputs: int
 ) -> dict[str, torch.nn.Module]:
-    """Make the network that the YAML names, and scores on top.
+    """Make the network of the YAML and a linear output layer.
 
     Arguments
     ---------
     hparams : dict
         With ``front_end`` and ``network``, a callable that takes
-        ``input_dim`` and gives a module with ``output_dim``.
+        ``input_dim`` and returns a module with ``output_dim``.
     num_outputs : int
-        How many scores.
+        Number of scores.
 
     Returns
     -------
     dict
         ``network`` and ``output``.
-
-    Example
-    -------
-    >>> import functools
-    >>> from speechbrain_focalcodec.downstream.front_ends import make_front_end
-    >>> from speechbrain_focalcodec.downstream.networks import BiLSTM
-    >>> made = network_and_output(
-    ...     {
-    ...         "front_end": make_front_end("log_mel"),
-    ...         "network": functools.partial(BiLSTM, hidden_dim=8),
-    ...     },
-    ...     num_outputs=3,
-    ... )
-    >>> made["output"]
-    Linear(in_features=16, out_features=3, bias=True)
     """
     network = hparams["network"](input_dim=hparams["front_end"].dim)
     output = torch.nn.Linear(network.output_dim, num_outputs)

@@ -1,7 +1,7 @@
 """Networks between a task's front end and its loss.
 
-Each takes vectors [B, N, C] and lengths [B] and gives the same of another
-size, `output_dim`, or one vector an utterance.
+A network takes vectors [B, N, C] and absolute lengths [B]. It returns
+vectors [B, N, output_dim], or one vector per utterance [B, output_dim].
 """
 
 import torch
@@ -15,21 +15,20 @@ __all__ = ["BiLSTM", "Conformer", "PooledBiLSTM"]
 
 
 class BiLSTM(nn.Module):
-    """A bidirectional LSTM: the paper's probe.
+    """A bidirectional LSTM.
 
-    FocalCodec's ASR probe has two layers of 512 (appendix on downstream
-    tasks).
+    FocalCodec's paper probes recognition with two layers of 512.
 
     Arguments
     ---------
     input_dim : int
-        Size of the vectors.
+        Size of the input vectors.
     hidden_dim : int
-        Size of a direction's state.
+        Size of the state of each direction.
     num_layers : int
         Number of layers.
     dropout : float
-        Before each layer and after the last.
+        Dropout before each layer and after the last.
 
     Example
     -------
@@ -57,29 +56,18 @@ class BiLSTM(nn.Module):
         )
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Run over both directions.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            [B, N, C].
-        lengths : torch.Tensor
-            int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            [B, N, output_dim]; what it has in the padding means nothing.
-        """
+        """[B, N, C] to [B, N, output_dim]; the padding is undefined."""
         # Reversing each utterance keeps the padding at the end. Packed
-        # sequences do too, but take time by the square of N on a CPU.
+        # sequences would too, but their time is quadratic in N on CPUs.
         steps = torch.arange(x.shape[1], device=x.device)
         order = lengths[:, None] - 1 - steps
         order = torch.where(order < 0, steps, order)[..., None]
-        for ahead, back in zip(self.forwards, self.backwards, strict=True):
+        for forward, backward in zip(
+            self.forwards, self.backwards, strict=True
+        ):
             x = self.dropout(x)
-            y, _ = ahead(x)
-            z, _ = back(x.gather(1, order.expand_as(x)))
+            y, _ = forward(x)
+            z, _ = backward(x.gather(1, order.expand_as(x)))
             z = z.gather(1, order.expand_as(z))
             x = torch.cat([y, z], dim=-1)
         return self.dropout(x)
@@ -88,31 +76,25 @@ class BiLSTM(nn.Module):
 class Conformer(nn.Module):
     """SpeechBrain's Conformer with relative positions.
 
-    Attention sees no padding; its convolutions, as in SpeechBrain's own
-    recipes, see what lies within their kernel.
+    The attention ignores padding. The convolutions do not, as in SpeechBrain's
+    recipes.
 
     Arguments
     ---------
     input_dim : int
-        Size of the vectors.
+        Size of the input vectors.
     dim : int
-        Size within.
+        Size of the hidden and output vectors.
     num_layers : int
         Number of layers.
     num_heads : int
-        Attention heads.
+        Number of attention heads.
     ffn_dim : int
-        Size of the feed-forward parts.
+        Size of the feed-forward layers.
     kernel_size : int
-        Of the convolutions.
+        Kernel size of the convolutions.
     dropout : float
         Dropout.
-
-    Example
-    -------
-    >>> network = Conformer(13, 32, num_layers=1, num_heads=2, ffn_dim=64)
-    >>> network(torch.randn(2, 9, 13), torch.tensor([9, 4])).shape
-    torch.Size([2, 9, 32])
     """
 
     def __init__(
@@ -142,20 +124,7 @@ class Conformer(nn.Module):
         )
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Encode.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            [B, N, C].
-        lengths : torch.Tensor
-            int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            [B, N, output_dim].
-        """
+        """[B, N, C] to [B, N, output_dim]."""
         x = self.input(x)
         padding = ~length_mask(lengths, x.shape[1])
         y, _ = self.encoder(
@@ -165,24 +134,18 @@ class Conformer(nn.Module):
 
 
 class PooledBiLSTM(nn.Module):
-    """One vector an utterance: mean and deviation of what a BiLSTM gives.
+    """A BiLSTM, pooled to the mean and deviation of each utterance.
 
     Arguments
     ---------
     input_dim : int
-        Size of the vectors.
+        Size of the input vectors.
     hidden_dim : int
-        Size of a direction's state.
+        Size of the state of each direction.
     num_layers : int
-        Number of layers; 0 pools the front end's vectors themselves.
+        Number of layers; 0 pools the input vectors.
     dropout : float
         As in :class:`BiLSTM`.
-
-    Example
-    -------
-    >>> network = PooledBiLSTM(13, 32)
-    >>> network(torch.randn(2, 9, 13), torch.tensor([9, 4])).shape
-    torch.Size([2, 128])
     """
 
     def __init__(
@@ -201,20 +164,7 @@ class PooledBiLSTM(nn.Module):
         self.output_dim = 2 * size
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Pool.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            [B, N, C].
-        lengths : torch.Tensor
-            int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            [B, output_dim].
-        """
+        """[B, N, C] to [B, output_dim]."""
         if self.frames is not None:
             x = self.frames(x, lengths)
         # SpeechBrain's pooling adds noise, and NaN for a single frame.

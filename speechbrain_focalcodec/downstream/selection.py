@@ -1,4 +1,4 @@
-"""The best of several tries, by what a recogniser hears."""
+"""Selects the best of several synthesised utterances with a recogniser."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,20 +15,9 @@ Candidate = TypeVar("Candidate")
 
 @dataclass(frozen=True)
 class Best(Generic[Candidate]):
-    """The candidate that was chosen.
+    """The selected candidate, its index and its transcript.
 
-    Arguments
-    ---------
-    candidate : object
-        What it is.
-    index : int
-        Which it was.
-    transcript : str
-        What was heard, normalised.
-    wer : float
-        Its word error rate, in percent.
-    cer : float
-        Its character error rate, in percent.
+    `wer` and `cer` are word and character error rates in percent.
     """
 
     candidate: Candidate
@@ -44,51 +33,51 @@ def best_of(
     text: str,
     normalize: Callable[[str], str] = normalise,
 ) -> Best[Candidate]:
-    """The candidate whose transcript is nearest to the text.
+    """Select the candidate with the lowest word error rate.
 
-    The lowest word error rate wins; among equals the lowest character error
-    rate, and then the first. Once one is without error, the others are left
-    as they are: given by a generator, they are not even made.
+    Ties are broken by the character error rate, then by order. Candidates
+    after one without errors are not consumed, so a generator need not make
+    them.
 
     Arguments
     ---------
     candidates : iterable
-        Waveforms, tokens or what else `transcribe` takes.
+        Waveforms, tokens or other inputs of `transcribe`.
     transcribe : callable
-        Gives a candidate's text.
+        Returns the text of a candidate.
     text : str
-        What was to be said.
+        The text to compare with.
     normalize : callable
-        Brings both texts to one spelling. Whisper writes punctuation and
-        digits: give :func:`speechbrain_focalcodec.metrics.wer.normalize_text`
-        with it.
+        Applied to both texts. For Whisper, which writes punctuation and
+        digits, use
+        :func:`speechbrain_focalcodec.metrics.wer.normalize_text`.
 
     Returns
     -------
     Best
-        The best.
+        The selected candidate.
 
     Raises
     ------
     ValueError
-        If there is no candidate, or the text has no word.
+        If there are no candidates, or the text has no words.
 
     Example
     -------
-    >>> best = best_of(["no", "go  on"], lambda heard: heard, "Go on")
+    >>> best = best_of(["no", "go  on"], lambda candidate: candidate, "Go on")
     >>> best.index, best.transcript, best.wer
     (1, 'GO ON', 0.0)
     """
-    wanted = normalize(text)
-    if not wanted:
+    reference = normalize(text)
+    if not reference:
         raise ValueError(f"text: {text!r} has no word to compare with")
     best: Best[Candidate] | None = None
     for index, candidate in enumerate(candidates):
-        heard = normalize(transcribe(candidate))
-        wer = _error_rate(wanted.split(), heard.split())
-        cer = _error_rate(wanted, heard)
+        transcript = normalize(transcribe(candidate))
+        wer = _error_rate(reference.split(), transcript.split())
+        cer = _error_rate(reference, transcript)
         if best is None or (wer, cer) < (best.wer, best.cer):
-            best = Best(candidate, index, heard, wer, cer)
+            best = Best(candidate, index, transcript, wer, cer)
         if not wer and not cer:
             break
     if best is None:
@@ -96,6 +85,6 @@ def best_of(
     return best
 
 
-def _error_rate(wanted: str | list[str], found: str | list[str]) -> float:
-    """Edits by the length of what was wanted, in percent."""
-    return accumulatable_wer_stats([wanted], [found])["WER"]
+def _error_rate(reference: str | list[str], found: str | list[str]) -> float:
+    """Edit distance divided by the length of `reference`, in percent."""
+    return accumulatable_wer_stats([reference], [found])["WER"]

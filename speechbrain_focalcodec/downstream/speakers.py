@@ -1,7 +1,7 @@
-"""Embeddings of speakers' voices, computed once an utterance.
+"""Embeddings of speakers' voices for synthesis.
 
-A synthesiser learns a voice from another utterance of the same speaker: the
-one that it shall say would tell it more than the voice.
+In training, the voice of an utterance comes from another utterance of the
+speaker: its own embedding would reveal more than the voice.
 """
 
 import json
@@ -9,8 +9,9 @@ import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,27 +35,17 @@ __all__ = [
     "token_utterances",
 ]
 
-#: Sample rate of what is embedded, in Hz.
+#: Sample rate of the embedder in Hz.
 SAMPLE_RATE = 16000
 
-# Seconds of work that an interruption may lose.
+# Seconds between two writes of the file.
 SAVE_INTERVAL = 300.0
 
 _FORMAT = "focalcodec-speakers"
 
 
 class Utterance(NamedTuple):
-    """An utterance whose voice is wanted.
-
-    Arguments
-    ---------
-    id : str
-        Its id.
-    speaker : str or None
-        Who speaks; `None` is a speaker of whom nothing else is known.
-    read : callable
-        Gives its waveform [T] at 16 kHz.
-    """
+    """An utterance to embed; `read` returns its waveform [T] at 16 kHz."""
 
     id: str
     speaker: str | None
@@ -62,22 +53,12 @@ class Utterance(NamedTuple):
 
 
 class VoiceEmbedder:
-    """Embeds voices with Resemblyzer (extra ``speaker``), 256 numbers each.
+    """Embeds voices with Resemblyzer (extra ``speaker``).
 
-    Its weights come with it; nothing is downloaded.
-
-    Arguments
-    ---------
-    device : str
-        Where it runs.
-
-    Example
-    -------
-    >>> VoiceEmbedder()(torch.zeros(16000)) is None
-    True
+    The package includes its weights.
     """
 
-    #: What files of embeddings name it.
+    #: Name of the embedder in files.
     name = "resemblyzer"
 
     def __init__(self, device: str = "cpu"):
@@ -85,18 +66,9 @@ class VoiceEmbedder:
 
     @torch.no_grad()
     def __call__(self, sig: torch.Tensor) -> torch.Tensor | None:
-        """Embed a voice.
+        """Embedding [256] of norm 1 of a waveform [T] at 16 kHz.
 
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [T] at 16 kHz.
-
-        Returns
-        -------
-        torch.Tensor or None
-            Embedding [256] of length 1; `None` where there is too little
-            speech.
+        None if there is too little speech.
         """
         sig = sig.detach().float().cpu()
         if not is_measurable(sig) or not sig.any():
@@ -105,33 +77,10 @@ class VoiceEmbedder:
 
 
 class SpeakerEmbeddings:
-    """The voices of utterances, and which of them stands for which.
+    """Embeddings of utterances, and a choice of references among them.
 
-    Arguments
-    ---------
-    ids : sequence of str
-        The utterances.
-    speakers : sequence of str or None
-        Who speaks in each.
-    vectors : torch.Tensor
-        Embeddings, float32 [N, D]; zeros where there is too little speech.
-    seed : int
-        Of the choice of references.
-
-    Raises
-    ------
-    DataError
-        If an utterance comes twice.
-
-    Example
-    -------
-    >>> voices = SpeakerEmbeddings(
-    ...     ["a", "b", "c"], ["Ann", "Ann", "Bob"], torch.eye(3)
-    ... )
-    >>> voices(["a", "b", "c"])
-    tensor([[0., 1., 0.],
-            [1., 0., 0.],
-            [0., 0., 1.]])
+    `vectors` are float32 [N, D]; zero if there is too little speech. `seed` is
+    of the choice. Raises a DataError if ids are not unique.
     """
 
     def __init__(
@@ -141,10 +90,10 @@ class SpeakerEmbeddings:
         vectors: torch.Tensor,
         seed: int = 0,
     ):
-        twice = [name for name, count in Counter(ids).items() if count > 1]
-        if twice:
+        repeated = [name for name, n in Counter(ids).items() if n > 1]
+        if repeated:
             raise DataError(
-                f"several utterances have one id: {abridge(twice)}; give "
+                f"several utterances have one id: {abridge(repeated)}; give "
                 "their files other names"
             )
         self.ids, self.speakers = list(ids), list(speakers)
@@ -166,25 +115,10 @@ class SpeakerEmbeddings:
         return len(self.ids)
 
     def reference(self, utt_id: str, epoch: int = 0) -> str:
-        """The utterance whose voice stands for that of another.
+        """Id of another utterance of the speaker; changes with the epoch.
 
-        Arguments
-        ---------
-        utt_id : str
-            An utterance.
-        epoch : int
-            Another epoch may choose another one.
-
-        Returns
-        -------
-        str
-            An utterance of the same speaker; itself where there is no other
-            with speech.
-
-        Raises
-        ------
-        DataError
-            If the utterance is unknown.
+        It is `utt_id` if the speaker has no other utterance with speech.
+        Raises a DataError if the utterance is unknown.
         """
         row = self._rows.get(utt_id)
         if row is None:
@@ -201,20 +135,7 @@ class SpeakerEmbeddings:
         return self.ids[row]
 
     def __call__(self, utt_ids: Sequence[str], epoch: int = 0) -> torch.Tensor:
-        """Embeddings of references.
-
-        Arguments
-        ---------
-        utt_ids : sequence of str
-            Utterances.
-        epoch : int
-            The epoch.
-
-        Returns
-        -------
-        torch.Tensor
-            float32 [B, D].
-        """
+        """Embeddings of the utterances' references, float32 [B, D]."""
         rows = [self._rows[self.reference(name, epoch)] for name in utt_ids]
         return self.vectors[rows]
 
@@ -226,46 +147,13 @@ class SpeakerEmbeddings:
         path: str | Path | None = None,
         seed: int = 0,
     ) -> "SpeakerEmbeddings":
-        """Embed utterances, once.
+        """Embed the utterances of all splits, or read embeddings from a file.
 
-        Arguments
-        ---------
-        utterances : iterable of Utterance
-            What :func:`manifest_utterances` and :func:`token_utterances`
-            give, of all splits.
-        embed : callable, optional
-            Waveform [T] at 16 kHz to embedding [D], or `None` where there is
-            too little speech; a :class:`VoiceEmbedder` by default. Its `name`
-            tells embedders apart.
-        path : str or Path, optional
-            A ``.safetensors`` file: what it holds is not computed again, and
-            what is computed is kept in it, every few minutes too.
-        seed : int
-            Of the choice of references.
-
-        Returns
-        -------
-        SpeakerEmbeddings
-            The embeddings of these utterances.
-
-        Raises
-        ------
-        DataError
-            If no utterance has enough speech, one comes twice, or the file
-            is damaged or made by another embedder.
-
-        Example
-        -------
-        >>> def utterance(name):
-        ...     return Utterance(name, "Ann", lambda: torch.ones(16000))
-        >>> def embed(sig):
-        ...     return sig[:5]
-        >>> path = getfixture("tmp_path") / "voices.safetensors"
-        >>> voices = SpeakerEmbeddings.compute(
-        ...     [utterance("a"), utterance("b")], embed, path
-        ... )
-        >>> voices.dim, path.is_file()
-        (5, True)
+        `embed` returns the embedding [D] of a waveform [T] at 16 kHz, or
+        None; by default a :class:`VoiceEmbedder`. The embeddings in `path`,
+        a ``.safetensors`` file, are reused, and new ones are added every
+        few minutes. Raises a DataError if no utterance has enough speech,
+        ids are not unique, or the file is damaged or of another embedder.
         """
         name = getattr(embed, "name", "other") if embed else VoiceEmbedder.name
         kept: dict[str, torch.Tensor | None] = {}
@@ -296,11 +184,11 @@ class SpeakerEmbeddings:
         return cls(ids, speakers, vectors, seed)
 
 
-def _stack(found: Sequence[torch.Tensor | None]) -> torch.Tensor:
-    """Embeddings [N, D], zeros for what has none."""
-    size = next((len(vector) for vector in found if vector is not None), 0)
+def _stack(embeddings: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """Embeddings [N, D]; zero for None."""
+    size = next((len(vector) for vector in embeddings if vector is not None), 0)
     silent = torch.zeros(size)
-    rows = [silent if vector is None else vector for vector in found]
+    rows = [silent if vector is None else vector for vector in embeddings]
     return torch.stack(rows) if rows else torch.zeros(0, 0)
 
 
@@ -318,18 +206,18 @@ def _write_vectors(
 
 
 def _read_vectors(path: str | Path, embedder: str) -> dict[str, torch.Tensor]:
-    """What an earlier run has kept, by utterance."""
+    """Embeddings of an earlier run by utterance."""
     try:
         with safe_open(path, "pt") as stored:
             metadata = stored.metadata() or {}
-            found = [metadata.get("format"), metadata.get("embedder")]
-            if found == [_FORMAT, embedder]:
+            origin = [metadata.get("format"), metadata.get("embedder")]
+            if origin == [_FORMAT, embedder]:
                 vectors = stored.get_tensor("vectors")
                 ids = json.loads(metadata["ids"])
                 return dict(zip(ids, vectors, strict=True))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise DataError(
-            f"{path}: cannot be read ({error}); delete it, and it is made again"
+            f"{path}: cannot be read ({error}); delete it to compute it again"
         ) from error
     raise DataError(
         f"{path}: holds no embeddings of voices by {embedder}; delete it, or "
@@ -340,101 +228,36 @@ def _read_vectors(path: str | Path, embedder: str) -> dict[str, torch.Tensor]:
 def manifest_utterances(
     manifest: str | Path, data_root: str | Path
 ) -> Iterator[Utterance]:
-    """The utterances of a manifest.
-
-    Arguments
-    ---------
-    manifest : str or Path
-        A manifest of data preparation; "spk_id" says who speaks.
-    data_root : str or Path
-        The data folder that its paths are relative to.
-
-    Yields
-    ------
-    Utterance
-        Read when it is asked for.
-
-    Example
-    -------
-    >>> import numpy, soundfile
-    >>> from speechbrain_focalcodec.data.manifest import write_manifest
-    >>> tmp = getfixture("tmp_path")
-    >>> soundfile.write(tmp / "a.wav", numpy.zeros(8000), 8000)
-    >>> entry = {"wav": "{data_root}/a.wav", "num_samples": 8000}
-    >>> entry |= {"sample_rate": 8000, "spk_id": "Ann"}
-    >>> write_manifest(tmp / "train.json", {"a": entry})
-    >>> (utterance,) = manifest_utterances(tmp / "train.json", tmp)
-    >>> utterance.id, utterance.speaker, utterance.read().shape
-    ('a', 'Ann', torch.Size([16000]))
-    """
+    """Iterate over the utterances of a manifest; audio is read on demand."""
     dataset = make_dataset(manifest, data_root, SAMPLE_RATE)
     for index, utt_id in enumerate(dataset.data_ids):
         speaker = dataset.data[utt_id].get("spk_id")
-        yield Utterance(utt_id, speaker, _Read(dataset, index))
+        yield Utterance(utt_id, speaker, partial(_read, dataset, index))
 
 
 def token_utterances(
     folder: str | Path, codec: FocalCodec
 ) -> Iterator[Utterance]:
-    """The utterances of a token dataset, heard through the codec.
+    """Iterate over the utterances of a token dataset; decoded on demand.
 
-    Arguments
-    ---------
-    folder : str or Path
-        What ``focalcodec tokenize`` has made.
-    codec : FocalCodec
-        The codec that made it.
-
-    Yields
-    ------
-    Utterance
-        Decoded when it is asked for.
-
-    Raises
-    ------
-    DataError
-        If another codec made the tokens.
-
-    Example
-    -------
-    >>> from make_tokens import make_tokens  # in tests/
-    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-    >>> folder = make_tokens(
-    ...     getfixture("tmp_path") / "tokens", fingerprint=codec.fingerprint
-    ... )
-    >>> utterance = next(token_utterances(folder, codec))
-    >>> utterance.id, utterance.speaker, utterance.read().ndim
-    ('utt-0000', 'speaker0', 1)
+    Raises a DataError if another codec made the tokens.
     """
     dataset = TokenDataset(
         folder, ["id", "speaker"], fingerprint=codec.fingerprint
     )
     audio = TokenDataset(folder, ["tokens"])
     for index, item in enumerate(dataset):
-        read = _Decode(audio, index, codec)
+        read = partial(_decode, audio, index, codec)
         yield Utterance(item["id"], item["speaker"] or None, read)
 
 
-class _Read:
-    """Reads an utterance's waveform."""
-
-    def __init__(self, dataset, index: int):
-        self.dataset, self.index = dataset, index
-
-    def __call__(self) -> torch.Tensor:
-        return self.dataset[self.index]["sig"]
+def _read(dataset: Any, index: int) -> torch.Tensor:
+    return dataset[index]["sig"]
 
 
-class _Decode(_Read):
-    """Decodes an utterance's tokens."""
-
-    def __init__(self, dataset, index: int, codec: FocalCodec):
-        super().__init__(dataset, index)
-        self.codec = codec
-
-    @torch.no_grad()
-    def __call__(self) -> torch.Tensor:
-        device = next(self.codec.parameters()).device
-        toks = self.dataset[self.index]["tokens"][None].to(device)
-        sig = self.codec.decode(toks)[0][0].float().cpu()
-        return resample(sig, self.codec.sample_rate_output, SAMPLE_RATE)
+@torch.no_grad()
+def _decode(dataset: Any, index: int, codec: FocalCodec) -> torch.Tensor:
+    device = next(codec.parameters()).device
+    toks = dataset[index]["tokens"][None].to(device)
+    sig = codec.decode(toks)[0][0].float().cpu()
+    return resample(sig, codec.sample_rate_output, SAMPLE_RATE)

@@ -1,4 +1,4 @@
-"""A trained synthesiser, ready to use."""
+"""Inference interface of a trained synthesiser."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -32,27 +32,26 @@ from speechbrain_focalcodec.streaming.sessions import StreamingDecoder
 
 __all__ = ["Speech", "TokenTTS"]
 
-#: A recording, or the embedding of a voice.
+#: A recording or an embedding.
 Reference = str | Path | torch.Tensor
 
 
 @dataclass(frozen=True)
 class Speech:
-    """What was said.
+    """Synthesised speech.
 
     Arguments
     ---------
     sig : torch.Tensor
         Waveform, float32 [T].
     sample_rate : int
-        Its sample rate in Hz.
+        Sample rate in Hz.
     toks : torch.Tensor
-        Its tokens, int64 [N].
+        Tokens, int64 [N].
     ended : bool
-        Whether the model came to an end; otherwise it was cut at the longest
-        that was allowed.
+        False if the utterance was cut at the maximum length.
     transcript : str, optional
-        What a recogniser heard, where the best of several was chosen.
+        Text found by `recognize`, if given.
     """
 
     sig: torch.Tensor
@@ -63,24 +62,13 @@ class Speech:
 
 
 class TokenTTS(TaskInterface):
-    """A trained synthesiser: text and a voice to tokens and a waveform.
-
-    Example
-    -------
-    >>> from trained_tasks import trained_tts  # in tests/
-    >>> tts = TokenTTS.from_pretrained(trained_tts(getfixture("tmp_path")))
-    >>> speech = tts.generate("GO ON", max_seconds=0.2)
-    >>> len(speech.sig) <= 0.2 * speech.sample_rate
-    True
-    >>> path = getfixture("tmp_path") / "speech.wav"
-    >>> _ = tts.generate_to_file("NO", path, max_seconds=0.2)
-    """
+    """A trained synthesiser: text and a voice to tokens and a waveform."""
 
     TASK = "tts"
 
     @property
     def codec(self) -> FocalCodec:
-        """The codec that makes waveforms of tokens.
+        """The codec that decodes tokens.
 
         Raises
         ------
@@ -90,14 +78,13 @@ class TokenTTS(TaskInterface):
         codec = self.task.front_end.codec
         if codec is None:
             raise ConfigError(
-                "this model names no codec: give one as codec=... when it is "
-                "loaded"
+                "this model has no codec: pass codec=... to from_pretrained"
             )
         return codec.to(self.device)
 
     @cached_property
     def sampling(self) -> Sampling:
-        """How tokens are drawn where a call does not say: as in training."""
+        """Default sampling parameters, from the model's configuration."""
         return Sampling(**self.task.config.sampling.model_dump())
 
     @cached_property
@@ -105,13 +92,13 @@ class TokenTTS(TaskInterface):
         return VoiceEmbedder(str(self.device))
 
     def embed_voice(self, reference: Reference) -> torch.Tensor:
-        """How a voice sounds, to be given as `reference` again and again.
+        """Embed a voice, to be used as `reference` several times.
 
         Arguments
         ---------
         reference : str, Path or torch.Tensor
-            A recording, of any sample rate and channel count; or what this
-            method has given, which it gives back.
+            A recording of any sample rate and channel count. An embedding is
+            checked and returned.
 
         Returns
         -------
@@ -121,28 +108,28 @@ class TokenTTS(TaskInterface):
         Raises
         ------
         VoiceError
-            If the recording has too little speech, or the embedding another
-            size.
+            If the recording has too little speech, or the embedding has
+            another shape.
         AudioError
-            If the file cannot be read, is damaged or absurd.
+            If the file cannot be read or is damaged.
         """
         dim = self.task.config.speaker_dim
         if isinstance(reference, torch.Tensor):
-            found: torch.Tensor | None = reference
+            embedding: torch.Tensor | None = reference
         else:
-            found = self._embedder(read_whole(reference, SAMPLE_RATE)[0])
-        if found is None:
+            embedding = self._embedder(read_whole(reference, SAMPLE_RATE)[0])
+        if embedding is None:
             raise VoiceError(
-                f"{reference}: has too little speech to learn a voice from; "
+                f"{reference}: has too little speech for an embedding; "
                 "give some seconds"
             )
-        if found.shape != (dim,):
+        if embedding.shape != (dim,):
             raise VoiceError(
                 f"reference: an embedding of this model has the shape [{dim}], "
-                f"not {list(found.shape)}; give a recording's path, or what "
-                "embed_voice gave"
+                f"not {list(embedding.shape)}; give the path of a recording "
+                "or the result of embed_voice"
             )
-        return found.to(self.device, torch.float32)
+        return embedding.to(self.device, torch.float32)
 
     def generate(
         self,
@@ -156,32 +143,33 @@ class TokenTTS(TaskInterface):
         normalize: Callable[[str], str] = normalise,
         **sampling: Any,
     ) -> Speech:
-        """Say a text.
+        """Synthesise a text.
 
         Arguments
         ---------
         text : str
-            What to say. Letters that the training has not seen are left out:
-            write digits as words where it had none.
+            The text. Characters that are not in the training texts are left
+            out; digits often have to be written as words.
         reference : str, Path or torch.Tensor, optional
-            The voice: a recording, or what :meth:`embed_voice` gave. Models
-            with voices need one, others take none.
+            The voice: a recording, or an embedding from :meth:`embed_voice`.
+            Required by models with voices, an error for others.
         seed : int
-            The same seed says the same.
+            Seed of the sampling.
         max_seconds : float, optional
-            Where it is cut; by default as in training.
+            Maximum length; by default that of the model's configuration.
         tries : int
-            How many to choose from, each with a seed of its own: the one that
-            `recognize` hears best.
+            Number of candidates with different seeds; `recognize` selects the
+            best.
         recognize : callable, optional
-            Gives the text of a :class:`Speech`; for example
+            Returns the text of a :class:`Speech`; for example
             ``lambda speech: asr.transcribe_tokens(speech.toks)[0]`` with a
             :class:`~speechbrain_focalcodec.downstream.interfaces.TokenASR`.
         normalize : callable
-            Brings what was heard and `text` to one spelling.
+            Applied to the recognised text and `text` before they are compared.
         **sampling : dict
-            Of :class:`~speechbrain_focalcodec.downstream.generation.Sampling`,
-            in place of the model's own: temperature, top_p, max_repeats, ...
+            Arguments of
+            :class:`~speechbrain_focalcodec.downstream.generation.Sampling` that
+            replace the model's: temperature, top_p, max_repeats, ...
 
         Returns
         -------
@@ -191,9 +179,9 @@ class TokenTTS(TaskInterface):
         Raises
         ------
         ValueError
-            If the text is empty or an argument out of range.
+            If the text is empty or an argument is out of range.
         VoiceError
-            If the reference is missing, not wanted or unfit.
+            If the reference is missing, unexpected or unusable.
         """
         if tries < 1:
             raise ValueError(f"tries must be 1 or more, got {tries}")
@@ -228,34 +216,34 @@ class TokenTTS(TaskInterface):
         max_seconds: float | None = None,
         **sampling: Any,
     ) -> list[Speech]:
-        """Say several texts at once.
+        """Synthesise several texts in one batch.
 
-        What is said of a text does not depend on the others.
+        The result for a text does not depend on the other texts.
 
         Arguments
         ---------
         texts : sequence of str
-            What to say.
+            The texts.
         reference : str, Path or torch.Tensor, or a sequence of them, optional
-            The voice of all, or of each.
+            One voice for all texts, or one each.
         seed : int or sequence of int
-            Of all, or of each.
+            One seed for all texts, or one each.
         max_seconds : float, optional
-            Where each is cut; by default as in training.
+            Maximum length of each; by default that of the configuration.
         **sampling : dict
             As for :meth:`generate`.
 
         Returns
         -------
         list of Speech
-            One a text.
+            One per text.
 
         Raises
         ------
         ValueError
-            If a text is empty, or an argument out of range.
+            If a text is empty, or an argument is out of range.
         VoiceError
-            If the reference is missing, not wanted or unfit.
+            If the reference is missing, unexpected or unusable.
         """
         if isinstance(texts, str):
             raise ValueError("texts: must be a list of texts; see generate")
@@ -264,7 +252,7 @@ class TokenTTS(TaskInterface):
             return []
         voices = self._voices(reference, len(pieces))
         with self.inference_ctx:
-            found = generate(
+            generations = generate(
                 self._model,
                 torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True),
                 torch.tensor([len(row) for row in pieces], device=self.device),
@@ -273,7 +261,7 @@ class TokenTTS(TaskInterface):
                 sampling=replace(self.sampling, **sampling),
                 seed=seed,
             )
-        return [self._speech(generation) for generation in found]
+        return [self._speech(generation) for generation in generations]
 
     def generate_to_file(
         self,
@@ -282,12 +270,12 @@ class TokenTTS(TaskInterface):
         reference: Reference | None = None,
         **options: Any,
     ) -> Speech:
-        """Say a text into an audio file.
+        """Synthesise a text to an audio file.
 
         Arguments
         ---------
         text : str
-            What to say.
+            The text.
         path : str or Path
             The file to write: ``.wav``, ``.flac`` or ``.ogg``.
         reference : str, Path or torch.Tensor, optional
@@ -298,7 +286,7 @@ class TokenTTS(TaskInterface):
         Returns
         -------
         Speech
-            What was written.
+            The speech in the file.
 
         Raises
         ------
@@ -321,23 +309,22 @@ class TokenTTS(TaskInterface):
         chunk_seconds: float = 0.16,
         **sampling: Any,
     ) -> Iterator[torch.Tensor]:
-        """Say a text, to be heard while it is being made.
+        """Synthesise a text in chunks of waveform; needs a causal codec.
 
-        The codec must be causal. Together the chunks are what
-        :meth:`generate` gives.
+        The chunks add up to the waveform of :meth:`generate`.
 
         Arguments
         ---------
         text : str
-            What to say.
+            The text.
         reference : str, Path or torch.Tensor, optional
             The voice.
         seed : int
-            The same seed says the same.
+            Seed of the sampling.
         max_seconds : float, optional
-            Where it is cut; by default as in training.
+            Maximum length; by default that of the configuration.
         chunk_seconds : float
-            About how long a chunk is.
+            Approximate length of a chunk.
         **sampling : dict
             As for :meth:`generate`.
 
@@ -379,20 +366,6 @@ class TokenTTS(TaskInterface):
         return chunks()
 
     def forward(self, text: str, reference: Reference | None = None) -> Speech:
-        """As :meth:`generate`.
-
-        Arguments
-        ---------
-        text : str
-            What to say.
-        reference : str, Path or torch.Tensor, optional
-            The voice.
-
-        Returns
-        -------
-        Speech
-            Waveform and tokens.
-        """
         return self.generate(text, reference)
 
     @property
@@ -412,29 +385,27 @@ class TokenTTS(TaskInterface):
     def _pieces(self, text: str) -> torch.Tensor:
         if self.task.tokenizer is None:
             raise ConfigError("task: has no tokenizer; load_tokenizer sets it")
-        # No training has taught what the unknown sounds like.
+        # The model has not been trained on unknown pieces.
         tokenizer = self.task.tokenizer
         pieces = [p for p in tokenizer.encode(text) if p != UNKNOWN]
         if not tokenizer.decode(pieces):
             raise ValueError(
-                f"text: {text!r} has nothing to say that the model was "
-                "trained to say"
+                f"text: {text!r} has no pieces that the model was trained on"
             )
         return torch.tensor(pieces, dtype=torch.int64, device=self.device)
 
     def _voices(self, reference: Any, count: int) -> torch.Tensor | None:
-        """Embeddings [count, D] of one voice or of each."""
+        """Embeddings [count, D] of one voice, or of one voice per text."""
         if self.task.config.speaker_dim is None:
             if reference is not None:
                 raise VoiceError(
-                    "reference: this model was trained without voices, and "
-                    "speaks with its own; leave it out"
+                    "reference: this model was trained without voices; "
+                    "leave it out"
                 )
             return None
         if reference is None:
             raise VoiceError(
-                "reference: is missing; give a recording of the voice that "
-                "shall speak"
+                "reference: is missing; give a recording of the voice"
             )
         if isinstance(reference, str | Path | torch.Tensor):
             return self.embed_voice(reference).expand(count, -1)

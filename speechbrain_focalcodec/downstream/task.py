@@ -1,8 +1,10 @@
-"""A trained task: its parts, and the folder that holds them.
+"""Saves and loads trained tasks.
 
-config.json         what it is made of, in a closed schema
-model.safetensors   weights of all parts but the codec, which it names
-tokenizer.model     pieces of text, where there are any
+A task is a folder:
+
+config.json         configuration, with a closed schema
+model.safetensors   weights of all parts except the codec
+tokenizer.model     pieces of text, if the task has text
 hyperparams.yaml    for SpeechBrain's from_hparams, which executes it
 """
 
@@ -54,17 +56,17 @@ __all__ = [
     "save_task",
 ]
 
-# Of a hub repository; a task without text has no tokenizer.
+# Files on the hub; a task without text has no tokenizer.
 TASK_FILES = (CONFIG_FILE, (TOKENIZER_FILE, CONFIG_FILE), WEIGHTS_FILE)
 
-MAX_TABLE = 1 << 27  # values of a table with a vector for each token
+MAX_TABLE = 1 << 27  # values in a table of token vectors
 
-#: Attributes of a task that have weights.
+#: Parts of a task that have weights.
 PARTS = ("front_end", "network", "output", "model")
 
 _HYPERPARAMS = """\
-# For from_hparams of speechbrain_focalcodec.downstream's interfaces, which
-# executes this file. Their from_pretrained does not read it.
+# Executed by from_hparams of speechbrain_focalcodec.downstream's interfaces.
+# Their from_pretrained does not read it.
 task: !new:speechbrain_focalcodec.downstream.task.Task
     config:
 {config}
@@ -87,33 +89,17 @@ class Task(nn.Module):
     Arguments
     ---------
     config : TaskConfig or dict
-        What it is made of.
+        Configuration.
     codec : FocalCodec, str or Path, optional
-        The codec, or where it is, in place of the one that the configuration
-        names.
+        The codec or its source; by default the one in the configuration.
 
     Raises
     ------
     ConfigError
-        If the configuration is wrong, or the codec is another one than the
+        If the configuration is wrong, or the codec is not the one that the
         task was trained with.
     CheckpointError
         If the codec cannot be loaded.
-
-    Example
-    -------
-    >>> import torch
-    >>> task = Task(
-    ...     {
-    ...         "task": "classification",
-    ...         "front_end": {"input": "log_mel"},
-    ...         "classes": ["no", "yes"],
-    ...     }
-    ... )
-    >>> sig, lengths = torch.randn(1, 16000), torch.tensor([16000])
-    >>> x = task.front_end(*task.front_end.prepare(sig, lengths))
-    >>> task.output(task.network(x, torch.tensor([50]))).shape
-    torch.Size([1, 2])
     """
 
     def __init__(
@@ -122,37 +108,36 @@ class Task(nn.Module):
         codec: FocalCodec | str | Path | None = None,
     ):
         super().__init__()
-        # Any: each task has keys of its own.
-        described: Any = parse_task_config(config)
-        self.config: Any = described
+        # Any: the keys depend on the task.
+        parsed: Any = parse_task_config(config)
+        self.config: Any = parsed
         #: Pieces of text; set by :func:`load_tokenizer`.
         self.tokenizer: TextTokenizer | None = None
-        codec = _find_codec(described.front_end, codec)
-        _check_tables(described, codec)
-        self.front_end = _front_end(described.front_end, codec)
-        if isinstance(described, TTSConfig):
-            options = described.language_model.model_dump()
-            kind = described.PARTS[options.pop("name")]
+        codec = _find_codec(parsed.front_end, codec)
+        _check_tables(parsed, codec)
+        self.front_end = _front_end(parsed.front_end, codec)
+        if isinstance(parsed, TTSConfig):
+            options = parsed.language_model.model_dump()
+            kind = parsed.PARTS[options.pop("name")]
             self.model = kind(
-                num_pieces=described.num_pieces,
-                # The codec's, where the configuration does not say it.
+                num_pieces=parsed.num_pieces,
+                # From the codec if the configuration has none.
                 codebook_size=self.front_end.codebook_size,
-                speaker_dim=described.speaker_dim,
+                speaker_dim=parsed.speaker_dim,
                 **options,
             )
             return
-        options = described.network.model_dump()
-        kind = described.PARTS[options.pop("name")]
+        options = parsed.network.model_dump()
+        kind = parsed.PARTS[options.pop("name")]
         network: Any = kind(input_dim=self.front_end.dim, **options)
         self.network = network
-        self.output = nn.Linear(network.output_dim, described.num_outputs)
+        self.output = nn.Linear(network.output_dim, parsed.num_outputs)
 
 
 def _find_codec(
     config: FrontEndConfig, codec: FocalCodec | str | Path | None
 ) -> FocalCodec | None:
-    """The codec that a front end asks, which must be the one it was trained
-    with."""
+    """Load a front end's codec and check its fingerprint."""
     if config.input == "log_mel":
         return None
     codec = config.codec if codec is None else codec
@@ -161,8 +146,8 @@ def _find_codec(
             codec = FocalCodec.from_pretrained(codec)
         except (CheckpointError, ConfigError) as error:
             raise type(error)(
-                "the codec of this task cannot be loaded; give its place as "
-                f"codec=...: {error}"
+                "the codec of this task cannot be loaded; pass its "
+                f"source as codec=...: {error}"
             ) from error
     known = config.codec_fingerprint
     if codec is not None and known not in (None, codec.fingerprint):
@@ -174,8 +159,7 @@ def _find_codec(
 
 
 def _check_tables(config: Any, codec: FocalCodec | None) -> None:
-    """Bound the vectors of tokens: they are computed before the weights are
-    compared with the file."""
+    """Limit the size of tables of token vectors before they are allocated."""
     front_end = config.front_end
     if front_end.input != "tokens":
         return
@@ -203,26 +187,11 @@ def _front_end(config: FrontEndConfig, codec: FocalCodec | None) -> FrontEnd:
 def front_end_config(
     front_end: FrontEnd, hparams: dict[str, Any]
 ) -> dict[str, Any]:
-    """What a configuration says of a recipe's front end.
+    """Configuration of a recipe's front end, for `TaskConfig`.
 
-    Arguments
-    ---------
-    front_end : FrontEnd
-        The front end.
-    hparams : dict
-        With ``input``, ``codec_source`` and ``embedding``.
-
-    Returns
-    -------
-    dict
-        For :class:`~speechbrain_focalcodec.downstream.task_config.TaskConfig`.
-
-    Example
-    -------
-    >>> front_end_config(LogMelFrontEnd(), {"input": "log_mel"})
-    {'input': 'log_mel', 'sample_rate': 16000}
+    `hparams` has ``input``, ``codec_source`` and ``embedding``.
     """
-    described: dict[str, Any] = {
+    config: dict[str, Any] = {
         "input": hparams["input"],
         "sample_rate": front_end.sample_rate,
     }
@@ -230,13 +199,13 @@ def front_end_config(
         source = str(hparams["codec_source"])
         if Path(source).is_dir():
             source = str(Path(source).resolve())
-        described["codec"] = source
-        described["codec_fingerprint"] = front_end.codec.fingerprint
+        config["codec"] = source
+        config["codec_fingerprint"] = front_end.codec.fingerprint
     if isinstance(front_end, TokenFrontEnd):
-        described["codebook_size"] = front_end.codebook_size
-        described["token_rate"] = front_end.rate
-        described.update(hparams.get("embedding") or {})
-    return described
+        config["codebook_size"] = front_end.codebook_size
+        config["token_rate"] = front_end.rate
+        config.update(hparams.get("embedding") or {})
+    return config
 
 
 def save_task(
@@ -245,19 +214,11 @@ def save_task(
     modules: dict[str, nn.Module],
     tokenizer: TextTokenizer | None = None,
 ) -> None:
-    """Write a trained task as a folder.
+    """Write a trained task to a folder, which is created if missing.
 
-    Arguments
-    ---------
-    folder : str or Path
-        Made when missing. An interrupted call leaves what was there, or a
-        folder without `config.json`.
-    config : TaskConfig
-        What the task is made of.
-    modules : dict
-        Its parts, by their names in :class:`Task`; others are left out.
-    tokenizer : TextTokenizer, optional
-        Pieces of text.
+    `modules` are parts by their names in :class:`Task`; others are ignored. If
+    writing is interrupted, the folder holds its old content or has no
+    `config.json`.
     """
     folder = Path(folder)
     weights = {
@@ -296,38 +257,19 @@ def _lines(indent: int, lines: Iterable[str]) -> str:
 
 
 def load_weights(task: Task, path: str | Path) -> None:
-    """Load a task's weights, strictly.
+    """Load a task's `model.safetensors`, strictly.
 
-    Arguments
-    ---------
-    task : Task
-        Receives them.
-    path : str or Path
-        `model.safetensors`.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged, or a weight is missing, unexpected, of another
-        shape or not finite.
+    Raises a CheckpointError if the file is damaged, or a weight is missing,
+    unexpected, of another shape or not finite.
     """
     load_state(task, read_weights(path), path)
 
 
 def load_tokenizer(task: Task, path: str | Path) -> None:
-    """Load a task's pieces of text.
+    """Load a task's `tokenizer.model`.
 
-    Arguments
-    ---------
-    task : Task
-        Receives them.
-    path : str or Path
-        `tokenizer.model`.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged, or has not as many pieces as the task.
+    Raises a CheckpointError if the file is damaged, or its number of pieces is
+    not the task's.
     """
     tokenizer = TextTokenizer.load(path)
     if tokenizer.size != task.config.num_pieces:
@@ -343,29 +285,10 @@ def load_task(
     revision: str | None = None,
     codec: FocalCodec | str | Path | None = None,
 ) -> Task:
-    """Load a task from JSON and safetensors; no code is executed.
+    """Load a task in eval mode from a folder or a hub repository.
 
-    Arguments
-    ---------
-    source : str or Path
-        A folder that training has left (``OUTPUT_FOLDER/model``), or a hub
-        repository.
-    revision : str, optional
-        The hub revision.
-    codec : FocalCodec, str or Path, optional
-        The codec, or where it is, in place of the one that it names.
-
-    Returns
-    -------
-    Task
-        In eval mode.
-
-    Raises
-    ------
-    ConfigError
-        If its configuration is damaged or unknown, or the codec another one.
-    CheckpointError
-        If files are missing, damaged or do not fit.
+    The arguments and errors are those of
+    :meth:`~speechbrain_focalcodec.downstream.interfaces.TaskInterface.from_pretrained`.
     """
     _, folder = resolve_source(source, revision, TASK_FILES)
     config = parse_task_config(
@@ -373,7 +296,7 @@ def load_task(
     )
     codec = _find_codec(config.front_end, codec)
     path = folder / WEIGHTS_FILE
-    # A small file may claim huge parts: compare before allocating them.
+    # A small file can declare huge parts: compare before allocating.
     with MetaWeights():
         outline = Task(config, codec)
     check_state(outline, read_weights(path, device="meta"), path)

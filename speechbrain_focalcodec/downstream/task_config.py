@@ -1,7 +1,6 @@
-"""The closed schema of a task's `config.json`.
+"""Closed schema of a task's `config.json`.
 
-As a codec's: what is not here is an error that names it, and what is here
-selects nothing but the parts of this package.
+Unknown keys are errors. The values select only parts of this package.
 """
 
 import functools
@@ -40,18 +39,12 @@ __all__ = [
 
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
-# As config.py, it bounds what a small file can ask for.
+# Limits the memory that a small file can request.
 Pieces = Annotated[int, Field(ge=1, le=1 << 15)]
 
 
 class BiLSTMConfig(PartConfig):
-    """Options of :class:`~speechbrain_focalcodec.downstream.networks.BiLSTM`.
-
-    Example
-    -------
-    >>> BiLSTMConfig().hidden_dim
-    512
-    """
+    """Options of `networks.BiLSTM`."""
 
     name: Literal["BiLSTM"] = "BiLSTM"
     hidden_dim: Size = 512
@@ -60,14 +53,7 @@ class BiLSTMConfig(PartConfig):
 
 
 class PooledBiLSTMConfig(PartConfig):
-    """Options of
-    :class:`~speechbrain_focalcodec.downstream.networks.PooledBiLSTM`.
-
-    Example
-    -------
-    >>> PooledBiLSTMConfig().hidden_dim
-    256
-    """
+    """Options of `networks.PooledBiLSTM`."""
 
     name: Literal["PooledBiLSTM"] = "PooledBiLSTM"
     hidden_dim: Size = 256
@@ -76,14 +62,7 @@ class PooledBiLSTMConfig(PartConfig):
 
 
 class ConformerConfig(PartConfig):
-    """Options of
-    :class:`~speechbrain_focalcodec.downstream.networks.Conformer`.
-
-    Example
-    -------
-    >>> ConformerConfig().kernel_size
-    31
-    """
+    """Options of `networks.Conformer`."""
 
     name: Literal["Conformer"] = "Conformer"
     dim: Size = 256
@@ -103,14 +82,7 @@ class ConformerConfig(PartConfig):
 
 
 class LanguageModelConfig(PartConfig):
-    """Options of
-    :class:`~speechbrain_focalcodec.downstream.language_model.TokenLanguageModel`.
-
-    Example
-    -------
-    >>> LanguageModelConfig().num_kv_heads
-    1
-    """
+    """Options of `language_model.TokenLanguageModel`."""
 
     name: Literal["TokenLanguageModel"] = "TokenLanguageModel"
     dim: Size = 512
@@ -135,14 +107,7 @@ class LanguageModelConfig(PartConfig):
 
 
 class SamplingConfig(PartConfig):
-    """Options of
-    :class:`~speechbrain_focalcodec.downstream.generation.Sampling`.
-
-    Example
-    -------
-    >>> SamplingConfig().top_p
-    1.0
-    """
+    """Options of `generation.Sampling`."""
 
     temperature: Annotated[float, Field(ge=0, le=1e3)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -153,18 +118,12 @@ class SamplingConfig(PartConfig):
 
 
 class FrontEndConfig(PartConfig):
-    """What a task hears with: a front end, and the codec that it asks.
-
-    Example
-    -------
-    >>> FrontEndConfig(input="log_mel").codec is None
-    True
-    """
+    """Input of a task: its front end and codec."""
 
     input: Literal["tokens", "features", "log_mel"] = "tokens"
     #: Name, hub repository or path of the codec.
     codec: Text | None = None
-    #: Its identity, so that no other one is taken for it.
+    #: Fingerprint of the codec.
     codec_fingerprint: Text | None = None
     sample_rate: SampleRate = 16000
     codebook_size: Annotated[int, Field(ge=2, le=1 << 24)] | None = None
@@ -182,15 +141,9 @@ class FrontEndConfig(PartConfig):
 
 
 class TaskConfig(PartConfig):
-    """What the configurations of all tasks have.
+    """Keys that the configurations of all tasks have."""
 
-    Example
-    -------
-    >>> TaskConfig().front_end.input
-    'tokens'
-    """
-
-    #: Parts by name.
+    #: Classes of parts by name.
     PARTS: ClassVar[dict[str, type[nn.Module]]] = {
         "BiLSTM": BiLSTM,
         "Conformer": Conformer,
@@ -200,51 +153,13 @@ class TaskConfig(PartConfig):
 
     front_end: FrontEndConfig = FrontEndConfig()
 
-    @classmethod
-    def parse(
-        cls, data: Any, source: str | Path = "the configuration"
-    ) -> "TaskConfig":
-        """Validate a configuration.
-
-        Arguments
-        ---------
-        data : dict
-            Content of `config.json`.
-        source : str or Path
-            Where it comes from, for the message.
-
-        Returns
-        -------
-        TaskConfig
-            Of the task that it names.
-
-        Raises
-        ------
-        ConfigError
-            If a key is unknown or a value out of range; the message names
-            the key.
-        """
-        return parse_model(cls, data, source)
-
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as `config.json` holds it.
-
-        Returns
-        -------
-        dict
-            JSON-able.
-        """
+        """Content of `config.json`."""
         return self.model_dump(mode="json")
 
 
 class ASRConfig(TaskConfig):
-    """A recogniser.
-
-    Example
-    -------
-    >>> ASRConfig(num_pieces=30).beam_size
-    1
-    """
+    """Configuration of a recogniser."""
 
     task: Literal["asr"] = "asr"
     network: BiLSTMConfig | ConformerConfig = Field(
@@ -260,13 +175,7 @@ class ASRConfig(TaskConfig):
 
 
 class ClassificationConfig(TaskConfig):
-    """A classification of utterances.
-
-    Example
-    -------
-    >>> ClassificationConfig(classes=["no", "yes"]).label
-    'label'
-    """
+    """Configuration of a classifier."""
 
     task: Literal["classification"] = "classification"
     network: PooledBiLSTMConfig = PooledBiLSTMConfig()
@@ -275,18 +184,12 @@ class ClassificationConfig(TaskConfig):
 
     @property
     def num_outputs(self) -> int:
-        """One a class."""
+        """One per class."""
         return len(self.classes)
 
 
 class TTSConfig(TaskConfig):
-    """A synthesiser.
-
-    Example
-    -------
-    >>> TTSConfig(num_pieces=30).language_model.dim
-    512
-    """
+    """Configuration of a synthesiser."""
 
     task: Literal["tts"] = "tts"
     language_model: LanguageModelConfig = LanguageModelConfig()
@@ -312,33 +215,10 @@ _TASKS: dict[str, type[TaskConfig]] = {
 def parse_task_config(
     data: Any, source: str | Path = "the configuration"
 ) -> TaskConfig:
-    """Validate the configuration of any task.
+    """Validate the configuration of a task, read from the file `source`.
 
-    Arguments
-    ---------
-    data : dict
-        Content of `config.json`.
-    source : str or Path
-        Where it comes from, for the message.
-
-    Returns
-    -------
-    TaskConfig
-        Of the task that it names.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such task, a key is unknown or a value out of range.
-
-    Example
-    -------
-    >>> parse_task_config({"task": "asr", "num_pieces": 30}).network.name
-    'BiLSTM'
-    >>> parse_task_config({"task": "chess"})
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.ConfigError: the configuration: task: ...
+    Raises a ConfigError if the task or a key is unknown, or a value is out of
+    range.
     """
     if isinstance(data, TaskConfig):
         return data
@@ -351,36 +231,14 @@ def parse_task_config(
     kind = _TASKS.get(name) if isinstance(name, str) else None
     if isinstance(data, dict) and kind is None:
         raise ConfigError(f"{source}: task: must be one of {', '.join(_TASKS)}")
-    return (kind or TaskConfig).parse(data, source)
+    return parse_model(kind or TaskConfig, data, source)
 
 
 def options_of(made_by: Any) -> dict[str, Any]:
-    """Name and options of what a YAML's ``!name:`` makes.
+    """Name and options of a part that a YAML makes with ``!name:``.
 
-    Arguments
-    ---------
-    made_by : callable
-        A class of
-        :attr:`~speechbrain_focalcodec.downstream.task_config.TaskConfig.PARTS`,
-        with arguments.
-
-    Returns
-    -------
-    dict
-        ``name`` and the arguments.
-
-    Raises
-    ------
-    ConfigError
-        If the class is another one: from_pretrained would have to execute
-        code that came with a model.
-
-    Example
-    -------
-    >>> import functools
-    >>> from speechbrain_focalcodec.downstream.networks import BiLSTM
-    >>> options_of(functools.partial(BiLSTM, hidden_dim=8))
-    {'name': 'BiLSTM', 'hidden_dim': 8}
+    `made_by` is a class of `TaskConfig.PARTS` or a partial of it. Others raise
+    a ConfigError: from_pretrained would have to execute code from the model.
     """
     options: dict[str, Any] = {}
     kind = made_by
@@ -391,6 +249,6 @@ def options_of(made_by: Any) -> dict[str, Any]:
     if TaskConfig.PARTS.get(name) is not kind:
         raise ConfigError(
             f"{name} is none of {', '.join(TaskConfig.PARTS)}: from_pretrained "
-            "executes no code, so it could not make it"
+            "executes no code, so it cannot make it"
         )
     return {"name": name, **options}

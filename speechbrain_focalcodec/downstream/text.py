@@ -1,4 +1,4 @@
-"""Text to pieces and back: characters, or what sentencepiece has learnt."""
+"""Text tokenizers: characters or sentencepiece models."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -15,25 +15,15 @@ from speechbrain_focalcodec.utils.files import atomic_path, read_file
 
 __all__ = ["KINDS", "UNKNOWN", "TextTokenizer", "normalise"]
 
-#: What pieces may be: sentencepiece's own names.
+#: Kinds of pieces, as sentencepiece calls them.
 KINDS = ("char", "unigram", "bpe")
 _MAX_BYTES = 2**26  # of a model of sentencepiece; most are below 2**20
-#: The number that stands for what no piece covers.
+#: Number of the unknown piece.
 UNKNOWN = 0
 
 
 def normalise(text: str) -> str:
-    """Upper case, one blank between words: as LibriSpeech writes.
-
-    Arguments
-    ---------
-    text : str
-        Any text.
-
-    Returns
-    -------
-    str
-        The text to train on and to score against.
+    """Upper-case text with single spaces, as in LibriSpeech.
 
     Example
     -------
@@ -44,20 +34,20 @@ def normalise(text: str) -> str:
 
 
 class TextTokenizer:
-    """Pieces of text, by sentencepiece.
+    """A sentencepiece model.
 
-    Numbers 0 to `size` - 1; 0 is what no piece covers. What else a task
-    needs (CTC's blank, begin and end) comes after them.
+    Piece 0 stands for unknown text. Tasks put further classes (CTC's blank,
+    begin and end) after the pieces.
 
     Arguments
     ---------
     model : bytes
-        A model of sentencepiece.
+        A serialised sentencepiece model.
 
     Raises
     ------
     CheckpointError
-        If it is none.
+        If it is not one.
 
     Example
     -------
@@ -73,13 +63,13 @@ class TextTokenizer:
             self._processor = sentencepiece.SentencePieceProcessor(
                 model_proto=model
             )
-            # A damaged one may load: its text may not be UTF-8.
+            # A damaged model may load with text that is not UTF-8.
             self._pieces = [
                 self._processor.id_to_piece(i) for i in range(self.size)
             ]
         except (RuntimeError, UnicodeDecodeError) as error:
             raise CheckpointError(
-                f"this is no model of sentencepiece: {error}"
+                f"this is not a sentencepiece model: {error}"
             ) from error
 
     @classmethod
@@ -90,7 +80,7 @@ class TextTokenizer:
         size: int | None = None,
         at_most: bool = False,
     ) -> "TextTokenizer":
-        """Learn pieces.
+        """Train a tokenizer.
 
         Arguments
         ---------
@@ -99,9 +89,9 @@ class TextTokenizer:
         kind : str
             ``char``, ``unigram`` or ``bpe``.
         size : int, optional
-            How many pieces; characters are all there are.
+            Number of pieces; ignored for characters.
         at_most : bool
-            Whether to learn fewer where the texts have not so many.
+            Accept fewer pieces if the texts do not contain `size` of them.
 
         Returns
         -------
@@ -111,7 +101,7 @@ class TextTokenizer:
         Raises
         ------
         ConfigError
-            If there is no such kind, or the texts have not so many pieces.
+            If the kind is unknown, or the texts do not contain `size` pieces.
         DataError
             If there is no text.
         """
@@ -123,7 +113,7 @@ class TextTokenizer:
                 "there is no text to learn pieces from: the training data "
                 "has no transcripts"
             )
-        # One more for the mark of words, one for the unknown.
+        # Two more for the start of words and for unknown text.
         fewest = len(set("".join(texts)) - {" "}) + 2
         if kind == "char":
             size = fewest
@@ -138,7 +128,7 @@ class TextTokenizer:
                 vocab_size=size,
                 character_coverage=1.0,
                 hard_vocab_limit=not at_most,
-                # Nothing of begin, end and padding.
+                # No pieces for begin and end.
                 bos_id=-1,
                 eos_id=-1,
                 unk_id=UNKNOWN,
@@ -155,22 +145,12 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "TextTokenizer":
-        """Read one that was saved.
-
-        Arguments
-        ---------
-        path : str or Path
-            The file.
-
-        Returns
-        -------
-        TextTokenizer
-            The tokenizer.
+        """Load a saved tokenizer.
 
         Raises
         ------
         CheckpointError
-            If it is missing or damaged.
+            If the file is missing or damaged.
         """
         try:
             return cls(read_file(path, _MAX_BYTES))
@@ -180,52 +160,24 @@ class TextTokenizer:
             raise CheckpointError(f"{path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write it.
-
-        Arguments
-        ---------
-        path : str or Path
-            The file.
-        """
+        """Write the model to a file."""
         with atomic_path(path) as temporary:
             temporary.write_bytes(self.model)
 
     @property
     def size(self) -> int:
-        """How many pieces there are."""
+        """Number of pieces."""
         return self._processor.get_piece_size()
 
     @property
     def pieces(self) -> list[str]:
-        """All pieces, where "▁" begins a word."""
+        """All pieces; "▁" marks the start of a word."""
         return list(self._pieces)
 
     def encode(self, text: str) -> list[int]:
-        """Text to pieces.
-
-        Arguments
-        ---------
-        text : str
-            Any text.
-
-        Returns
-        -------
-        list of int
-            Numbers of pieces.
-        """
+        """Numbers of a text's pieces."""
         return self._processor.encode(normalise(text))
 
     def decode(self, pieces: Sequence[int]) -> str:
-        """Pieces to text.
-
-        Arguments
-        ---------
-        pieces : sequence of int
-            Numbers of pieces.
-
-        Returns
-        -------
-        str
-            The text.
-        """
+        """Text of pieces."""
         return self._processor.decode([int(piece) for piece in pieces])

@@ -1,4 +1,4 @@
-"""Speech synthesis: a language model of tokens, trained on text and voices."""
+"""Trains speech synthesis: a language model of tokens, text and voices."""
 
 import dataclasses
 import math
@@ -34,22 +34,20 @@ __all__ = ["TTSBrain", "embed_voices", "fit_pace"]
 class TTSBrain(TaskBrain):
     """Trains a language model of tokens with cross-entropy.
 
-    Modules: ``front_end`` (a
-    :class:`~speechbrain_focalcodec.downstream.front_ends.TokenFrontEnd`,
-    which makes tokens of waveforms and trains nothing here) and ``model`` (a
+    Its modules are ``front_end`` (a
+    :class:`~speechbrain_focalcodec.downstream.front_ends.TokenFrontEnd`, which
+    encodes waveforms and is not trained) and ``model`` (a
     :class:`~speechbrain_focalcodec.downstream.language_model.TokenLanguageModel`).
-    Hyperparameters: what :meth:`build` takes and adds, ``sampling`` (a
-    :class:`~speechbrain_focalcodec.downstream.generation.Sampling`) and
-    ``max_seconds``, where a generated utterance is cut, and, both optional,
+    Its hyperparameters are those of :meth:`build`, ``sampling`` (a
+    :class:`~speechbrain_focalcodec.downstream.generation.Sampling`),
+    ``max_seconds`` (maximum length of a generated utterance) and optionally
 
-    - ``best_by``: ``loss`` (the default) keeps the checkpoint with the lowest
-      loss of validation as the best, ``last`` the last one. Each sound can be
-      said by many tokens, so that the loss may rise while the text is still
-      learnt better;
-    - ``row_length``: places of a packed row, at least the longest sequence's;
-    - ``num_samples``: utterances that validation says, to be listened to;
-      these need a codec.
-
+    - ``best_by``: ``loss`` (default) keeps the checkpoint with the lowest
+      validation loss, ``last`` keeps the last one. Several tokens fit each
+      sound, so the loss can rise while intelligibility still improves;
+    - ``row_length``: length of a packed row, at least that of the longest
+      sequence;
+    - ``num_samples``: number of utterances to synthesise in each validation.
     """
 
     def __init__(
@@ -65,28 +63,13 @@ class TTSBrain(TaskBrain):
 
     @classmethod
     def build(cls, hparams: dict[str, Any]) -> dict[str, torch.nn.Module]:
-        """Learn the pieces, embed the voices and make the model.
+        """Train the tokenizer, embed the voices and make the model.
 
-        Arguments
-        ---------
-        hparams : dict
-            With ``front_end``, ``language_model`` (called with
-            ``num_pieces``, ``codebook_size`` and ``speaker_dim``), what
-            :func:`~speechbrain_focalcodec.downstream.learnt.learn_pieces`
-            takes, and, for a model with voices, ``voices`` and
-            ``voices_file``. Receives ``tokenizer`` and ``speakers`` (a
-            :class:`~speechbrain_focalcodec.downstream.speakers.SpeakerEmbeddings`
-            or `None`).
-
-        Returns
-        -------
-        dict
-            ``model``.
-
-        Raises
-        ------
-        ConfigError
-            If the front end makes no tokens.
+        `hparams` has ``front_end``, ``language_model`` (called with
+        ``num_pieces``, ``codebook_size`` and ``speaker_dim``), the keys of
+        `learn_pieces` and, for a model with voices, ``voices`` and
+        ``voices_file``. Adds ``tokenizer`` and ``speakers``
+        (`SpeakerEmbeddings` or None).
         """
         front_end = hparams["front_end"]
         if not isinstance(front_end, TokenFrontEnd):
@@ -108,13 +91,6 @@ class TTSBrain(TaskBrain):
         return {"model": model}
 
     def config(self) -> dict[str, Any]:
-        """What the synthesiser is made of.
-
-        Returns
-        -------
-        dict
-            As `TTSConfig` has it.
-        """
         speakers = self.hparams.speakers
         return {
             "task": "tts",
@@ -127,36 +103,15 @@ class TTSBrain(TaskBrain):
 
     @property
     def model(self) -> Any:
-        """The language model, without the wrapper of several processes."""
+        """The language model without its DistributedDataParallel wrapper."""
         module = self.modules.model
         return getattr(module, "module", module)
 
     def items(self) -> dict[str, tuple[str, Any]]:
-        """Pieces and text.
-
-        Returns
-        -------
-        dict
-            As :func:`~speechbrain_focalcodec.downstream.data.task_dataset`
-            takes it.
-        """
         return asr_items(self.hparams.tokenizer)
 
     def voices(self, batch: Any, stage: sb.Stage) -> torch.Tensor | None:
-        """Embeddings of the voices: each of another utterance.
-
-        Arguments
-        ---------
-        batch : PaddedBatch
-            With ``id``.
-        stage : sb.Stage
-            In training each epoch chooses anew.
-
-        Returns
-        -------
-        torch.Tensor or None
-            [B, D]; `None` without ``speakers``.
-        """
+        """Reference embeddings [B, D], drawn anew in each training epoch."""
         speakers = getattr(self.hparams, "speakers", None)
         if speakers is None:
             return None
@@ -165,27 +120,13 @@ class TTSBrain(TaskBrain):
         return speakers(batch.id, epoch).to(self.device)
 
     def compute_forward(self, batch: Any, stage: sb.Stage) -> dict[str, Any]:
-        """Scores of all tokens and ends.
-
-        Arguments
-        ---------
-        batch : PaddedBatch
-            The batch, with ``labels``.
-        stage : sb.Stage
-            Training, validation or test.
-
-        Returns
-        -------
-        dict
-            ``scores`` (a
-            :class:`~speechbrain_focalcodec.downstream.token_scores.TokenScores`)
-            and ``targets``, int64 [M].
-        """
         toks, tok_lengths = self.prepared(batch)
         text, text_lengths = data_and_lengths(batch.to(self.device).labels)
         voices = self.voices(batch, stage)
         if stage != sb.Stage.TRAIN and self._samples.wanted:
-            self._say(batch.id, (text, text_lengths, voices), toks, tok_lengths)
+            self._keep_samples(
+                batch.id, (text, text_lengths, voices), toks, tok_lengths
+            )
         scores, targets = self.modules.model(
             text,
             text_lengths,
@@ -199,74 +140,23 @@ class TTSBrain(TaskBrain):
     def compute_objectives(
         self, predictions: dict[str, Any], batch: Any, stage: sb.Stage
     ) -> torch.Tensor:
-        """Cross-entropy, and how many tokens are the likeliest.
-
-        Arguments
-        ---------
-        predictions : dict
-            Of :meth:`compute_forward`.
-        batch : PaddedBatch
-            The batch.
-        stage : sb.Stage
-            Training, validation or test.
-
-        Returns
-        -------
-        torch.Tensor
-            Scalar: the mean over tokens.
-        """
         scores, targets = predictions["scores"], predictions["targets"]
         with torch.no_grad():
-            right = scores.likeliest() == targets
-        self.record(token_accuracy=100.0 * right.float().mean())
+            correct = scores.likeliest() == targets
+        self.record(token_accuracy=100.0 * correct.float().mean())
         return -scores.log_prob(targets).mean()
 
     def checkpoint_rank(self, loss: float, epoch: int) -> float:
-        """The loss, or how late it is.
-
-        Arguments
-        ---------
-        loss : float
-            Mean loss of validation.
-        epoch : int
-            The epoch.
-
-        Returns
-        -------
-        float
-            The lower the better.
-
-        Raises
-        ------
-        ConfigError
-            If ``best_by`` is neither.
-        """
         best_by = getattr(self.hparams, "best_by", "loss")
         if best_by not in ("loss", "last"):
             raise ConfigError(f"best_by: {best_by!r} is neither loss nor last")
         return loss if best_by == "loss" else -float(epoch)
 
     def on_stage_start(self, stage, epoch=None):
-        """Start the stage's samples.
-
-        Arguments
-        ---------
-        stage : sb.Stage
-            Training, validation or test.
-        epoch : int, optional
-            The epoch.
-        """
         super().on_stage_start(stage, epoch)
         self._samples.clear()
 
     def write_samples(self, name: str) -> None:
-        """Write what validation has said, and the same from real tokens.
-
-        Arguments
-        ---------
-        name : str
-            Folder within `samples`.
-        """
         if self.front_end.codec is None:
             return
         folder = self.run_log.folder / "samples" / name
@@ -274,27 +164,15 @@ class TTSBrain(TaskBrain):
             folder, self.front_end.codec, self.run_log, self.optimizer_step
         )
 
-    def say(
+    def generate(
         self,
         text: torch.Tensor,
         text_lengths: torch.Tensor,
         voices: torch.Tensor | None = None,
     ) -> list[Generation]:
-        """Generate tokens as the hyperparameters have it.
+        """Generate tokens with the sampling of the hyperparameters.
 
-        Arguments
-        ---------
-        text : torch.Tensor
-            Pieces, int64 [B, T].
-        text_lengths : torch.Tensor
-            int64 [B].
-        voices : torch.Tensor, optional
-            Embeddings [B, D].
-
-        Returns
-        -------
-        list of Generation
-            One an utterance.
+        `text` is int64 [B, T], `voices` are embeddings [B, D].
         """
         return generate(
             self.model,
@@ -307,14 +185,14 @@ class TTSBrain(TaskBrain):
             sampling=self.hparams.sampling,
         )
 
-    def _say(
+    def _keep_samples(
         self,
         names: list[str],
         prompts: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
         toks: torch.Tensor,
         tok_lengths: torch.Tensor,
     ) -> None:
-        """Keep what the model says of a batch's first utterances."""
+        """Synthesise the first utterances of a batch as samples."""
         codec = self.front_end.codec
         if codec is None or not if_main_process():
             return
@@ -324,35 +202,26 @@ class TTSBrain(TaskBrain):
         text, text_lengths, voices = prompts
         if voices is not None:
             voices = voices[:count]
-        said_all = self.say(text[:count], text_lengths[:count], voices)
-        for i, found in enumerate(said_all):
-            if not len(found.toks):
-                # With min_tokens=0 a model may have nothing to say.
+        generations = self.generate(text[:count], text_lengths[:count], voices)
+        for i, generation in enumerate(generations):
+            if not len(generation.toks):
+                # Possible with min_tokens=0.
                 continue
-            said = found.toks[None]
+            toks_generated = generation.toks[None]
             real = toks[i : i + 1, : int(tok_lengths[i])]
             with torch.no_grad():
                 outputs = {
-                    "generated": codec.decode(said),
+                    "generated": codec.decode(toks_generated),
                     "resynthesis": codec.decode(real),
                 }
             self._samples.keep(names[i : i + 1], outputs)
 
 
 def fit_pace(hparams: dict[str, Any], rate: float) -> torch.Tensor:
-    """How many tokens utterances of the training data have, by their text.
+    """Fit the number of tokens as a linear function of the number of pieces.
 
-    Arguments
-    ---------
-    hparams : dict
-        With ``tokenizer``, and ``save_folder`` or ``tokens``.
-    rate : float
-        Tokens a second.
-
-    Returns
-    -------
-    torch.Tensor
-        Tokens of an utterance, and those for each of its pieces, [2].
+    Returns offset and slope, [2], from the training data at `rate` tokens per
+    second.
     """
     counts = [
         (len(hparams["tokenizer"].encode(text)), seconds * rate)
@@ -361,23 +230,14 @@ def fit_pace(hparams: dict[str, Any], rate: float) -> torch.Tensor:
     ]
     pieces, toks = torch.tensor(counts, dtype=torch.float64).T
     ones = torch.ones_like(pieces)
-    found = torch.linalg.lstsq(torch.stack([ones, pieces], 1), toks[:, None])
-    return found.solution[:, 0].float()
+    fit = torch.linalg.lstsq(torch.stack([ones, pieces], 1), toks[:, None])
+    return fit.solution[:, 0].float()
 
 
 def embed_voices(hparams: dict[str, Any]) -> SpeakerEmbeddings:
-    """Embed the voices of all splits, on the main process.
+    """Embed the voices of all splits on the main process.
 
-    Arguments
-    ---------
-    hparams : dict
-        With ``voices_file``, where they are kept, ``seed``, ``save_folder``
-        and ``data_folder`` or ``tokens``.
-
-    Returns
-    -------
-    SpeakerEmbeddings
-        The embeddings.
+    The embeddings are stored in ``voices_file``.
     """
     tokens = hparams.get("tokens") or {}
 
@@ -388,13 +248,13 @@ def embed_voices(hparams: dict[str, Any]) -> SpeakerEmbeddings:
         return manifest_utterances(manifest, hparams["data_folder"])
 
     def utterances() -> Iterator[Utterance]:
-        # Splits to validate and to test on may be the same.
-        given = set()
+        # Validation and test may be the same split.
+        seen = set()
         for split in ("train", "valid", "test"):
             for utterance in utterances_of(split):
-                known = (utterance.id, utterance.speaker)
-                if known not in given:
-                    given.add(known)
+                key = (utterance.id, utterance.speaker)
+                if key not in seen:
+                    seen.add(key)
                     yield utterance
 
     def compute() -> SpeakerEmbeddings:
@@ -402,7 +262,7 @@ def embed_voices(hparams: dict[str, Any]) -> SpeakerEmbeddings:
             utterances(), path=hparams["voices_file"], seed=hparams["seed"]
         )
 
-    # Hours of speech take longer than others would wait otherwise.
+    # Exceeds the usual time limit of collective operations.
     run_long_on_main(compute)
-    # Now all are in the file.
+    # Reads the file.
     return compute()

@@ -1,15 +1,15 @@
-"""Encode and decode any length in bounded memory, window by window.
+"""Encodes and decodes audio of any length in bounded memory, in windows.
 
-What fits one window is done in one pass. Longer utterances:
+Audio that fits one window takes one pass. Longer utterances:
 
-* Offline models take the passes of
+* Offline models run the passes of
   :mod:`speechbrain_focalcodec.long_audio.schedule`. Decoding equals a single
-  pass; so does encoding, but for the reach of WavLM's attention: a window
-  sees some seconds around what is kept.
-* Causal models encode and decode slices that carry their state, exactly.
+  pass; so does encoding, except for WavLM's attention, which sees only some
+  seconds around a window.
+* Causal models encode and decode slices with carried state, exactly.
 
-Batches and streams from disk are cut and put together by the same code. More
-than one pass keeps no gradients.
+Batches, and streams from disk, use the same code. Only a single pass has
+gradients.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -52,18 +52,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Direction:
-    """How a codec encodes, or decodes, with windows of some length.
+    """How a codec encodes, or decodes, with a given window.
 
     Arguments
     ---------
     stages : list of Stage
-        What runs, in this order.
+        The stages, in order.
     count : callable
         Length of the input -> length of the output.
     slice_size : int
-        Causal models: input steps of a slice.
+        Causal models: input steps per slice.
     passes : list of Pass
-        Offline models: the same stages cut into passes over a long utterance.
+        Offline models: the same stages as passes over long utterances.
     """
 
     stages: list[Stage]
@@ -72,7 +72,7 @@ class _Direction:
     passes: list[Pass] = field(default_factory=list)
 
     def fits(self, length: int) -> bool:
-        """Whether this much input is done in one pass."""
+        """Whether an input of this length takes one pass."""
         if not self.passes:
             return length <= self.slice_size
         first = self.passes[0]
@@ -84,16 +84,13 @@ class _Direction:
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A single pass over a batch."""
+        """Run a batch in a single pass."""
         y: Any = run_stages(self.stages, x, lengths, state)
         return (y, full_lengths(y)) if lengths is None else y
 
 
 def _encoding(
-    codec: Stages,
-    window: float | None,
-    context: float,
-    to_toks: bool = True,
+    codec: Stages, window: float | None, context: float, to_toks: bool = True
 ) -> _Direction:
     stages = codec.encoding() if to_toks else codec.encoding()[:1]
     count = codec.num_tokens if to_toks else partial(num_frames, codec)
@@ -124,26 +121,13 @@ def _decoding(
 
 
 def check_windows(codec: Stages, window: float | None, context: float) -> None:
-    """Refuse lengths of windows that a codec cannot run with.
-
-    Arguments
-    ---------
-    codec : Stages
-        The model.
-    window, context : float
-        See :meth:`FocalCodec.encode`.
-
-    Raises
-    ------
-    ValueError
-        If an argument is no number of seconds, or the window is too short.
-    """
+    """Raise ValueError if a codec cannot run with a window and context (s)."""
     _encoding(codec, window, context)
     _decoding(codec, window)
 
 
 def _slice_size(codec: Stages, window: float | None) -> int:
-    """Tokens of a causal model's slices: whole chunks."""
+    """Tokens per slice of a causal model: whole chunks."""
     if window is None:
         return WHOLE
     assert codec.chunk_length is not None
@@ -158,7 +142,7 @@ def _run(
     lengths: torch.Tensor | None,
     batch_size: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch: in one pass if it fits, else part by part."""
+    """Run a batch: in one pass if it fits, else in parts."""
     batch_size = _check_batch_size(batch_size, len(x))
     numbers = [x.shape[1]] * len(x) if lengths is None else lengths.tolist()
     if len(x) <= batch_size and direction.fits(max(numbers)):
@@ -168,14 +152,14 @@ def _run(
     parts = _parts(
         direction, lambda row, i, j: x[row, i:j], numbers, batch_size
     )
-    return _put_together(parts, [direction.count(num) for num in numbers])
+    return _join_parts(parts, [direction.count(num) for num in numbers])
 
 
 @torch.no_grad()
 def _parts(
     direction: _Direction, read: Read, lengths: Sequence[int], batch_size: int
 ) -> Iterator[Part]:
-    """What a batch gives, part by part; each utterance's in order."""
+    """Output of a batch in parts; those of each utterance in order."""
     if not direction.passes:
         yield from _sliced(direction, read, lengths, batch_size)
         return
@@ -200,12 +184,12 @@ def _parts(
 def _sliced(
     direction: _Direction, read: Read, lengths: Sequence[int], batch_size: int
 ) -> Iterator[Part]:
-    """Causal: slices with carried state."""
+    """Causal models: slices with carried state."""
     size = direction.slice_size
     for rows in groups_of(range(len(lengths)), batch_size):
         state = StreamState()
         for start in range(0, max(lengths[row] for row in rows), size):
-            # Rows that have ended read nothing.
+            # Rows past their end read nothing.
             pieces = [
                 read(row, min(start, end), min(start + size, end))
                 for row, end in ((row, lengths[row]) for row in rows)
@@ -216,10 +200,10 @@ def _sliced(
                     yield row, out[i, : int(out_lengths[i])]
 
 
-def _put_together(
+def _join_parts(
     parts: Iterator[Part], lengths: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """All parts in one batch, 0 beyond each length, and the lengths."""
+    """Join parts to one batch, 0 beyond each length; with the lengths."""
     first = next(parts)
     whole = first[1].new_zeros(len(lengths), max(lengths))
     done = [0] * len(lengths)
@@ -227,9 +211,6 @@ def _put_together(
         whole[row, done[row] : done[row] + len(part)] = part
         done[row] += len(part)
     return whole, torch.tensor(lengths, device=whole.device)
-
-
-# What the codec's methods do
 
 
 def _check_batch_size(batch_size: Any, default: int) -> int:
@@ -250,22 +231,7 @@ def encode(
     context: float,
     batch_size: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See :meth:`FocalCodec.encode`, which checks shapes.
-
-    Arguments
-    ---------
-    codec : Stages
-        The model.
-    sig, lengths, window, context, batch_size
-        Of :meth:`FocalCodec.encode`.
-
-    Returns
-    -------
-    toks : torch.Tensor
-        Tokens, int64 [B, N].
-    tok_lengths : torch.Tensor
-        Tokens, int64 [B].
-    """
+    """See :meth:`FocalCodec.encode`, which checks shapes."""
     return _run(_encoding(codec, window, context), sig, lengths, batch_size)
 
 
@@ -277,22 +243,7 @@ def decode(
     batch_size: int | None,
     convert: Convert | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See :meth:`FocalCodec.decode`, which checks shapes and tokens.
-
-    Arguments
-    ---------
-    codec : Stages
-        The model.
-    toks, lengths, window, batch_size, convert
-        Of :meth:`FocalCodec.decode`.
-
-    Returns
-    -------
-    sig : torch.Tensor
-        Waveform [B, T].
-    sig_lengths : torch.Tensor
-        Samples, int64 [B].
-    """
+    """See :meth:`FocalCodec.decode`, which checks shapes and tokens."""
     direction = _decoding(codec, window, convert)
     return _run(direction, toks, lengths, batch_size)
 
@@ -305,48 +256,15 @@ def encode_stream(
     context: float,
     batch_size: int,
 ) -> torch.Tensor:
-    """See :meth:`FocalCodec.encode_stream`.
-
-    Arguments
-    ---------
-    codec : Stages
-        The model.
-    read, num_samples, window, context, batch_size
-        Of :meth:`FocalCodec.encode_stream`.
-
-    Returns
-    -------
-    torch.Tensor
-        Tokens, int64 [N], on the CPU.
-    """
+    """See :meth:`FocalCodec.encode_stream`."""
     direction = _encoding(codec, window, context)
     parts = _read_parts(codec, read, num_samples, direction, batch_size)
-    toks, _ = _put_together(parts, [direction.count(num_samples)])
+    toks, _ = _join_parts(parts, [direction.count(num_samples)])
     return toks[0].cpu()
 
 
 def num_frames(codec: Stages, num_samples: int) -> int:
-    """Feature frames that a waveform gives.
-
-    Arguments
-    ---------
-    codec : Stages
-        The model.
-    num_samples : int
-        Samples at the input's rate.
-
-    Returns
-    -------
-    int
-        Frames.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-    >>> num_frames(codec, 16000)
-    50
-    """
+    """Number of feature frames of a waveform."""
     return int(codec.encoder.output_lengths(torch.tensor(num_samples)))
 
 
@@ -358,27 +276,9 @@ def feats_stream(
     context: float,
     batch_size: int,
 ) -> Iterator[torch.Tensor]:
-    """Waveform to features, piece by piece.
+    """Waveform to features, piece by piece: frames [T, C], on the CPU.
 
-    Arguments
-    ---------
-    codec : Stages
-        The model.
-    read, num_samples, window, context, batch_size
-        Of :meth:`FocalCodec.encode_stream`.
-
-    Returns
-    -------
-    iterator of torch.Tensor
-        Consecutive frames [T, C], on the CPU.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-    >>> read = lambda start, stop: torch.zeros(stop - start)
-    >>> [list(x.shape) for x in feats_stream(codec, read, 160000, 6, 1, 1)]
-    [[250, 80], [250, 80]]
+    Arguments as for :meth:`FocalCodec.encode_stream`.
     """
     direction = _encoding(codec, window, context, to_toks=False)
     parts = _read_parts(codec, read, num_samples, direction, batch_size)
@@ -392,7 +292,7 @@ def _read_parts(
     direction: _Direction,
     batch_size: int,
 ) -> Iterator[Part]:
-    """What one utterance gives that is read part by part."""
+    """Output of one utterance that is read in pieces."""
     batch_size = _check_batch_size(batch_size, 1)
     if num_samples < 1:
         raise ValueError(
@@ -405,7 +305,7 @@ def _read_parts(
         sig = read(start, stop)
         if sig.shape != (stop - start,):
             raise ValueError(
-                f"read({start}, {stop}) must give a tensor "
+                f"read({start}, {stop}) must return a tensor "
                 f"[{stop - start}], got {list(sig.shape)}"
             )
         if stop > start:
@@ -422,52 +322,17 @@ def decode_stream(
     batch_size: int,
     convert: Convert | None = None,
 ) -> Iterator[torch.Tensor]:
-    """See :meth:`FocalCodec.decode_stream`, which checks the tokens.
-
-    Arguments
-    ---------
-    codec : Stages
-        The model.
-    toks, window, batch_size, convert
-        Of :meth:`FocalCodec.decode_stream`.
-
-    Returns
-    -------
-    iterator of torch.Tensor
-        Pieces of the waveform, in order, on the CPU.
-    """
+    """See :meth:`FocalCodec.decode_stream`, which checks the tokens."""
     return _stream(codec, toks, _decoding(codec, window, convert), batch_size)
 
 
 def qfeats_stream(
-    codec: Stages,
-    toks: torch.Tensor,
-    window: float | None,
-    batch_size: int,
+    codec: Stages, toks: torch.Tensor, window: float | None, batch_size: int
 ) -> Iterator[torch.Tensor]:
-    """Tokens to quantized features, piece by piece.
+    """Tokens, int64 [N], to quantized features, piece by piece.
 
-    Arguments
-    ---------
-    codec : Stages
-        The model.
-    toks : torch.Tensor
-        Tokens of the model, int64 [N].
-    window, batch_size
-        Of :meth:`FocalCodec.decode_stream`.
-
-    Returns
-    -------
-    iterator of torch.Tensor
-        Consecutive frames [T, C] of what a single pass gives, on the CPU.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-    >>> toks = torch.zeros(500, dtype=torch.int64)
-    >>> [list(x.shape) for x in qfeats_stream(codec, toks, 6, 1)]
-    [[250, 80], [250, 80]]
+    Yields the frames [T, C] of a single pass, on the CPU. Arguments as for
+    :meth:`FocalCodec.decode_stream`.
     """
     direction = _decoding(codec, window, to_sig=False)
     return _stream(codec, toks, direction, batch_size)
@@ -476,7 +341,7 @@ def qfeats_stream(
 def _stream(
     codec: Stages, toks: torch.Tensor, direction: _Direction, batch_size: int
 ) -> Iterator[torch.Tensor]:
-    """What one utterance's tokens give, piece by piece, on the CPU."""
+    """Output for one utterance's tokens, piece by piece, on the CPU."""
     batch_size = _check_batch_size(batch_size, 1)
     device = codec.device
     parts = _parts(

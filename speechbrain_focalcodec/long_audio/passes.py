@@ -1,8 +1,8 @@
-"""Passes over long utterances, window by window, one after the other.
+"""Runs passes over long utterances, window by window.
 
-A pass sees some frames around a frame, and may take one mean over the whole
-utterance; short windows first compute that mean. What a pass gives waits in a
-:class:`~speechbrain_focalcodec.long_audio.spool.Spool` for the next one:
+A pass sees some frames around a frame, and may need one mean over the whole
+utterance, which short windows compute first. The output of a pass is stored in
+a :class:`~speechbrain_focalcodec.long_audio.spool.Spool` for the next one:
 nothing runs twice, and memory is bounded.
 """
 
@@ -15,13 +15,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_focalcodec.long_audio.spool import Spool
 from speechbrain_focalcodec.long_audio.windows import Sizes, Window
-from speechbrain_focalcodec.modules.means import MeanWanted, TimeMeans
+from speechbrain_focalcodec.modules.means import MeanNeeded, TimeMeans
 
 __all__ = ["Part", "Pass", "Read", "groups_of", "pad", "run_passes"]
 
-# Part of an utterance: (its place in the batch, start, stop) -> [stop - start].
+# Reads a part of an utterance: (row, start, stop) -> [stop - start].
 Read = Callable[[int, int, int], torch.Tensor]
-# What was made of an utterance next: (its place in the batch, [steps, ...]).
+# The next part of an utterance's output: (row, [steps, ...]).
 Part = tuple[int, torch.Tensor]
 
 
@@ -36,18 +36,18 @@ class Pass:
     Arguments
     ---------
     run : callable
-        (windows [B, T, ...], their lengths or None when they are equally
-        long, a :class:`TimeMeans` or None) -> what they give [B, T', ...].
+        (windows [B, T, ...], their lengths or None if all are equal, a
+        :class:`TimeMeans` or None) -> output [B, T', ...].
     sizes : Sizes
         The windows, in steps.
     hop_in, hop_out : int
-        What a step takes of the input, and what it gives.
+        Input and output length per step.
     overhang : int
-        Input beyond its own hop that a step depends on.
+        Input that a step needs beyond its own hop.
     count : callable
-        Length of an utterance's input -> its steps.
+        Length of an utterance's input -> number of steps.
     has_mean : bool
-        Whether `run` takes a mean over time.
+        Whether `run` needs a mean over time.
 
     Example
     -------
@@ -68,88 +68,33 @@ class Pass:
 
 
 def groups_of(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Some items at a time.
-
-    Arguments
-    ---------
-    items : sequence
-        All of them.
-    size : int
-        How many at a time.
-
-    Returns
-    -------
-    iterator of sequence
-        The last one may be shorter.
-
-    Example
-    -------
-    >>> list(groups_of([1, 2, 3], 2))
-    [[1, 2], [3]]
-    """
+    """Groups of up to `size` consecutive items."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
-def pad(
-    pieces: list[torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Put pieces into one batch.
+def pad(pieces: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Pad tensors [T, ...] to a batch [B, T, ...], and their lengths int64 [B].
 
-    Arguments
-    ---------
-    pieces : list of torch.Tensor
-        Each [T, ...].
-
-    Returns
-    -------
-    batch : torch.Tensor
-        [B, T, ...], zero beyond each length.
-    lengths : torch.Tensor or None
-        int64 [B]; None when all are equally long.
-
-    Example
-    -------
-    >>> pad([torch.ones(2), torch.ones(1)])
-    (tensor([[1., 1.],
-            [1., 0.]]), tensor([2, 1]))
+    The lengths are None if all are equal.
     """
     batch = pad_sequence(pieces, batch_first=True)
     sizes = [len(piece) for piece in pieces]
     if len(set(sizes)) == 1:
         return batch, None
-    # A row that ended in a slice before gets one step, which is dropped.
+    # A row that ended in an earlier slice has one step, which is dropped.
     return batch, torch.tensor(sizes, device=batch.device).clamp(min=1)
 
 
 def run_passes(
-    passes: Sequence[Pass],
-    read: Read,
-    lengths: Sequence[int],
-    batch_size: int,
+    passes: Sequence[Pass], read: Read, lengths: Sequence[int], batch_size: int
 ) -> Iterator[Part]:
-    """Run passes one after the other; the last one's parts are given.
+    """Run passes one after the other; yield the parts of the last one.
 
-    Arguments
-    ---------
-    passes : sequence of Pass
-        What to run.
-    read : callable
-        Gives parts of the first one's input: (row, start, stop).
-    lengths : sequence of int
-        Length of the input of each utterance.
-    batch_size : int
-        Windows at once.
-
-    Returns
-    -------
-    iterator of (int, torch.Tensor)
-        Utterance by utterance, in order: its row and what comes next of it.
-
-    Raises
-    ------
-    FocalCodecError
-        If the temporary folder cannot hold what is between two passes.
+    `read(row, start, stop)` returns a part of the first pass's input, whose
+    `lengths` are those of each utterance. Yields the row and the next output of
+    an utterance, one utterance after another. Raises FocalCodecError if the
+    temporary folder cannot hold the output of a pass.
     """
     spools: list[Spool] = []
     try:
@@ -199,18 +144,18 @@ def _mean(
     groups: Sequence[Sequence[Window]],
     steps: Sequence[int],
 ) -> torch.Tensor:
-    """The mean that a pass wants, for each utterance [B, C].
+    """Mean over each utterance [B, C] for a pass.
 
-    Each window stops where it is wanted.
+    Each window runs only until the mean is needed.
     """
     sums: list[Any] = [0.0] * len(steps)
     for group in groups:
         try:
             step.run(*read_group(group), TimeMeans())
-        except MeanWanted as wanted:
-            frames = wanted.frames
+        except MeanNeeded as needed:
+            frames = needed.frames
         for i, window in enumerate(group):
-            # In float32, as a mean is computed: half floats would overflow.
+            # A sum in half precision would overflow.
             kept = frames[i, window.kept()]
             sums[window.row] += kept.sum(0, dtype=torch.float32)
     total = torch.stack(sums)

@@ -1,10 +1,10 @@
-"""The passes that an offline codec takes over a long utterance.
+"""The passes of an offline codec over a long utterance.
 
-All parts of an offline model look at some frames around a frame, but for two:
-WavLM's attention sees the whole utterance, and each focal block takes one mean
-over it. The encoder therefore runs by windows that see some context: near to a
-single pass where attention looks further, equal to it otherwise. The focal
-blocks run layer by layer, each with the exact mean of the whole utterance.
+All layers of an offline model see a limited number of frames around a frame,
+with two exceptions: WavLM's attention sees the whole utterance, and each focal
+block needs one mean over it. So the encoder runs in windows with context, which
+approximates a single pass where attention looks further. The focal blocks run
+layer by layer, each with the exact mean of the whole utterance.
 """
 
 import math
@@ -25,34 +25,12 @@ __all__ = ["decode_passes", "encode_passes"]
 def encode_passes(
     codec: Stages, window: float | None, context: float
 ) -> list[Pass]:
-    """Waveform to tokens: the encoder, then the compressor's layers.
+    """Passes from waveform to tokens: the encoder, then the compressor's
+    layers.
 
-    Arguments
-    ---------
-    codec : Stages
-        An offline model.
-    window : float, optional
-        Length of a window (s); None for as long as it takes.
-    context : float
-        What the encoder sees on each side of what is kept (s).
-
-    Returns
-    -------
-    list of Pass
-        The first takes samples, the last gives tokens.
-
-    Raises
-    ------
-    ValueError
-        If an argument is no number of seconds, or the window is too short.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec.codec import FocalCodec
-    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-    >>> [step.sizes for step in encode_passes(codec, 30.0, 2.0)][:2]
-    [Sizes(size=1500, left=100, right=100, unit=1), \
-Sizes(size=1500, left=7, right=7, unit=1)]
+    `window` and `context`, which the encoder sees on each side of the kept
+    frames, are in seconds. Raises ValueError if one is invalid, or the window
+    is too short for the context.
     """
     encoder, compressor = codec.encoder, codec.compressor
     rate = codec.sample_rate_input / encoder.hop_length
@@ -97,38 +75,13 @@ def decode_passes(
     convert: Convert | None = None,
     to_sig: bool = True,
 ) -> list[Pass]:
-    """Tokens to waveform: the decompressor's layers, then the decoder.
+    """Passes from tokens to waveform: the decompressor's layers and the
+    decoder.
 
-    The decoder runs together with the last layer.
-
-    Arguments
-    ---------
-    codec : Stages
-        An offline model.
-    window : float, optional
-        Length of a window (s); None for as long as it takes.
-    convert : callable, optional
-        What quantized features go through before the decoder, frame by frame:
-        (features [B, T, C], frames int64 [B] or None) -> features.
-    to_sig : bool
-        Whether to decode; else the last pass gives quantized features.
-
-    Returns
-    -------
-    list of Pass
-        The first takes tokens, the last gives samples.
-
-    Raises
-    ------
-    ValueError
-        If `window` is no number of seconds.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec.codec import FocalCodec
-    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-    >>> [step.sizes for step in decode_passes(codec, 30.0)][:1]
-    [Sizes(size=1500, left=7, right=7, unit=1)]
+    The decoder runs together with the last layer. `window` is in seconds
+    (unlimited if None); `convert` is that of :meth:`FocalCodec.decode`. Without
+    `to_sig` the last pass returns quantized features. Raises ValueError if
+    `window` is no number of seconds.
     """
     decompressor, decoder = codec.decompressor, codec.decoder
     refiner = decompressor.refiner
@@ -159,7 +112,7 @@ def decode_passes(
             left, right = decoder.reach if to_sig else (0, 0)
             after = {
                 "hop_out": factor * (decoder.hop_length if to_sig else 1),
-                # The refiner sees whole chunks.
+                # The refiner needs whole chunks.
                 "left": -(-(left + chunk - 1) // factor),
                 "right": -(-(right + chunk - 1) // factor),
                 "unit": math.lcm(chunk, factor) // factor,
@@ -181,16 +134,16 @@ def _layer_pass(
     unit: int = 1,
     hop_out: int = 1,
 ) -> Pass:
-    """A layer, and what `run` does around it; a step is a frame of the block.
+    """A pass of a layer and the functions around it in `run`.
 
-    `factor` frames of input make one; `left` and `right` are steps that what
-    comes after the layer sees.
+    A step is a frame of the block, from `factor` frames of input. `left` and
+    `right` are steps that the functions after the layer see.
     """
     before, after = layer.reach
     left, right = left + before, right + after
     return Pass(
         lambda x, lengths, means: codec.run_part(run, x, lengths, means, ""),
-        # At least half of a window is kept.
+        # The kept part is at least half of a window.
         fit_sizes(window, rate, left, right, unit, kept=left + right),
         hop_in=factor,
         hop_out=hop_out,

@@ -1,4 +1,4 @@
-"""Features of long utterances between two passes, in memory or on disk."""
+"""Stores features of long utterances between two passes."""
 
 import math
 import os
@@ -14,21 +14,21 @@ from speechbrain_focalcodec.errors import FocalCodecError
 
 __all__ = ["IN_MEMORY", "Spool"]
 
-# Bytes; what is larger goes to a file.
+# Bytes; larger spools are files.
 IN_MEMORY = 64 * 2**20
 
 
 class Spool:
     """Frames of a batch of utterances: written in order, read anywhere.
 
-    Small ones stay in memory. Others go to a file without a name in the
-    temporary folder, which the variable TMPDIR names: it is gone when the
-    spool is closed or the process ends.
+    Small ones stay in memory. Others go to an unnamed file in the temporary
+    folder (TMPDIR), which disappears when the spool is closed or the process
+    ends.
 
     Arguments
     ---------
     lengths : sequence of int
-        Frames of each utterance.
+        Number of frames of each utterance.
 
     Example
     -------
@@ -46,45 +46,23 @@ class Spool:
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)
 
     def append(self, frames: torch.Tensor) -> None:
-        """Write the next frames, utterance by utterance.
+        """Write the next frames [T, ...], utterance by utterance.
 
-        Arguments
-        ---------
-        frames : torch.Tensor
-            Frames [T, ...], all of one type on one device.
-
-        Raises
-        ------
-        FocalCodecError
-            If the temporary folder is full or cannot be written to.
+        All have one type and device. Raises FocalCodecError if the temporary
+        folder is full.
         """
         if self._example is None:
             self._example = frames[:0].clone()
-        # As bytes: NumPy does not know every type.
+        # As bytes: NumPy lacks some types.
         rows = frames.detach().cpu().contiguous().view(torch.uint8)
         with _storage():
             self._file.seek(0, os.SEEK_END)
             self._file.write(rows.numpy().data)
 
     def read(self, row: int, start: int, stop: int) -> torch.Tensor:
-        """Read some frames of one utterance.
+        """Frames [stop - start, ...] of an utterance; at least one.
 
-        Arguments
-        ---------
-        row : int
-            The utterance's place in the batch.
-        start, stop : int
-            Its frames; at least one.
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [stop - start, ...], as they were written.
-
-        Raises
-        ------
-        FocalCodecError
-            If the temporary folder is full or cannot be written to.
+        Raises FocalCodecError if the temporary folder is full.
         """
         shape, size = self._example.shape[1:], self._example.element_size()
         frame = math.prod(shape) * size
@@ -96,7 +74,7 @@ class Spool:
 
     def close(self) -> None:
         """Free memory and disk."""
-        # What could not be written is not wanted any more.
+        # Data that cannot be flushed is not needed.
         with suppress(OSError):
             self._file.close()
 
@@ -109,7 +87,7 @@ class Spool:
 
 @contextmanager
 def _storage() -> Iterator[None]:
-    """Tell where there is no room, and what to do."""
+    """Convert errors of the disk to FocalCodecError."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Where long utterances are cut: windows, planned from lengths alone.
+"""Plans the windows over long utterances.
 
-An utterance's windows follow from its own length, whatever else is in its
-batch. :mod:`speechbrain_focalcodec.long_audio.passes` runs them.
+The windows of an utterance depend only on its length, not on its batch.
+:mod:`speechbrain_focalcodec.long_audio.passes` runs them.
 """
 
 import math
@@ -20,9 +20,9 @@ __all__ = [
     "plan_windows",
 ]
 
-# Seconds that are processed at once, and of them what is seen but not kept
-# on each side. From the curve in docs/speed.md: longer windows differ less from
-# a single pass at no cost in time, more context hardly changes it.
+# Seconds of a window, and of its context on each side. From docs/speed.md:
+# longer windows are closer to a single pass and as fast; more context changes
+# little.
 WINDOW = 60.0
 CONTEXT = 2.0
 
@@ -32,21 +32,16 @@ WHOLE = 1 << 62
 
 @dataclass(frozen=True)
 class Window:
-    """Part of an utterance, in steps of its plan, and what is kept of it.
+    """A part of an utterance, in steps.
 
     Arguments
     ---------
     start, stop : int
-        What is seen.
+        The steps that the model sees.
     keep_start, keep_stop : int
-        What is kept, within it.
+        The steps that are kept of them.
     row : int
-        The utterance's place in the batch.
-
-    Example
-    -------
-    >>> Window(100, 200, 110, 190).kept(320)
-    slice(3200, 28800, None)
+        Row of the utterance in the batch.
     """
 
     start: int
@@ -56,17 +51,8 @@ class Window:
     row: int = 0
 
     def kept(self, hop_length: int = 1) -> slice:
-        """What is kept of what the window gives.
-
-        Arguments
-        ---------
-        hop_length : int
-            What a step gives: frames, tokens or samples.
-
-        Returns
-        -------
-        slice
-            Since the window's start.
+        """Slice of the kept steps in the window's output, `hop_length` per
+        step.
         """
         return slice(
             (self.keep_start - self.start) * hop_length,
@@ -84,21 +70,21 @@ def plan_windows(
 ) -> list[Window]:
     """Cut an utterance into overlapping windows.
 
-    As few as do, and about equally long; the first and the last keep all up
-    to the utterance's ends.
+    There are as few as possible, about equally long; the first and the last
+    keep everything up to the utterance's ends.
 
     Arguments
     ---------
     num_steps : int
         Length of the utterance.
     size : int
-        Length of a window, at most.
+        Largest length of a window.
     left, right : int
-        What a window sees before and after what is kept of it, at least.
+        Smallest context before and after the kept steps.
     unit : int
         Windows start at multiples of it.
     row : int
-        The utterance's place in the batch.
+        Row of the utterance in the batch.
 
     Returns
     -------
@@ -144,22 +130,7 @@ def plan_windows(
 
 @dataclass(frozen=True)
 class Sizes:
-    """How utterances are cut, in steps: see :func:`plan_windows`.
-
-    Arguments
-    ---------
-    size : int
-        Length of a window.
-    left, right : int
-        Its context.
-    unit : int
-        Windows start at multiples of it.
-
-    Example
-    -------
-    >>> [w.stop for w in Sizes(100, 10, 10).plan([150, 30])]
-    [85, 150, 30]
-    """
+    """Window, context and unit in steps, see :func:`plan_windows`."""
 
     size: int
     left: int = 0
@@ -167,18 +138,7 @@ class Sizes:
     unit: int = 1
 
     def plan(self, num_steps: Sequence[int]) -> list[Window]:
-        """All windows of a batch.
-
-        Arguments
-        ---------
-        num_steps : sequence of int
-            Length of each utterance.
-
-        Returns
-        -------
-        list of Window
-            Utterance by utterance.
-        """
+        """All windows of a batch, utterance by utterance."""
         return [
             window
             for row, num in enumerate(num_steps)
@@ -189,32 +149,7 @@ class Sizes:
 
 
 def count_steps(name: str, seconds: Any, rate: float) -> float:
-    """Steps in a number of seconds that a caller gave.
-
-    Arguments
-    ---------
-    name : str
-        The argument's name, for the message.
-    seconds : float
-        What was given.
-    rate : float
-        Steps a second.
-
-    Returns
-    -------
-    float
-        Steps, not rounded.
-
-    Raises
-    ------
-    ValueError
-        If `seconds` is no number of seconds.
-
-    Example
-    -------
-    >>> count_steps("window", 0.5, 50.0)
-    25.0
-    """
+    """Steps, not rounded, in `seconds`; ValueError if that is no duration."""
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not number or not math.isfinite(seconds) or seconds < 0:
         raise ValueError(
@@ -231,37 +166,11 @@ def fit_sizes(
     unit: int = 1,
     kept: int = 1,
 ) -> Sizes:
-    """Windows of a number of seconds, longer where they must be.
+    """Window sizes in steps for a window in seconds (unlimited if None).
 
-    Arguments
-    ---------
-    window : float, optional
-        Length of a window (s); None for as long as it takes.
-    rate : float
-        Steps a second.
-    left, right : int
-        What a window sees before and after what is kept of it (steps).
-    unit : int
-        Windows start at multiples of it.
-    kept : int
-        What is kept of a window, at least (steps).
-
-    Returns
-    -------
-    Sizes
-        In steps.
-
-    Raises
-    ------
-    ValueError
-        If `window` is no number of seconds.
-
-    Example
-    -------
-    >>> fit_sizes(30.0, 50.0, 8, 8)
-    Sizes(size=1500, left=8, right=8, unit=1)
-    >>> fit_sizes(0.0, 50.0, 8, 8, kept=16).size
-    32
+    `rate` is in steps per second; `left`, `right`, `unit` as in
+    :func:`plan_windows`. Windows are lengthened to keep at least `kept` steps.
+    Raises ValueError if `window` is no number of seconds.
     """
     if window is None:
         return Sizes(WHOLE)

@@ -1,6 +1,6 @@
-"""Measures of resynthesised speech and of converted voices.
+"""Metrics for resynthesised and converted speech.
 
-:mod:`~speechbrain_focalcodec.metrics.registry` makes metrics by name. Their
-libraries are extras (``metrics``, ``pesq``, ``mos``, ``speaker``, ``whisper``
-and ``paper``), so each is imported from its own module when it is asked for.
+:mod:`~speechbrain_focalcodec.metrics.registry` makes metrics by name. Each
+metric's module imports its library from an extra (``metrics``, ``pesq``,
+``mos``, ``speaker``, ``whisper`` or ``paper``) only when it is used.
 """

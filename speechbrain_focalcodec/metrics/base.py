@@ -1,47 +1,43 @@
-"""What a metric is: the frame that the evaluation's metrics share."""
+"""Base classes of metrics, and the samples that they measure."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-__all__ = ["SAMPLE_RATE", "Column", "Metric", "Row", "Sample"]
+from speechbrain_focalcodec.metrics.values import as_figure, is_measurable
 
-# All metrics compare at this rate (Hz), whatever the rates of the codecs.
+__all__ = ["SAMPLE_RATE", "Column", "Metric", "Row", "Sample", "ScoreMetric"]
+
+# Sample rate of all metrics in Hz.
 SAMPLE_RATE = 16000
 
-# What metrics say of one utterance, by field.
+# Results for one utterance by field.
 Row = dict[str, float | int | str | None]
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One utterance, as a metric sees it.
+    """One utterance to measure.
 
     Arguments
     ---------
     id : str
-        Names the utterance. The same original comes once for each codec under
-        one id, so that a metric can keep what it found out about it.
+        Id of the utterance. It is the same for all codecs, so that a metric
+        can reuse results for the original.
     original : torch.Tensor
-        Waveform [T], float32, at `SAMPLE_RATE`.
+        Original waveform [T], float32, at `SAMPLE_RATE`.
     output : torch.Tensor
-        What a codec made of it, as long and at the same rate.
+        Output of the codec, with the same length and sample rate.
     text : str, optional
-        What is said.
+        Transcript.
     voice : torch.Tensor, optional
-        Voice conversion: speech [T'] of the speaker who should be heard.
-        ``None`` in resynthesis, where it is the original's.
+        Voice conversion: speech [T'] of the target speaker. None in
+        resynthesis.
     toks : torch.Tensor, optional
-        The utterance's tokens, int64 [N], where the codec has one codebook.
-
-    Example
-    -------
-    >>> sample = Sample("a", torch.zeros(16000), torch.zeros(16000))
-    >>> sample.voice is None
-    True
+        Tokens, int64 [N], of a codec with one codebook.
     """
 
     id: str
@@ -54,23 +50,23 @@ class Sample:
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of the summary, and how utterances make it.
+    """A figure of the summary, and the fields that it is computed from.
 
     Arguments
     ---------
     key : str
-        Its name in files.
+        Name in files.
     label : str
-        Its heading in tables, with the unit.
+        Heading in tables, with the unit.
     better : str, optional
-        Which is better: ``higher`` or ``lower``; ``None`` where neither is.
+        ``higher`` or ``lower``; None if neither is better.
     numerator : str
-        The field of a row that is summed.
+        Field of a row; summed over utterances.
     denominator : str, optional
-        The field of a row whose sum divides it, such as a number of words;
-        by default the number of utterances, so that the figure is a mean.
+        Field of a row, such as the number of words; its sum is the divisor.
+        By default the number of utterances, so that the figure is a mean.
     scale : float
-        Factor, 100 for per cent.
+        Factor, 100 for percent.
     digits : int
         Decimals in tables.
     """
@@ -85,23 +81,23 @@ class Column:
 
 
 class Metric(ABC):
-    """Judges what codecs make of utterances.
+    """Measures the outputs of codecs.
 
-    Making one loads its model, if it has any, and raises an error that names
-    the extra or the file that is missing.
+    The constructor loads the metric's model, if any. Its errors name the
+    missing extra or file.
 
     Attributes
     ----------
     name : str
-        What it is called on the command line.
+        Name on the command line.
     columns : tuple of Column
-        What it adds to the summary.
+        Columns of the summary.
     converts : bool
-        Whether it makes sense of converted voices; where the output must be
-        aligned with the original in all but quality, it does not.
+        True if the metric applies to converted voices. Metrics that need an
+        output aligned with the original do not.
     fingerprint : str
-        Tells apart what gives other figures under the same name, such as a
-        metric's model: an evaluation goes on with the same one alone.
+        Identity of the metric's model and settings. An evaluation resumes
+        only with the same one.
     """
 
     name: str
@@ -111,7 +107,7 @@ class Metric(ABC):
 
     @abstractmethod
     def __call__(self, samples: Sequence[Sample]) -> list[Row]:
-        """Judge utterances.
+        """Measure utterances.
 
         Arguments
         ---------
@@ -121,8 +117,33 @@ class Metric(ABC):
         Returns
         -------
         list of dict
-            For each, the fields that `columns` name, and others that are worth
-            reading, such as transcripts. A field is ``None`` where an
-            utterance has no such figure (no speech for STOI, no text); it
-            counts for no mean.
+            For each utterance, the fields named by `columns` and others such as
+            transcripts. None (no speech, no text) is left out of means.
         """
+
+
+class ScoreMetric(Metric):
+    """A metric with one score per utterance, named after its column.
+
+    The score is None if the output is empty or not finite, or if the original
+    is and the metric does not apply to converted voices.
+    """
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Row]:
+        key = self.columns[0].key
+        rows: list[Row] = [{key: None} for _ in samples]
+        usable = [
+            (row, sample)
+            for row, sample in zip(rows, samples, strict=True)
+            if is_measurable(sample.output)
+            and (self.converts or is_measurable(sample.original))
+        ]
+        if usable:
+            scores = self.scores([sample for _, sample in usable])
+            for (row, _), score in zip(usable, scores, strict=True):
+                row[key] = None if score is None else as_figure(score)
+        return rows
+
+    @abstractmethod
+    def scores(self, samples: Sequence[Sample]) -> Sequence[Any]:
+        """Scores of utterances; None if one has no score."""

@@ -1,4 +1,4 @@
-"""Confidence intervals for means over utterances."""
+"""Bootstrap confidence intervals for means over utterances."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +10,7 @@ __all__ = ["Estimate", "bootstrap_difference", "bootstrap_ratio"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value with its 95 % bootstrap interval.
-
-    Arguments
-    ---------
-    value : float
-        The value over all utterances.
-    low : float
-        Lower end of the interval.
-    high : float
-        Upper end of the interval.
-    """
+    """A value over all utterances, with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -35,38 +25,10 @@ def bootstrap_ratio(
 ) -> Estimate:
     """Ratio of two sums over utterances, with its 95 % interval.
 
-    Whole utterances are drawn with replacement (percentile bootstrap), so
-    edits and words of one utterance stay together.
-
-    Arguments
-    ---------
-    numerators : Sequence[float]
-        One value an utterance: a score, or the number of word errors.
-    denominators : Sequence[float], optional
-        One value an utterance, such as its number of words; 1 each by
-        default, which gives the mean.
-    resamples : int
-        Number of draws.
-    seed : int
-        Seed of the draws.
-
-    Returns
-    -------
-    Estimate
-        The ratio and its interval.
-
-    Raises
-    ------
-    ValueError
-        When there is no utterance, the lengths differ, or the denominators
-        sum to 0.
-
-    Example
-    -------
-    >>> bootstrap_ratio([0.5, 0.5, 0.5])
-    Estimate(value=0.5, low=0.5, high=0.5)
-    >>> bootstrap_ratio([1, 0, 2], [10, 10, 10]).value
-    0.1
+    Percentile bootstrap: whole utterances are drawn with replacement, so the
+    errors and words of an utterance stay together. Denominators are 1 by
+    default, which makes the ratio a mean. Raises a ValueError if there are no
+    utterances, the lengths differ, or the denominators sum to 0.
     """
     above, below = _as_arrays(numerators, denominators)
     drawn = _draw(len(above), resamples, seed)
@@ -81,35 +43,11 @@ def bootstrap_difference(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """How much a ratio of the same utterances differs, with its interval.
+    """First ratio minus the second over the same utterances, with its interval.
 
-    Paired: each draw takes the same utterances on both sides, so that what
-    makes an utterance hard for both does not widen the interval.
-
-    Arguments
-    ---------
-    first, second : tuple
-        Numerators and denominators, as `bootstrap_ratio` takes them, of the
-        same utterances in the same order.
-    resamples : int
-        Number of draws.
-    seed : int
-        Seed of the draws.
-
-    Returns
-    -------
-    Estimate
-        The first ratio less the second.
-
-    Raises
-    ------
-    ValueError
-        As `bootstrap_ratio` does.
-
-    Example
-    -------
-    >>> bootstrap_difference(([4, 8], None), ([2, 6], None))
-    Estimate(value=2.0, low=2.0, high=2.0)
+    Paired bootstrap: each draw takes the same utterances for both ratios, so
+    variation among utterances does not widen the interval. Both are numerators
+    and denominators of :func:`bootstrap_ratio`, with utterances in one order.
     """
     above, below = _as_arrays(*first)
     above2, below2 = _as_arrays(*second)
@@ -137,7 +75,7 @@ def _as_arrays(
             f"{above.shape} numerators but {below.shape} denominators"
         )
     if below.sum() == 0:
-        raise ValueError("Nothing to average: the denominators sum to 0")
+        raise ValueError("The denominators sum to 0")
     return above, below
 
 
@@ -150,7 +88,7 @@ def _draw(utterances: int, resamples: int, seed: int) -> np.ndarray:
 def _ratios(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = above.sum(axis=1) / below.sum(axis=1)
-    # A draw of utterances without a word has no ratio.
+    # A draw without any words has no ratio.
     return np.where(np.isfinite(ratios), ratios, np.nan)
 
 

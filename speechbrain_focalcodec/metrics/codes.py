@@ -1,4 +1,4 @@
-"""How a corpus uses the codes of a codebook."""
+"""Statistics of codebook usage."""
 
 import torch
 
@@ -6,29 +6,9 @@ __all__ = ["code_statistics", "count_codes"]
 
 
 def count_codes(toks: torch.Tensor, codebook_size: int) -> torch.Tensor:
-    """Count the codes of an utterance; counts of utterances can be added.
+    """Number of occurrences of each code, int64 [codebook_size].
 
-    Arguments
-    ---------
-    toks : torch.Tensor
-        Tokens, int64 of any shape.
-    codebook_size : int
-        Number of codes.
-
-    Returns
-    -------
-    torch.Tensor
-        How often each occurs, int64 [codebook_size].
-
-    Raises
-    ------
-    ValueError
-        If a token is not in the codebook.
-
-    Example
-    -------
-    >>> count_codes(torch.tensor([0, 2, 2]), 4).tolist()
-    [1, 0, 2, 0]
+    Raises a ValueError if a token is out of range.
     """
     if toks.numel() and not 0 <= int(toks.min()) <= int(toks.max()) < (
         codebook_size
@@ -41,25 +21,12 @@ def count_codes(toks: torch.Tensor, codebook_size: int) -> torch.Tensor:
 
 
 def code_statistics(counts: torch.Tensor) -> dict[str, float]:
-    """Describe the use of a codebook.
+    """Usage and entropy of a codebook in [0, 1], from counts [codebook_size].
 
-    Arguments
-    ---------
-    counts : torch.Tensor
-        How often each code occurs in a corpus, [codebook_size].
-
-    Returns
-    -------
-    dict
-        ``code_usage``, the share of codes that occur; ``code_entropy``, the
-        entropy over that of uniform use of all codes, and
-        ``code_entropy_used``, over that of the codes that occur (0 when it is
-        a single one). All are in [0, 1]; empty when nothing was counted.
-
-    Example
-    -------
-    >>> code_statistics(torch.tensor([1, 1, 0, 0]))
-    {'code_usage': 0.5, 'code_entropy': 0.5, 'code_entropy_used': 1.0}
+    ``code_usage`` is the share of codes that occur. ``code_entropy`` is the
+    entropy divided by that of a uniform distribution over all codes,
+    ``code_entropy_used`` over the codes that occur (0 for a single code). Empty
+    if the counts are 0.
     """
     total = counts.sum()
     if total == 0:

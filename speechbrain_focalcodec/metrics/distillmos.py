@@ -1,4 +1,4 @@
-"""DistillMOS: quality as listeners would rate it, by distillmos."""
+"""DistillMOS: predicted opinion score, by distillmos."""
 
 import contextlib
 import io
@@ -7,30 +7,22 @@ from collections.abc import Sequence
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_focalcodec.metrics.base import Column, Metric, Row, Sample
-from speechbrain_focalcodec.metrics.values import as_figure, is_measurable
+from speechbrain_focalcodec.metrics.base import Column, Sample, ScoreMetric
 from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["DistillMos"]
 
 
-class DistillMos(Metric):
+class DistillMos(ScoreMetric):
     """DistillMOS of the output, 1 to 5.
 
-    The model comes with distillmos, in the extra ``mos``, which reads its
-    weights with ``weights_only=True``.
+    The extra ``mos`` includes the model. The library reads its weights with
+    ``weights_only=True``.
 
     Arguments
     ---------
     device : str
-        Where it runs.
-
-    Example
-    -------
-    >>> sig = torch.randn(16000, generator=torch.manual_seed(0))
-    >>> [row] = DistillMos()([Sample("a", sig, sig)])
-    >>> 1 < row["distillmos"] < 5
-    True
+        Device to run on.
     """
 
     name = "distillmos"
@@ -40,26 +32,26 @@ class DistillMos(Metric):
     def __init__(self, device: str = "cpu"):
         library = import_extra("distillmos", "mos")
         self.window = import_extra("distillmos.sqa", "mos").SEQ_LEN
-        with contextlib.redirect_stdout(io.StringIO()):  # says what it loads
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints
             model = library.ConvTransformerSQAModel()
         self.model = model.to(device).eval()
         self.device = device
 
     @torch.inference_mode()
-    def __call__(self, samples: Sequence[Sample]) -> list[Row]:
-        rows: list[Row] = [{"distillmos": None} for _ in samples]
-        kept = [
-            (row, sample.output)
-            for row, sample in zip(rows, samples, strict=True)
-            if is_measurable(sample.output)
+    def scores(self, samples: Sequence[Sample]) -> list[float]:
+        scores = [0.0] * len(samples)
+        lengths = [len(sample.output) for sample in samples]
+        # The model pads short signals, so they form one batch. It splits
+        # longer ones into a batch of windows.
+        short = [i for i, length in enumerate(lengths) if length <= self.window]
+        batches = [
+            [i] for i, length in enumerate(lengths) if length > self.window
         ]
-        # The model fills short signals up with zeros, so these make a batch;
-        # longer ones are batches of windows.
-        short = [item for item in kept if len(item[1]) <= self.window]
-        groups = [[item] for item in kept if len(item[1]) > self.window]
-        for group in (*groups, *([short] if short else [])):
-            sigs = pad_sequence([sig for _, sig in group], batch_first=True)
-            scores = self.model(sigs.float().to(self.device)).flatten()
-            for (row, _), score in zip(group, scores, strict=True):
-                row["distillmos"] = as_figure(score)
-        return rows
+        for batch in (*batches, *([short] if short else [])):
+            sigs = pad_sequence(
+                [samples[i].output for i in batch], batch_first=True
+            )
+            found = self.model(sigs.float().to(self.device)).flatten().tolist()
+            for i, score in zip(batch, found, strict=True):
+                scores[i] = score
+        return scores

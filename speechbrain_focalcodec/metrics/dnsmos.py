@@ -1,4 +1,4 @@
-"""DNSMOS, quality as listeners would rate it: P.835 and P.808, by speechmos."""
+"""DNSMOS P.835 and P.808: predicted opinion scores, by speechmos."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["Dnsmos"]
 
-# speechmos' names of the ratings, and ours.
+# Names of the ratings in speechmos, and of our fields.
 RATINGS = {
     "ovrl_mos": "dnsmos_ovrl",
     "sig_mos": "dnsmos_sig",
@@ -25,18 +25,9 @@ RATINGS = {
 
 
 class Dnsmos(Metric):
-    """DNSMOS P.835 (overall, signal, background) and P.808, of the output.
+    """DNSMOS P.835 (overall, signal, background) and P.808 of the output.
 
-    The models come with speechmos, in the extra ``mos``. Samples beyond ±1
-    are clipped, as a file would have them.
-
-    Example
-    -------
-    >>> import torch
-    >>> sig = torch.randn(16000, generator=torch.manual_seed(0))
-    >>> [row] = Dnsmos()([Sample("a", sig, 0.1 * sig)])
-    >>> sorted(row)
-    ['dnsmos_bak', 'dnsmos_ovrl', 'dnsmos_p808', 'dnsmos_sig']
+    The extra ``mos`` includes the models. Samples beyond ±1 are clipped.
     """
 
     name = "dnsmos"
@@ -52,11 +43,11 @@ class Dnsmos(Metric):
     )
 
     def __init__(self):
-        # speechmos does not declare what it needs.
+        # speechmos does not declare its dependencies.
         for module in ("speechmos", "librosa", "onnxruntime", "requests"):
             import_extra(module, "mos")
         library = import_extra("speechmos.dnsmos", "mos")
-        folder = Path(library.__file__).parent / "dnsmos_models"
+        folder = Path(str(library.__file__)).parent / "dnsmos_models"
         self.model = library.DNSMOS(
             str(folder / "sig_bak_ovr.onnx"), str(folder / "model_v8.onnx")
         )

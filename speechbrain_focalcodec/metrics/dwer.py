@@ -1,4 +1,4 @@
-"""Word error rates of what codecs make of utterances, by Whisper."""
+"""Word error rates of codecs' outputs, by Whisper."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,25 +31,24 @@ Transcribe = Callable[[list[torch.Tensor]], list[str]]
 
 
 class WordErrorRates(Metric):
-    """dWER, and the WER of output and original where the text is known.
+    """dWER, and the WER of output and original if the text is known.
 
-    dWER takes the recogniser's transcript of the original as the truth. All
-    are edits over words of the corpus; the transcripts are in the rows.
+    The reference of dWER is the recogniser's transcript of the original. All
+    are errors divided by words of the corpus. The rows hold the transcripts.
 
     Arguments
     ---------
     transcribe : callable
-        Gives for a list of waveforms [T] their texts.
+        Returns the texts of a list of waveforms [T].
     name : str
-        What the metric is called; other than ``wer``, it also begins the names
-        of its fields.
+        Name of the metric; if not ``wer``, it is also the prefix of the fields.
     label : str
-        The recogniser, for headings.
+        Name of the recogniser in headings.
 
     Example
     -------
-    >>> heard = {1: "the cat sat", 2: "the bat"}
-    >>> metric = WordErrorRates(lambda sigs: [heard[len(x)] for x in sigs])
+    >>> texts = {1: "the cat sat", 2: "the bat"}
+    >>> metric = WordErrorRates(lambda sigs: [texts[len(x)] for x in sigs])
     >>> sample = Sample("a", torch.zeros(1), torch.zeros(2), "A cat sat.")
     >>> [row] = metric([sample])
     >>> row["dwer_edits"], row["dwer_words"], row["wer_original_edits"]
@@ -87,20 +86,7 @@ class WordErrorRates(Metric):
     def of_checkpoint(
         cls, path: str | Path, device: str = "cpu"
     ) -> "WordErrorRates":
-        """Recognise with a checkpoint of openai-whisper.
-
-        Arguments
-        ---------
-        path : str or Path
-            The checkpoint.
-        device : str
-            Where it runs.
-
-        Returns
-        -------
-        WordErrorRates
-            The metric ``wer``.
-        """
+        """The metric ``wer``: recognise with a checkpoint of openai-whisper."""
         metric = cls(_batched(WhisperTranscriber(path, device)))
         metric.fingerprint = sha256_of(path)
         return metric
@@ -109,20 +95,10 @@ class WordErrorRates(Metric):
     def of_hub(
         cls, source: str | Path | None = None, device: str = "cpu"
     ) -> "WordErrorRates":
-        """Recognise with Whisper-small, as the papers do.
+        """The metric ``whisper-small``, as in the papers.
 
-        Arguments
-        ---------
-        source : str or Path, optional
-            Repository or local folder in the hub's layout, see
-            :func:`~speechbrain_focalcodec.metrics.whisper_import.load_hub_whisper`.
-        device : str
-            Where it runs.
-
-        Returns
-        -------
-        WordErrorRates
-            The metric ``whisper-small``.
+        `source` is a repository or a local folder, see
+        :func:`~speechbrain_focalcodec.metrics.whisper_import.load_hub_whisper`.
         """
         model = load_hub_whisper(source or WHISPER_SMALL, device)
         transcriber = WhisperTranscriber.of_model(model)
@@ -175,7 +151,7 @@ class WordErrorRates(Metric):
 
 
 def _batched(transcriber: WhisperTranscriber) -> Transcribe:
-    """One by one on a CPU, which gains nothing from batches."""
+    """Transcribe in batches on a GPU, one by one on a CPU."""
 
     def transcribe(sigs: list[torch.Tensor]) -> list[str]:
         if transcriber.model.device.type != "cpu":

@@ -1,9 +1,8 @@
-"""Models of the hub's layout, built without executing what is in them.
+"""Loads models in the hub's layout without executing code.
 
-Neither `transformers`' loading nor its reading of configurations is used: of
-a `config.json` only plain sizes are taken, which go to a class that this
-package names, and weights are tensors from safetensors or from a checkpoint
-read with ``weights_only=True``.
+Only plain values of a `config.json` are used, for classes named in this
+package. Weights come from safetensors, or from a checkpoint read with
+``weights_only=True``.
 """
 
 import inspect
@@ -34,37 +33,17 @@ __all__ = [
     "tensors_of",
 ]
 
-# The first that is there is taken.
+# In order of preference.
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def find_model(
     source: str | Path, names: Sequence[str | Sequence[str]]
 ) -> Path:
-    """Find a model's folder, fetching it from the hub when needed.
+    """Find a model's folder, or fetch the files `names` from the hub.
 
-    Arguments
-    ---------
-    source : str or Path
-        Local folder, or hub repository ``owner/name`` with the revision to
-        take, ``owner/name@revision``; its main branch by default.
-    names : sequence of str
-        Files to fetch, see :func:`speechbrain_focalcodec.hub.fetch`.
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    CheckpointError
-        If there is none and it cannot be fetched.
-
-    Example
-    -------
-    >>> find_model("tests/parity/offline_50hz", []).name
-    'offline_50hz'
+    `source` is a folder, ``owner/name`` or ``owner/name@revision``. Raises a
+    CheckpointError if it is not found.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -79,22 +58,9 @@ def find_model(
 
 
 def read_any_weights(folder: Path) -> Weights:
-    """Read the weights in a folder, from safetensors where there are any.
+    """Read a folder's weights by name; safetensors are preferred.
 
-    Arguments
-    ---------
-    folder : Path
-        With one of `WEIGHTS_FILES`.
-
-    Returns
-    -------
-    dict
-        Tensors by name.
-
-    Raises
-    ------
-    CheckpointError
-        If there are none, or they cannot be read without executing code.
+    Raises a CheckpointError if there are none, or reading would execute code.
     """
     for name in WEIGHTS_FILES:
         path = folder / name
@@ -108,7 +74,7 @@ def read_any_weights(folder: Path) -> Weights:
 
 
 class _Inert:
-    """Stands for whatever a checkpoint names besides tensors; does nothing."""
+    """Replaces other objects of a checkpoint than tensors; does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         pass
@@ -118,26 +84,11 @@ class _Inert:
 
 
 def load_checkpoint(path: Path, replace_objects: bool = False) -> Any:
-    """Read a checkpoint of PyTorch without executing what it names.
+    """Read a PyTorch checkpoint without executing code.
 
-    Arguments
-    ---------
-    path : Path
-        A file of `torch.save`.
-    replace_objects : bool
-        Whether there may be other objects beside tensors, as checkpoints of
-        training have them. They are replaced by objects that do nothing, so
-        that nothing of them is imported or called.
-
-    Returns
-    -------
-    object
-        What was saved.
-
-    Raises
-    ------
-    CheckpointError
-        If it cannot be read so.
+    With `replace_objects`, other objects than tensors, as in training
+    checkpoints, are replaced by objects that do nothing; nothing is imported or
+    called. Raises a CheckpointError if the file cannot be read like this.
     """
     try:
         named: list[Any] = []
@@ -148,7 +99,7 @@ def load_checkpoint(path: Path, replace_objects: bool = False) -> Any:
             ]
         with torch.serialization.safe_globals(named):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage can show as any
+    except Exception as error:  # damaged files raise any kind
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip()
         raise CheckpointError(
             f"{path}: cannot be read without executing code "
@@ -158,30 +109,7 @@ def load_checkpoint(path: Path, replace_objects: bool = False) -> Any:
 
 
 def tensors_of(weights: Any, path: Path) -> Weights:
-    """Check that what was read is a state dict.
-
-    Arguments
-    ---------
-    weights : object
-        What a file held.
-    path : Path
-        The file, for the message.
-
-    Returns
-    -------
-    dict
-        Tensors by name.
-
-    Raises
-    ------
-    CheckpointError
-        If it is anything else.
-
-    Example
-    -------
-    >>> list(tensors_of({"a": torch.zeros(1)}, Path("a.pt")))
-    ['a']
-    """
+    """Check that the content of a file is a state dict."""
     if not isinstance(weights, Mapping) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor)
         for name, value in weights.items()
@@ -191,28 +119,11 @@ def tensors_of(weights: Any, path: Path) -> Weights:
 
 
 def read_sizes(path: Path, config_class: type, model_type: str) -> Any:
-    """Make a configuration of the plain values in a `config.json`.
+    """Make a `transformers` configuration from plain values of a `config.json`.
 
-    Arguments
-    ---------
-    path : Path
-        The file.
-    config_class : type
-        A configuration of `transformers`.
-    model_type : str
-        What the file must say that it is of.
-
-    Returns
-    -------
-    object
-        An instance. Of the file's keys those are taken that this kind of
-        model has and that hold numbers, names or lists of numbers. Training's
-        masks are off.
-
-    Raises
-    ------
-    ConfigError
-        If it is of another kind of model, or a value does not fit.
+    Keys are used if they are specific to the model type and hold numbers,
+    strings or lists of numbers. Masking is off. Raises a ConfigError if the
+    model type differs, or a value is wrong.
     """
     values = read_json(path)
     if not isinstance(values, dict) or values.get("model_type") != model_type:
@@ -220,8 +131,7 @@ def read_sizes(path: Path, config_class: type, model_type: str) -> Any:
         raise ConfigError(
             f"{path}: model_type is {found!r:.80}, not {model_type!r}"
         )
-    # What all models have is about loading and generation; some of it names
-    # code to run.
+    # Keys of all models control loading and generation; some name code.
     general = inspect.signature(config_class.__mro__[1]).parameters
     own = inspect.signature(config_class).parameters
     sizes = {
@@ -237,7 +147,7 @@ def read_sizes(path: Path, config_class: type, model_type: str) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is a number or a name, or a list of numbers."""
+    """True for numbers, strings and lists of numbers."""
     if isinstance(value, list):
         return all(isinstance(item, int | float) for item in value)
     return isinstance(value, int | float | str)
@@ -246,34 +156,10 @@ def _is_plain(value: Any) -> bool:
 def load_model(
     make: Callable[[], nn.Module], weights: Weights, source: str | Path
 ) -> nn.Module:
-    """Build a model and give it its weights, strictly.
+    """Build a model in eval mode and load its weights.
 
-    Arguments
-    ---------
-    make : callable
-        Builds the model.
-    weights : dict
-        Tensors by name; both of PyTorch's spellings of weight norm will do.
-    source : str or Path
-        Where they come from, for messages.
-
-    Returns
-    -------
-    nn.Module
-        In evaluation mode.
-
-    Raises
-    ------
-    CheckpointError
-        If the weights do not fit; before memory is taken for the model.
-
-    Example
-    -------
-    >>> load_model(lambda: nn.Linear(2, 1), {}, "a file")
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.CheckpointError: a file: the weights do not \
-fit its configuration: missing or of another shape: bias, weight
+    `weights` may have either of PyTorch's names for weight norm. Raises a
+    CheckpointError, before the model is allocated, if they do not fit.
     """
     with MetaWeights():
         outline = make().state_dict()
@@ -293,7 +179,7 @@ fit its configuration: missing or of another shape: bias, weight
 
 
 def _spell_weight_norms(weights: Weights, outline: Weights) -> Weights:
-    """Name magnitudes and directions as the model does."""
+    """Rename weight norm parameters as in the model."""
     renamed = {}
     for name, value in weights.items():
         for old, new in (

@@ -6,32 +6,23 @@ from collections.abc import Sequence
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_focalcodec.metrics.base import Column, Metric, Row, Sample
-from speechbrain_focalcodec.metrics.values import as_figure, is_measurable
+from speechbrain_focalcodec.metrics.base import Column, Sample, ScoreMetric
 from speechbrain_focalcodec.modules.mel import LogMel
 
 __all__ = ["MelDistance"]
 
 
-class MelDistance(Metric):
-    """Mean absolute difference of log-mel spectrograms, in dB.
+class MelDistance(ScoreMetric):
+    """Mean absolute difference of log-mel spectrograms in dB.
 
     The spectrogram is that of
-    :class:`~speechbrain_focalcodec.modules.mel.LogMel`: 80 bands of
-    magnitudes, 64 ms windows every 20 ms. What lies below its floor, 1e-3,
-    counts as equal.
+    :class:`~speechbrain_focalcodec.modules.mel.LogMel`: magnitudes of 80
+    bands, 64 ms windows every 20 ms, with a floor of 1e-3.
 
     Arguments
     ---------
     device : str
-        Where it is computed.
-
-    Example
-    -------
-    >>> sig = torch.randn(16000, generator=torch.manual_seed(0))
-    >>> [row] = MelDistance()([Sample("a", 9 * sig, 0.9 * sig)])
-    >>> round(row["mel_distance"])
-    20
+        Device to run on.
     """
 
     name = "mel"
@@ -40,36 +31,27 @@ class MelDistance(Metric):
     )
 
     def __init__(self, device: str = "cpu"):
-        # Its logarithm, without the normalisation.
+        # Without normalisation.
         self.log_mel = LogMel(mean=0.0, std=1.0).to(device)
         self.device = device
 
     @torch.inference_mode()
-    def __call__(self, samples: Sequence[Sample]) -> list[Row]:
-        rows: list[Row] = [{"mel_distance": None} for _ in samples]
-        kept = [
-            (row, sample)
-            for row, sample in zip(rows, samples, strict=True)
-            if is_measurable(sample.original, sample.output)
-        ]
-        if not kept:
-            return rows
+    def scores(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
         lengths = torch.tensor(
-            [len(sample.original) for _, sample in kept], device=self.device
+            [len(sample.original) for sample in samples], device=self.device
         )
-        mels = [
+        original, output = (
             self.log_mel(
                 pad_sequence(sigs, batch_first=True).to(self.device), lengths
             )
             for sigs in (
-                [sample.original for _, sample in kept],
-                [sample.output for _, sample in kept],
+                [sample.original for sample in samples],
+                [sample.output for sample in samples],
             )
+        )
+        distances = (original - output).abs().mean(2) * (20 / math.log(10))
+        frames = self.log_mel.output_lengths(lengths).tolist()
+        return [
+            distance[:length].mean()
+            for distance, length in zip(distances, frames, strict=True)
         ]
-        distances = (mels[0] - mels[1]).abs().mean(2) * (20 / math.log(10))
-        frames = self.log_mel.output_lengths(lengths)
-        for (row, _), distance, length in zip(
-            kept, distances, frames.tolist(), strict=True
-        ):
-            row["mel_distance"] = as_figure(distance[:length].mean())
-        return rows

@@ -1,4 +1,4 @@
-"""Keeping what was found out about originals."""
+"""Cache of results for originals."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -9,25 +9,15 @@ import torch
 __all__ = ["Originals"]
 
 T = TypeVar("T")
-# The identity of an utterance: two corpora may use the same names.
+# Id, length and sum: two corpora may use the same ids.
 Key = tuple[str, int, float]
 
 
 class Originals(Generic[T]):
-    """Computes something of an utterance once, though each codec brings it.
+    """Computes a value of an original once for all codecs.
 
-    Arguments
-    ---------
-    compute : callable
-        Gives for a list of waveforms [T] a list of what is to be kept.
-    limit : int
-        Utterances to keep; those not asked for the longest are forgotten.
-
-    Example
-    -------
-    >>> lengths = Originals(lambda sigs: [len(sig) for sig in sigs])
-    >>> lengths(["a", "b"], [torch.zeros(2), torch.zeros(3)])
-    [2, 3]
+    `compute` returns the values of a list of waveforms [T]. At most `limit`
+    values are kept; the least recently used ones are dropped.
     """
 
     def __init__(
@@ -42,20 +32,7 @@ class Originals(Generic[T]):
     def __call__(
         self, ids: Sequence[str], sigs: Sequence[torch.Tensor]
     ) -> list[T]:
-        """Look up, and compute what is new.
-
-        Arguments
-        ---------
-        ids : sequence of str
-            The utterances' names.
-        sigs : sequence of torch.Tensor
-            Their waveforms [T].
-
-        Returns
-        -------
-        list
-            One for each.
-        """
+        """Values of the utterances, computed if they are new."""
         keys = [
             (name, len(sig), float(sig.sum()))
             for name, sig in zip(ids, sigs, strict=True)

@@ -1,5 +1,6 @@
-"""Perceptual evaluation of speech quality (PESQ, wideband), by pesq."""
+"""Perceptual evaluation of speech quality (wideband PESQ), by pesq."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,32 +8,25 @@ import torch
 from speechbrain_focalcodec.metrics.base import (
     SAMPLE_RATE,
     Column,
-    Metric,
-    Row,
     Sample,
+    ScoreMetric,
 )
-from speechbrain_focalcodec.metrics.values import as_figure, is_measurable
 from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["Pesq"]
 
-# Samples (20 s). The library keeps 50 stretches of speech of at least 0.2 s,
-# with pauses as long, and the process dies when there are more.
+# Samples (20 s). With more than 50 segments of speech (at least 0.2 s each,
+# and as much between them) the library crashes the process.
 LONGEST = 20 * SAMPLE_RATE
 
 
-class Pesq(Metric):
+class Pesq(ScoreMetric):
     """Wideband PESQ (ITU-T P.862.2), 1.04 to 4.64.
 
-    Needs the extra ``pesq``. It has no figure for an utterance in which the
-    library finds no speech, or of less than a quarter of a second. Of one of
-    more than 20 s, equal parts of at most 20 s are judged, and their mean is
-    taken: the library cannot take any length.
-
-    Example
-    -------
-    >>> Pesq()([Sample("a", torch.zeros(16000), torch.zeros(16000))])
-    [{'pesq': None}]
+    Needs the extra ``pesq``. The value is None if the utterance is shorter
+    than 0.25 s or the library finds no speech. Utterances above 20 s are split
+    into equal parts of at most 20 s and their values averaged, because of a
+    limit of the library.
     """
 
     name = "pesq"
@@ -41,13 +35,11 @@ class Pesq(Metric):
     def __init__(self):
         self.pesq = import_extra("pesq", "pesq")
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Row]:
-        return [{"pesq": self._measure(sample)} for sample in samples]
+    def scores(self, samples: Sequence[Sample]) -> list[float | None]:
+        return [self._measure(sample) for sample in samples]
 
     def _measure(self, sample: Sample) -> float | None:
         sigs = sample.original, sample.output
-        if not is_measurable(*sigs):
-            return None
         parts = -(-len(sample.original) // LONGEST)
         scores = [
             score
@@ -71,7 +63,7 @@ class Pesq(Metric):
         except (
             self.pesq.NoUtterancesError,
             self.pesq.BufferTooShortError,
-            ValueError,  # from NaN, where a signal is far too quiet
+            ValueError,  # from NaN, if a signal is far too quiet
         ):
             return None
-        return as_figure(score)
+        return score if math.isfinite(score) else None

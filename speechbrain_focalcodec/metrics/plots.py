@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: boxes of each metric, and what bits buy."""
+"""Plots of an evaluation: box plots of each column, and bitrates."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ from speechbrain_focalcodec.utils.files import atomic_path
 __all__ = ["plot_all", "plot_bitrates", "plot_boxes"]
 
 BITRATES_NAME = "bitrate.png"
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# Okabe and Ito's colours, suitable for colour-blind readers.
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
     *("#7F7F7F", "#B8A800"),
 )
 MARKERS = "osD^vP*X"
 GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.7}
-FEW = 4  # panels, of which two are side by side; three of more
+FEW = 4  # maximum number of panels in two columns; else three
 
 
 def plot_all(
@@ -36,16 +36,10 @@ def plot_all(
     summary: Summary,
     rows: Mapping[str, Mapping[str, Row]],
 ) -> None:
-    """Draw an evaluation: a picture of boxes a column, and the bitrates.
+    """Write a box plot of each column, and all columns against the bitrate.
 
-    Arguments
-    ---------
-    folder : Path
-        Where to; what it holds is removed.
-    summary : Summary
-        The figures.
-    rows : mapping
-        Fields by utterance, by system.
+    The content of the folder is removed. `rows` are the fields of each
+    utterance for each system.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -61,22 +55,11 @@ def plot_boxes(
     summary: Summary,
     rows: Mapping[str, Sequence[Row]],
 ) -> None:
-    """Draw a box of the utterances' values a system.
+    """Write a box plot of the utterances' values for each system.
 
-    Boxes go from quartile to quartile with the median, whiskers to the
-    farthest utterance within 1.5 of their width; the dot is the figure of the
-    table.
-
-    Arguments
-    ---------
-    path : Path
-        The picture to write.
-    column : Column
-        What is drawn. Nothing is written where no utterance has it.
-    summary : Summary
-        The figures.
-    rows : mapping
-        The utterances' fields, by system.
+    Boxes show quartiles and median, whiskers the farthest utterance within 1.5
+    times the width of the box. The dot is the figure of the table. Nothing is
+    written if no utterance has a value.
     """
     systems = summary.systems
     values = [utterance_values(column, rows[it.name]) for it in systems]
@@ -119,17 +102,10 @@ def plot_boxes(
 
 
 def plot_bitrates(path: Path, summary: Summary) -> None:
-    """Draw every column against the bitrate, a panel each.
+    """Plot every column against the bitrate, one panel each.
 
-    Bars are 95 % intervals; a system that does not compress is a dashed line.
-
-    Arguments
-    ---------
-    path : Path
-        The picture to write. Nothing is written where no system has a
-        bitrate, or there are no columns.
-    summary : Summary
-        The figures.
+    Bars are 95 % intervals. Systems that do not compress are dashed lines.
+    Nothing is written without bitrates or columns.
     """
     columns = [
         column
@@ -180,7 +156,7 @@ def _draw_system(
     axes.errorbar(
         system.bitrate / 1000,
         value,
-        # An interval of few draws may miss the value.
+        # With few utterances the interval may not contain the value.
         yerr=[[max(value - low, 0)], [max(high - value, 0)]],
         fmt=MARKERS[place % len(MARKERS)],
         color=colour,
@@ -218,7 +194,7 @@ def _colour(place: int) -> str:
 def _begin(
     panels: int, height: float, panel: float = 0.0, width: float | None = None
 ) -> tuple[Picture, list[Axes]]:
-    """A picture with some panels, without matplotlib's global state."""
+    """A figure with `panels` axes, without matplotlib's global state."""
     columns = min(panels, 2 if panels <= FEW else 3)
     lines = -(-panels // columns)
     height += panel * lines

@@ -1,4 +1,4 @@
-"""Codecs and metrics of the user's own, named as ``package.module:Name``."""
+"""Imports the user's codecs and metrics, named ``package.module:Name``."""
 
 import importlib
 import inspect
@@ -13,23 +13,7 @@ Kind = TypeVar("Kind")
 
 
 def is_plugin(spec: str) -> bool:
-    """Whether a name says where something of the user's is.
-
-    Arguments
-    ---------
-    spec : str
-        The name.
-
-    Returns
-    -------
-    bool
-        Whether it is a module's path, a colon and a name in it.
-
-    Example
-    -------
-    >>> is_plugin("my.codecs:Mine"), is_plugin("codec2:1300")
-    (True, False)
-    """
+    """True for a module's path, a colon and a name."""
     module, colon, name = spec.partition(":")
     parts = module.split(".")
     return (
@@ -42,40 +26,18 @@ def is_plugin(spec: str) -> bool:
 def make_plugin(
     spec: str, kind: type[Kind], device: str | torch.device | None = None
 ) -> Kind:
-    """Import something of the user's and make one; this runs their code.
+    """Import and make a user's codec or metric; this executes their code.
 
-    Arguments
-    ---------
-    spec : str
-        ``package.module:Name``, on the Python path; the name of a class or of
-        a function that makes one.
-    kind : type
-        What it must be.
-    device : str or torch.device, optional
-        Handed over where it takes a ``device``.
-
-    Returns
-    -------
-    object
-        A `kind`.
-
-    Raises
-    ------
-    ImportError
-        If there is no such module.
-    ValueError
-        If the module has no such name, or it makes something else.
-
-    Example
-    -------
-    >>> make_plugin("collections:Counter", dict)
-    Counter()
+    `spec` names a class of `kind`, or a function that makes one. `device` is
+    passed on if there is such an argument. Raises an ImportError if the module
+    is not found, and a ValueError if the name is missing or makes another
+    object.
     """
     module, _, name = spec.partition(":")
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # What a module of the user's misses is another fault.
+        # The user's module itself may miss another module.
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ImportError(
@@ -97,5 +59,5 @@ def make_plugin(
 def _takes_device(make: Callable[..., Any]) -> bool:
     try:
         return "device" in inspect.signature(make).parameters
-    except ValueError:  # some that are written in C have no signature
+    except ValueError:  # some C functions have no signature
         return False

@@ -1,4 +1,4 @@
-"""The metrics by name."""
+"""Makes metrics by name."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,22 +15,17 @@ __all__ = ["GROUPS", "METRICS", "MetricOptions", "make_metrics"]
 
 @dataclass(frozen=True)
 class MetricOptions:
-    """What metrics are made with.
+    """Options of metrics.
 
     Arguments
     ---------
     device : str
-        Where models run.
+        Device of the models.
     whisper : str or Path, optional
         Checkpoint of openai-whisper, for ``wer``.
     sources : dict
-        Local folder or hub repository (``owner/name@revision``) by the name
-        of a metric whose model is not the default one.
-
-    Example
-    -------
-    >>> MetricOptions(sources={"utmos": "models/utmos"}).device
-    'cpu'
+        Local folder or hub repository (``owner/name@revision``) by name of the
+        metric, to replace a default model.
     """
 
     device: str = "cpu"
@@ -40,18 +35,11 @@ class MetricOptions:
 
 @dataclass(frozen=True)
 class Entry:
-    """A metric that can be made.
+    """A metric in the table.
 
-    Arguments
-    ---------
-    module : str
-        Where it is, within this package.
-    attribute : str
-        What makes it there: a class, or ``Class.classmethod``.
-    arguments : callable
-        Gives keyword arguments for the options.
-    hub : bool
-        Whether its model is one of the hub's.
+    `attribute` is a class, or ``Class.classmethod``, of `module` in this room.
+    `arguments` returns its keyword arguments. `hub` is True if the model comes
+    from the hub.
     """
 
     module: str
@@ -60,18 +48,7 @@ class Entry:
     hub: bool = False
 
     def make(self, options: MetricOptions) -> Metric:
-        """Import and make it.
-
-        Arguments
-        ---------
-        options : MetricOptions
-            What with.
-
-        Returns
-        -------
-        Metric
-            Ready to judge.
-        """
+        """Import the module and make the metric."""
         module = f"speechbrain_focalcodec.metrics.{self.module}"
         maker: Any = importlib.import_module(module)
         for part in self.attribute.split("."):
@@ -91,7 +68,7 @@ def _whisper(options: MetricOptions) -> dict[str, Any]:
     if options.whisper is None:
         raise ConfigError(
             "the metric wer needs the path of a Whisper checkpoint, such as "
-            "tiny.en.pt (whisper-small takes one from the hub)"
+            "tiny.en.pt (whisper-small loads one from the hub)"
         )
     return {"path": options.whisper, "device": options.device}
 
@@ -134,14 +111,14 @@ METRICS: dict[str, Entry] = {
     ),
 }
 
-# Names for several at once.
+# Names of several metrics.
 GROUPS: dict[str, tuple[str, ...]] = {
-    # Nothing is fetched, and no path is needed.
+    # Without downloads and paths.
     "default": (
         *("stoi", "estoi", "pesq", "mel", "pitch"),
         *("dnsmos", "distillmos", "speaker"),
     ),
-    # The papers' own.
+    # As in the papers.
     "paper": ("utmos", "whisper-small", "wavlm-base-sv", "dnsmos"),
 }
 
@@ -149,29 +126,28 @@ GROUPS: dict[str, tuple[str, ...]] = {
 def make_metrics(
     names: Sequence[str], options: MetricOptions | None = None
 ) -> list[Metric]:
-    """Make metrics.
+    """Make metrics by name.
 
     Arguments
     ---------
     names : sequence of str
-        Keys of `METRICS` and of `GROUPS`, and ``package.module:Name`` for
-        metrics of the user's own, whose code this runs; what comes twice
-        counts once.
+        Keys of `METRICS` and of `GROUPS`, and ``package.module:Name`` for the
+        user's own metrics, whose code is executed. Duplicates are dropped.
     options : MetricOptions, optional
-        What with.
+        Options.
 
     Returns
     -------
     list of Metric
-        In the order of the names.
+        In the order of `names`.
 
     Raises
     ------
     ConfigError
-        If there is no such metric, a source is given for a metric without a
-        model of the hub, or a path is missing.
+        If a name is unknown, a source is given for a metric without a hub
+        model, or a path is missing.
     CheckpointError
-        If a model cannot be had.
+        If a model cannot be loaded.
     ImportError
         If a library is missing; the message names the extra to install.
 
@@ -179,20 +155,13 @@ def make_metrics(
     -------
     >>> [metric.name for metric in make_metrics(["mel", "mel"])]
     ['mel']
-    >>> make_metrics(["sdr"])
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.ConfigError: no metric 'sdr'; there are \
-stoi, estoi, pesq, mel, pitch, dnsmos, distillmos, speaker, wer, utmos, \
-whisper-small, wavlm-base-sv, wavlm-large-sv, the groups default, paper, \
-and MODULE:NAME for your own
     """
     options = options or MetricOptions()
-    # In the order of the names, each once.
-    wanted = dict.fromkeys(
+    # Without duplicates, in order.
+    expanded = dict.fromkeys(
         single for name in names for single in GROUPS.get(name, (name,))
     )
-    for name in wanted:
+    for name in expanded:
         if name not in METRICS and not is_plugin(name):
             raise ConfigError(
                 f"no metric {name!r}; there are {', '.join(METRICS)}, the "
@@ -205,11 +174,11 @@ and MODULE:NAME for your own
                 f"no model can be given for {name!r}, only for "
                 f"{', '.join(with_source)}"
             )
-    return [_make(name, options) for name in wanted]
+    return [_make(name, options) for name in expanded]
 
 
 def _make(name: str, options: MetricOptions) -> Metric:
     if name in METRICS:
         return METRICS[name].make(options)
-    # An abstract class is no type to mypy.
+    # mypy rejects abstract classes as types.
     return make_plugin(name, Metric, options.device)  # type: ignore[type-abstract]

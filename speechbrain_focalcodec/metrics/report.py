@@ -1,4 +1,4 @@
-"""The table of an evaluation, in Markdown."""
+"""Writes the summary of an evaluation as Markdown."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ from speechbrain_focalcodec.metrics.summary import (
 
 __all__ = ["to_markdown"]
 
-# Headings of the codes' statistics, which are shares.
+# Headings of the codebook statistics, which are shares.
 CODES = {
     "code_usage": "codes used %",
     "code_entropy": "entropy %",
@@ -20,27 +20,9 @@ CODES = {
 
 
 def to_markdown(summary: Summary) -> str:
-    """Write an evaluation's summary as Markdown.
+    """Format a summary: facts, a table of systems, and a table of differences.
 
-    Arguments
-    ---------
-    summary : Summary
-        The summary.
-
-    Returns
-    -------
-    str
-        A line on what was measured, a table with a row a system (the best of
-        a column in bold), and one of the differences from the first codec.
-
-    Example
-    -------
-    >>> system = SystemSummary("a", "", 1, 0, 650.0, 0.1)
-    >>> summary = Summary(
-    ...     "resynthesis", "in", 1, 0, 60.0, 0, (), {}, [system], {}
-    ... )
-    >>> print(to_markdown(summary).splitlines()[-1])
-    | a | 0.65 | 0.1000 |
+    The best value of a column is bold. Differences are from `summary.base`.
     """
     lines = [f"# {summary.task.capitalize()}", "", *_facts(summary), ""]
     lines += _table(summary)
@@ -50,7 +32,7 @@ def to_markdown(summary: Summary) -> str:
 
 
 def _facts(summary: Summary) -> list[str]:
-    """Plain lines on what was measured."""
+    """Lines on data, failures and intervals."""
     facts = (
         f"{summary.utterances} utterances ({summary.duration / 60:.1f} min) "
         f"of `{summary.data}`"
@@ -137,7 +119,7 @@ def _differences(summary: Summary) -> list[str]:
 
 
 def _columns(summary: Summary) -> list[Column]:
-    """The columns of which there is any figure."""
+    """Columns with at least one figure."""
     return [
         column
         for column in summary.columns
@@ -151,13 +133,13 @@ def _heading(column: Column) -> str:
 
 
 def _shown(system: SystemSummary, column: Column) -> float | None:
-    """A figure as it is shown: what looks the same is as good."""
+    """A figure as displayed; figures that look equal share the best place."""
     value = system.figures[column.key].value
     return None if value is None else round(value, column.digits)
 
 
 def _best(column: Column, systems: Sequence[SystemSummary]) -> float | None:
-    """The best figure of those that compress; None if it is alone."""
+    """Best figure of the systems that compress; None if there is only one."""
     values = [
         value
         for it in systems

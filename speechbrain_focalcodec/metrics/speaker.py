@@ -1,4 +1,4 @@
-"""Speaker similarity: how close the voice is, by an embedding of it."""
+"""Speaker similarity: cosine similarity of voice embeddings."""
 
 import warnings
 from abc import abstractmethod
@@ -14,15 +14,15 @@ from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["ResemblyzerSimilarity", "SpeakerSimilarity"]
 
-# How samples are quantized before voice is looked for.
+# Scale of 16-bit samples, which voice detection uses.
 PCM_16 = 32767
 
 
 class SpeakerSimilarity(Metric):
-    """Cosine similarity of the embeddings of two voices.
+    """Base class of metrics that compare voice embeddings.
 
-    The output is compared with the original; in voice conversion with the
-    voice that should be heard.
+    The output is compared with the original, or with the target speaker's
+    speech in voice conversion.
     """
 
     converts = True
@@ -32,17 +32,9 @@ class SpeakerSimilarity(Metric):
 
     @abstractmethod
     def embed(self, sig: torch.Tensor) -> torch.Tensor | None:
-        """Embed a voice.
+        """Embedding [C] of a finite waveform [T] at `SAMPLE_RATE`.
 
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [T] of finite samples, at `SAMPLE_RATE`.
-
-        Returns
-        -------
-        torch.Tensor or None
-            Embedding [C]; ``None`` where there is too little speech.
+        None if there is too little speech.
         """
 
     def __call__(self, samples: Sequence[Sample]) -> list[Row]:
@@ -56,10 +48,10 @@ class SpeakerSimilarity(Metric):
         field = self.columns[0].numerator
         rows: list[Row] = []
         outputs = self._embed_all([sample.output for sample in samples])
-        for right, output in zip(embeddings, outputs, strict=True):
+        for target, output in zip(embeddings, outputs, strict=True):
             value = None
-            if right is not None and output is not None:
-                value = as_figure(F.cosine_similarity(right, output, dim=0))
+            if target is not None and output is not None:
+                value = as_figure(F.cosine_similarity(target, output, dim=0))
             rows.append({field: value})
         return rows
 
@@ -73,21 +65,15 @@ class SpeakerSimilarity(Metric):
 
 
 class ResemblyzerSimilarity(SpeakerSimilarity):
-    """Similarity by Resemblyzer, whose model comes with it.
+    """Similarity by Resemblyzer, which includes its model.
 
-    Needs the extra ``speaker``. Volume and silences are evened out first, as
-    the library does.
+    Needs the extra ``speaker``. The library normalises the volume and removes
+    silence.
 
     Arguments
     ---------
     device : str
-        Where it runs.
-
-    Example
-    -------
-    >>> silence = torch.zeros(16000)
-    >>> ResemblyzerSimilarity()([Sample("a", silence, silence)])
-    [{'speaker_similarity': None}]
+        Device to run on.
     """
 
     name = "speaker"
@@ -104,18 +90,18 @@ class ResemblyzerSimilarity(SpeakerSimilarity):
     def __init__(self, device: str = "cpu"):
         super().__init__()
         with warnings.catch_warnings():
-            # Its dependencies' own affair.
+            # From a dependency.
             warnings.filterwarnings("ignore", message="pkg_resources is depr")
             self.library = import_extra("resemblyzer", "speaker")
-        # It leaves `weights_only` of torch.load at its default, which is true.
+        # It calls torch.load with the default weights_only=True.
         self.encoder = self.library.VoiceEncoder(device, verbose=False).eval()
 
     def embed(self, sig: torch.Tensor) -> torch.Tensor | None:
-        # The detection of voice works on 16 bits, and would wrap around.
+        # Voice detection uses 16-bit samples, which would overflow.
         wav = sig.clamp(-1, 1).numpy()
         if not (abs(wav) * PCM_16 >= 0.5).any():
             return None
         wav = self.library.preprocess_wav(wav)
-        if not len(wav):  # nothing but silence
+        if not len(wav):  # only silence
             return None
         return torch.from_numpy(self.encoder.embed_utterance(wav))

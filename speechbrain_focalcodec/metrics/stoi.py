@@ -9,30 +9,21 @@ from speechbrain_focalcodec.errors import AudioError
 from speechbrain_focalcodec.metrics.base import (
     SAMPLE_RATE,
     Column,
-    Metric,
-    Row,
     Sample,
+    ScoreMetric,
 )
-from speechbrain_focalcodec.metrics.values import as_figure
 from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["Stoi", "stoi"]
 
 
-class Stoi(Metric):
-    """STOI or ESTOI of utterances.
+class Stoi(ScoreMetric):
+    """STOI or ESTOI.
 
     Arguments
     ---------
     extended : bool
-        Whether to compute ESTOI.
-
-    Example
-    -------
-    >>> sig = torch.randn(16000, generator=torch.manual_seed(0))
-    >>> [row] = Stoi()([Sample("a", sig, sig)])
-    >>> round(row["stoi"], 3)
-    1.0
+        Compute ESTOI.
     """
 
     def __init__(self, extended: bool = False):
@@ -43,13 +34,13 @@ class Stoi(Metric):
             Column(self.name, self.name.upper(), "higher", self.name, digits=3),
         )
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Row]:
-        return [{self.name: self._measure(sample)} for sample in samples]
+    def scores(self, samples: Sequence[Sample]) -> list[float | None]:
+        return [self._measure(sample) for sample in samples]
 
     def _measure(self, sample: Sample) -> float | None:
         try:
-            return as_figure(
-                stoi(sample.original, sample.output, SAMPLE_RATE, self.extended)
+            return stoi(
+                sample.original, sample.output, SAMPLE_RATE, self.extended
             )
         except AudioError:
             return None
@@ -63,29 +54,29 @@ def stoi(
 ) -> float:
     """Short-time objective intelligibility of `estimate`.
 
-    Needs the extra ``metrics``. Silent frames of the reference do not count.
+    Needs the extra ``metrics``. Silent frames of the reference are ignored.
 
     Arguments
     ---------
     reference : torch.Tensor
-        The clean speech, shape [T].
+        Clean speech [T].
     estimate : torch.Tensor
-        The speech to judge, aligned with the reference, shape [T].
+        Speech to measure, aligned with the reference, [T].
     sample_rate : int
-        Sample rate of both, in Hz. pystoi resamples to 10 kHz.
+        Sample rate of both in Hz; pystoi resamples to 10 kHz.
     extended : bool
-        Whether to compute ESTOI, which sees modulated noise better.
+        Compute ESTOI, which is more sensitive to modulated noise.
 
     Returns
     -------
     float
-        About 0 (unintelligible) to 1 (the reference itself).
+        About 0 (unintelligible) to 1 (equal to the reference).
 
     Raises
     ------
     AudioError
-        When the shapes differ, a sample is not finite, or less than about
-        0.4 s of the reference is speech.
+        If the shapes differ, a sample is not finite, or the reference has less
+        than about 0.4 s of speech.
 
     Example
     -------
@@ -109,7 +100,7 @@ def stoi(
     if len(reference) < 0.3 * sample_rate:  # pystoi fails on a few samples
         raise AudioError(short)
     with warnings.catch_warnings():
-        # pystoi warns and returns 1e-5, which would spoil a mean unseen.
+        # pystoi warns and returns 1e-5, which would distort a mean.
         warnings.filterwarnings("error", message="Not enough STFT frames")
         try:
             value = pystoi.stoi(

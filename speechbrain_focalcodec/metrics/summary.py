@@ -1,4 +1,4 @@
-"""The figures of an evaluation: means over utterances, with intervals."""
+"""Figures of an evaluation: means over utterances, with intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +24,7 @@ __all__ = [
     "versions",
 ]
 
-# What may decide a figure.
+# Libraries that may affect figures.
 LIBRARIES = (
     *("speechbrain_focalcodec", "torch", "torchaudio", "speechbrain", "numpy"),
     *("transformers", "openai-whisper", "jiwer", "pystoi", "pesq", "swift-f0"),
@@ -34,19 +34,9 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Figure:
-    """One cell of the summary.
+    """One cell of the summary: a value and its 95 % interval.
 
-    Arguments
-    ---------
-    value, low, high : float, optional
-        The value and its 95 % interval; None where no utterance has any.
-    count : int
-        Utterances that it is of.
-
-    Example
-    -------
-    >>> Figure(None, None, None, 0).count
-    0
+    They are None if no utterance has a value; `count` is how many have one.
     """
 
     value: float | None
@@ -57,30 +47,25 @@ class Figure:
 
 @dataclass(frozen=True)
 class SystemSummary:
-    """What came of one system.
+    """Results of one system.
 
     Arguments
     ---------
     name, fingerprint : str
-        The system.
+        Name and identity of the system.
     utterances, failures : int
-        How many have a row, and how many failed in whole or in part.
+        Number of rows, and of utterances that failed fully or partly.
     bitrate : float, optional
-        In bit/s; None of what codes nothing.
+        Bits per second; None if nothing is coded.
     real_time_factor : float, optional
-        Seconds of work a second of speech.
+        Seconds of processing per second of speech.
     figures : dict
         A `Figure` for each column's key.
     codes : dict
-        Statistics of the codes, where the system has one codebook.
+        Codebook statistics of a system with one codebook.
     differences : dict
-        A `Figure` for each column's key: this system less the summary's
-        `base`, over the utterances that both have. Empty for the base.
-
-    Example
-    -------
-    >>> SystemSummary("a", "", 1, 0, 650.0, 0.1).figures
-    {}
+        A `Figure` for each column's key: this system minus the summary's
+        `base`, over their common utterances. Empty for the base.
     """
 
     name: str
@@ -95,46 +80,41 @@ class SystemSummary:
 
     @property
     def compresses(self) -> bool:
-        """Whether it takes less than samples of 16 bits, as PCM, do."""
+        """True if the bitrate is below that of 16-bit PCM."""
         most = 0.999 * 16 * SAMPLE_RATE  # sums of seconds are rounded
         return self.bitrate is not None and self.bitrate < most
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an evaluation came to.
+    """Results of an evaluation.
 
     Arguments
     ---------
     task : str
         ``resynthesis`` or ``voice conversion``.
     data : str
-        What was measured on.
+        Source of the utterances.
     utterances : int
-        How many that could be read.
+        Number of readable utterances.
     unreadable : int
-        How many that could not.
+        Number of unreadable utterances.
     duration : float
-        Of the former, in seconds.
+        Duration of the readable ones in seconds.
     seed : int
-        Of draws.
+        Seed of the draws.
     columns : tuple of Column
-        The metrics' columns.
+        Columns of the metrics.
     metrics : dict
-        Fingerprints by name.
+        Fingerprints of the metrics by name.
     systems : list of SystemSummary
-        The systems, in the order of the table.
+        Systems in the order of the table.
     versions : dict
-        Of the libraries.
+        Versions of libraries.
     base : str
-        The system that others are compared with: the first that compresses.
+        System that the others are compared with: the first that compresses.
     min_duration : float
-        Utterances of fewer seconds were left out.
-
-    Example
-    -------
-    >>> Summary("resynthesis", "in", 0, 0, 0.0, 0, (), {}, [], {}).systems
-    []
+        Shorter utterances were left out, in seconds.
     """
 
     task: str
@@ -151,37 +131,19 @@ class Summary:
     min_duration: float = 0.0
 
     def __getitem__(self, name: str) -> SystemSummary:
-        """The summary of a system."""
+        """The summary of a system by name."""
         return next(it for it in self.systems if it.name == name)
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``summary.json`` holds."""
+        """Content of ``summary.json``."""
         return asdict(self)
 
 
 def figure(column: Column, rows: Sequence[Row], seed: int = 0) -> Figure:
-    """A column's value over utterances, with its interval.
+    """Value of a column over utterances, with its interval.
 
-    Arguments
-    ---------
-    column : Column
-        The column.
-    rows : sequence of dict
-        The utterances' fields, always in the same order.
-    seed : int
-        Seed of the draws.
-
-    Returns
-    -------
-    Figure
-        Over those that have all fields that it takes.
-
-    Example
-    -------
-    >>> column = Column("wer", "WER %", "lower", "edits", "words", 100)
-    >>> rows = [{"edits": 1, "words": 4}, {"edits": None, "words": 9}]
-    >>> figure(column, rows)
-    Figure(value=25.0, low=25.0, high=25.0, count=1)
+    `rows` are the utterances' fields in a fixed order. Utterances without the
+    column's fields are left out.
     """
     numerators, denominators = _terms(column, rows)
     if not sum(denominators):
@@ -196,27 +158,10 @@ def difference(
     against: Mapping[str, Row],
     seed: int = 0,
 ) -> Figure:
-    """How much a column differs between two systems, with its interval.
+    """Difference of a column between two systems, with its interval.
 
-    Arguments
-    ---------
-    column : Column
-        The column.
-    rows, against : mapping
-        Fields by utterance, of the one and the other.
-    seed : int
-        Seed of the draws.
-
-    Returns
-    -------
-    Figure
-        The one less the other, over the utterances that both have.
-
-    Example
-    -------
-    >>> column = Column("stoi", "STOI", "higher", "stoi")
-    >>> difference(column, {"a": {"stoi": 0.5}}, {"a": {"stoi": 0.75}})
-    Figure(value=-0.25, low=-0.25, high=-0.25, count=1)
+    `rows` and `against` are fields by utterance. The figure is over the
+    utterances with a value in both.
     """
     both = [
         id
@@ -232,44 +177,14 @@ def difference(
 
 
 def utterance_values(column: Column, rows: Sequence[Row]) -> np.ndarray:
-    """A column's value of each utterance that has one.
-
-    Arguments
-    ---------
-    column : Column
-        The column.
-    rows : sequence of dict
-        The utterances' fields.
-
-    Returns
-    -------
-    np.ndarray
-        The values.
-
-    Example
-    -------
-    >>> column = Column("wer", "WER %", "lower", "edits", "words", 100)
-    >>> utterance_values(column, [{"edits": 1, "words": 4}, {}])
-    array([25.])
-    """
+    """Values of a column for the utterances that have one, [N]."""
     above, below = map(np.asarray, _terms(column, rows))
     used = below != 0
     return column.scale * above[used] / below[used]
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that may decide a figure.
-
-    Returns
-    -------
-    dict
-        Of those that are installed.
-
-    Example
-    -------
-    >>> "torch" in versions()
-    True
-    """
+    """Versions of installed libraries that may affect figures."""
     found = {}
     for name in LIBRARIES:
         try:
@@ -288,7 +203,7 @@ def _terms(
     column: Column, rows: Sequence[Row]
 ) -> tuple[list[float], list[float]]:
     used = [row for row in rows if _has(column, row)]
-    # A Row's fields may be texts; those that columns name are numbers.
+    # Fields named by columns are numbers.
     above: list[Any] = [row[column.numerator] for row in used]
     below: list[Any] = [
         1 if column.denominator is None else row[column.denominator]

@@ -1,4 +1,4 @@
-"""UTMOS: naturalness as listeners would rate it."""
+"""UTMOS: predicted naturalness."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import torch
 
 from speechbrain_focalcodec.checkpoint import Weights, read_weights
 from speechbrain_focalcodec.errors import CheckpointError
-from speechbrain_focalcodec.metrics.base import Column, Metric, Row, Sample
+from speechbrain_focalcodec.metrics.base import Column, Sample, ScoreMetric
 from speechbrain_focalcodec.metrics.hub_models import (
     find_model,
     load_checkpoint,
@@ -16,49 +16,40 @@ from speechbrain_focalcodec.metrics.hub_models import (
     tensors_of,
 )
 from speechbrain_focalcodec.metrics.utmos_model import Utmos22, rename_utmos
-from speechbrain_focalcodec.metrics.values import as_figure, is_measurable
 from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["Utmos"]
 
-# Where the package `utmos` of PyPI has the checkpoint from. No commit of it is
-# known here: append "@" and one to pin it.
+# Source of the checkpoint in PyPI's package `utmos`. Append "@" and a commit
+# to pin it.
 REPOSITORY = "mosnets/utmos"
-# The first that is there is taken.
+# In order of preference.
 FILES = ("model.safetensors", "model.ckpt")
-# Samples that the first layers of wav2vec 2.0 see at a time.
+# Receptive field of wav2vec 2.0's convolutions in samples.
 SHORTEST = 400
 
 
-class Utmos(Metric):
-    """UTMOS (the strong learner of UTMOS22) of the output, 1 to 5.
+class Utmos(ScoreMetric):
+    """UTMOS (strong learner of UTMOS22) of the output, 1 to 5.
 
-    The network is this package's own, around the wav2vec 2.0 of
-    `transformers` (extra ``paper``). Weights are read without executing
-    anything: from safetensors, or from the published checkpoint, a pickle of
-    which tensors alone are taken.
+    The network is implemented here, around the wav2vec 2.0 of `transformers`
+    (extra ``paper``). Weights are read without executing code, from
+    safetensors or as the tensors of the published checkpoint.
 
     Arguments
     ---------
     source : str or Path, optional
         A file of weights, a folder with `model.safetensors` or `model.ckpt`,
         or a hub repository, ``owner/name`` or ``owner/name@revision``. A
-        folder may have a `config.json` with the sizes of its wav2vec 2.0;
-        those of the base model are the default.
+        `config.json` in the folder has the sizes of the wav2vec 2.0; by
+        default those of the base model.
     device : str
-        Where it runs.
+        Device to run on.
 
     Raises
     ------
     CheckpointError
-        If the weights cannot be had, or not without executing code.
-
-    Example
-    -------
-    >>> Utmos("nowhere/utmos.pt")
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.CheckpointError: nowhere/utmos.pt...
+        If the weights are not found, or reading them would execute code.
     """
 
     name = "utmos"
@@ -92,21 +83,21 @@ class Utmos(Metric):
         self.device = device
 
     @torch.inference_mode()
-    def __call__(self, samples: Sequence[Sample]) -> list[Row]:
-        return [{"utmos": self._measure(sample.output)} for sample in samples]
+    def scores(self, samples: Sequence[Sample]) -> list[float | None]:
+        return [self._measure(sample.output) for sample in samples]
 
     def _measure(self, sig: torch.Tensor) -> float | None:
-        if not is_measurable(sig) or len(sig) < SHORTEST:
+        if len(sig) < SHORTEST:
             return None
-        # Alone: padding would change what the first norm sees.
-        return as_figure(self.model(sig[None].to(self.device))[0])
+        # No batches: padding would change the first normalisation.
+        return float(self.model(sig[None].to(self.device))[0])
 
 
 def _read(path: Path) -> Weights:
-    """Read the tensors of a checkpoint, without what is beside them."""
+    """Read the tensors of a checkpoint and ignore other objects."""
     if path.suffix == ".safetensors":
         return read_weights(path)
-    # One of Lightning holds objects of its training too.
+    # Checkpoints of Lightning also hold objects of the training.
     content = load_checkpoint(path, replace_objects=True)
     if isinstance(content, Mapping) and "state_dict" in content:
         content = content["state_dict"]

@@ -1,4 +1,4 @@
-"""The network of UTMOS' strong learner: wav2vec 2.0 and an LSTM."""
+"""Network of UTMOS' strong learner: wav2vec 2.0 and an LSTM."""
 
 import re
 from typing import Any
@@ -11,11 +11,11 @@ from speechbrain_focalcodec.errors import CheckpointError
 
 __all__ = ["Utmos22", "rename_utmos"]
 
-# The listener and the corpus whose ratings are predicted.
+# Indices of the predicted listener and corpus.
 JUDGE, DOMAIN = 288, 0
 
-# Names in the published checkpoint (regular expressions): wav2vec 2.0 as
-# fairseq has it, and the parts after it.
+# Names in the published checkpoint (regular expressions): fairseq's
+# wav2vec 2.0, then the other parts.
 SSL = r"^feature_extractors\.0\.ssl_model\."
 CONV = r"\.conv_layers\.(\d+)"
 PUBLISHED = (
@@ -35,19 +35,15 @@ PUBLISHED = (
     (r"^output_layers\.1\.net\.", "head."),
 )
 
-# What pre-training leaves behind.
+# Only used in pre-training.
 LEFT_OUT = ("encoder.mask_emb", "encoder.masked_spec_embed")
 
 
 class Utmos22(nn.Module):
-    """Predicts how natural listeners find speech (Saeki et al., 2022).
+    """Predicts the naturalness of speech (Saeki et al., 2022).
 
-    Arguments
-    ---------
-    encoder : nn.Module
-        A `Wav2Vec2Model` of `transformers`.
-    weights : dict
-        Those that the model will have, for the sizes of its other parts.
+    `encoder` is a `Wav2Vec2Model` of `transformers`. The sizes of the other
+    parts are taken from the weights.
     """
 
     def __init__(self, encoder: Any, weights: Weights):
@@ -78,18 +74,7 @@ class Utmos22(nn.Module):
         )
 
     def forward(self, sig: torch.Tensor) -> torch.Tensor:
-        """Rate utterances.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveforms [B, T] at 16 kHz, without padding.
-
-        Returns
-        -------
-        torch.Tensor
-            Ratings [B], 1 to 5.
-        """
+        """Ratings [B], 1 to 5, of unpadded waveforms [B, T] at 16 kHz."""
         feats = self.encoder(sig).last_hidden_state
         listener = torch.cat(
             [self.domains.weight[DOMAIN], self.judges.weight[JUDGE]]
@@ -100,32 +85,9 @@ class Utmos22(nn.Module):
 
 
 def rename_utmos(weights: Weights, source: Any) -> Weights:
-    """Bring the published checkpoint's weights to the names of `Utmos22`.
+    """Rename the published checkpoint's weights as in `Utmos22`.
 
-    Arguments
-    ---------
-    weights : dict
-        Tensors by name, in either spelling.
-    source : str or Path
-        Where they come from, for the message.
-
-    Returns
-    -------
-    dict
-        Tensors by name.
-
-    Raises
-    ------
-    CheckpointError
-        If parts of UTMOS are missing.
-
-    Example
-    -------
-    >>> rename_utmos({"a": torch.zeros(1)}, "a file")
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.CheckpointError: a file: holds no UTMOS: \
-judges.weight is missing
+    Raises a CheckpointError if parts of UTMOS are missing.
     """
     renamed = {}
     for name, value in weights.items():
@@ -141,8 +103,8 @@ judges.weight is missing
         value = renamed[name]
         if value.ndim != 2 or len(value) <= least:
             raise CheckpointError(
-                f"{source}: {name} is {list(value.shape)}, which has no row "
-                f"{least}"
+                f"{source}: {name} is {list(value.shape)}: row {least} is "
+                "missing"
             )
     for name in ("lstm.weight_hh_l0", "head.0.weight"):
         if renamed.get(name, torch.zeros(0)).ndim != 2:

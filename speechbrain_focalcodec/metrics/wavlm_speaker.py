@@ -20,42 +20,34 @@ from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["WavLMSimilarity"]
 
-# No commit of it is known here: append "@" and one to pin it.
+# Append "@" and a commit to pin it.
 BASE_SV = "microsoft/wavlm-base-sv"
-# Seconds: the head sees a third of a second at a time.
+# Seconds; the head has a receptive field of a third of a second.
 SHORTEST = 0.5
 
 
 class WavLMSimilarity(SpeakerSimilarity):
     """Similarity by a `WavLMForXVector` of `transformers`.
 
-    Needs the extra ``paper``. The model is one of the hub's, such as
-    ``microsoft/wavlm-base-sv``, or a local folder in its layout
-    (`config.json`, `model.safetensors` or `pytorch_model.bin`,
-    `preprocessor_config.json`). Utterances below half a second have no figure.
+    Needs the extra ``paper``. The value is None below half a second.
 
     Arguments
     ---------
     size : str
-        ``base`` or ``large``: what the metric is called.
+        ``base`` or ``large``; part of the metric's name.
     source : str or Path, optional
-        Folder or repository, ``owner/name`` or ``owner/name@revision``. The
-        size ``large`` has none by default: WavLM-large with a head for
-        speakers was published as a pickled checkpoint of another library.
+        A repository, ``owner/name`` or ``owner/name@revision``, or a folder
+        with `config.json`, `model.safetensors` or `pytorch_model.bin`, and
+        `preprocessor_config.json`. By default ``microsoft/wavlm-base-sv``. The
+        size ``large`` has no default: it was only published as a pickle of
+        another library.
     device : str
-        Where it runs.
+        Device to run on.
 
     Raises
     ------
     CheckpointError, ConfigError
-        If the model cannot be had or is none of this kind.
-
-    Example
-    -------
-    >>> WavLMSimilarity("large")
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.CheckpointError: wavlm-large-sv: ...
+        If the model cannot be loaded or is of another kind.
     """
 
     def __init__(
@@ -96,7 +88,7 @@ class WavLMSimilarity(SpeakerSimilarity):
 
         def make() -> nn.Module:
             model = transformers.WavLMForXVector(config)
-            # For training on known speakers.
+            # Only used in training.
             model.objective = model.classifier = nn.Identity()
             return model
 
@@ -108,7 +100,7 @@ class WavLMSimilarity(SpeakerSimilarity):
     def embed(self, sig: torch.Tensor) -> torch.Tensor | None:
         if len(sig) < SHORTEST * 16000:
             return None
-        # Alone: padding would change what the first norm sees.
+        # No batches: padding would change the first normalisation.
         sig = sig.to(self.device)
         if self.normalize:
             sig = (sig - sig.mean()) / (sig.var(correction=0) + 1e-7).sqrt()
@@ -116,7 +108,7 @@ class WavLMSimilarity(SpeakerSimilarity):
 
 
 def _normalizes(path: Path) -> bool:
-    """Whether waveforms are brought to zero mean and unit variance."""
+    """True if waveforms are normalised to zero mean and unit variance."""
     value = read_json(path)
     flag = value.get("do_normalize") if isinstance(value, dict) else None
     if not isinstance(flag, bool):

@@ -1,9 +1,6 @@
 """Word error rates, with openai-whisper as the recogniser.
 
-The word error rate of resynthesised speech against the recogniser's own
-transcript of the original ("dWER") tells how many words the codec made
-unclear. Both libraries, jiwer and openai-whisper, are in the extra
-``whisper``.
+jiwer and openai-whisper are in the extra ``whisper``.
 """
 
 from collections.abc import Sequence
@@ -24,43 +21,18 @@ __all__ = [
     "count_word_errors",
     "load_whisper",
     "normalize_text",
-    "word_error_rate",
 ]
 
 WHISPER_SAMPLE_RATE = 16000
 
 
 def load_whisper(checkpoint_path: str | Path, device: str = "cpu") -> Any:
-    """Load a Whisper model from a file.
+    """Load a checkpoint of openai-whisper, read with ``weights_only=True``.
 
-    Arguments
-    ---------
-    checkpoint_path : str or Path
-        A checkpoint of openai-whisper, read with ``weights_only=True``.
-    device : str
-        Where the model runs.
-
-    Returns
-    -------
-    whisper.model.Whisper
-        The model.
-
-    Raises
-    ------
-    CheckpointError
-        When the file is missing or is no Whisper checkpoint.
-    ImportError
-        When openai-whisper is not installed.
-
-    Example
-    -------
-    >>> load_whisper("nowhere/tiny.en.pt")
-    Traceback (most recent call last):
-        ...
-    speechbrain_focalcodec.errors.CheckpointError: No Whisper checkpoint at ...
+    Raises a CheckpointError if the file is missing or not such a checkpoint.
     """
     path = Path(checkpoint_path)
-    # A bare name such as "tiny.en" would make the package download it.
+    # The package would download a bare name such as "tiny.en".
     if not path.is_file():
         raise CheckpointError(
             f"No Whisper checkpoint at {path}; give the path of a local "
@@ -71,28 +43,21 @@ def load_whisper(checkpoint_path: str | Path, device: str = "cpu") -> Any:
         return whisper.load_model(str(path.resolve()), device=device)
     except Exception as error:
         raise CheckpointError(
-            f"{path} is no checkpoint of openai-whisper: {error}"
+            f"{path} is not a checkpoint of openai-whisper: {error}"
         ) from error
 
 
 class WhisperTranscriber:
-    """Writes down English speech with a Whisper model, greedily.
+    """Transcribes English speech with a Whisper model, greedily.
 
-    Nothing is downloaded. Utterances of any length are transcribed in windows
-    of 30 s, each alone, at temperature 0 and without a second try, so that
-    the same signal always gives the same text.
+    Nothing is downloaded. Utterances of any length are transcribed in
+    independent windows of 30 s, at temperature 0 and without fallback, so the
+    text of a signal does not vary.
 
     Arguments
     ---------
     checkpoint_path, device
-        Of the model, see :func:`load_whisper`, which may raise an error.
-
-    Example
-    -------
-    >>> WhisperTranscriber("nowhere/tiny.en.pt")
-    Traceback (most recent call last):
-        ...
-    speechbrain_focalcodec.errors.CheckpointError: No Whisper checkpoint at ...
+        Arguments of :func:`load_whisper`.
     """
 
     def __init__(self, checkpoint_path: str | Path, device: str = "cpu"):
@@ -100,43 +65,19 @@ class WhisperTranscriber:
 
     @classmethod
     def of_model(cls, model: Any) -> "WhisperTranscriber":
-        """Use a model that is in memory.
-
-        Arguments
-        ---------
-        model : whisper.model.Whisper
-            The model.
-
-        Returns
-        -------
-        WhisperTranscriber
-            Writes down with it.
-        """
+        """Use a loaded Whisper model."""
         transcriber = cls.__new__(cls)
         transcriber.model = model
         return transcriber
 
     def __call__(self, sig: torch.Tensor, sample_rate: int) -> str:
-        """Transcribe one utterance.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform, shape [T].
-        sample_rate : int
-            Its sample rate in Hz; resampled to Whisper's 16 kHz.
-
-        Returns
-        -------
-        str
-            The text as Whisper writes it.
-        """
+        """Text of a waveform [T], resampled to 16 kHz."""
         sig = resample(sig.detach().float(), sample_rate, WHISPER_SAMPLE_RATE)
         result = self.model.transcribe(
             sig.cpu().numpy(),
             **self._decoding,
             condition_on_previous_text=False,
-            # These would drop a window that seems bad: it has to count.
+            # Keep windows that Whisper would drop as bad.
             no_speech_threshold=None,
             logprob_threshold=None,
             compression_ratio_threshold=None,
@@ -144,19 +85,9 @@ class WhisperTranscriber:
         return result["text"].strip()
 
     def transcribe_batch(self, sigs: Sequence[torch.Tensor]) -> list[str]:
-        """Transcribe utterances together, which a GPU does faster.
+        """Transcribe waveforms [T] at 16 kHz in one batch; faster on a GPU.
 
-        The texts are those of single calls, but for what rounding decides.
-
-        Arguments
-        ---------
-        sigs : sequence of torch.Tensor
-            Waveforms [T] at 16 kHz, of any lengths.
-
-        Returns
-        -------
-        list of str
-            Their texts.
+        The texts are those of single calls, up to rounding.
         """
         whisper = import_extra("whisper", "whisper")
         frames = whisper.audio.N_FRAMES
@@ -166,8 +97,8 @@ class WhisperTranscriber:
             if not 0 < len(sig) <= whisper.audio.N_SAMPLES:
                 texts[index] = self(sig, WHISPER_SAMPLE_RATE)
                 continue
-            # As `transcribe` has it: silence beyond the end for the levels,
-            # and then zeros.
+            # As in `transcribe`: the levels include silence after the end, and
+            # the window is padded with zeros.
             mel = whisper.log_mel_spectrogram(
                 sig.detach().float().cpu(),
                 self.model.dims.n_mels,
@@ -187,7 +118,7 @@ class WhisperTranscriber:
 
     @property
     def _decoding(self) -> dict[str, Any]:
-        """How a window becomes text."""
+        """Decoding options of a window."""
         return {
             "language": "en",
             "temperature": 0.0,
@@ -198,15 +129,7 @@ class WhisperTranscriber:
 
 @dataclass(frozen=True)
 class WordErrors:
-    """How far a transcript is from the right one.
-
-    Arguments
-    ---------
-    edits : int
-        Substitutions, deletions and insertions.
-    words : int
-        Words of the reference.
-    """
+    """Substitutions, deletions and insertions, and words of the reference."""
 
     edits: int
     words: int
@@ -219,17 +142,10 @@ def _normalizer():
 
 
 def normalize_text(text: str) -> str:
-    """Bring English text to one spelling, as Whisper's authors do.
+    """Normalise English text with Whisper's normaliser.
 
-    Arguments
-    ---------
-    text : str
-        Any English text.
-
-    Returns
-    -------
-    str
-        Lower case, no punctuation, numbers as digits, British as American.
+    Returns lower case without punctuation, numbers as digits, and American
+    spelling.
 
     Example
     -------
@@ -240,25 +156,7 @@ def normalize_text(text: str) -> str:
 
 
 def count_word_errors(reference: str, hypothesis: str) -> WordErrors:
-    """Count the word errors of one utterance, after normalisation.
-
-    Arguments
-    ---------
-    reference : str
-        The right text.
-    hypothesis : str
-        The recognised text.
-
-    Returns
-    -------
-    WordErrors
-        The edits and the number of words of the reference (it may be 0).
-
-    Example
-    -------
-    >>> count_word_errors("The cat sat.", "the bat sat down")
-    WordErrors(edits=2, words=3)
-    """
+    """Count the word errors of one utterance, after normalisation."""
     jiwer = import_extra("jiwer", "whisper")
     reference = normalize_text(reference)
     hypothesis = normalize_text(hypothesis)
@@ -269,44 +167,3 @@ def count_word_errors(reference: str, hypothesis: str) -> WordErrors:
         edits=counts.substitutions + counts.deletions + counts.insertions,
         words=counts.hits + counts.substitutions + counts.deletions,
     )
-
-
-def word_error_rate(
-    references: Sequence[str], hypotheses: Sequence[str]
-) -> float:
-    """Word error rate of a corpus: all edits over all reference words.
-
-    Arguments
-    ---------
-    references : Sequence[str]
-        The right texts.
-    hypotheses : Sequence[str]
-        The recognised texts, in the same order.
-
-    Returns
-    -------
-    float
-        0 for no error; with many insertions it is above 1.
-
-    Raises
-    ------
-    ValueError
-        When the numbers of texts differ or the references have no word.
-
-    Example
-    -------
-    >>> word_error_rate(["the cat", "sat down"], ["The cat.", "sat"])
-    0.25
-    """
-    if len(references) != len(hypotheses):
-        raise ValueError(
-            f"{len(references)} references but {len(hypotheses)} hypotheses"
-        )
-    errors = [
-        count_word_errors(reference, hypothesis)
-        for reference, hypothesis in zip(references, hypotheses, strict=True)
-    ]
-    words = sum(error.words for error in errors)
-    if words == 0:
-        raise ValueError("The references have no word, so no error rate")
-    return sum(error.edits for error in errors) / words

@@ -1,4 +1,4 @@
-"""Whisper in the hub's layout, as a model of openai-whisper."""
+"""Loads a Whisper of the hub into openai-whisper's model."""
 
 import re
 from pathlib import Path
@@ -17,10 +17,10 @@ from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["WHISPER_SMALL", "load_hub_whisper", "rename_whisper"]
 
-# No commit of it is known here: append "@" and one to pin it.
+# Append "@" and a commit to pin it.
 WHISPER_SMALL = "openai/whisper-small"
 
-# transformers' names of Whisper's parts (regular expressions), and OpenAI's.
+# Names of parts in transformers (regular expressions) and in OpenAI's model.
 NAMES = (
     (r"^model\.", ""),
     (r"\.layers\.", ".blocks."),
@@ -42,28 +42,10 @@ NAMES = (
 
 
 def rename_whisper(weights: Weights) -> Weights:
-    """Weights of openai-whisper from those of `transformers`' Whisper.
-
-    Arguments
-    ---------
-    weights : dict
-        State dict of a `WhisperForConditionalGeneration` or `WhisperModel`.
-
-    Returns
-    -------
-    dict
-        For openai-whisper's model.
-
-    Example
-    -------
-    >>> name = "model.decoder.layers.3.encoder_attn.k_proj.weight"
-    >>> import torch
-    >>> list(rename_whisper({name: torch.zeros(1)}))
-    ['decoder.blocks.3.cross_attn.key.weight']
-    """
+    """Rename weights of `transformers`' Whisper as in openai-whisper."""
     renamed = {}
     for name, value in weights.items():
-        if name == "proj_out.weight":  # the embedding of tokens once more
+        if name == "proj_out.weight":  # tied to the embedding
             continue
         for pattern, replacement in NAMES:
             name = re.sub(pattern, replacement, name)
@@ -74,26 +56,9 @@ def rename_whisper(weights: Weights) -> Weights:
 def load_hub_whisper(source: str | Path, device: str = "cpu") -> Any:
     """Load a Whisper from the hub or from a folder in its layout.
 
-    Sizes are those of the weights; of `config.json` only the numbers of
-    attention heads are taken. The tokenizer is openai-whisper's own.
-
-    Arguments
-    ---------
-    source : str or Path
-        Folder with `config.json` and `model.safetensors`, or repository
-        ``owner/name`` or ``owner/name@revision``.
-    device : str
-        Where it runs.
-
-    Returns
-    -------
-    whisper.model.Whisper
-        The model.
-
-    Raises
-    ------
-    CheckpointError
-        If it cannot be had or is no Whisper.
+    Sizes are taken from the weights, and the numbers of attention heads from
+    `config.json`. The tokenizer is openai-whisper's. Raises a CheckpointError
+    if the source is not found or is not a Whisper.
     """
     import_extra("whisper", "whisper")
     library = import_extra("whisper.model", "whisper")
@@ -111,7 +76,7 @@ def load_hub_whisper(source: str | Path, device: str = "cpu") -> Any:
 
 
 def _dimensions(library: Any, config: Any, weights: Weights) -> Any:
-    """Sizes of the model that has these weights."""
+    """Sizes of the model with these weights."""
     n_vocab, n_text_state = weights["decoder.token_embedding.weight"].shape
     n_audio_ctx, n_audio_state = weights["encoder.positional_embedding"].shape
     heads = {

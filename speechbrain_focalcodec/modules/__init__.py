@@ -2,6 +2,6 @@
 
 Every module takes frames (or samples) with time on axis 1, an optional
 int64 [B] tensor of absolute lengths, and, where it is causal, an optional
-:class:`~speechbrain_focalcodec.modules.causal.StreamState`. What lies beyond
-an utterance's length never changes what lies within it.
+:class:`~speechbrain_focalcodec.modules.causal.StreamState`. Padding beyond
+an utterance's length never changes the output within it.
 """

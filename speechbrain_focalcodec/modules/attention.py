@@ -1,7 +1,7 @@
 """Self-attention with WavLM's gated relative position bias.
 
-WavLM (Chen et al., 2022), section 3.2; by chunks over a window in its causal
-variant (FocalCodec-Stream, section 2.2).
+WavLM (Chen et al., 2022), section 3.2. The causal variant attends in chunks
+over a window (FocalCodec-Stream, section 2.2).
 """
 
 import math
@@ -16,37 +16,20 @@ from speechbrain_focalcodec.modules.layouts import Linear
 
 __all__ = ["PositionBias", "RelativeAttention", "position_bias"]
 
-# Scores (batch x heads x queries x keys) that are held at once on the CPU: the
-# bias is written and read again, so it should stay near the processor.
+# Scores (batch x heads x queries x keys) in memory at a time on the CPU: small
+# enough for the bias to stay in the processor's cache.
 SCORES = 1 << 21
 
 
 def position_bias(
     embedding: torch.Tensor, reach: int, max_distance: int
 ) -> torch.Tensor:
-    """Look up the position bias of each distance, once for all layers.
+    """Position bias [num_heads, 2 * reach - 1] of each distance, largest first.
 
-    Distances are bucketed as T5's are: near ones exact, far ones
-    logarithmic, half of the buckets for each sign.
-
-    Arguments
-    ---------
-    embedding : torch.Tensor
-        Bias of each bucket and head [num_buckets, num_heads].
-    reach : int
-        Distances (key - query) are within +-(reach - 1) frames.
-    max_distance : int
-        Distance from which on all share a bucket.
-
-    Returns
-    -------
-    torch.Tensor
-        Bias [num_heads, 2 * reach - 1], of the largest distance first.
-
-    Example
-    -------
-    >>> position_bias(torch.randn(32, 2), 10, 64).shape
-    torch.Size([2, 19])
+    Computed once for all layers, for distances (key - query) of up to reach - 1
+    frames. Distances are bucketed as in T5: near ones exactly, far ones
+    logarithmically up to `max_distance`, half of the buckets for each sign.
+    `embedding` is [num_buckets, num_heads].
     """
     half = embedding.shape[0] // 2
     exact = half // 2
@@ -60,21 +43,10 @@ def position_bias(
 
 
 class PositionBias:
-    """The position bias during one pass, for all layers.
+    """The position bias in one pass, for all layers.
 
-    Arguments
-    ---------
-    table : torch.Tensor
-        From :func:`position_bias`, [num_heads, 2 * reach - 1].
-    scratch : dict, optional
-        Where room for scores is kept for the next pass.
-
-    Example
-    -------
-    >>> bias = PositionBias(position_bias(torch.randn(32, 2), 9, 64))
-    >>> gate = torch.ones(1, 2, 4, 1)
-    >>> bias.scores(gate, slice(None), 8, 9, torch.float32).shape
-    torch.Size([1, 2, 4, 9])
+    `table` is that of :func:`position_bias`, [num_heads, 2 * reach - 1];
+    `scratch` keeps the buffer of scores for the next pass.
     """
 
     def __init__(
@@ -94,36 +66,21 @@ class PositionBias:
         keys: int,
         dtype: torch.dtype,
     ) -> torch.Tensor:
-        """Gated bias of a block of queries and keys, the last key first.
+        """Gated bias [B, H, Q, K] of a block of queries and keys, last key
+        first.
 
-        In this order the bias of a query is that of the query before,
-        shifted by one: a view of the table.
-
-        Arguments
-        ---------
-        gate : torch.Tensor
-            Of each query [B, H, Q, 1].
-        heads : slice
-            Which heads these are.
-        distance : int
-            From the first query to the last key (frames).
-        keys : int
-            Number of keys K.
-        dtype : torch.dtype
-            Of the scores.
-
-        Returns
-        -------
-        torch.Tensor
-            Scores [B, H, Q, K], valid until the next call.
+        In this order the bias of a query is that of the query before, shifted
+        by one: a view of the table. `gate` is [B, H, Q, 1], `distance` the
+        number of frames from the first query to the last key, `keys` is K. The
+        result is valid until the next call.
         """
         queries = gate.shape[2]
         first = self.reach - 1 - distance
         table = self.table[heads, first : first + queries + keys - 1]
         shifted = table.unfold(-1, keys, 1)
         if not fast_path(gate):
-            # Left to itself, PyTorch lays the product out as the view is,
-            # queries side by side, and the attention copies it.
+            # Without contiguous() the product has the view's layout, queries
+            # side by side, and the attention copies it.
             return (gate * shifted).to(dtype).contiguous()
         shape = (len(gate), *shifted.shape)
         size = math.prod(shape)
@@ -143,24 +100,14 @@ class PositionBias:
 class RelativeAttention(nn.Module):
     """Self-attention with WavLM's gated relative position bias.
 
-    Causal, frames come in chunks; a chunk sees itself and what precedes it,
-    `window_size` frames in all.
-
     Arguments
     ---------
     dim, num_heads : int
-        Channels and heads.
+        Number of channels and heads.
     chunk : int, optional
-        Frames a chunk; None when offline.
+        Frames per chunk; None when offline.
     window_size : int
-        Causal only: frames that a chunk sees.
-
-    Example
-    -------
-    >>> attention = RelativeAttention(8, 2)
-    >>> bias = PositionBias(position_bias(torch.randn(32, 2), 9, 64))
-    >>> attention(torch.randn(1, 9, 8), bias).shape
-    torch.Size([1, 9, 8])
+        Causal only: frames that a chunk attends to, its own included.
     """
 
     def __init__(
@@ -181,18 +128,7 @@ class RelativeAttention(nn.Module):
         self.gru_rel_pos_const = nn.Parameter(torch.ones(1, num_heads, 1, 1))
 
     def reach(self, steps: int) -> int:
-        """Frames that the position bias must reach for an input.
-
-        Arguments
-        ---------
-        steps : int
-            Frames of the input.
-
-        Returns
-        -------
-        int
-            The same for each chunk of a stream, so that the bias is.
-        """
+        """Reach of the position bias; the same for all chunks of a stream."""
         return steps if self.chunk is None else steps + self.window_size
 
     def forward(
@@ -202,23 +138,10 @@ class RelativeAttention(nn.Module):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Attend.
+        """Normalised frames [B, T, dim] to frames [B, T, dim].
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            Normalised frames [B, T, dim].
-        bias : PositionBias
-            What reaches :meth:`reach` frames.
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-        state : StreamState, optional
-            Causal only: keys and values of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [B, T, dim].
+        `bias` has the reach of :meth:`reach`; `lengths` is int64 [B]; `state`
+        has keys and values of earlier chunks.
         """
         steps = x.shape[1]
         query, key, value = (
@@ -257,9 +180,9 @@ class RelativeAttention(nn.Module):
         output: torch.Tensor,
         first: torch.Tensor | None,
     ) -> None:
-        """Attention of [B, H, T, D] queries, written to `output`.
+        """Attention of queries [B, H, T, D], written to `output`.
 
-        Keys and values, the last first, hold earlier steps, too, those from
+        Keys and values, the last first, include those of earlier steps, from
         `first` on.
         """
         steps, width = query.shape[2], key.shape[2]
@@ -304,7 +227,7 @@ class RelativeAttention(nn.Module):
     def _append(
         self, state: StreamState, name: str, x: torch.Tensor
     ) -> torch.Tensor:
-        """Keys or values with those of earlier chunks, the last first."""
+        """Keys or values after those of earlier chunks, the last first."""
         return state.append(
             name, x, self.window_size - 1, dim=2, newest_first=True
         )
@@ -322,10 +245,10 @@ class RelativeAttention(nn.Module):
     def _blocks(
         self, query: torch.Tensor, past: int, alike: bool
     ) -> tuple[int, list[tuple[int, int, int, int]]]:
-        """Cut the work.
+        """Split the work: heads per call, and blocks of queries and keys.
 
-        Heads at a time, and blocks: queries start..stop of the input, keys
-        low..high of all; `alike` if all queries see all keys of their block.
+        A block is (start, stop, low, high): queries start..stop of the input,
+        keys low..high of all. `alike`: all queries see all keys of their block.
         """
         batch, _, steps, _ = query.shape
         width = past + steps
@@ -363,7 +286,8 @@ class RelativeAttention(nn.Module):
         total: torch.Tensor,
         first: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Which of these keys each query from `query` on sees: bool [B, Q, K].
+        """Mask bool [B, Q, K]: the keys that each query from `query` on attends
+        to.
 
         Utterances begin at `first` [B] and end at `total` [B, 1, 1].
         """

@@ -1,7 +1,7 @@
 """Binary spherical quantizer (Zhao et al., 2024; FocalCodec, section 3.2).
 
-A latent on the unit sphere of d dimensions becomes the corner of the
-inscribed hypercube in the same orthant: d bits, no codebook to store.
+A latent on the unit sphere in d dimensions becomes the corner of the inscribed
+hypercube in the same orthant: d bits, no stored codebook.
 """
 
 import math
@@ -24,8 +24,8 @@ __all__ = ["BinarySphericalQuantizer", "to_sphere"]
 class BinarySphericalQuantizer(Part):
     """Latents to tokens and codes, and back.
 
-    Bit j is 1 where latent j is above zero; the first bit is the most
-    significant of the token. The code is +-1/sqrt(d).
+    Bit j is 1 if latent j is positive; the first bit is the most significant
+    bit of the token. A code has values +-1/sqrt(d).
 
     Arguments
     ---------
@@ -44,6 +44,8 @@ class BinarySphericalQuantizer(Part):
              [-1., -1.,  1.]]])
     """
 
+    powers: torch.Tensor
+
     def __init__(self, codebook_size: int = 8192):
         super().__init__()
         self.codebook_size = codebook_size
@@ -53,80 +55,32 @@ class BinarySphericalQuantizer(Part):
                 f"codebook_size must be a power of two, got {codebook_size}"
             )
         self.register_buffer(
-            "powers",
-            2 ** torch.arange(self.dim - 1, -1, -1),
-            persistent=False,
+            "powers", 2 ** torch.arange(self.dim - 1, -1, -1), persistent=False
         )
 
     @property
     def codebook(self) -> torch.Tensor:
         """All codes [codebook_size, d], in the order of their tokens."""
-        toks = torch.arange(
-            self.codebook_size, device=self.get_buffer("powers").device
-        )
+        toks = torch.arange(self.codebook_size, device=self.powers.device)
         return self.toks_to_codes(toks)
 
     def lats_to_codes(self, lats: torch.Tensor) -> torch.Tensor:
-        """Quantize.
-
-        Arguments
-        ---------
-        lats : torch.Tensor
-            Latents [..., d].
-
-        Returns
-        -------
-        torch.Tensor
-            Codes [..., d], each +-1/sqrt(d).
-        """
+        """Latents [..., d] to codes [..., d], each +-1/sqrt(d)."""
         signs = torch.where(lats > 0, 1.0, -1.0).to(lats)
         return signs * (1 / math.sqrt(self.dim))
 
     def lats_to_toks(self, lats: torch.Tensor) -> torch.Tensor:
-        """Quantize to indices.
-
-        Arguments
-        ---------
-        lats : torch.Tensor
-            Latents (or codes) [..., d].
-
-        Returns
-        -------
-        torch.Tensor
-            Tokens, int64 [...], in [0, codebook_size).
-        """
+        """Latents or codes [..., d] to tokens, int64 [...]."""
         return ((lats > 0) * self.powers).sum(-1)
 
     def toks_to_codes(self, toks: torch.Tensor) -> torch.Tensor:
-        """Look codes up.
-
-        Arguments
-        ---------
-        toks : torch.Tensor
-            Tokens, int64 [...], in [0, codebook_size).
-
-        Returns
-        -------
-        torch.Tensor
-            Codes [..., d], float32.
-        """
+        """Tokens, int64 [...], to codes [..., d], float32."""
         bits = (toks[..., None] & self.powers) > 0
-        # A product, as in the published code: a quotient rounds otherwise.
+        # A product, as in the published code; a quotient rounds differently.
         return torch.where(bits, 1.0, -1.0) * (1 / math.sqrt(self.dim))
 
     def straight_through(self, lats: torch.Tensor) -> torch.Tensor:
-        """Codes whose gradient is that of the latents.
-
-        Arguments
-        ---------
-        lats : torch.Tensor
-            Latents [..., d].
-
-        Returns
-        -------
-        torch.Tensor
-            Codes [..., d].
-        """
+        """Codes [..., d] with the gradient of the latents [..., d]."""
         return lats + (self.lats_to_codes(lats) - lats).detach()
 
     def entropy_loss(
@@ -137,42 +91,34 @@ class BinarySphericalQuantizer(Part):
         inverse_temperature: float = 100.0,
         total: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
     ) -> torch.Tensor:
-        """Entropy of each frame less the entropy of the mean assignment.
+        """Mean entropy of the frames minus the entropy of the mean assignment.
 
-        A frame is assigned to code c with probability proportional to
-        exp(2 * inverse_temperature * <lat, c>). That distribution is a
-        product over bits, so the entropy of a frame is a sum of binary
-        entropies. The mean over frames is no product; but each frame's
-        distribution is the outer product of those of its first and last
-        bits, and the mean of outer products is one matrix product. Both are
-        exact and take memory for frames x 2^(d/2), not frames x 2^d.
+        A frame is assigned to code c with probability proportional to exp(2 *
+        inverse_temperature * <lat, c>). This distribution is a product over
+        bits, so the entropy of a frame is a sum of binary entropies. The mean
+        over frames is not a product; but each frame's distribution is the outer
+        product of those of its first and last bits, and the mean of outer
+        products is one matrix product. Both are exact and need memory for
+        frames x 2^(d/2), not frames x 2^d.
 
         Arguments
         ---------
         lats : torch.Tensor
             Latents [B, N, d] on the unit sphere.
         lengths : torch.Tensor, optional
-            Frames, int64 [B]; padding does not count.
+            Number of latents, int64 [B]; padding does not count.
         diversity_weight : float
             Weight of the second term.
         inverse_temperature : float
             Sharpness of the assignment (100 in the paper).
         total : callable
-            Where a batch is split over processes: adds up what the frames of
-            all of them give. The entropy of the mean assignment is no mean
-            over parts of a batch.
+            Sums a tensor over the ranks of distributed training: the entropy of
+            the mean assignment is not a mean over parts of a batch.
 
         Returns
         -------
         torch.Tensor
             The loss, a scalar, in nats.
-
-        Example
-        -------
-        >>> lats = F.normalize(torch.randn(2, 50, 13), dim=-1)
-        >>> loss = BinarySphericalQuantizer(8192).entropy_loss(lats)
-        >>> loss.shape
-        torch.Size([])
         """
         if lengths is None:
             lengths = full_lengths(lats)
@@ -188,34 +134,18 @@ class BinarySphericalQuantizer(Part):
             first = _assignments(logits[:, :half]) * valid
             last = _assignments(logits[:, half:])
             mean = total(first.T @ last) / frames
-            # The logarithm of a code that no frame comes near has no gradient.
+            # No gradient through codes that no frame is near.
             mean_entropy = -(mean * mean.clamp(min=1e-12).log()).sum()
             return frame - diversity_weight * mean_entropy
 
 
 def to_sphere(x: torch.Tensor) -> torch.Tensor:
-    """Bring what a compressor gives to the unit sphere, in float32 or more.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        Latents [..., d].
-
-    Returns
-    -------
-    torch.Tensor
-        Latents of length 1 [..., d].
-
-    Example
-    -------
-    >>> to_sphere(torch.tensor([3.0, -4.0]))
-    tensor([ 0.6000, -0.8000])
-    """
+    """Project latents [..., d] to the unit sphere, at least in float32."""
     return F.normalize(at_least_float32(x), dim=-1)
 
 
 def _binary_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy (nats) of coins with the given log odds, stable at both ends."""
+    """Entropy (nats) of bits with these log odds, stable at both ends."""
     return F.softplus(logits) - logits * torch.sigmoid(logits)
 
 

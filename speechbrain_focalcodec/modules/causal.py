@@ -1,4 +1,4 @@
-"""Left context of causal modules, from padding or from carried state."""
+"""Left context of causal modules, from padding or from a stream's state."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,17 +8,16 @@ from speechbrain_focalcodec.modules.ring import Ring
 
 __all__ = ["StepState", "StreamGroup", "StreamState", "extend_left", "scope"]
 
-# Longer contexts lie in a ring; shorter ones are copied with each chunk.
-SHORT = 128
+# Longer contexts are kept in a ring; shorter ones are copied with each chunk.
+MAX_COPIED_STEPS = 128
 
 
 class StreamState:
-    """What a causal model carries from one chunk to the next.
+    """State of a causal model between the chunks of a stream.
 
-    A flat table by name, seen through a prefix: a module hands
-    ``state.scope("layers.0")`` to its part and the part keeps what it needs
-    under its own names: a tensor, or a :class:`Ring` of many steps. A batch
-    is carried in lockstep; streams of their own pace make a
+    A flat table of tensors and :class:`Ring` s by name. A module passes
+    ``state.scope("layers.0")`` to its submodule, whose entries get that prefix.
+    All rows of a batch run in lockstep; independent streams are joined in a
     :class:`StreamGroup`.
 
     Arguments
@@ -28,7 +27,7 @@ class StreamState:
     prefix : str
         Put before each name.
     scratch : dict, optional
-        Room that modules use again and again; nothing that is carried.
+        Buffers that modules reuse; not part of the state.
 
     Example
     -------
@@ -49,34 +48,11 @@ class StreamState:
         self.scratch = {} if scratch is None else scratch
 
     def scope(self, name: str) -> "StreamState":
-        """The same table seen from a part of the module.
-
-        Arguments
-        ---------
-        name : str
-            The part's name.
-
-        Returns
-        -------
-        StreamState
-            A view; what is stored in it is stored here.
-        """
-        prefix = f"{self.prefix}{name}."
-        return StreamState(self.table, prefix, self.scratch)
+        """View of the same table for a submodule."""
+        return type(self)(self.table, f"{self.prefix}{name}.", self.scratch)
 
     def get(self, name: str) -> torch.Tensor | None:
-        """The tensor kept under `name`, or None before the first chunk.
-
-        Arguments
-        ---------
-        name : str
-            Name within this scope.
-
-        Returns
-        -------
-        torch.Tensor or None
-            What was stored last.
-        """
+        """The tensor stored under `name`, or None before the first chunk."""
         kept = self.table.get(self.prefix + name)
         assert not isinstance(kept, Ring)
         return kept
@@ -85,18 +61,7 @@ class StreamState:
         self.table[self.prefix + name] = value
 
     def context(self, start: torch.Tensor) -> torch.Tensor:
-        """The steps before a chunk.
-
-        Arguments
-        ---------
-        start : torch.Tensor
-            What they are at the start of a stream [B, T, C].
-
-        Returns
-        -------
-        torch.Tensor
-            [B, T, C].
-        """
+        """The steps before a chunk; `start` [B, T, C] for the first chunk."""
         kept = self.get("context")
         return start if kept is None else kept
 
@@ -109,7 +74,7 @@ class StreamState:
         newest_first: bool = False,
         start: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Add steps to the ring kept under `name`.
+        """Add steps to the ring stored under `name`.
 
         Arguments
         ---------
@@ -120,13 +85,12 @@ class StreamState:
         past, dim, newest_first
             See :class:`Ring`.
         start : torch.Tensor, optional
-            What stands before the first step of a stream, to be expanded to
-            `past` steps; nothing by default.
+            Put before the first step of a stream, expanded to `past` steps.
 
         Returns
         -------
         torch.Tensor
-            The new steps with up to `past` before them, valid until the next
+            The new steps after up to `past` earlier ones, valid until the next
             call; see :meth:`Ring.append`.
         """
         ring = self.table.get(self.prefix + name)
@@ -141,39 +105,18 @@ class StreamState:
         return ring.append(x)
 
     def first(self, past: int) -> torch.Tensor | None:
-        """Where the earlier steps that :meth:`append` gave begin.
+        """Index int64 [B] of the first valid one of `past` earlier steps.
 
-        Arguments
-        ---------
-        past : int
-            How many it gave.
-
-        Returns
-        -------
-        torch.Tensor or None
-            The first one that is a step of the stream, int64 [B]; here None:
-            all are.
+        None if all are valid, as here; see :class:`StepState`.
         """
         return None
 
     def streams(self) -> Iterator[tuple[slice, "StreamState"]]:
-        """The parts of a batch that have a state of their own.
-
-        Returns
-        -------
-        iterator of (slice, StreamState)
-            Rows of the batch and their state: here all.
-        """
+        """Rows of the batch with a state of their own, and that state."""
         yield slice(None), self
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All that is kept, oldest step first, to be saved.
-
-        Returns
-        -------
-        dict
-            Tensors by name.
-        """
+        """All stored tensors by name, oldest step first, for saving."""
         return {
             name: kept.last().contiguous() if isinstance(kept, Ring) else kept
             for name, kept in self.table.items()
@@ -182,19 +125,10 @@ class StreamState:
     def restore(
         self, tensors: dict[str, torch.Tensor], template: "StreamState"
     ) -> None:
-        """Take over what :meth:`tensors` gave.
+        """Load the tensors of :meth:`tensors`.
 
-        Arguments
-        ---------
-        tensors : dict
-            Tensors by name.
-        template : StreamState
-            Of the same model, after a chunk: what must be there.
-
-        Raises
-        ------
-        ValueError
-            If a tensor is missing, unknown or does not fit.
+        `template` is a state of the same model after a chunk. Raises ValueError
+        if a tensor is missing, unknown, of another shape or not finite.
         """
         _check_names(tensors, template.table)
         table: dict[str, torch.Tensor | Ring] = {}
@@ -226,18 +160,7 @@ class StreamState:
         self.table.update(table)
 
     def to(self, device: str | torch.device) -> "StreamState":
-        """Move all that is kept to a device.
-
-        Arguments
-        ---------
-        device : str or torch.device
-            Where the model is.
-
-        Returns
-        -------
-        StreamState
-            Itself.
-        """
+        """Move the state to a device, in place."""
         self.scratch.clear()
         for name, kept in self.table.items():
             self.table[name] = kept.to(device)
@@ -245,18 +168,12 @@ class StreamState:
 
 
 class StreamGroup(StreamState):
-    """Streams of their own pace that share a batch, one row each.
+    """Independent streams that share a batch, one row each.
 
     Arguments
     ---------
     states : sequence of StreamState
-        One for each row of the batch.
-
-    Example
-    -------
-    >>> group = StreamGroup([StreamState(), StreamState()])
-    >>> extend_left(torch.ones(2, 3, 1), 2, group).shape
-    torch.Size([2, 5, 1])
+        One per row.
     """
 
     def __init__(self, states: Sequence[StreamState]):
@@ -264,28 +181,9 @@ class StreamGroup(StreamState):
         self.states = states
 
     def scope(self, name: str) -> "StreamGroup":
-        """See :meth:`StreamState.scope`.
-
-        Arguments
-        ---------
-        name : str
-            The part's name.
-
-        Returns
-        -------
-        StreamGroup
-            The part's view of each stream.
-        """
         return StreamGroup([state.scope(name) for state in self.states])
 
     def streams(self) -> Iterator[tuple[slice, StreamState]]:
-        """See :meth:`StreamState.streams`.
-
-        Returns
-        -------
-        iterator of (slice, StreamState)
-            Each row with its state.
-        """
         for i, state in enumerate(self.states):
             yield slice(i, i + 1), state
 
@@ -293,21 +191,15 @@ class StreamGroup(StreamState):
 class StepState(StreamState):
     """State as plain inputs and outputs of a step, for export.
 
-    All of it has a fixed size; what has not been seen yet is masked.
+    All tensors have a fixed size; steps before the start of a stream are
+    masked.
 
     Arguments
     ---------
     kept : dict
-        What the step before gave, by name.
+        Output tensors of the previous step, by name.
     seen : torch.Tensor
-        Feature frames of each stream so far, int64 [B].
-
-    Example
-    -------
-    >>> kept = {"context": torch.zeros(1, 2, 1)}
-    >>> state = StepState(kept, torch.tensor([0]))
-    >>> extend_left(torch.ones(1, 3, 1), 2, state).flatten()
-    tensor([1., 1., 1., 1., 1.])
+        Number of feature frames of each stream so far, int64 [B].
     """
 
     def __init__(
@@ -322,39 +214,15 @@ class StepState(StreamState):
         self.seen = seen
 
     def scope(self, name: str) -> "StepState":
-        """See :meth:`StreamState.scope`.
-
-        Arguments
-        ---------
-        name : str
-            The part's name.
-
-        Returns
-        -------
-        StepState
-            A view.
-        """
         prefix = f"{self.prefix}{name}."
         return StepState(self.kept, self.seen, self.table, prefix)
 
     def _started(self, name: str, start: torch.Tensor) -> torch.Tensor:
-        """What is kept, or its start in streams that begin."""
+        """The stored tensor, or `start` for streams that begin."""
         fresh = (self.seen == 0)[:, None, None]
         return torch.where(fresh, start, self.kept[self.prefix + name])
 
     def context(self, start: torch.Tensor) -> torch.Tensor:
-        """See :meth:`StreamState.context`.
-
-        Arguments
-        ---------
-        start : torch.Tensor
-            What they are at the start of a stream [B, T, C].
-
-        Returns
-        -------
-        torch.Tensor
-            [B, T, C].
-        """
         return self._started("context", start)
 
     def append(
@@ -366,18 +234,6 @@ class StepState(StreamState):
         newest_first: bool = False,
         start: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """See :meth:`StreamState.append`.
-
-        Arguments
-        ---------
-        name, x, past, dim, newest_first, start
-            See :meth:`StreamState.append`.
-
-        Returns
-        -------
-        torch.Tensor
-            The new steps with `past` before them.
-        """
         if start is None:
             kept = self.kept[self.prefix + name]
         else:
@@ -387,36 +243,11 @@ class StepState(StreamState):
         return joined.flip(dim) if newest_first else joined
 
     def first(self, past: int) -> torch.Tensor:
-        """See :meth:`StreamState.first`.
-
-        Arguments
-        ---------
-        past : int
-            How many steps there are.
-
-        Returns
-        -------
-        torch.Tensor
-            int64 [B].
-        """
         return (past - self.seen).clamp(min=0)
 
 
 def scope(state: StreamState | None, name: str) -> StreamState | None:
-    """`state.scope(name)`, or None when nothing is carried.
-
-    Arguments
-    ---------
-    state : StreamState, optional
-        Carried state.
-    name : str
-        The part's name.
-
-    Returns
-    -------
-    StreamState or None
-        The part's view.
-    """
+    """`state.scope(name)`, or None without a state."""
     return None if state is None else state.scope(name)
 
 
@@ -426,41 +257,18 @@ def extend_left(
     state: StreamState | None = None,
     replicate: bool = True,
 ) -> torch.Tensor:
-    """Put `size` steps of context before `x`.
+    """Put `size` steps of context before `x` [B, T, C].
 
-    At the start of a signal they are copies of its first step (or zeros);
-    later chunks of a stream get the last steps of the chunk before.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        Batch [B, T, C].
-    size : int
-        Number of steps to prepend.
-    state : StreamState, optional
-        Where the context is kept between chunks.
-    replicate : bool
-        Whether a signal starts with copies of its first step; else zeros.
-
-    Returns
-    -------
-    torch.Tensor
-        [B, size + T, C].
-
-    Example
-    -------
-    >>> state = StreamState()
-    >>> extend_left(torch.tensor([[[1.0], [2.0]]]), 2, state).flatten()
-    tensor([1., 1., 1., 2.])
-    >>> extend_left(torch.tensor([[[3.0], [4.0]]]), 2, state).flatten()
-    tensor([1., 2., 3., 4.])
+    At the start of a signal they are copies of its first step (or zeros,
+    without `replicate`); later chunks of a stream get the last steps of the
+    previous chunk, which are kept in `state`. Returns [B, size + T, C].
     """
     if size == 0:
         return x
     start = x[:, :1] if replicate else torch.zeros_like(x[:, :1])
     if state is None:
         return torch.cat([start.expand(-1, size, -1), x], dim=1)
-    if size > SHORT:
+    if size > MAX_COPIED_STEPS:
         parts = [
             part.append("context", x[rows], size, start=start[rows])
             for rows, part in state.streams()
@@ -473,19 +281,19 @@ def extend_left(
     context = contexts[0] if len(contexts) == 1 else torch.cat(contexts)
     extended = torch.cat([context, x], dim=1)
     for rows, part in state.streams():
-        # A copy: a view would keep all of the chunk.
+        # A copy: a view would keep the whole chunk in memory.
         part["context"] = extended[rows, -size:].detach().clone()
     return extended
 
 
 def _check_names(got: dict, wanted: dict) -> None:
-    """Refuse tables that do not hold the same names."""
-    for what, names in (
+    """Raise ValueError if two tables have different names."""
+    for problem, names in (
         ("misses", wanted.keys() - got.keys()),
         ("has unknown", got.keys() - wanted.keys()),
     ):
         if names:
             raise ValueError(
-                f"state: {what} {', '.join(sorted(names)[:5])}; was it saved "
-                "by another model?"
+                f"state: {problem} {', '.join(sorted(names)[:5])}; was it "
+                "saved by another model?"
             )

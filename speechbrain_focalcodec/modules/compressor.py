@@ -1,19 +1,17 @@
-"""Compressor and decompressor: focal blocks between down- and up-scaling.
+"""Compressor and decompressor: focal blocks with down- and up-scaling.
 
 FocalCodec, sections 3.1 and 3.3; the causal variants are FocalCodec-Stream's.
-Names of parts are those of the published weights.
+Names of submodules are those of the published weights.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from speechbrain_focalcodec.modules.causal import (
-    StreamState,
-    scope,
-)
+from speechbrain_focalcodec.modules.causal import StreamState, scope
 from speechbrain_focalcodec.modules.focal import FocalBlock
 from speechbrain_focalcodec.modules.layouts import Linear, then_gelu
 from speechbrain_focalcodec.modules.masking import zero_beyond
@@ -24,22 +22,10 @@ __all__ = ["FocalDecoder", "FocalEncoder"]
 
 
 class Refiner(nn.Module):
-    """Correct each chunk of quantized features with its own lookahead.
+    """Refines each chunk of `chunk` feature frames as a whole.
 
-    FocalCodec-Stream, section 2.3: the frames of a chunk are decoded
-    together, so the last may inform the first at no latency.
-
-    Arguments
-    ---------
-    dim : int
-        Feature dimension.
-    chunk : int
-        Frames a chunk.
-
-    Example
-    -------
-    >>> Refiner(6, 4)(torch.randn(2, 9, 6)).shape
-    torch.Size([2, 9, 6])
+    FocalCodec-Stream, section 2.3: the frames of a chunk are decoded together,
+    so the last one may inform the first without added latency.
     """
 
     def __init__(self, dim: int, chunk: int):
@@ -51,19 +37,9 @@ class Refiner(nn.Module):
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Refine features.
+        """Features [B, T, dim] to features [B, T, dim].
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            Features [B, T, dim]; a last partial chunk is filled with zeros.
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Features [B, T, dim].
+        A partial chunk at the end is filled with zeros.
         """
         batch, steps, dim = x.shape
         y = zero_beyond(x, lengths)
@@ -74,24 +50,7 @@ class Refiner(nn.Module):
 
 
 class FocalLayer(nn.Module):
-    """One focal block with its down- or up-scaling, under published names.
-
-    Arguments
-    ---------
-    focal_block : FocalBlock
-        The block.
-    downscale : DownScale, optional
-        Comes before the block.
-    upscale : UpScale, optional
-        Comes after the block.
-
-    Example
-    -------
-    >>> FocalLayer(FocalBlock(4), downscale=DownScale(2, 4, 1))(
-    ...     torch.randn(1, 3, 2)
-    ... ).shape
-    torch.Size([1, 3, 4])
-    """
+    """A focal block after down-scaling or before up-scaling."""
 
     def __init__(
         self,
@@ -106,25 +65,14 @@ class FocalLayer(nn.Module):
 
     @property
     def reach(self) -> tuple[int, int]:
-        """Frames of the block that one sees before and after, mean aside."""
+        """Frames of the block seen before and after, without its mean."""
         before, after = self.focal_block.modulation.reach
         if self.downscale is not None:
             before += self.downscale.reach
         return before, after
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Number of frames that the block sees.
-
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Frames, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Frames after down-scaling, int64 [B].
-        """
+        """Number of frames after down-scaling, int64 [B]."""
         if self.downscale is None:
             return lengths
         return self.downscale.output_lengths(lengths)
@@ -135,22 +83,7 @@ class FocalLayer(nn.Module):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Scale and mix.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [B, T, C].
-        lengths : torch.Tensor, optional
-            Frames of `x`, int64 [B].
-        state : StreamState, optional
-            Causal only: context of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [B, T', C'].
-        """
+        """Frames [B, T, C] to frames [B, T', C']."""
         if self.downscale is not None:
             x = self.downscale(x, lengths, scope(state, "downscale"))
             if lengths is not None:
@@ -160,29 +93,25 @@ class FocalLayer(nn.Module):
 
 
 class FocalEncoder(Compressor):
-    """Compressor: features to unquantized, unnormalised latents.
+    """Compressor: features to latents that are not yet on the sphere.
 
     Arguments
     ---------
     input_dim, output_dim : int
-        Features and latents.
+        Dimensions of features and latents.
     hidden_dims : sequence of int
         Channels of the blocks.
     downscale_factors : sequence of int
         Factor before each block.
     causal : bool
-        Whether to look to the left only.
+        Whether the blocks look to the left only.
     window_size : int
-        Causal only: frames of the widest convolution.
+        Causal only: taps of the widest convolution.
     **block : dict
         Options of :class:`FocalBlock`.
-
-    Example
-    -------
-    >>> compressor = FocalEncoder(8, 5, (8, 6, 4), (2, 1, 1))
-    >>> compressor(torch.randn(2, 9, 8)).shape
-    torch.Size([2, 5, 5])
     """
+
+    layers: Any
 
     def __init__(
         self,
@@ -217,22 +146,7 @@ class FocalEncoder(Compressor):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Compress.
-
-        Arguments
-        ---------
-        feats : torch.Tensor
-            Features [B, T, input_dim].
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-        state : StreamState, optional
-            Causal only: context of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Latents [B, N, output_dim].
-        """
+        """Features [B, T, input_dim] to latents [B, N, output_dim]."""
         x = feats
         for i, layer in enumerate(self.layers):
             x = layer(x, lengths, scope(state, f"layers.{i}"))
@@ -247,28 +161,24 @@ class FocalDecoder(Decompressor):
     Arguments
     ---------
     input_dim, output_dim : int
-        Codes and features.
+        Dimensions of codes and features.
     hidden_dims : sequence of int
         Channels of the blocks.
     upscale_factors : sequence of int
         Factor after each block.
     causal : bool
-        Whether to look to the left only.
+        Whether the blocks look to the left only.
     window_size, last_window_size : int
-        Causal only: frames of the widest convolution, in all blocks but the
+        Causal only: taps of the widest convolution, in all blocks but the
         last and in the last.
     lookahead_size : int
-        Causal only: the refiner sees chunks of one frame and this many more;
-        0 leaves it out.
+        Causal only: the refiner sees chunks of 1 + lookahead_size frames; 0
+        leaves the refiner out.
     **block : dict
         Options of :class:`FocalBlock`.
-
-    Example
-    -------
-    >>> decompressor = FocalDecoder(5, 8, (4, 6, 8), (1, 1, 2))
-    >>> decompressor(torch.randn(2, 5, 5)).shape
-    torch.Size([2, 10, 8])
     """
+
+    layers: Any
 
     def __init__(
         self,
@@ -305,7 +215,7 @@ class FocalDecoder(Decompressor):
             self.refiner = Refiner(output_dim, self.chunk)
 
     def remove_refiner(self) -> None:
-        """Look no frame ahead; an offline one stays as it is."""
+        """Remove the refiner, and with it the lookahead, if there is one."""
         if self.refiner is not None:
             self.refiner = None
             self.chunk = 1
@@ -321,22 +231,7 @@ class FocalDecoder(Decompressor):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Decompress.
-
-        Arguments
-        ---------
-        codes : torch.Tensor
-            Codes [B, N, input_dim].
-        lengths : torch.Tensor, optional
-            Codes, int64 [B].
-        state : StreamState, optional
-            See :meth:`FocalBlock.forward`.
-
-        Returns
-        -------
-        torch.Tensor
-            Quantized features [B, T', output_dim].
-        """
+        """Codes [B, N, input_dim] to quantized features [B, T', output_dim]."""
         x = self.project(codes)
         for i, (layer, factor) in enumerate(
             zip(self.layers, self.upscale_factors, strict=True)

@@ -1,4 +1,4 @@
-"""What the decoders Vocos and WaveNeXt share: all but the head."""
+"""The backbone that the decoders Vocos and WaveNeXt share."""
 
 import torch
 from torch import nn
@@ -24,28 +24,10 @@ NORM_EPS = 1e-6
 
 
 class TimeConv(StridedConv):
-    """Convolution over [B, T, C] that keeps T and heeds lengths.
+    """Convolution over [B, T, C] that keeps T and respects lengths.
 
-    Offline: zeros on both sides of each utterance. Causal: context on the
-    left only.
-
-    Arguments
-    ---------
-    in_dim, out_dim : int
-        Channels.
-    kernel_size : int
-        Taps.
-    groups : int
-        Groups of channels.
-    causal : bool
-        Whether to look to the left only.
-    replicate : bool
-        Causal only: start with copies of the first frame; else with zeros.
-
-    Example
-    -------
-    >>> TimeConv(4, 6, 7)(torch.randn(2, 10, 4)).shape
-    torch.Size([2, 10, 6])
+    Offline, each utterance is padded with zeros on both sides. Causal, with
+    context on the left only: copies of the first frame (`replicate`) or zeros.
     """
 
     def __init__(
@@ -73,22 +55,7 @@ class TimeConv(StridedConv):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Convolve.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [B, T, in_dim].
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-        state : StreamState, optional
-            Causal only: context of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [B, T, out_dim].
-        """
+        """Frames [B, T, in_dim] to frames [B, T, out_dim]."""
         taps = self.kernel_size[0] - 1
         if self.causal:
             x = extend_left(x, taps, state, self.replicate)
@@ -103,24 +70,7 @@ class TimeConv(StridedConv):
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution, norm and a two-layer network, residual.
-
-    Arguments
-    ---------
-    dim, ffn_dim : int
-        Channels outside and inside.
-    kernel_size : int
-        Taps of the depthwise convolution.
-    layerscale_init : float
-        First value of the scale of the residual branch.
-    causal, replicate : bool
-        See :class:`TimeConv`.
-
-    Example
-    -------
-    >>> ConvNeXtBlock(4, 8, 7, 0.125)(torch.randn(2, 10, 4)).shape
-    torch.Size([2, 10, 4])
-    """
+    """Depthwise convolution, norm and a two-layer network, residual."""
 
     def __init__(
         self,
@@ -146,22 +96,7 @@ class ConvNeXtBlock(nn.Module):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Apply the block to frames [B, T, dim].
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [B, T, dim].
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-        state : StreamState, optional
-            Context of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [B, T, dim].
-        """
+        """Frames [B, T, dim] to frames [B, T, dim]."""
         y = self.norm(self.dwconv(x, lengths, scope(state, "dwconv")))
         return torch.addcmul(
             x, self.gamma, self.pwconv2(then_gelu(self.pwconv1, y))
@@ -182,14 +117,9 @@ class ConvNeXtBackbone(nn.Module):
     kernel_size : int
         Taps of all convolutions.
     layerscale_init : float, optional
-        First value of the blocks' scale; 1 / num_layers by default.
+        Initial scale of the blocks; 1 / num_layers by default.
     causal, replicate : bool
         See :class:`TimeConv`.
-
-    Example
-    -------
-    >>> ConvNeXtBackbone(4, 2, 8, 16)(torch.randn(2, 10, 4)).shape
-    torch.Size([2, 10, 8])
     """
 
     def __init__(
@@ -224,22 +154,7 @@ class ConvNeXtBackbone(nn.Module):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Compute hidden frames.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Features [B, T, input_dim].
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-        state : StreamState, optional
-            Context of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Hidden frames [B, T, dim].
-        """
+        """Features [B, T, input_dim] to hidden frames [B, T, dim]."""
         x = self.embedding(x, lengths, scope(state, "embedding"))
         x = self.input_norm(x.to(self.input_norm.weight.dtype))
         for i, layer in enumerate(self.layers):
@@ -253,31 +168,18 @@ class ConvNeXtDecoder(Decoder):
     Arguments
     ---------
     head : nn.Module
-        From hidden frames [B, T, dim], lengths (int64 [B] or None) and a state
-        to a waveform [B, T * hop_length]; with a `reach` as below.
+        Hidden frames [B, T, dim], lengths (int64 [B] or None) and state to a
+        waveform [B, T * hop_length]; has a `reach` like this class.
     hop_length : int
-        Samples a frame.
+        Samples per frame.
     causal : bool
-        Whether to look to the left only.
+        Whether the model looks to the left only.
     **backbone : dict
         Options of :class:`ConvNeXtBackbone`.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec.modules.wavenext import LinearHead
-    >>> decoder = ConvNeXtDecoder(
-    ...     LinearHead(8, 480), 480, input_dim=4, num_layers=2, dim=8, ffn_dim=8
-    ... )
-    >>> decoder(torch.randn(2, 10, 4)).shape
-    torch.Size([2, 4800])
     """
 
     def __init__(
-        self,
-        head: nn.Module,
-        hop_length: int,
-        causal: bool = False,
-        **backbone,
+        self, head: nn.Module, hop_length: int, causal: bool = False, **backbone
     ):
         super().__init__()
         self.input_dim = backbone["input_dim"]
@@ -298,21 +200,6 @@ class ConvNeXtDecoder(Decoder):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Synthesise.
-
-        Arguments
-        ---------
-        feats : torch.Tensor
-            Features [B, T, input_dim].
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-        state : StreamState, optional
-            Causal only: context of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveform [B, T * hop_length].
-        """
+        """Features [B, T, input_dim] to waveform [B, T * hop_length]."""
         x = self.backbone(feats, lengths, scope(state, "backbone"))
         return self.head(x, lengths, scope(state, "head"))

@@ -19,27 +19,12 @@ from speechbrain_focalcodec.modules.masking import zero_beyond
 
 __all__ = ["SEGMENT", "ConvLayer", "FeatureExtractor"]
 
-# Frames that the convolutions make at once.
+# Frames per segment.
 SEGMENT = 50
 
 
 class ConvLayer(nn.Module):
-    """Strided convolution without bias, LayerNorm and GELU.
-
-    Arguments
-    ---------
-    in_dim, out_dim : int
-        Channels.
-    kernel_size, stride : int
-        Taps and hop.
-    causal : bool
-        Whether to pad on the left, and so look to the left only.
-
-    Example
-    -------
-    >>> ConvLayer(1, 4, 10, 5)(torch.randn(2, 100, 1)).shape
-    torch.Size([2, 19, 4])
-    """
+    """Strided convolution without bias, LayerNorm and GELU."""
 
     def __init__(
         self,
@@ -59,21 +44,10 @@ class ConvLayer(nn.Module):
         self.norm = nn.LayerNorm(out_dim)
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Number of steps after the convolution.
-
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Steps, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Steps, int64 [B]; at least 1.
-        """
+        """Number of steps after the convolution, int64 [B]; at least 1."""
         if self.causal:
             return (lengths - 1) // self.stride + 1
-        # What is shorter than the kernel is filled up to it with zeros.
+        # Shorter inputs are padded to the kernel with zeros.
         padded = lengths.clamp(min=self.kernel_size)
         return (padded - self.kernel_size) // self.stride + 1
 
@@ -83,26 +57,11 @@ class ConvLayer(nn.Module):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Apply the layer.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Steps [B, T, in_dim].
-        lengths : torch.Tensor, optional
-            Steps, int64 [B].
-        state : StreamState, optional
-            Causal only: context of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Steps [B, T', out_dim].
-        """
+        """Steps [B, T, in_dim] to steps [B, T', out_dim]."""
         if self.causal:
             x = extend_left(x, self.kernel_size - 1, state)
         else:
-            # Padding is seen only by what is shorter than the kernel.
+            # Only inputs shorter than the kernel see padding.
             x = zero_beyond(x, lengths)
             if x.shape[1] < self.kernel_size:
                 x = F.pad(x, (0, 0, 0, self.kernel_size - x.shape[1]))
@@ -112,20 +71,9 @@ class ConvLayer(nn.Module):
 
 
 class FeatureExtractor(nn.Module):
-    """The stack of strided convolutions.
+    """The stack of strided convolutions."""
 
-    Arguments
-    ---------
-    hidden_dims, kernel_sizes, strides : sequence of int
-        Of each layer.
-    causal : bool
-        See :class:`ConvLayer`.
-
-    Example
-    -------
-    >>> FeatureExtractor((4, 4), (10, 3), (5, 2))(torch.randn(1, 100)).shape
-    torch.Size([1, 9, 4])
-    """
+    layers: Any
 
     def __init__(
         self,
@@ -148,24 +96,13 @@ class FeatureExtractor(nn.Module):
     @property
     def reach(self) -> int:
         """Samples that a frame depends on."""
-        reach: Any = 1
+        reach = 1
         for layer in reversed(self.layers):
             reach = (reach - 1) * layer.stride + layer.kernel_size
         return reach
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Number of frames for a number of samples.
-
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Samples, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Frames, int64 [B].
-        """
+        """Number of frames for numbers of samples, int64 [B]."""
         for layer in self.layers:
             lengths = layer.output_lengths(lengths)
         return lengths
@@ -176,31 +113,16 @@ class FeatureExtractor(nn.Module):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Extract frames.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, T].
-        lengths : torch.Tensor, optional
-            Samples, int64 [B].
-        state : StreamState, optional
-            Causal only: context of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [B, N, hidden_dims[-1]].
-        """
+        """Waveform [B, T] to frames [B, N, hidden_dims[-1]]."""
         if self.causal or not fast_path(sig):
             return self._extract(sig, lengths, state)
-        # Segment by segment, each frame from its own samples: what passes
-        # between the layers stays in the processor's cache.
+        # By segments, each frame from its own samples: hidden steps stay in
+        # the processor's cache.
         size = SEGMENT * self.hop_length
         if sig.shape[1] < 2 * size:
             return self._extract(sig, lengths)
         total = int(self.output_lengths(torch.tensor(sig.shape[1])))
-        x = None
+        x: Any = None
         for start in range(0, total, SEGMENT):
             stop = min(start + SEGMENT, total)
             part = sig[
@@ -208,7 +130,7 @@ class FeatureExtractor(nn.Module):
                 start * self.hop_length : (stop - 1) * self.hop_length
                 + self.reach,
             ]
-            # Lengths matter to what is shorter than a frame alone.
+            # Lengths matter only to inputs shorter than a frame.
             frames = self._extract(
                 part,
                 lengths.clamp(max=part.shape[1])

@@ -9,20 +9,7 @@ __all__ = ["FeedForward"]
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GELU between.
-
-    Arguments
-    ---------
-    dim, hidden_dim : int
-        Channels outside and inside.
-    dropout : float
-        Dropout after the activation, in training.
-
-    Example
-    -------
-    >>> FeedForward(4, 16)(torch.randn(2, 3, 4)).shape
-    torch.Size([2, 3, 4])
-    """
+    """Two linear layers with GELU and dropout between."""
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0):
         super().__init__()
@@ -31,16 +18,5 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply to frames [..., dim].
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [..., dim].
-
-        Returns
-        -------
-        torch.Tensor
-            Same shape.
-        """
+        """Frames [..., dim] to frames [..., dim]."""
         return self.out_proj(self.dropout(then_gelu(self.in_proj, x)))

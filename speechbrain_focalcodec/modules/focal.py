@@ -2,8 +2,10 @@
 
 Focal modulation (Yang et al., 2022) replaces attention by depthwise
 convolutions of growing width and a global mean, gated per frame. Names of
-parts are those of the published weights.
+submodules are those of the published weights.
 """
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,36 +31,13 @@ __all__ = ["FocalBlock", "FocalModulation"]
 
 
 class ScaledTanh(nn.Module):
-    """tanh(alpha x) with one alpha, the norm of the causal blocks.
-
-    Arguments
-    ---------
-    init : float
-        First value of alpha.
-
-    Example
-    -------
-    >>> ScaledTanh()(torch.zeros(2)).tolist()
-    [0.0, 0.0]
-    """
+    """tanh(alpha x) with one alpha: the norm of the causal blocks."""
 
     def __init__(self, init: float = 0.5):
         super().__init__()
         self.alpha = nn.Parameter(torch.full((1,), init))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply element by element.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Any shape.
-
-        Returns
-        -------
-        torch.Tensor
-            Same shape.
-        """
         return torch.tanh(self.alpha * x)
 
 
@@ -70,7 +49,7 @@ def _norm(dim: int, causal: bool, init: float) -> nn.Module:
 def _add(
     x: torch.Tensor, gamma: torch.Tensor | float, branch: torch.Tensor
 ) -> torch.Tensor:
-    """Residual plus a branch, scaled where there is a scale."""
+    """Residual plus a scaled branch."""
     if isinstance(gamma, torch.Tensor):
         return torch.addcmul(x, gamma, branch)
     return x + gamma * branch if gamma != 1.0 else x + branch
@@ -84,23 +63,20 @@ class FocalModulation(nn.Module):
     dim : int
         Channels.
     focal_window, focal_level, focal_factor : int
-        Kernel ``focal_window + focal_factor * k`` at level k.
+        The kernel has ``focal_window + focal_factor * k`` taps at level k.
     use_norm : bool
-        Whether a norm stands before the output projection.
+        Whether a norm precedes the output projection.
     normalize_modulator : bool
         Whether to divide the sum of the levels by their number.
     causal : bool
-        Whether to look to the left only; the mean becomes a convolution.
+        Whether to look to the left only; a convolution replaces the mean.
     window_size : int
         Causal only: taps of that convolution.
     tanhscale_init : float
-        Causal only: first value of the norm's alpha.
-
-    Example
-    -------
-    >>> FocalModulation(4)(torch.randn(2, 9, 4)).shape
-    torch.Size([2, 9, 4])
+        Causal only: initial alpha of the norm.
     """
+
+    layers: Any
 
     def __init__(
         self,
@@ -149,23 +125,10 @@ class FocalModulation(nn.Module):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Mix frames.
+        """Frames [B, T, dim] to frames [B, T, dim].
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [B, T, dim].
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-        state : StreamState, optional
-            Causal: context of earlier chunks. Offline: a
-            :class:`~speechbrain_focalcodec.modules.means.TimeMeans`, when
-            `x` is a window of a longer utterance.
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [B, T, dim].
+        `state` is the stream's; or, offline, the :class:`TimeMeans` of a window
+        of a longer utterance.
         """
         query, context, gates = (
             self.in_proj(x)
@@ -201,7 +164,7 @@ class FocalModulation(nn.Module):
             return depthwise_conv(
                 context, conv.weight, conv.bias, packed=packed
             )
-        context = zero_beyond(context, lengths, own=True)
+        context = zero_beyond(context, lengths, in_place=True)
         if taps % 2:  # an even kernel reaches one further to the right
             context = F.pad(context, (0, 0, 0, 1))
         return depthwise_conv(context, conv.weight, conv.bias, taps // 2)
@@ -218,7 +181,7 @@ class FocalModulation(nn.Module):
         if lengths is None:
             return context.mean(dim=1, keepdim=True)
         # In float32, as a mean is computed: a sum would overflow half floats.
-        total = zero_beyond(context, lengths, own=True).sum(
+        total = zero_beyond(context, lengths, in_place=True).sum(
             dim=1, keepdim=True, dtype=torch.float32
         )
         return (total / lengths[:, None, None]).to(context.dtype)
@@ -241,12 +204,7 @@ class FocalBlock(nn.Module):
     use_layerscale : bool
         Whether the branches are scaled by a learned vector.
     layerscale_init : float
-        First value of that vector.
-
-    Example
-    -------
-    >>> FocalBlock(4)(torch.randn(2, 9, 4)).shape
-    torch.Size([2, 9, 4])
+        Initial value of that vector.
     """
 
     def __init__(
@@ -293,23 +251,8 @@ class FocalBlock(nn.Module):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Apply the block.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [B, T, dim].
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-        state : StreamState, optional
-            Causal: context of earlier chunks. Offline: a
-            :class:`~speechbrain_focalcodec.modules.means.TimeMeans`, when
-            `x` is a window of a longer utterance.
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [B, T, dim].
+        """Frames [B, T, dim] to frames; `state` as in
+        :meth:`FocalModulation.forward`.
         """
         state = scope(state, "modulation")
         if self.use_post_norm:

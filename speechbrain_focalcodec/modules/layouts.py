@@ -1,7 +1,7 @@
-"""Convolutions over [B, T, C] in the layouts that run fastest.
+"""Convolutions over [B, T, C] in the fastest layouts.
 
-Frames stay contiguous from layer to layer: what is no matrix product with a
-library's kernel behind it becomes one, and nothing is transposed.
+Frames stay contiguous from layer to layer and nothing is transposed:
+convolutions become matrix products.
 """
 
 from functools import partial
@@ -10,11 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from speechbrain_focalcodec.modules.derived import (
-    Derived,
-    can_keep,
-    fast_path,
-)
+from speechbrain_focalcodec.modules.derived import Derived, can_keep, fast_path
 
 __all__ = [
     "Linear",
@@ -25,14 +21,13 @@ __all__ = [
     "pack",
     "pack_depthwise",
     "packed_product",
-    "packing_pays",
+    "use_packed",
     "then_gelu",
 ]
 
 
-# oneDNN multiplies by weights in its own layout: a sixth faster while the
-# weights, not the frames, are most of what is read. PyTorch has no public
-# name for it, so it is done without where these are missing.
+# oneDNN multiplies by weights in its own layout, a sixth faster if weights are
+# larger than frames. PyTorch has no public names for it; they may be missing.
 PACKED = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name)
     for name in (
@@ -42,50 +37,26 @@ PACKED = torch.backends.mkldnn.is_available() and all(
         "_reorder_linear_weight",
     )
 )
-# Frames for which it pays, by type: measured, see docs/speed.md.
+# Numbers of frames for which it is faster, by type; see docs/speed.md.
 PACKED_FRAMES = {torch.float32: range(1, 641)}
 if (
     PACKED
     and getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)()
 ):
     PACKED_FRAMES[torch.bfloat16] = range(1, 1 << 62)
-# Smaller weights are multiplied before oneDNN has found its kernel.
+# For smaller weights, finding oneDNN's kernel takes longer than the product.
 PACKED_SIZE = 1 << 19
-# Up to so many steps a convolution is one such product of copied rows.
-FEW = 64
+# Up to this many steps, a convolution is one such product of copied rows.
+MAX_COPIED_STEPS = 64
 
 
 def pack(weight: torch.Tensor) -> torch.Tensor:
-    """Bring a weight into oneDNN's own layout.
-
-    Arguments
-    ---------
-    weight : torch.Tensor
-        Of a linear layer [out, in], contiguous.
-
-    Returns
-    -------
-    torch.Tensor
-        Opaque.
-    """
+    """A linear layer's contiguous weight [out, in] in oneDNN's layout."""
     return torch.ops.mkldnn._reorder_linear_weight(weight, None)
 
 
-def packing_pays(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether to multiply by a packed weight.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        Frames [..., in].
-    weight : torch.Tensor
-        What would be packed.
-
-    Returns
-    -------
-    bool
-        Whether it can be done, and is faster.
-    """
+def use_packed(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether a packed weight can be used for frames `x`, and is faster."""
     frames = PACKED_FRAMES.get(x.dtype, range(0))
     return (
         PACKED
@@ -102,23 +73,9 @@ def packed_product(
     bias: torch.Tensor | None,
     activation: str = "none",
 ) -> torch.Tensor:
-    """Multiply by a packed weight.
+    """Multiply frames [..., in] by a packed weight; returns [..., out].
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        Frames [..., in].
-    packed : torch.Tensor
-        From :func:`pack`.
-    bias : torch.Tensor, optional
-        One value a channel [out].
-    activation : str
-        ``none`` or ``gelu``.
-
-    Returns
-    -------
-    torch.Tensor
-        Frames [..., out].
+    `activation` is ``none`` or ``gelu``.
     """
     return torch.ops.mkldnn._linear_pointwise(
         x, packed, bias, activation, [], "none"
@@ -126,20 +83,10 @@ def packed_product(
 
 
 class Linear(nn.Linear):
-    """Linear layer that takes any float type and gives that of its weight.
+    """Linear layer that casts its input to the type of its weight.
 
-    With the weight in bfloat16 and all else in float32, the products alone
-    are in low precision: see :mod:`speechbrain_focalcodec.acceleration`.
-
-    Arguments
-    ---------
-    in_features, out_features : int
-        Channels.
-
-    Example
-    -------
-    >>> Linear(4, 6).bfloat16()(torch.randn(2, 9, 4)).dtype
-    torch.bfloat16
+    With bfloat16 weights and float32 elsewhere, only the products are in low
+    precision: see :mod:`speechbrain_focalcodec.acceleration`.
     """
 
     def __init__(self, in_features: int, out_features: int):
@@ -147,38 +94,16 @@ class Linear(nn.Linear):
         self.packed = Derived(pack)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [..., in_features].
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [..., out_features].
-        """
+        """Frames [..., in_features] to frames [..., out_features]."""
         return self._multiply(x, "none")
 
     def then_gelu(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply and apply GELU, in one step where that can be had.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [..., in_features].
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [..., out_features].
-        """
+        """Linear layer and GELU, fused if possible."""
         return self._multiply(x, "gelu")
 
     def _multiply(self, x: torch.Tensor, activation: str) -> torch.Tensor:
         x = x.to(self.weight.dtype)
-        if packing_pays(x, self.weight):
+        if use_packed(x, self.weight):
             return packed_product(
                 x, self.packed(self.weight), self.bias, activation
             )
@@ -187,26 +112,9 @@ class Linear(nn.Linear):
 
 
 def then_gelu(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Apply a linear layer and GELU, in one step where the layer has one.
+    """Apply a linear layer and GELU, fused if the layer can.
 
-    Layers that took the place of a :class:`Linear` (adapters, LoRA) do not.
-
-    Arguments
-    ---------
-    layer : nn.Module
-        A linear layer.
-    x : torch.Tensor
-        Frames [..., in_features].
-
-    Returns
-    -------
-    torch.Tensor
-        Frames [..., out_features].
-
-    Example
-    -------
-    >>> then_gelu(nn.Linear(2, 3), torch.zeros(1, 2)).shape
-    torch.Size([1, 3])
+    Layers that replace a :class:`Linear` (adapters, LoRA) cannot.
     """
     joined = getattr(layer, "then_gelu", None)
     return F.gelu(layer(x)) if joined is None else joined(x)
@@ -217,18 +125,7 @@ def _pack_first_tap(weight: torch.Tensor) -> torch.Tensor:
 
 
 class PointwiseConv(nn.Conv1d):
-    """Convolution of one tap over [B, T, C]: a linear layer.
-
-    Arguments
-    ---------
-    in_dim, out_dim : int
-        Channels.
-
-    Example
-    -------
-    >>> PointwiseConv(4, 6)(torch.randn(2, 9, 4)).shape
-    torch.Size([2, 9, 6])
-    """
+    """Convolution of one tap over [B, T, C]: a linear layer."""
 
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__(in_dim, out_dim, 1)
@@ -237,49 +134,21 @@ class PointwiseConv(nn.Conv1d):
         self.quantized: nn.Module | None = None
 
     def as_matrix(self) -> torch.Tensor:
-        """The weight of the same linear layer.
-
-        Returns
-        -------
-        torch.Tensor
-            [out, in].
-        """
+        """Weight [out, in] of the same linear layer."""
         return self.weight[..., 0]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [B, T, in_dim].
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [B, T, out_dim], in the weight's type.
-        """
+        """Frames [B, T, in_dim] to frames [B, T, out_dim]."""
         if self.quantized is not None:
             return self.quantized(x)
         x = x.to(self.weight.dtype)
-        if packing_pays(x, self.weight):
+        if use_packed(x, self.weight):
             return packed_product(x, self.packed(self.weight), self.bias)
         return F.linear(x, self.as_matrix(), self.bias)
 
 
 def pack_depthwise(weight: torch.Tensor) -> torch.Tensor:
-    """Bring the taps of a depthwise convolution into oneDNN's own layout.
-
-    Arguments
-    ---------
-    weight : torch.Tensor
-        Taps [C, 1, K].
-
-    Returns
-    -------
-    torch.Tensor
-        Opaque.
-    """
+    """Taps [C, 1, K] of a depthwise convolution in oneDNN's layout."""
     return torch.ops.mkldnn._reorder_convolution_weight(
         weight.unsqueeze(2), [0, 0], [1, 1], [1, 1], len(weight)
     )
@@ -292,38 +161,17 @@ def depthwise_conv(
     padding: int = 0,
     packed: Derived | None = None,
 ) -> torch.Tensor:
-    """Depthwise convolution, as a flat image with its channels last.
+    """Depthwise convolution of frames [B, T, C] with taps [C, 1, K] and bias
+    [C].
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        Frames [B, T, C].
-    weight : torch.Tensor
-        Taps [C, 1, K].
-    bias : torch.Tensor, optional
-        One value a channel [C].
-    padding : int
-        Zeros on both sides.
-    packed : Derived, optional
-        Keeps the weight in oneDNN's layout, by :func:`pack_depthwise`: pays
-        for hundreds of taps and few steps, whose every call is a reordering
-        of the weight otherwise.
-
-    Returns
-    -------
-    torch.Tensor
-        Frames [B, T + 2 * padding - K + 1, C].
-
-    Example
-    -------
-    >>> depthwise_conv(
-    ...     torch.ones(1, 5, 2), torch.ones(2, 1, 3), None
-    ... ).shape
-    torch.Size([1, 3, 2])
+    It runs as an image of height 1 with channels last. `padding` zeros are
+    added on both sides: the output is [B, T + 2 * padding - K + 1, C]. `packed`
+    caches :func:`pack_depthwise` of the weight: faster for hundreds of taps and
+    few steps, for which oneDNN otherwise reorders the weight in each call.
     """
     dtype = weight.dtype
     if x.device.type == "cpu":
-        # oneDNN never returns from half types and more than 14 taps.
+        # oneDNN hangs with half types and more than 14 taps.
         half = dtype in (torch.bfloat16, torch.float16)
         if half or torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
@@ -334,9 +182,9 @@ def depthwise_conv(
                     padding,
                 ).to(dtype)
     x = x.to(dtype)
-    # Channels must lie side by side for the fast kernel.
+    # The fast kernel needs channels side by side.
     image = x.contiguous().transpose(1, 2).unsqueeze(2)
-    if packed is not None and packing_pays(x, weight):
+    if packed is not None and use_packed(x, weight):
         y = torch.ops.mkldnn._convolution_pointwise(
             image,
             packed(weight),
@@ -361,7 +209,7 @@ def depthwise_conv(
 
 
 def _as_matrix(weight: torch.Tensor) -> torch.Tensor:
-    """[out, in, K] to [K * in, out]: one row a tap and input channel."""
+    """[out, in, K] to [K * in, out]: one row per tap and input channel."""
     return weight.permute(2, 1, 0).flatten(0, 1).contiguous()
 
 
@@ -372,24 +220,9 @@ def _pack_as_matrix(weight: torch.Tensor) -> torch.Tensor:
 class StridedConv(nn.Conv1d):
     """Convolution without padding over [B, T, C].
 
-    On the CPU, `stride` steps side by side are the rows of a matrix, so a
-    kernel of K taps takes ceil(K / stride) products and no copy.
-
-    Arguments
-    ---------
-    in_dim, out_dim : int
-        Channels.
-    kernel_size, stride : int
-        Taps and hop.
-    bias : bool
-        Whether a bias is added.
-    groups : int
-        Groups of channels; with more than one there is no fast path.
-
-    Example
-    -------
-    >>> StridedConv(4, 6, 3, 2)(torch.randn(2, 9, 4)).shape
-    torch.Size([2, 4, 6])
+    On the CPU, `stride` adjacent steps are the rows of a matrix, so a kernel of
+    K taps takes ceil(K / stride) products and no copy. More than one group has
+    no fast path.
     """
 
     def __init__(
@@ -410,28 +243,13 @@ class StridedConv(nn.Conv1d):
         self.quantized: nn.Module | None = None
 
     def as_matrix(self) -> torch.Tensor:
-        """The weight of the linear layer that takes all taps' steps.
-
-        Returns
-        -------
-        torch.Tensor
-            [out, K * in].
-        """
+        """Weight [out, K * in] of the linear layer over all taps."""
         return _as_matrix(self.weight).mT
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve.
+        """Steps [B, T, in_dim] to [B, (T - K) // stride + 1, out_dim].
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            Steps [B, T, in_dim], T >= kernel_size.
-
-        Returns
-        -------
-        torch.Tensor
-            Steps [B, (T - kernel_size) // stride + 1, out_dim], in the
-            weight's type.
+        K is the kernel size; T >= K.
         """
         if self.quantized is not None:
             return self.quantized(self._rows(x))
@@ -442,13 +260,17 @@ class StridedConv(nn.Conv1d):
         batch, steps, width = x.shape
         taps, stride = self.kernel_size[0], self.stride[0]
         count = (steps - taps) // stride + 1
-        if width > 1 and batch * count <= FEW and packing_pays(x, self.weight):
+        if (
+            width > 1
+            and batch * count <= MAX_COPIED_STEPS
+            and use_packed(x, self.weight)
+        ):
             return packed_product(
                 self._rows(x), self.packed(self.weight), self.bias
             )
         matrix = self.matrix(self.weight)
         if width == 1:
-            # Rows of a few samples: copying them beats many small products.
+            # Rows of few samples: one copy is faster than small products.
             rows = x[..., 0].unfold(1, taps, stride)
             return F.linear(rows, matrix.mT, self.bias)
         y = x.new_empty(batch, count, self.out_channels)
@@ -466,7 +288,7 @@ class StridedConv(nn.Conv1d):
         return y if self.bias is None else y.add_(self.bias)
 
     def _rows(self, x: torch.Tensor) -> torch.Tensor:
-        """All that each output step sees, in a row: [B, T', K * in]."""
+        """All inputs of each output step in a row: [B, T', K * in]."""
         x = x.contiguous()
         batch, steps, width = x.shape
         taps, stride = self.kernel_size[0], self.stride[0]
@@ -479,7 +301,7 @@ class StridedConv(nn.Conv1d):
 
 def _spectrum(weight: torch.Tensor, groups: int, size: int) -> torch.Tensor:
     """[out, in, K] to spectra [(size // 2 + 1) * groups, in, out / groups]."""
-    # Conjugate: what a network calls convolution is a correlation.
+    # Conjugate: a network's convolution is a correlation.
     spectrum = torch.fft.rfft(weight.float(), n=size).conj()
     spectrum = spectrum.unflatten(0, (groups, -1)).permute(3, 0, 2, 1)
     return spectrum.flatten(0, 1).resolve_conj().contiguous()
@@ -494,25 +316,13 @@ def _group_matrices(weight: torch.Tensor, groups: int) -> torch.Tensor:
 class WideConv(nn.Conv1d):
     """Grouped convolution of many taps over [B, T, C], without padding.
 
-    On the CPU by overlap-save: spectra of blocks times those of the kernel,
-    a product of matrices for each frequency and group. For 128 taps and
-    groups of 64 channels that is a thirtieth of the multiplications. Few
-    frames, the chunks of a stream, are a product of matrices for each group.
-
-    Arguments
-    ---------
-    dim : int
-        Channels.
-    kernel_size, groups : int
-        Taps and groups.
-
-    Example
-    -------
-    >>> WideConv(8, 16, 4)(torch.randn(2, 40, 8)).shape
-    torch.Size([2, 25, 8])
+    On the CPU by overlap-save: spectra of blocks times that of the kernel, a
+    matrix product per frequency and group. For 128 taps and groups of 64
+    channels that is a thirtieth of the multiplications. For few frames, as in
+    the chunks of a stream, it is one matrix product per group.
     """
 
-    # With fewer the transforms cost more than they save.
+    # With fewer, the transforms cost more than they save.
     MIN_TAPS, MIN_STEPS = 32, 32
 
     def __init__(self, dim: int, kernel_size: int, groups: int):
@@ -523,18 +333,7 @@ class WideConv(nn.Conv1d):
         self.matrices = Derived(partial(_group_matrices, groups=groups))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [B, T, dim], T >= kernel_size.
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [B, T - kernel_size + 1, dim].
-        """
+        """Frames [B, T, dim], T >= K, to frames [B, T - K + 1, dim]."""
         batch, steps, dim = x.shape
         taps = self.kernel_size[0]
         steps = steps - taps + 1
@@ -542,7 +341,7 @@ class WideConv(nn.Conv1d):
             return super().forward(x.mT).mT
         if steps < self.MIN_STEPS:
             return self._few(x, steps)
-        # Of a block twice as long as the kernel, half is not wrapped around.
+        # Blocks are twice as long as the kernel: half of each is valid.
         size, hop = 2 * taps, taps
         blocks = -(-steps // hop)
         x = F.pad(x, (0, 0, 0, (blocks - 1) * hop + size - x.shape[1]))
@@ -562,7 +361,7 @@ class WideConv(nn.Conv1d):
         batch, length, dim = x.shape
         width = dim // self.groups
         x = x.unflatten(-1, (self.groups, width)).permute(2, 0, 1, 3)
-        # Overlapping rows: what each frame sees, without copying it.
+        # Overlapping rows: the input of each frame, not copied.
         rows = x.contiguous().as_strided(
             (self.groups, batch, steps, self.kernel_size[0] * width),
             (batch * length * width, length * width, width, 1),

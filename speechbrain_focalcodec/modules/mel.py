@@ -1,8 +1,8 @@
 """Log-mel encoder: a fixed front end for small models.
 
-It takes WavLM's place where 300 MB of encoder are too much: 80 mel bands at
-50 Hz, compressed by a logarithm and brought to about zero mean and unit
-variance by two fixed numbers. It has no trained weights.
+It replaces WavLM where 300 MB of encoder are too much: 80 mel bands at 50 Hz,
+as logarithms that are normalised by two fixed numbers. It has no trained
+weights.
 """
 
 import torch
@@ -20,10 +20,10 @@ __all__ = ["LogMel"]
 class LogMel(ExactBuffers, Encoder):
     """Waveform to normalised log-mel features.
 
-    Frame ``i`` is centred on sample ``hop_length * (i + 1/2)``, as the frames
-    of the Vocos decoder are, and zeros stand beyond both ends: ``n`` samples
-    give ``ceil(n / hop_length)`` frames, whatever else is in the batch. Causal,
-    frame ``i`` ends with sample ``hop_length * (i + 1)``.
+    Frame ``i`` is centred on sample ``hop_length * (i + 1/2)``, like the frames
+    of the Vocos decoder, with zeros beyond both ends: ``n`` samples become
+    ``ceil(n / hop_length)`` frames. Causal, frame ``i`` ends with sample
+    ``hop_length * (i + 1)``.
 
     Arguments
     ---------
@@ -34,22 +34,20 @@ class LogMel(ExactBuffers, Encoder):
     n_fft : int
         Window and FFT size (samples).
     hop_length : int
-        Hop (samples).
+        Hop length (samples).
     f_min, f_max : float
         Lowest and highest frequency (Hz).
     floor : float
-        Added to the magnitudes; keeps the logarithm finite, and levels well
-        below it look alike: no bits are spent on background noise.
+        Added to the magnitudes. Levels well below it look alike, so no bits
+        are spent on background noise.
     mean, std : float
         Fixed statistics that normalise the logarithm.
     causal : bool
-        Whether a frame must not see samples after its own hop.
-
-    Example
-    -------
-    >>> LogMel()(torch.randn(2, 16000)).shape
-    torch.Size([2, 50, 80])
+        Whether a frame sees no samples after its own hop.
     """
+
+    window: torch.Tensor
+    filterbank: torch.Tensor
 
     def __init__(
         self,
@@ -92,7 +90,7 @@ class LogMel(ExactBuffers, Encoder):
 
     @property
     def margin(self) -> int:  # type: ignore[override]
-        """Frames next to a cut that see the zeros beyond it."""
+        """Frames next to a cut that see zeros in place of samples."""
         side = self.n_fft - self.hop_length
         if not self.causal:
             side = -(-side // 2)
@@ -104,22 +102,10 @@ class LogMel(ExactBuffers, Encoder):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Compute the features.
+        """Waveform [B, T] to features [B, ceil(T / hop_length), n_mels].
 
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, T].
-        lengths : torch.Tensor, optional
-            Samples, int64 [B].
-        state : StreamState, optional
-            Causal only: context of earlier chunks. Every chunk but the last
-            must hold a multiple of `hop_length` samples.
-
-        Returns
-        -------
-        torch.Tensor
-            Features [B, ceil(T / hop_length), n_mels].
+        In a stream, all chunks but the last hold a multiple of `hop_length`
+        samples.
         """
         sig = zero_beyond(sig, lengths)
         side = self.n_fft - self.hop_length

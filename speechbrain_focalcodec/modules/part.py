@@ -1,6 +1,6 @@
-"""What the five parts of a codec have in common, and what each must offer.
+"""Base classes of the five parts of a codec.
 
-A part of your own derives from the class of its role and names the attributes
+A part of your own derives from the class of its role and has the attributes
 listed there; see docs/architecture.md.
 """
 
@@ -16,15 +16,15 @@ __all__ = ["Compressor", "Decoder", "Decompressor", "Encoder", "Part"]
 
 
 class Part(nn.Module):
-    """A part of a codec. It keeps the options that it was made with.
+    """A part of a codec. It remembers its options.
 
     Attributes
     ----------
     options : dict
-        Arguments that were given to the constructor, by name. They are what
-        `config.json` and `hyperparams.yaml` hold.
+        Arguments of the constructor by name, without defaults: the content of
+        `config.json` and `hyperparams.yaml`.
     causal : bool
-        Whether an output never depends on later input.
+        Whether no output depends on later input.
 
     Example
     -------
@@ -49,11 +49,11 @@ def _keep_options(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def wrapper(self: Part, *args: Any, **kwargs: Any) -> None:
-        # Of the outermost class; a class may give its base other arguments.
+        # Those of the outermost class, which may call its base with others.
         if "options" not in self.__dict__:
-            _, *given = signature.bind(self, *args, **kwargs).arguments.items()
+            _, *bound = signature.bind(self, *args, **kwargs).arguments.items()
             options: dict[str, Any] = {}
-            for name, value in given:
+            for name, value in bound:
                 kind = signature.parameters[name].kind
                 options |= value if kind is kind.VAR_KEYWORD else {name: value}
             self.__dict__["options"] = options
@@ -70,17 +70,17 @@ class Encoder(Part):
     Attributes
     ----------
     sample_rate : int
-        Of the waveform (Hz).
+        Sample rate of the waveform (Hz).
     hop_length : int
-        Samples a frame.
+        Samples per frame.
     output_dim : int
         Channels of the features.
     chunk : int
         Causal only: frames that see each other.
     margin : int
-        Frames next to a cut that see what lies beyond it.
+        Frames next to a cut that depend on input beyond it.
     overhang : int
-        Samples that a frame reaches beyond its own hop.
+        Samples that a frame needs beyond its own hop.
     """
 
     sample_rate: int
@@ -91,18 +91,7 @@ class Encoder(Part):
     overhang: int = 0
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Number of frames for a number of samples.
-
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Samples, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Frames, int64 [B].
-        """
+        """Number of frames for numbers of samples, int64 [B]."""
         return -(-lengths // self.hop_length)
 
 
@@ -116,7 +105,7 @@ class Compressor(Part):
     input_dim, output_dim : int
         Channels of the features; dimensions of the latents.
     downscale_factors : sequence of int
-        Their product is the number of frames a latent.
+        Their product is the number of frames per latent.
     """
 
     input_dim: int
@@ -124,18 +113,7 @@ class Compressor(Part):
     downscale_factors: tuple[int, ...]
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Number of latents for a number of frames.
-
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Frames, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Latents, int64 [B].
-        """
+        """Number of latents for numbers of frames, int64 [B]."""
         for factor in self.downscale_factors:
             lengths = -(-lengths // factor)
         return lengths
@@ -151,7 +129,7 @@ class Decompressor(Part):
     input_dim, output_dim : int
         Dimensions of the codes; channels of the features.
     upscale_factors : sequence of int
-        Their product is the number of frames a code.
+        Their product is the number of frames per code.
     chunk : int
         Causal only: frames that see each other.
     """
@@ -162,18 +140,7 @@ class Decompressor(Part):
     chunk: int = 1
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Number of frames for a number of codes.
-
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Codes, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Frames, int64 [B].
-        """
+        """Number of frames for numbers of codes, int64 [B]."""
         for factor in self.upscale_factors:
             lengths = lengths * factor
         return lengths
@@ -189,7 +156,7 @@ class Decoder(Part):
     input_dim : int
         Channels of the features.
     hop_length : int
-        Samples a frame.
+        Samples per frame.
     reach : (int, int)
         Frames that a sample depends on before and after its own.
     """
@@ -199,16 +166,5 @@ class Decoder(Part):
     reach: tuple[int, int] = (0, 0)
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Number of samples for a number of frames.
-
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Frames, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Samples, int64 [B].
-        """
+        """Number of samples for numbers of frames, int64 [B]."""
         return lengths * self.hop_length

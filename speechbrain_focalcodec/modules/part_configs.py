@@ -1,7 +1,7 @@
 """The options of each part of a codec: names, types, bounds and defaults.
 
-The defaults are those of the published v0.0.1, in whose format the offline
-releases are; :data:`DEFAULTS` has what v0.0.2 changed.
+The defaults are those of the published v0.0.1, the format of the offline
+releases; :data:`DEFAULTS` has those that v0.0.2 changed.
 """
 
 import math
@@ -17,9 +17,9 @@ from pydantic import (
 
 from speechbrain_focalcodec.audio.files import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 
-# Far beyond any model. They bound the number of modules and what inference
-# adds to the weights; weights themselves are compared with the file before
-# they are allocated, see checkpoint.match_config.
+# Far beyond any model. They bound the number of modules and the memory of
+# inference; weights are compared with the file before they are allocated, see
+# checkpoint.match_config.
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
 Count = Annotated[int, Field(ge=0, le=1 << 16)]
 Layers = Annotated[int, Field(ge=1, le=256)]
@@ -40,37 +40,19 @@ MAX_TOTAL_FACTOR = 1024
 
 
 class PartConfig(BaseModel):
-    """Options of one part: closed and immutable; no type is converted.
-
-    Example
-    -------
-    >>> PartConfig()
-    PartConfig()
-    """
+    """Options of one part: closed and immutable; no type is converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class OwnPartConfig(PartConfig):
-    """Options of a part of the user's own, as they are.
-
-    Example
-    -------
-    >>> OwnPartConfig(dim=8)
-    OwnPartConfig(dim=8)
-    """
+    """Options of a part that is not in the package, not validated."""
 
     model_config = ConfigDict(extra="allow")
 
 
 class WavLMConfig(PartConfig):
-    """Options of :class:`~speechbrain_focalcodec.modules.wavlm.WavLM`.
-
-    Example
-    -------
-    >>> WavLMConfig().num_layers
-    6
-    """
+    """Options of :class:`~speechbrain_focalcodec.modules.wavlm.WavLM`."""
 
     hidden_dims: Sizes = (512,) * 7
     kernel_sizes: Sizes = (10, 3, 3, 3, 3, 2, 2)
@@ -87,7 +69,7 @@ class WavLMConfig(PartConfig):
     causal: bool = False
     window_size: Size = 512
     lookahead_size: Lookahead = 3
-    # How the published code computes attention; neither changes a result.
+    # Of the published code; without effect on the output.
     max_cached_steps: Annotated[int, Field(ge=0)] = 2048
     use_flex_attention: bool = False
 
@@ -98,7 +80,7 @@ class WavLMConfig(PartConfig):
 
     @property
     def hop_length(self) -> int:
-        """Samples a frame."""
+        """Samples per frame."""
         return math.prod(self.strides)
 
     @property
@@ -122,7 +104,7 @@ class WavLMConfig(PartConfig):
             raise ValueError(
                 "dim must be a multiple of num_heads and conv_pos_groups"
             )
-        # Half of the distances of each sign have a bucket of their own.
+        # Half of the buckets of each sign hold one distance.
         if self.max_distance <= self.num_buckets // 4:
             raise ValueError("max_distance must exceed num_buckets / 4")
         if self.causal and self.window_size <= self.lookahead_size:
@@ -131,16 +113,10 @@ class WavLMConfig(PartConfig):
 
 
 class LogMelConfig(PartConfig):
-    """Options of :class:`~speechbrain_focalcodec.modules.mel.LogMel`.
-
-    Example
-    -------
-    >>> LogMelConfig().n_mels
-    80
-    """
+    """Options of :class:`~speechbrain_focalcodec.modules.mel.LogMel`."""
 
     sample_rate: SampleRate = 16000
-    # The filterbank is computed, so no file bounds it.
+    # The filterbank is not a weight in the file.
     n_mels: Annotated[int, Field(ge=1, le=512)] = 80
     n_fft: Annotated[int, Field(ge=2, le=1 << 15, multiple_of=2)] = 1024
     hop_length: Size = 320
@@ -171,13 +147,7 @@ class LogMelConfig(PartConfig):
 
 
 class FocalConfig(PartConfig):
-    """What compressor and decompressor share.
-
-    Example
-    -------
-    >>> FocalConfig().focal_window
-    7
-    """
+    """Options that compressor and decompressor share."""
 
     hidden_dims: Sizes = (1024, 512, 256)
     focal_window: Size = 7
@@ -202,14 +172,7 @@ class FocalConfig(PartConfig):
 
 
 class FocalEncoderConfig(FocalConfig):
-    """Options of
-    :class:`~speechbrain_focalcodec.modules.compressor.FocalEncoder`.
-
-    Example
-    -------
-    >>> FocalEncoderConfig().output_dim
-    13
-    """
+    """Options of :class:`FocalEncoder`."""
 
     input_dim: Size = 1024
     output_dim: Size = 13
@@ -222,14 +185,7 @@ class FocalEncoderConfig(FocalConfig):
 
 
 class FocalDecoderConfig(FocalConfig):
-    """Options of
-    :class:`~speechbrain_focalcodec.modules.compressor.FocalDecoder`.
-
-    Example
-    -------
-    >>> FocalDecoderConfig().hidden_dims
-    (256, 512, 1024)
-    """
+    """Options of :class:`FocalDecoder`."""
 
     hidden_dims: Sizes = (256, 512, 1024)
     input_dim: Size = 13
@@ -250,16 +206,9 @@ class FocalDecoderConfig(FocalConfig):
 
 
 class QuantizerConfig(PartConfig):
-    """Options of
-    :class:`~speechbrain_focalcodec.modules.bsq.BinarySphericalQuantizer`.
+    """Options of :class:`BinarySphericalQuantizer`."""
 
-    Example
-    -------
-    >>> QuantizerConfig().codebook_size
-    8192
-    """
-
-    # 24 bits: the most whose entropy loss still fits in memory.
+    # With more than 24 bits the entropy loss does not fit in memory.
     codebook_size: Annotated[int, Field(ge=2, le=1 << 24)] = 8192
 
     @field_validator("codebook_size")
@@ -271,13 +220,7 @@ class QuantizerConfig(PartConfig):
 
 
 class ConvNeXtConfig(PartConfig):
-    """What the two decoders share.
-
-    Example
-    -------
-    >>> ConvNeXtConfig().kernel_size
-    7
-    """
+    """Options that the two decoders share."""
 
     input_dim: Size = 1024
     num_layers: Layers = 8
@@ -291,8 +234,10 @@ class ConvNeXtConfig(PartConfig):
     @model_validator(mode="before")
     @classmethod
     def _old_keys(cls, data: Any) -> Any:
-        """The three offline releases name it `input_channels`, and carry a
-        `padding` that is always half the kernel.
+        """Accept the keys of the three offline releases.
+
+        These are `input_channels`, and a `padding` that is always half the
+        kernel.
         """
         if isinstance(data, dict):
             data = dict(data)
@@ -303,13 +248,7 @@ class ConvNeXtConfig(PartConfig):
 
 
 class VocosConfig(ConvNeXtConfig):
-    """Options of :class:`~speechbrain_focalcodec.modules.vocos.Vocos`.
-
-    Example
-    -------
-    >>> VocosConfig(input_channels=80).input_dim
-    80
-    """
+    """Options of :class:`~speechbrain_focalcodec.modules.vocos.Vocos`."""
 
     n_fft: Annotated[int, Field(ge=2, le=1 << 16, multiple_of=2)] = 1024
     fade: Annotated[int, Field(ge=0)] = 0
@@ -328,13 +267,7 @@ class VocosConfig(ConvNeXtConfig):
 
 
 class WaveNeXtConfig(ConvNeXtConfig):
-    """Options of :class:`~speechbrain_focalcodec.modules.wavenext.WaveNeXt`.
-
-    Example
-    -------
-    >>> WaveNeXtConfig().hop_length
-    480
-    """
+    """Options of :class:`~speechbrain_focalcodec.modules.wavenext.WaveNeXt`."""
 
     dim: Size = 1024
     ffn_dim: Size = 2048
@@ -343,7 +276,7 @@ class WaveNeXtConfig(ConvNeXtConfig):
 
 # The versions of the published package.
 VERSIONS = ("0.0.1", "0.0.2")
-# What a version takes for an option that is not written, where they differ.
+# Defaults of the versions where they differ.
 DECODERS = ("Vocos", "WaveNeXt")
 DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
     "compressor": {
@@ -370,5 +303,5 @@ NEW_OPTIONS = {
     "use_flex_attention",
     "window_size",
 }
-# Options of the decoder that v0.0.2 has under another name, or no more.
+# Options of the decoder that v0.0.2 has renamed or removed.
 OLD_OPTIONS = {"input_channels", "padding"}

@@ -1,40 +1,39 @@
-"""The last steps of a stream, in one piece and without moving them."""
+"""A ring buffer of the last steps of a stream, readable as one view."""
 
 import torch
 
 __all__ = ["Ring"]
 
-# Steps that can be added at once without a copy of those before.
+# Steps that can be added without copying earlier ones.
 SLACK = 32
 
 
 class Ring:
     """The last steps of a stream.
 
-    Each step is written twice, a whole turn apart: the last steps, wherever
-    they start, lie side by side, and adding a chunk costs no more than the
-    chunk.
+    Each step is written twice, one turn apart, so the last steps are always
+    contiguous and adding a chunk costs no more than the chunk.
 
     Arguments
     ---------
     tensor : torch.Tensor
         Room for two turns along `dim`.
     past : int
-        Steps that are seen before new ones.
+        Earlier steps that are seen with new ones.
     dim : int
-        Which dimension is time.
+        Time dimension.
     newest_first : bool
-        Whether steps lie in reversed order.
+        Whether steps are stored in reversed order.
 
     Example
     -------
     >>> ring = Ring.like(torch.zeros(1, 2), past=3)
-    >>> ring.append(torch.tensor([[1, 2]]))
-    tensor([[1., 2.]])
     >>> ring.append(torch.tensor([[3, 4]]))
-    tensor([[1., 2., 3., 4.]])
-    >>> ring.append(torch.tensor([[5, 6]]))
-    tensor([[2., 3., 4., 5., 6.]])
+    tensor([[3., 4.]])
+    >>> ring.append(torch.tensor([[5, 6, 7]]))
+    tensor([[3., 4., 5., 6., 7.]])
+    >>> ring.append(torch.tensor([[8]]))
+    tensor([[5., 6., 7., 8.]])
     """
 
     def __init__(
@@ -59,20 +58,7 @@ class Ring:
         dim: int = 1,
         newest_first: bool = False,
     ) -> "Ring":
-        """An empty ring for steps like those of a tensor.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Whose type, device and shape, time aside, are taken.
-        past, dim, newest_first
-            Of the ring.
-
-        Returns
-        -------
-        Ring
-            Empty.
-        """
+        """An empty ring for steps with the type, device and shape of `x`."""
         shape = list(x.shape)
         shape[dim] = 2 * (past + SLACK)
         # Written in place in any mode later.
@@ -81,13 +67,7 @@ class Ring:
         return cls(tensor, past, dim, newest_first)
 
     def push(self, x: torch.Tensor) -> None:
-        """Add steps.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            The steps, oldest first.
-        """
+        """Add steps, oldest first."""
         steps = x.shape[self.dim]
         self.seen += steps
         if steps > self.turn:
@@ -109,17 +89,10 @@ class Ring:
                 self.tensor.narrow(self.dim, at + self.turn, size).copy_(piece)
 
     def last(self, steps: int | None = None) -> torch.Tensor:
-        """The last steps.
+        """View of the last steps.
 
-        Arguments
-        ---------
-        steps : int, optional
-            How many, at most; `past` by default, then oldest first.
-
-        Returns
-        -------
-        torch.Tensor
-            A view; in the ring's order when `steps` is given.
+        With `steps`, at most that many, in the ring's order; else `past`,
+        oldest first.
         """
         size = min(self.seen, self.past if steps is None else steps)
         start = -self.seen if self.newest_first else self.seen - size
@@ -129,29 +102,14 @@ class Ring:
         return view
 
     def whole(self) -> torch.Tensor:
-        """Zeros of the size of all earlier steps that can be seen.
-
-        Returns
-        -------
-        torch.Tensor
-            `past` steps.
-        """
+        """Zeros of the size of `past` steps."""
         return torch.zeros_like(self.tensor.narrow(self.dim, 0, self.past))
 
     def append(self, x: torch.Tensor) -> torch.Tensor:
-        """Add steps and see them with those before.
+        """Add steps, oldest first; return them with up to `past` earlier ones.
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            New steps, oldest first.
-
-        Returns
-        -------
-        torch.Tensor
-            Up to `past` earlier steps and the new ones, in the ring's order:
-            a view of the ring, valid until the next call, or a copy where
-            there is no room or gradients are recorded.
+        The result is in the ring's order: a view that is valid until the next
+        call, or a copy if there is no room or gradients are recorded.
         """
         steps = x.shape[self.dim]
         if steps <= self.turn - self.past and not torch.is_grad_enabled():
@@ -166,18 +124,7 @@ class Ring:
         return joined
 
     def holds(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor could be what such a ring's :meth:`last` gives.
-
-        Arguments
-        ---------
-        tensor : torch.Tensor
-            The tensor.
-
-        Returns
-        -------
-        bool
-            Whether its shape fits.
-        """
+        """Whether a tensor has the shape of :meth:`last` of such a ring."""
         if tensor.ndim != self.tensor.ndim:
             return False
         shape = list(self.tensor.shape)
@@ -187,35 +134,13 @@ class Ring:
         )
 
     def filled(self, tensor: torch.Tensor) -> "Ring":
-        """A ring of the same kind that holds these steps.
-
-        Arguments
-        ---------
-        tensor : torch.Tensor
-            Steps, oldest first.
-
-        Returns
-        -------
-        Ring
-            A new one.
-        """
+        """A new ring of the same kind with these steps, oldest first."""
         ring = Ring.like(tensor, self.past, self.dim, self.newest_first)
         ring.push(tensor)
         return ring
 
     def to(self, device: str | torch.device) -> "Ring":
-        """Move to a device.
-
-        Arguments
-        ---------
-        device : str or torch.device
-            Where the model is.
-
-        Returns
-        -------
-        Ring
-            Itself.
-        """
+        """Move to a device, in place."""
         with torch.inference_mode(False):
             self.tensor = self.tensor.to(device)
         return self

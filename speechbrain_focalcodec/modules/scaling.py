@@ -1,7 +1,9 @@
 """Down- and up-scaling of frames, with Snake activations.
 
-Names of parts are those of the published weights.
+Names of submodules are those of the published weights.
 """
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from speechbrain_focalcodec.modules.layouts import (
     StridedConv,
     pack,
     packed_product,
-    packing_pays,
+    use_packed,
 )
 from speechbrain_focalcodec.modules.masking import zero_beyond
 
@@ -21,36 +23,13 @@ __all__ = ["DownScale", "UpScale"]
 
 
 class Snake(nn.Module):
-    """x + sin^2(alpha x) / alpha with one alpha a channel (Ziyin et al.).
-
-    Arguments
-    ---------
-    dim : int
-        Channels.
-
-    Example
-    -------
-    >>> Snake(4)(torch.zeros(2, 3, 4)).abs().sum().item()
-    0.0
-    """
+    """x + sin^2(alpha x) / alpha with one alpha per channel (Ziyin et al.)."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(dim, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply to frames [B, T, dim].
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [B, T, dim].
-
-        Returns
-        -------
-        torch.Tensor
-            Same shape.
-        """
         alpha = self.alpha[:, 0]
         return torch.addcdiv(x, (alpha * x).sin().square(), alpha + 1e-9)
 
@@ -58,19 +37,7 @@ class Snake(nn.Module):
 class DownScale(nn.Module):
     """Strided convolution and Snake: T frames to ceil(T / factor).
 
-    Arguments
-    ---------
-    in_dim, out_dim : int
-        Channels.
-    factor : int
-        Kernel and stride.
-    causal : bool
-        Whether a frame sees only what came before; pads on the left.
-
-    Example
-    -------
-    >>> DownScale(4, 6, 2)(torch.randn(2, 9, 4)).shape
-    torch.Size([2, 5, 6])
+    Kernel and stride are `factor`. Causal, the input is padded on the left.
     """
 
     def __init__(
@@ -84,22 +51,11 @@ class DownScale(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Frames before its own, down-scaled, that a frame sees."""
+        """Down-scaled frames that a frame sees before its own."""
         return int(self.causal and self.factor > 1)
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Number of frames after down-scaling.
-
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Frames, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Frames, int64 [B].
-        """
+        """Number of frames after down-scaling, int64 [B]."""
         return (lengths + self.factor - 1) // self.factor
 
     def forward(
@@ -108,22 +64,7 @@ class DownScale(nn.Module):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Down-scale.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [B, T, in_dim].
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-        state : StreamState, optional
-            Causal only: context of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [B, ceil(T / factor), out_dim].
-        """
+        """Frames [B, T, in_dim] to frames [B, ceil(T / factor), out_dim]."""
         if self.causal:
             x = extend_left(x, self.factor - 1, state)
         else:
@@ -145,20 +86,8 @@ def _pack_as_matrix(weight: torch.Tensor) -> torch.Tensor:
 class UpScale(nn.Module):
     """Snake and transposed convolution: T frames to T * factor.
 
-    Kernel and stride are equal, so each frame makes its own `factor` frames;
-    that is causal as it stands.
-
-    Arguments
-    ---------
-    in_dim, out_dim : int
-        Channels.
-    factor : int
-        Kernel and stride.
-
-    Example
-    -------
-    >>> UpScale(4, 6, 2)(torch.randn(2, 5, 4)).shape
-    torch.Size([2, 10, 6])
+    Kernel and stride are `factor`: each frame becomes `factor` frames, which is
+    causal.
     """
 
     def __init__(self, in_dim: int, out_dim: int, factor: int):
@@ -175,38 +104,22 @@ class UpScale(nn.Module):
 
     @property
     def bias(self) -> torch.Tensor:
-        """Of the same linear layer [factor * out]."""
-        return self.upscale.bias.repeat(self.factor)
+        """Bias [factor * out] of the same linear layer."""
+        bias: Any = self.upscale.bias
+        return bias.repeat(self.factor)
 
     def as_matrix(self) -> torch.Tensor:
-        """The weight of the linear layer that makes all frames of one.
-
-        Returns
-        -------
-        torch.Tensor
-            [factor * out, in].
-        """
+        """Weight [factor * out, in] of the same linear layer."""
         return _as_matrix(self.upscale.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Up-scale.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [B, T, in_dim].
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [B, T * factor, out_dim].
-        """
-        # Each frame makes `factor` frames: one product of matrices.
+        """Frames [B, T, in_dim] to frames [B, T * factor, out_dim]."""
+        # One matrix product: each frame becomes `factor` frames.
         weight = self.upscale.weight
         y = self.activation(x)
         if self.quantized is not None:
             y = self.quantized(y)
-        elif packing_pays(y := y.to(weight.dtype), weight):
+        elif use_packed(y := y.to(weight.dtype), weight):
             y = packed_product(y, self.packed(weight), self.bias)
         else:
             y = F.linear(y, self.matrix(weight), self.bias)

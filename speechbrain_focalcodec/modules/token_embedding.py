@@ -1,4 +1,4 @@
-"""An embedding of tokens that starts from what the codec knows of them."""
+"""An embedding of tokens that is initialised with the codes."""
 
 import math
 
@@ -12,13 +12,12 @@ __all__ = ["TokenEmbedding"]
 
 
 class TokenEmbedding(nn.Module):
-    """Tokens to vectors, starting from the codes of the codebook.
+    """Tokens to vectors, initialised with the codes of the codebook.
 
-    A token stands for a code of d signs, +-1/sqrt(d). Its vector starts as
-    that code, brought to `dim` by a random orthonormal matrix, so that tokens
-    with many bits in common are near each other; for `dim` = d it is the code
-    itself. Special tokens come after the codebook: the first one is
-    `codebook_size`.
+    A token's code has d signs, +-1/sqrt(d). Its vector is initialised as that
+    code, projected to `dim` by a random orthonormal matrix, so tokens with many
+    bits in common are near each other; for `dim` = d it is the code itself.
+    Special tokens follow the codebook: the first one is `codebook_size`.
 
     Arguments
     ---------
@@ -27,21 +26,21 @@ class TokenEmbedding(nn.Module):
     dim : int
         Size of a vector.
     num_special : int
-        Number of tokens besides (begin, end, padding, ...); they start at
-        random and are always trained.
+        Number of special tokens (begin, end, padding, ...). They are
+        initialised at random and always trained.
     freeze : bool
-        Keep the codes' vectors as they start.
+        Whether the codes' vectors are fixed.
     tied_to_codes : bool
-        Compute each vector as a linear function of its code, which is learnt,
-        in place of a table with a free vector for each: d x dim parameters.
-        Frozen vectors are computed too.
+        Whether each vector is a learned linear function of its code, with
+        d x dim parameters, in place of a table of free vectors. Frozen vectors
+        are computed too.
     padding_idx : int, optional
         A special token whose vector is and stays zero.
     scale : float
-        Length of the vectors at the start (``nn.Embedding`` has sqrt(dim)).
+        Initial length of the vectors (``nn.Embedding`` has sqrt(dim)).
     seed : int
-        Of the matrix and the special tokens; torch's own generator is left
-        alone.
+        Seed of the matrix and the special tokens; torch's own generator is not
+        used.
 
     Raises
     ------
@@ -115,24 +114,13 @@ class TokenEmbedding(nn.Module):
         return torch.cat([self._code_vectors(toks), self.special])
 
     def forward(self, toks: torch.Tensor) -> torch.Tensor:
-        """Look vectors up.
-
-        Arguments
-        ---------
-        toks : torch.Tensor
-            Tokens, int64 [...].
-
-        Returns
-        -------
-        torch.Tensor
-            Vectors [..., dim].
-        """
+        """Tokens, int64 [...], to vectors [..., dim]."""
         if self.table is not None:
             return F.embedding(toks, self.table, self.padding_idx)
         size = self.codebook_size
         is_code = (toks >= 0) & (toks < size)
-        # Entry 0 stands in for codes; what is out of range stays so, and is
-        # refused by the look-up.
+        # Entry 0 stands in for codes. The look-up raises for tokens out of
+        # range.
         special = torch.cat(
             [torch.zeros_like(self.projection[:1]), self.special]
         )
@@ -161,7 +149,7 @@ class TokenEmbedding(nn.Module):
 def _projection(
     code_dim: int, dim: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """A matrix [d, dim] that keeps the mean square length of codes."""
+    """A matrix [d, dim] that preserves the mean square length of codes."""
     if dim == code_dim:
         return torch.eye(dim)
     large, small = max(code_dim, dim), min(code_dim, dim)

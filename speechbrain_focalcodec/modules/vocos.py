@@ -21,32 +21,14 @@ class ISTFTHead(ExactBuffers):
     """Hidden frames to waveform: magnitudes and phases, inverse FFT.
 
     Offline, windowed frames are overlap-added and divided by the envelope of
-    the squared windows of the utterance's own frames. Causal, the last
-    `hop_length` samples of each inverse FFT are the output; they may begin by
-    a fade from what the frame before would go on with.
-
-    Arguments
-    ---------
-    dim : int
-        Channels of the hidden frames.
-    n_fft, hop_length : int
-        FFT size and hop (samples).
-    causal : bool
-        Whether a frame must not touch the samples before it.
-    fade : int
-        Causal only: samples of that fade, which takes the seams between
-        frames away. 0, as in the published models, leaves them.
-
-    Raises
-    ------
-    ValueError
-        If there cannot be such a fade.
-
-    Example
-    -------
-    >>> ISTFTHead(8, 1024, 320)(torch.randn(2, 10, 8)).shape
-    torch.Size([2, 3200])
+    the squared windows of the utterance's own frames. Causal, the output is the
+    last `hop_length` samples of each inverse FFT. `fade` cross-fades that many
+    samples from the continuation of the frame before, which removes the seams
+    between frames; 0, as in the published models, leaves them.
     """
+
+    window: torch.Tensor
+    rise: torch.Tensor
 
     def __init__(
         self,
@@ -70,7 +52,7 @@ class ISTFTHead(ExactBuffers):
         self.register_buffer(
             "window", torch.hann_window(n_fft), persistent=False
         )
-        # From above 0 to below 1: half a period of a raised cosine.
+        # Half a period of a raised cosine, without its ends 0 and 1.
         self.register_buffer(
             "rise",
             torch.hann_window(2 * fade + 2)[1 : fade + 1],
@@ -91,23 +73,8 @@ class ISTFTHead(ExactBuffers):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Synthesise.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Hidden frames [B, T, dim].
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-        state : StreamState, optional
-            Causal only: context of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveform [B, T * hop_length].
-        """
-        # Phases and the FFT need more digits than mixed precision keeps.
+        """Hidden frames [B, T, dim] to waveform [B, T * hop_length]."""
+        # Phases and the FFT need full precision.
         with torch.autocast(x.device.type, enabled=False):
             spectrum = self.proj(x.to(self.proj.weight.dtype))
         magnitude, phase = at_least_float32(spectrum).chunk(2, dim=-1)
@@ -124,30 +91,16 @@ class ISTFTHead(ExactBuffers):
             valid = mask.to(frames)
         sig = self._overlap_add(frames)
         envelope = self._overlap_add(valid * self.window.square())
-        # Only beyond an utterance's end is the envelope zero.
+        # The envelope is zero only beyond an utterance's end.
         return sig / envelope.clamp(min=1e-11)
 
     def join(
         self, frames: torch.Tensor, state: StreamState | None = None
     ) -> torch.Tensor:
-        """Join the inverse FFTs of causal frames.
-
-        Arguments
-        ---------
-        frames : torch.Tensor
-            Inverse FFTs [B, T, n_fft].
-        state : StreamState, optional
-            Context of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveform [B, T * hop_length].
-        """
+        """Causal inverse FFTs [B, T, n_fft] to waveform [B, T * hop_length]."""
         sig = frames[..., -self.hop_length :]
         if self.fade:
-            # An inverse FFT is periodic: its first samples go on with its
-            # last ones.
+            # An inverse FFT is periodic: its first samples follow its last.
             next_sig = frames[..., : self.fade]
             before = extend_left(next_sig, 1, state, replicate=False)[:, :-1]
             start = sig[..., : self.fade]
@@ -156,10 +109,10 @@ class ISTFTHead(ExactBuffers):
         return sig.flatten(1)
 
     def _overlap_add(self, frames: torch.Tensor) -> torch.Tensor:
-        """Sum frames [B, T, n_fft] at their hops, (n_fft - hop) / 2 cut off.
+        """Sum frames [B, T, n_fft] at their hops; crop (n_fft - hop) / 2.
 
-        A frame is cut into pieces of one hop; piece k of all frames, shifted
-        by k hops, is added in one go.
+        Frames are cut into pieces of one hop; piece k of all frames, shifted by
+        k hops, is added at once.
         """
         batch, steps, _ = frames.shape
         pieces = -(-self.n_fft // self.hop_length)
@@ -182,17 +135,11 @@ class Vocos(ConvNeXtDecoder):
     num_layers, dim, ffn_dim, kernel_size, layerscale_init
         See :class:`~speechbrain_focalcodec.modules.convnext.ConvNeXtBackbone`.
     n_fft, hop_length : int
-        FFT size and samples a frame.
+        FFT size and samples per frame.
     causal : bool
-        Whether to look to the left only.
+        Whether the model looks to the left only.
     fade : int
-        See :class:`ISTFTHead`.
-
-    Example
-    -------
-    >>> vocos = Vocos(input_dim=8, num_layers=2, dim=16, ffn_dim=32)
-    >>> vocos(torch.randn(2, 10, 8)).shape
-    torch.Size([2, 3200])
+        Causal only: samples of the cross-fade, see :class:`ISTFTHead`.
     """
 
     def __init__(

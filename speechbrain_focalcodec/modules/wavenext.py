@@ -11,20 +11,7 @@ __all__ = ["WaveNeXt"]
 
 
 class LinearHead(nn.Module):
-    """Hidden frames to `hop_length` samples each.
-
-    Arguments
-    ---------
-    dim : int
-        Channels of the hidden frames.
-    hop_length : int
-        Samples a frame.
-
-    Example
-    -------
-    >>> LinearHead(8, 480)(torch.randn(2, 10, 8)).shape
-    torch.Size([2, 4800])
-    """
+    """Hidden frames to `hop_length` samples each."""
 
     reach = (0, 0)  # frames do not overlap
 
@@ -38,25 +25,9 @@ class LinearHead(nn.Module):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Synthesise.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Hidden frames [B, T, dim].
-        lengths : torch.Tensor, optional
-            Not needed: frames do not overlap.
-        state : StreamState, optional
-            Not needed either.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveform [B, T * hop_length] in [-1, 1].
-        """
+        """Hidden frames [B, T, dim] to waveform [B, T * hop_length]."""
         if torch.is_grad_enabled():
-            # bfloat16 would put noise under every sample: quiet bands could
-            # not be learnt.
+            # bfloat16 would add noise that hides quiet bands in training.
             with torch.autocast(x.device.type, enabled=False):
                 x = self.proj(x.to(self.proj.weight.dtype))
         else:
@@ -74,15 +45,9 @@ class WaveNeXt(ConvNeXtDecoder):
     num_layers, dim, ffn_dim, kernel_size, layerscale_init
         See :class:`~speechbrain_focalcodec.modules.convnext.ConvNeXtBackbone`.
     hop_length : int
-        Samples a frame.
+        Samples per frame.
     causal : bool
-        Whether to look to the left only; the context at the start is zeros.
-
-    Example
-    -------
-    >>> decoder = WaveNeXt(input_dim=8, num_layers=2, dim=16, ffn_dim=32)
-    >>> decoder(torch.randn(2, 10, 8)).shape
-    torch.Size([2, 4800])
+        Whether the model looks to the left only; it starts from zeros.
     """
 
     def __init__(

@@ -1,15 +1,16 @@
 """WavLM encoder (Chen et al., 2022): waveform to features at 50 Hz.
 
-The first layers of WavLM-large as FocalCodec uses them: strided convolutions,
-a convolutional position embedding and pre-norm transformer layers with a
-gated relative position bias, and no norm at the end. The causal variant is
-FocalCodec-Stream's: left context only in the convolutions, attention by
-chunks over a window. Names of parts are those of the published weights.
+The first layers of WavLM-large as used by FocalCodec: strided convolutions, a
+convolutional position embedding and pre-norm transformer layers with a gated
+relative position bias, without a final norm. The causal variant is
+FocalCodec-Stream's: left context only in the convolutions, attention in chunks
+over a window. Names of submodules are those of the published weights.
 """
 
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,22 +37,7 @@ __all__ = ["WavLM"]
 
 
 class PositionalEmbedding(nn.Module):
-    """Grouped convolution over frames, whose output is added to them.
-
-    Arguments
-    ---------
-    dim : int
-        Channels.
-    kernel_size, groups : int
-        Taps and groups of the convolution.
-    causal : bool
-        Whether to look to the left only.
-
-    Example
-    -------
-    >>> PositionalEmbedding(8, 16, 4)(torch.randn(2, 9, 8)).shape
-    torch.Size([2, 9, 8])
-    """
+    """Grouped convolution whose output is added to the frames."""
 
     def __init__(
         self, dim: int, kernel_size: int, groups: int, causal: bool = False
@@ -63,48 +49,18 @@ class PositionalEmbedding(nn.Module):
     def forward(
         self, x: torch.Tensor, state: StreamState | None = None
     ) -> torch.Tensor:
-        """Compute the embedding.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [B, T, dim], zero in the padding.
-        state : StreamState, optional
-            Causal only: context of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Embedding [B, T, dim].
-        """
+        """Frames [B, T, dim], zero in the padding, to their embedding."""
         kernel = self.conv.kernel_size[0]
         if self.causal:
             x = extend_left(x, kernel - 1, state)
         else:
-            # An even kernel gives one frame too many: the last is dropped.
+            # Drops the last frame of an even kernel.
             x = F.pad(x, (0, 0, kernel // 2, (kernel - 1) // 2))
         return F.gelu(self.conv(x))
 
 
 class TransformerLayer(nn.Module):
-    """Attention and feed-forward network, each after a norm, residual.
-
-    Arguments
-    ---------
-    attention : RelativeAttention
-        The attention.
-    dim, ffn_dim : int
-        Channels outside and inside the feed-forward network.
-    dropout : float
-        Dropout of the feed-forward network.
-
-    Example
-    -------
-    >>> layer = TransformerLayer(RelativeAttention(8, 2), 8, 16)
-    >>> bias = PositionBias(position_bias(torch.randn(32, 2), 9, 64))
-    >>> layer(torch.randn(1, 9, 8), bias).shape
-    torch.Size([1, 9, 8])
-    """
+    """Attention and feed-forward network, each after a norm, residual."""
 
     def __init__(
         self,
@@ -126,20 +82,7 @@ class TransformerLayer(nn.Module):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Apply the layer.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [B, T, dim].
-        bias, lengths, state
-            See :meth:`RelativeAttention.forward`.
-
-        Returns
-        -------
-        torch.Tensor
-            Frames [B, T, dim].
-        """
+        """Frames [B, T, dim] to frames, see :class:`RelativeAttention`."""
         state = scope(state, "attention")
         y = self.attention_norm(x)
         x = x + self.attention(y, bias, lengths, state)
@@ -149,25 +92,10 @@ class TransformerLayer(nn.Module):
 class TransformerEncoder(nn.Module):
     """Position embedding and transformer layers.
 
-    Arguments
-    ---------
-    num_layers, dim, ffn_dim, num_heads : int
-        Sizes.
-    conv_pos, conv_pos_groups : int
-        Taps and groups of the position embedding.
-    num_buckets, max_distance : int
-        Of the relative positions.
-    dropout : float
-        Dropout of the feed-forward networks.
-    chunk, window_size : int
-        See :class:`RelativeAttention`.
-
-    Example
-    -------
-    >>> encoder = TransformerEncoder(2, 8, 16, 2, 16, 4, 32, 64)
-    >>> encoder(torch.randn(1, 9, 8)).shape
-    torch.Size([1, 9, 8])
+    See :class:`WavLM` for the options.
     """
+
+    layers: Any
 
     def __init__(
         self,
@@ -207,22 +135,7 @@ class TransformerEncoder(nn.Module):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Encode frames.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames [B, T, dim].
-        lengths : torch.Tensor, optional
-            Frames, int64 [B].
-        state : StreamState, optional
-            Causal only: context of earlier chunks.
-
-        Returns
-        -------
-        torch.Tensor
-            Hidden state after the last layer [B, T, dim].
-        """
+        """Frames [B, T, dim] to the last layer's output [B, T, dim]."""
         x = zero_beyond(x, lengths).to(self.relative_embedding.weight.dtype)
         x = x + self.positional_embedding(x, scope(state, "position"))
         reach = self.layers[0].attention.reach(x.shape[1])
@@ -255,18 +168,10 @@ class WavLM(Encoder):
     window_size : int
         Causal only: frames that attention sees.
     lookahead_size : int
-        Causal only: a chunk is one frame and this many more.
+        Causal only: a chunk has 1 + lookahead_size frames.
     max_cached_steps, use_flex_attention
-        Accepted for published configurations; they change no result here.
-
-    Example
-    -------
-    >>> encoder = WavLM(num_layers=1, dim=32, ffn_dim=64, num_heads=4)
-    >>> encoder(torch.randn(1, 16000)).shape
-    torch.Size([1, 49, 32])
+        Accepted for published configurations; without effect.
     """
-
-    sample_rate = 16000
 
     sample_rate = 16000
 
@@ -316,14 +221,14 @@ class WavLM(Encoder):
 
     @property
     def overhang(self) -> int:  # type: ignore[override]
-        """Samples that a frame reaches beyond its own hop."""
+        """Samples that a frame needs beyond its own hop."""
         if self.causal:
             return 0
         return max(self.feature_extractor.reach - self.hop_length, 0)
 
     @property
     def margin(self) -> int:  # type: ignore[override]
-        """Frames after a cut whose samples are not all there."""
+        """Frames after a cut that need samples before it."""
         reach = self.feature_extractor.reach
         return -(-(reach - 1) // self.hop_length) if self.causal else 0
 
@@ -336,22 +241,10 @@ class WavLM(Encoder):
         lengths: torch.Tensor | None = None,
         state: StreamState | None = None,
     ) -> torch.Tensor:
-        """Encode.
+        """Waveform [B, T] at 16 kHz to features [B, N, dim].
 
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, T] at 16 kHz.
-        lengths : torch.Tensor, optional
-            Samples, int64 [B].
-        state : StreamState, optional
-            Causal only: context of earlier chunks. Every chunk but the last
-            must hold a multiple of chunk * 320 samples.
-
-        Returns
-        -------
-        torch.Tensor
-            Features [B, N, dim].
+        In a stream, all chunks but the last hold a multiple of chunk * 320
+        samples.
         """
         x = self.feature_extractor(sig, lengths, scope(state, "extractor"))
         x = self.feature_proj(self.norm(x))

@@ -1,4 +1,4 @@
-"""Names of weights: those of the published v0.0.1 become those of v0.0.2."""
+"""Converts names of weights from the published v0.0.1 to v0.0.2."""
 
 import re
 from pathlib import Path
@@ -15,30 +15,10 @@ Weights = dict[str, torch.Tensor]
 def upgrade_names(
     weights: Weights, source: str | Path = "the weights"
 ) -> Weights:
-    """Bring weights of the v0.0.1 format to the names of v0.0.2.
+    """Rename weights of the v0.0.1 format to v0.0.2; others stay as they are.
 
-    Arguments
-    ---------
-    weights : dict
-        Tensors by name, in either format.
-    source : str or Path
-        Where they come from, for the message.
-
-    Returns
-    -------
-    dict
-        Tensors by v0.0.2 name; the same ones if they had these names.
-
-    Raises
-    ------
-    CheckpointError
-        If a weight is there under both names, or of the query, key and value
-        projections of a layer some are missing.
-
-    Example
-    -------
-    >>> list(upgrade_names({"compressor.layers.0.1.modulation.norm": None}))
-    ['compressor.layers.0.focal_block.modulation.norm']
+    `source` is named in messages. Raises CheckpointError if a weight has both
+    names, or a query, key or value projection is missing.
     """
     old = re.compile(
         r"(compressor|decompressor)\.layers\.\d+\.[01]\.|"
@@ -74,29 +54,8 @@ def upgrade_names(
 def join_qkv(weights: Weights, source: str | Path) -> Weights:
     """Concatenate q_proj, k_proj and v_proj, in that order, to qkv_proj.
 
-    Arguments
-    ---------
-    weights : dict
-        Tensors by name.
-    source : str or Path
-        Where they come from, for the message.
-
-    Returns
-    -------
-    dict
-        Tensors by name, others as they were.
-
-    Raises
-    ------
-    CheckpointError
-        If one of the three is missing or does not fit the others, or the
-        joined weight is there too.
-
-    Example
-    -------
-    >>> split = {f"a.{name}_proj.bias": torch.ones(1) for name in "qkv"}
-    >>> join_qkv(split, "a file")
-    {'a.qkv_proj.bias': tensor([1., 1., 1.])}
+    Raises CheckpointError if one of the three is missing or does not match the
+    others, or the joined weight also exists.
     """
     joined: Weights = {}
     for name, value in weights.items():
@@ -110,7 +69,7 @@ def join_qkv(weights: Weights, source: str | Path) -> Weights:
             raise CheckpointError(
                 f"{source}: {name} and {joined_name} are the same weight"
             )
-        if joined_name in joined:  # done with the first of the three
+        if joined_name in joined:
             continue
         missing = [name for name in names if name not in weights]
         if missing:

@@ -1,4 +1,4 @@
-"""The tokens of one recording, whatever file holds them."""
+"""The tokens of one recording and their metadata, in any file format."""
 
 import re
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ __all__ = [
 ]
 
 MAX_TOKENS = 2**24  # more than 90 hours at 50 Hz
-PREFIX_DIGITS = 16  # of a fingerprint, where a file holds its beginning only
-# Encoders round the token count up or down by a few tokens, no more.
+PREFIX_DIGITS = 16  # of a fingerprint, in files that store only its beginning
+# Encoders round the number of tokens up or down by a few.
 _MAX_SLACK = 16
 
 
@@ -38,18 +38,18 @@ class TokenFile:
     toks : torch.Tensor
         The tokens, int64 [N].
     model : str
-        Name of the model that made them; empty where the file has no name.
+        Name of the model that made them; empty if the file has no name.
     fingerprint : str
-        SHA-256 of that model's configuration and weights, in hexadecimal: 64
-        digits, or the first 16 where the file holds no more.
+        SHA-256 (hex) of that model's configuration and weights: 64 digits, or
+        the first 16 if the file stores no more.
     num_samples : int
-        Length of the audio that was encoded, in samples at `sample_rate`.
+        Length of the encoded audio, in samples at `sample_rate`.
     sample_rate : int
-        Its own sample rate, in Hz.
+        Sample rate of the audio (Hz).
     codebook_size : int
-        Number of different tokens.
+        Size of the codebook.
     token_rate : float
-        Tokens a second, in Hz.
+        Tokens per second (Hz).
 
     Example
     -------
@@ -72,62 +72,23 @@ class TokenFile:
 
     @property
     def duration(self) -> float:
-        """Of the audio that was encoded, in seconds."""
+        """Duration of the encoded audio (s)."""
         return self.num_samples / self.sample_rate
 
     def num_samples_at(self, sample_rate: int) -> int:
-        """Give the exact length to restore.
-
-        Arguments
-        ---------
-        sample_rate : int
-            The output's sample rate, in Hz.
-
-        Returns
-        -------
-        int
-            Samples at that rate.
-        """
+        """Exact length of the decoded audio, in samples at `sample_rate`."""
         return resampled_length(self.num_samples, self.sample_rate, sample_rate)
 
     def belongs_to(self, fingerprint: str) -> bool:
-        """Tell whether a model made these tokens.
-
-        Arguments
-        ---------
-        fingerprint : str
-            The model's, whole.
-
-        Returns
-        -------
-        bool
-            Whether it agrees with all digits that are known here.
-        """
+        """Whether the model with this whole fingerprint made the tokens."""
         return fingerprint.startswith(self.fingerprint)
 
 
 def check_tokens(path: Path, file: TokenFile) -> None:
-    """Refuse values out of range.
+    """Raise TokenError if a value is out of range.
 
-    Arguments
-    ---------
-    path : Path
-        The file to name in messages.
-    file : TokenFile
-        Its content.
-
-    Raises
-    ------
-    TokenError
-        If a value is out of range, or the number of tokens cannot stand for
-        the number of samples.
-
-    Example
-    -------
-    >>> file = TokenFile(
-    ...     torch.arange(50), "mini", "0" * 64, 44100, 44100, 8192, 50.0
-    ... )
-    >>> check_tokens(Path("a.focal"), file)
+    `path` is named in messages. The number of tokens must match the number of
+    samples.
     """
     toks = file.toks
     if toks.ndim != 1 or toks.dtype != torch.int64:
@@ -161,28 +122,7 @@ def check_span(
     token_rate: float,
     num_tokens: int,
 ) -> None:
-    """Refuse a number of tokens that cannot stand for the audio.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file, for the message.
-    num_samples, sample_rate : int
-        Of the audio.
-    token_rate : float
-        Tokens a second.
-    num_tokens : int
-        How many there are.
-
-    Raises
-    ------
-    TokenError
-        If one of them is out of range, or they do not fit together.
-
-    Example
-    -------
-    >>> check_span("a.focal", 16000, 16000, 50.0, 50)
-    """
+    """Raise TokenError if the tokens cannot belong to audio of this length."""
     in_range = {
         "sample_rate": MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE,
         "token_rate": 0.1 <= token_rate <= 10000,
@@ -190,7 +130,7 @@ def check_span(
         "num_samples": num_samples >= 1,
     }
     _check_range(path, in_range)
-    # A false num_samples would have decode make an endless file.
+    # A wrong num_samples could make a decoded file endless.
     if abs(num_samples / sample_rate * token_rate - num_tokens) > _MAX_SLACK:
         raise TokenError(
             f"{path}: {num_tokens} tokens cannot stand for {num_samples} "

@@ -1,13 +1,11 @@
-"""Lossless entropy coding of tokens, with nothing trained.
+"""Lossless entropy coding of tokens, without a trained model.
 
-A token's bits are the signs of its code, and a sign is a guess away from the
-signs before it: a logistic regression for each bit predicts it from the bits
-of the four tokens before, from the token before as a whole, and from the
-higher bits of the same token. It starts from almost nothing and learns after
-each token, in the encoder and in the decoder alike, so that a file needs
-nothing but itself. All of it is in integers: each machine makes the same
-numbers. A range coder (the library constriction) turns predictions into
-bytes.
+A token's bits are the signs of its code. A logistic regression per bit predicts
+it from the bits of the last four tokens, from the last token as a whole, and
+from the higher bits of the same token. It learns after each token, in the
+encoder and in the decoder alike, so a file needs no other data. All computation
+is in integers, so each machine has the same result. A range coder (the library
+constriction) turns predictions into bytes.
 """
 
 import functools
@@ -20,50 +18,28 @@ from speechbrain_focalcodec.utils.extras import import_extra
 
 __all__ = ["code_tokens", "least_code_bits", "restore_tokens"]
 
-# Changing any of these changes the format: raise the version then.
+# Changing any of these changes the format: increase the version.
 _HISTORY = 4  # tokens before
-_ROW_BITS = 13  # of the token before, as a whole
+_ROW_BITS = 13  # bits of the previous token that select a row
 _ONE = 36  # weights and logits are multiples of 2**-36
 _STEPS = 8  # a logit is rounded down to 2**-8 for its probability
-_LIMIT = 6 << _STEPS  # the largest logit: no bit is ever free
+_LIMIT = 6 << _STEPS  # the largest logit: each bit has a cost
 _PROB = 16  # probabilities are multiples of 2**-16
-# Weights learn at 0.015 / 4 / sqrt(1 + t / 600): the factor of the sum
-# below, with 2**(36 - 16) for the units, is their square at t = 0, times 600.
+# The learning rate of weights is 0.015 / 4 / sqrt(1 + t / 600). _RATE is its
+# square at t = 0, in units of 2**(36 - 16), times 600.
 _AGE = 600
 _RATE = 3932**2 * _AGE
-_ROW_RATE = 209715  # 0.2 * 2**(36 - 16), always
-_STICKY = 20615843021  # 0.3 * 2**36: a bit is likely what it was before
+_ROW_RATE = 209715  # 0.2 * 2**(36 - 16), constant
+_STICKY = 20615843021  # 0.3 * 2**36: a bit is likely to stay the same
 
-_BLOCK = 2**12  # tokens to give the range coder at once
+_BLOCK = 2**12  # tokens per call of the range coder
 
 
 def code_tokens(toks: np.ndarray, bits: int) -> bytes:
-    """Code tokens.
+    """Code tokens, int64 [N], each below ``2**bits`` (1..32 bits).
 
-    Arguments
-    ---------
-    toks : numpy.ndarray
-        The tokens, int64 [N], each below ``2**bits``.
-    bits : int
-        Bits of a token, 1..32.
-
-    Returns
-    -------
-    bytes
-        The code, of 4 bytes or a multiple; it may be longer than the tokens.
-
-    Raises
-    ------
-    ImportError
-        If constriction is not installed.
-
-    Example
-    -------
-    >>> code = code_tokens(np.full(100, 7), 13)
-    >>> len(code)
-    20
-    >>> bool((restore_tokens(code, 100, 13) == 7).all())
-    True
+    The length of the code is a multiple of 4 bytes; it may exceed that of plain
+    tokens. Raises ImportError if constriction is not installed.
     """
     stream = import_extra("constriction", "entropy").stream
     coder = stream.queue.RangeEncoder()
@@ -87,35 +63,10 @@ def code_tokens(toks: np.ndarray, bits: int) -> bytes:
 
 
 def restore_tokens(data: bytes, num_tokens: int, bits: int) -> np.ndarray:
-    """Read what :func:`code_tokens` wrote.
+    """Decode `num_tokens` tokens of :func:`code_tokens`, int64 [N].
 
-    Other bytes give other tokens, or the error: only a checksum can tell.
-
-    Arguments
-    ---------
-    data : bytes
-        The code.
-    num_tokens : int
-        Number of tokens N.
-    bits : int
-        Bits of a token, 1..32.
-
-    Returns
-    -------
-    numpy.ndarray
-        The tokens, int64 [N].
-
-    Raises
-    ------
-    ValueError
-        If the bytes are no such code.
-    ImportError
-        If constriction is not installed.
-
-    Example
-    -------
-    >>> restore_tokens(code_tokens(np.array([5, 6]), 3), 2, 3)
-    array([5, 6])
+    Damaged code decodes to other tokens or raises ValueError: only a checksum
+    detects damage. Raises ImportError if constriction is not installed.
     """
     stream = import_extra("constriction", "entropy").stream
     if len(data) % 4:
@@ -149,40 +100,22 @@ def restore_tokens(data: bytes, num_tokens: int, bits: int) -> np.ndarray:
         toks[t] = tok
         predictor.learn(signs, probs[indices])
     if not coder.maybe_exhausted():
-        raise ValueError("the code goes on after the last token")
+        raise ValueError("the code continues after the last token")
     return toks
 
 
 def least_code_bits(num_tokens: int, bits: int) -> int:
-    """Give a length that no code falls short of.
-
-    Arguments
-    ---------
-    num_tokens : int
-        Number of tokens, 1 or more.
-    bits : int
-        Bits of a token.
-
-    Returns
-    -------
-    int
-        Bits of the code. A reader that refuses less bounds its own work.
-
-    Example
-    -------
-    >>> least_code_bits(180000, 13)
-    8323
-    """
+    """Lower bound on the code's length in bits, to bound a reader's work."""
     likeliest = int(_probabilities()[-1]) / 2**_PROB
-    # A word less, for the coder's own rounding; but there is always one.
+    # One word less, for the coder's rounding; but at least one.
     return max(32, int(-math.log2(likeliest) * num_tokens * bits) - 32)
 
 
 @functools.cache
 def _probabilities() -> np.ndarray:
-    """The logistic function, of each logit that can be: int64 [K]."""
-    # No value is near the middle of two integers (a test looks), so that
-    # all machines round alike.
+    """The logistic function of each possible logit: int64 [K]."""
+    # No value is near the middle of two integers (see the tests), so all
+    # machines round alike.
     return np.array(
         [
             round(2**_PROB / (1 + math.exp(-i / 2**_STEPS)))
@@ -202,26 +135,26 @@ def _models() -> list[Any]:
 
 
 def _to_index(logits: np.ndarray) -> np.ndarray:
-    """Where in the table the probabilities of some logits are."""
+    """Indices of the probabilities of logits."""
     steps = logits >> (_ONE - _STEPS)
     return np.clip(steps + _LIMIT, 0, 2 * _LIMIT)
 
 
 class _Predictor:
-    """Predicts the bits of the next token, in int64 throughout.
+    """Predicts the bits of the next token, in int64.
 
-    Nothing overflows within 2**24 tokens: the learning rate bounds each
-    weight by 2**47, and their sum by 2**56; rows are bounded by 2**58.
+    Nothing overflows within 2**24 tokens: the learning rate bounds each weight
+    by 2**47, and their sum by 2**56; rows are bounded by 2**58.
     """
 
     def __init__(self, bits: int) -> None:
         self.shifts = np.arange(bits - 1, -1, -1)
-        # What is known: one, the token before (twice), and those before it.
+        # Inputs: a constant, the previous token (doubled), and earlier ones.
         self.known = np.zeros(1 + _HISTORY * bits, np.int64)
         self.known[0] = 2
         self.weights = np.zeros((bits, len(self.known)), np.int64)
         np.fill_diagonal(self.weights[:, 1:], _STICKY)
-        # own[i, j]: what bit j tells of bit i, which comes later.
+        # own[i, j]: weight of bit j for the later bit i.
         self.own = np.zeros((bits, bits), np.int64)
         self.later = np.tri(bits, k=-1, dtype=np.int64)
         self.rows = np.zeros((1 << min(bits, _ROW_BITS), bits), np.int64)
@@ -231,11 +164,11 @@ class _Predictor:
         self.age = _AGE
 
     def logits(self) -> np.ndarray:
-        """Of each bit being one, by the tokens before alone, int64 [d]."""
+        """Logit of each bit from the previous tokens only, int64 [d]."""
         return self.weights @ self.known + self.row
 
     def learn(self, signs: np.ndarray, probs: np.ndarray) -> None:
-        """Take in a token: its bits as -1 or 1, and what they were given."""
+        """Update with a token: its bits as -1 or 1, and their probabilities."""
         bits, known = self.bits, self.known
         errors = ((signs + 1) << (_PROB - 1)) - probs
         self.row += _ROW_RATE * errors

@@ -1,8 +1,8 @@
-"""Token files: the tokens of one recording and the model they belong to.
+"""Token files: the tokens of one recording and their model.
 
-There are two formats with one content: ``.focal``, the compact one
+There are two formats: the compact ``.focal``
 (:mod:`speechbrain_focalcodec.tokens.focal`), and ``.npz``, which NumPy reads
-(:mod:`speechbrain_focalcodec.tokens.npz`). Here a file finds its format.
+(:mod:`speechbrain_focalcodec.tokens.npz`).
 """
 
 import zipfile
@@ -31,23 +31,23 @@ TOKEN_SUFFIXES = (".focal", ".npz")
 def save_tokens(
     path: str | Path, token_file: TokenFile, *, entropy: bool = False
 ) -> None:
-    """Write a token file, whole or not at all.
+    """Write a token file, atomically.
 
     Arguments
     ---------
     path : str or Path
         The file to write, with suffix ``.focal`` or ``.npz``.
     token_file : TokenFile
-        What to write.
+        Its content.
     entropy : bool
-        Whether to code the entropy of a ``.focal`` file's tokens.
+        Whether to entropy-code the tokens of a ``.focal`` file.
 
     Raises
     ------
     TokenError
         If a value is out of range or the suffix is another.
     ImportError
-        If entropy coding is asked for and its library is not installed.
+        If the library for entropy coding is not installed.
 
     Example
     -------
@@ -78,12 +78,12 @@ def save_tokens(
 
 
 def load_tokens(path: str | Path) -> TokenFile:
-    """Read a token file, checking all of it.
+    """Read and check a token file.
 
     Arguments
     ---------
     path : str or Path
-        The file to read. Its first bytes tell its format.
+        The file to read; its first bytes select the format.
 
     Returns
     -------
@@ -95,19 +95,10 @@ def load_tokens(path: str | Path) -> TokenFile:
     TokenError
         If the file is missing, damaged, not a token file, or a value is out
         of range.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.focal"
-    >>> _ = path.write_bytes(b"not a token file")
-    >>> load_tokens(path)
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.TokenError: ...a.focal: not a .focal file...
     """
     path = Path(path)
     if not path.is_file():
         raise TokenError(f"{path}: no such file; check the path")
-    # A damaged file is named by the format that its name tells.
+    # The error of a damaged file depends on its suffix.
     named = path.suffix.lower() == ".focal" and not zipfile.is_zipfile(path)
     return read_focal(path) if is_focal(path) or named else read_archive(path)

@@ -1,8 +1,8 @@
-"""Token files of few bytes: ``.focal``, each token in exactly its bits.
+"""Compact token files, ``.focal``.
 
-A fixed header, the tokens, and a checksum over both; docs/bitstream.md tells
-it byte by byte. Nothing in a file is trusted before the checksum and the
-file's size have been compared with what the header claims.
+A fixed header, the tokens, and a checksum over both; docs/bitstream.md has the
+layout. Checksum and file size are compared with the header before anything else
+is trusted.
 """
 
 import struct
@@ -45,49 +45,41 @@ MAGIC = b"FOCL"
 VERSION = 1
 HEADER_BYTES = 40  # with the checksum, which comes last
 
-# magic, version, flags, bits a token, zero, fingerprint, num_samples,
+# magic, version, flags, bits per token, zero, fingerprint, num_samples,
 # sample_rate, token_rate, num_tokens
 _HEADER = struct.Struct("<4sBBBB8sQIfI")
 _CRC = struct.Struct("<I")
 _ENTROPY = 1  # the only flag
 _MAX_BITS = 32
 _MAX_FILE = HEADER_BYTES + MAX_TOKENS * _MAX_BITS // 8  # bytes
-# A byte of code stands for no more: else few bytes of a codebook of one or
-# two bits would take minutes to decode.
+# Per byte of code: otherwise few bytes of a codebook of one or two bits would
+# take minutes to decode.
 _MOST_TOKENS = 256
-_BLOCK = 2**16  # tokens to pack at once; blocks end at a byte
+_BLOCK = 2**16  # tokens per call; blocks end at a byte
 
 
 @dataclass(frozen=True)
 class FocalHeader:
-    """What a ``.focal`` file tells before its tokens.
+    """The header of a ``.focal`` file.
 
     Arguments
     ---------
     entropy_coded : bool
         Whether the tokens are entropy-coded.
     bits : int
-        Bits of a token; there are ``2**bits`` different ones.
+        Bits per token; the codebook has ``2**bits`` tokens.
     fingerprint : str
-        The first 16 hexadecimal digits of the model's.
+        The first 16 hexadecimal digits of the model's fingerprint.
     num_samples : int
-        Length of the audio that was encoded.
+        Length of the encoded audio.
     sample_rate : int
-        Its sample rate, in Hz.
+        Sample rate of the audio (Hz).
     token_rate : float
-        Tokens a second, in Hz.
+        Tokens per second (Hz).
     num_tokens : int
         Number of tokens.
     payload_bytes : int
-        What the tokens take.
-
-    Example
-    -------
-    >>> header = FocalHeader(
-    ...     False, 13, "0" * 16, 16000, 16000, 50.0, 50, 82
-    ... )
-    >>> header.plain_bytes
-    82
+        Size of the coded tokens.
     """
 
     entropy_coded: bool
@@ -101,43 +93,20 @@ class FocalHeader:
 
     @property
     def plain_bytes(self) -> int:
-        """What the tokens take without entropy coding."""
+        """Size of the tokens without entropy coding."""
         return -(-self.num_tokens * self.bits // 8)
 
 
 def write_focal(
     path: str | Path, token_file: TokenFile, *, entropy: bool = False
 ) -> None:
-    """Write a ``.focal`` file, whole or not at all.
+    """Write a ``.focal`` file, atomically.
 
-    Arguments
-    ---------
-    path : str or Path
-        The file to write.
-    token_file : TokenFile
-        What to write. The model's name is left out, and all but the beginning
-        of its fingerprint.
-    entropy : bool
-        Whether to code the tokens' entropy. Where that would not make the
-        file smaller, or leave less than a byte for 256 tokens, it is left
-        out.
-
-    Raises
-    ------
-    TokenError
-        If a value is out of range, or the codebook size no power of two.
-    ImportError
-        If entropy coding is asked for and its library is not installed.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.focal"
-    >>> file = TokenFile(
-    ...     torch.arange(50), "mini", "0" * 64, 16000, 16000, 8192, 50.0
-    ... )
-    >>> write_focal(path, file)
-    >>> path.stat().st_size == HEADER_BYTES + -(-50 * 13 // 8)
-    True
+    The model's name and all but the beginning of its fingerprint are left out.
+    Entropy coding is not used if the file would not be smaller, or have less
+    than a byte per 256 tokens. Raises TokenError if a value is out of range or
+    the codebook size is no power of two; ImportError if the library for entropy
+    coding is not installed.
     """
     path = Path(path)
     check_tokens(path, token_file)
@@ -170,36 +139,12 @@ def write_focal(
 
 
 def read_focal(path: str | Path) -> TokenFile:
-    """Read a ``.focal`` file, checking all of it.
+    """Read and check a ``.focal`` file.
 
-    Memory and time are bounded by the file's size, which is bounded too.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file to read.
-
-    Returns
-    -------
-    TokenFile
-        Its content, with tokens as int64 [N], without the model's name.
-
-    Raises
-    ------
-    TokenError
-        If the file is missing, damaged, of a newer format or not a ``.focal``
-        file, if a value is out of range, or if it is entropy-coded and the
-        library for that is not installed.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.focal"
-    >>> file = TokenFile(
-    ...     torch.arange(50), "mini", "0" * 64, 44100, 44100, 8192, 50.0
-    ... )
-    >>> write_focal(path, file)
-    >>> read_focal(path).num_samples
-    44100
+    Memory and time are bounded by the file's size, which is bounded too. The
+    model's name is empty. Raises TokenError if the file is missing, damaged, of
+    a newer format or not a ``.focal`` file, if a value is out of range, or if
+    it is entropy-coded and the library for that is not installed.
     """
     path = Path(path)
     data = _read_bytes(path)
@@ -226,64 +171,23 @@ def read_focal(path: str | Path) -> TokenFile:
 
 
 def read_header(path: str | Path) -> FocalHeader:
-    """Read what a ``.focal`` file tells about itself.
+    """Read the header of a ``.focal`` file.
 
-    The whole file's checksum is compared, but no token is looked at.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file to read.
-
-    Returns
-    -------
-    FocalHeader
-        Its header.
-
-    Raises
-    ------
-    TokenError
-        If the file is missing, damaged, of a newer format or not a ``.focal``
-        file.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.focal"
-    >>> file = TokenFile(
-    ...     torch.arange(50), "mini", "0" * 64, 44100, 44100, 8192, 50.0
-    ... )
-    >>> write_focal(path, file)
-    >>> read_header(path).bits
-    13
+    The whole file's checksum is compared, but no token is decoded. Raises
+    TokenError as :func:`read_focal` does.
     """
     path = Path(path)
     return _parse(path, _read_bytes(path))
 
 
 def is_focal(path: str | Path) -> bool:
-    """Tell whether a file begins as a ``.focal`` file does.
-
-    Arguments
-    ---------
-    path : str or Path
-        A file that exists.
-
-    Returns
-    -------
-    bool
-        Whether it does, whatever its name.
-
-    Example
-    -------
-    >>> is_focal("setup.cfg")
-    False
-    """
+    """Whether an existing file begins like a ``.focal`` file."""
     with open(path, "rb") as stream:
         return stream.read(len(MAGIC)) == MAGIC
 
 
 def _read_bytes(path: Path) -> bytes:
-    """Read a file that may be a ``.focal`` file by its size."""
+    """Read a file, unless it is too large for a ``.focal`` file."""
     if not path.is_file():
         raise TokenError(f"{path}: no such file; check the path")
     if path.stat().st_size > _MAX_FILE:
@@ -295,7 +199,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _parse(path: Path, data: bytes) -> FocalHeader:
-    """Check a file's bytes but for its tokens; allocates nothing."""
+    """Check everything except the tokens."""
     if data[: len(MAGIC)] != MAGIC:
         raise TokenError(
             f"{path}: not a .focal file or damaged; check the path, or encode "
@@ -338,14 +242,14 @@ def _parse(path: Path, data: bytes) -> FocalHeader:
     if version != VERSION or zero:
         raise _damaged(path, "its header is not one of this format")
     if not 1 <= bits <= _MAX_BITS:
-        raise _damaged(path, f"{bits} bits a token")
-    # Before anything is decoded, which takes time.
+        raise _damaged(path, f"{bits} bits per token")
+    # Before decoding, which takes time.
     check_span(path, num_samples, sample_rate, token_rate, num_tokens)
     if not header.entropy_coded:
         fits = surplus == 0
     else:
-        # A coded file is smaller than a plain one, and it has a least size:
-        # without it a few bytes could ask for hours of decoding.
+        # A coded file is smaller than a plain one, and has a minimum size:
+        # otherwise a few bytes could cause hours of decoding.
         least = least_code_bits(num_tokens, bits)
         fits = (
             surplus < 0
@@ -365,24 +269,10 @@ def _damaged(path: Path, reason: str) -> TokenError:
 
 
 def pack_tokens(toks: np.ndarray, bits: int) -> bytes:
-    """Write tokens one after another, the highest bit first.
+    """Pack tokens, int64 [N], each below ``2**bits``, highest bit first.
 
-    Arguments
-    ---------
-    toks : numpy.ndarray
-        The tokens, int64 [N], each below ``2**bits``.
-    bits : int
-        Bits of a token, 1..32.
-
-    Returns
-    -------
-    bytes
-        ``ceil(N * bits / 8)`` bytes; what is left of the last one is zero.
-
-    Example
-    -------
-    >>> pack_tokens(np.array([1, 2, 3]), 4).hex()
-    '1230'
+    The result has ``ceil(N * bits / 8)`` bytes; the rest of the last one is
+    zero.
     """
     blocks = []
     for start in range(0, len(toks), _BLOCK):
@@ -393,32 +283,10 @@ def pack_tokens(toks: np.ndarray, bits: int) -> bytes:
 
 
 def unpack_tokens(data: bytes, num_tokens: int, bits: int) -> np.ndarray:
-    """Read what :func:`pack_tokens` wrote.
+    """Unpack tokens of :func:`pack_tokens`, int64 [N].
 
-    Arguments
-    ---------
-    data : bytes
-        The packed tokens, no more and no less.
-    num_tokens : int
-        Number of tokens N.
-    bits : int
-        Bits of a token, 1..32.
-
-    Returns
-    -------
-    numpy.ndarray
-        The tokens, int64 [N].
-
-    Raises
-    ------
-    ValueError
-        If there are more or fewer bytes, or what is left of the last one is
-        not zero.
-
-    Example
-    -------
-    >>> unpack_tokens(bytes.fromhex("1230"), 3, 4)
-    array([1, 2, 3])
+    Raises ValueError for another number of bytes, or if the rest of the last
+    one is not zero.
     """
     padding = 8 * len(data) - num_tokens * bits
     if not 0 <= padding < 8:

@@ -1,9 +1,9 @@
 """Token files that NumPy reads: ``.npz`` archives.
 
-Uncompressed, with a closed set of keys, for ``numpy.load`` and the like. Here
-they are parsed without numpy's reader, whose memory a damaged or hostile file
-decides, and without pickle. Files of earlier releases hold the length at the
-output's sample rate, which gives the same duration.
+Uncompressed, with a closed set of keys. They are parsed here without numpy's
+reader, because a damaged or hostile file decides its memory, and without
+pickle. Files of earlier releases store the length at the output's sample rate,
+which has the same duration.
 """
 
 import re
@@ -36,7 +36,7 @@ _SCALARS = {
 _STRINGS = ("model", "fingerprint")
 _KEYS = {"toks", *_SCALARS, *_STRINGS}
 
-# The header that numpy writes: nothing else is accepted, nothing evaluated.
+# The header that numpy writes; no other is accepted, and nothing evaluated.
 _HEADER = re.compile(
     rb"\{'descr': '(<(?:u2|u4|i8|f8|U\d{1,3}))', 'fortran_order': False, "
     rb"'shape': \((?:(\d{1,10}),)?\), \} *\n"
@@ -44,29 +44,9 @@ _HEADER = re.compile(
 
 
 def write_archive(path: str | Path, token_file: TokenFile) -> None:
-    """Write an archive, whole or not at all.
+    """Write an archive, atomically; tokens are uint16 if they fit.
 
-    Arguments
-    ---------
-    path : str or Path
-        The file to write.
-    token_file : TokenFile
-        What to write; tokens are stored as uint16 when they fit.
-
-    Raises
-    ------
-    TokenError
-        If a value is out of range.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.npz"
-    >>> file = TokenFile(
-    ...     torch.arange(50), "mini", "0" * 64, 16000, 16000, 8192, 50.0
-    ... )
-    >>> write_archive(path, file)
-    >>> read_archive(path).toks.shape
-    torch.Size([50])
+    Raises TokenError if a value is out of range.
     """
     path = Path(path)
     _check(path, token_file)
@@ -82,35 +62,12 @@ def write_archive(path: str | Path, token_file: TokenFile) -> None:
 
 
 def read_archive(path: str | Path) -> TokenFile:
-    """Read an archive, checking all of it.
+    """Read and check an archive.
 
     Memory is bounded by the file's size, which is bounded too: compressed
-    archives are refused, and no size in the file is trusted.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file to read.
-
-    Returns
-    -------
-    TokenFile
-        Its content, with tokens as int64 [N].
-
-    Raises
-    ------
-    TokenError
-        If the file is missing, damaged, not a token file, or a value is out
-        of range.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.npz"
-    >>> _ = path.write_bytes(b"not a token file")
-    >>> read_archive(path)
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.TokenError: ...a.npz: not a token file ...
+    archives are refused, and no size in the file is trusted. Raises TokenError
+    if the file is missing, damaged, not a token file, or a value is out of
+    range.
     """
     path = Path(path)
     if not path.is_file():
@@ -138,7 +95,7 @@ def read_archive(path: str | Path) -> TokenFile:
 
 
 def _read_entries(path: Path) -> dict[str, bytes]:
-    """Read the archive's entries; their sum is bounded by the file's size."""
+    """Read the archive's entries, together no larger than the file."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if sorted(entry.filename for entry in entries) != sorted(
@@ -156,7 +113,7 @@ def _read_entries(path: Path) -> dict[str, bytes]:
 
 
 def _parse_array(data: bytes) -> np.ndarray:
-    """Parse a version 1.0 ``.npy`` entry of rank 0 or 1, copying nothing."""
+    """Parse a version 1.0 ``.npy`` entry of rank 0 or 1, without copying."""
     end = 10 + int.from_bytes(data[8:10], "little")
     match = _HEADER.fullmatch(data[10:end]) if end <= 4096 else None
     if data[:8] != b"\x93NUMPY\x01\x00" or match is None:
@@ -170,7 +127,7 @@ def _parse_array(data: bytes) -> np.ndarray:
 
 
 def _to_values(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Check types and ranks, and give the fields other than the tokens."""
+    """Check types and ranks; return the fields other than the tokens."""
     toks = arrays["toks"]
     if toks.ndim != 1 or toks.dtype.str not in ("<u2", "<u4"):
         raise ValueError("toks is not a vector of uint16 or uint32")
@@ -184,7 +141,7 @@ def _to_values(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _check(path: Path, file: TokenFile) -> None:
-    """Refuse values out of range; an archive names its model in full."""
+    """Check values; an archive needs its model's name and fingerprint."""
     check_tokens(path, file)
     if not file.model or len(file.fingerprint) != 64:
         raise TokenError(

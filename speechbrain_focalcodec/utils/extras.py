@@ -1,4 +1,4 @@
-"""Importing libraries that may be missing, or not fit each other."""
+"""Imports optional libraries, with advice if they are missing."""
 
 import importlib
 from importlib.metadata import version
@@ -10,34 +10,14 @@ __all__ = ["import_extra", "import_torchaudio"]
 
 
 def import_extra(module: str, extra: str) -> ModuleType:
-    """Import a library that belongs to an extra of this package.
+    """Import a module that an extra of this package installs.
 
-    Arguments
-    ---------
-    module : str
-        Name of the module to import.
-    extra : str
-        The extra of this package that installs it.
-
-    Returns
-    -------
-    ModuleType
-        The module.
-
-    Raises
-    ------
-    ImportError
-        When the library is not installed; the message says how to get it.
-
-    Example
-    -------
-    >>> import_extra("json", "metrics").dumps([1])
-    '[1]'
+    Raises ImportError with the pip command if it is not installed.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # Something that the library itself misses is another fault.
+        # The library may lack one of its own dependencies.
         if error.name != module.partition(".")[0]:
             raise
         raise ImportError(
@@ -47,27 +27,14 @@ def import_extra(module: str, extra: str) -> ModuleType:
 
 
 def import_torchaudio() -> ModuleType:
-    """Import torchaudio, whose library fits some releases of torch only.
+    """Import torchaudio, which works only with some releases of torch.
 
-    Returns
-    -------
-    ModuleType
-        torchaudio.
-
-    Raises
-    ------
-    InstallationError
-        When torchaudio is installed and does not load; the message names both
-        versions and the command that installs a pair that does.
-
-    Example
-    -------
-    >>> import_torchaudio().__name__
-    'torchaudio'
+    Raises InstallationError if it does not load; the message names both
+    versions and the command that installs a working pair.
     """
     try:
         return importlib.import_module("torchaudio")
-    # A symbol that is missing is an OSError, another CUDA a RuntimeError.
+    # OSError: a missing symbol; RuntimeError: another CUDA version.
     except (OSError, RuntimeError) as error:
         import torch
 

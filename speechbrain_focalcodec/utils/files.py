@@ -1,4 +1,4 @@
-"""Files: atomic writes, bounded reads, hashes."""
+"""Atomic writes, bounded reads and hashes of files."""
 
 import errno
 import hashlib
@@ -17,28 +17,28 @@ __all__ = [
     "sha256_of",
 ]
 
-_BLOCK = 2**20  # bytes hashed at once
+_BLOCK = 2**20  # bytes per read
 _MAX_NAME = 255  # bytes
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary sibling of `path` that replaces it on success.
+    """Context with a temporary file that replaces `path` on success.
 
-    The temporary file has the suffix of `path`, unless that is very long
-    (libraries choose formats by it). It is flushed to disk and moved over
-    `path` when the block ends; when the block raises, it is removed and
-    `path` is left as it was.
+    The temporary file exists, is empty and has the suffix of `path`, unless
+    that is very long (libraries choose formats by it). It is flushed to disk
+    and moved to `path` when the block ends; if the block raises, it is removed
+    and `path` stays as it was.
 
     Arguments
     ---------
     path : str or Path
-        The file to write. Its folder is made when it is missing.
+        The file to write. Its folder is created if missing.
 
     Yields
     ------
     Path
-        The temporary file to write to; it exists and is empty.
+        The temporary file.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         number = errno.ENAMETOOLONG
         raise OSError(number, os.strerror(number), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A part of the name, so that the temporary one is not too long.
+    # Only a part of the name, so that the temporary one is not too long.
     handle, name = tempfile.mkstemp(
         prefix=f".{path.stem[:20]}.",
         suffix=path.suffix if len(path.suffix) < 20 else "",
@@ -70,7 +70,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
-        # mkstemp makes private files; give what a plain open() would.
+        # mkstemp makes private files; set the permissions of open().
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -85,50 +85,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, whole or not at all.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file to write.
-    text : str
-        Its new content.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.txt"
-    >>> atomic_write_text(path, "text")
-    >>> path.read_text(encoding="utf-8")
-    'text'
-    """
+    """Write `text` to `path` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """Open a regular file. A FIFO or a device could block or have no end.
+    """Open a regular file for reading bytes.
 
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    file object
-        To read bytes from.
-
-    Raises
-    ------
-    OSError
-        If it is missing, or no regular file.
-
-    Example
-    -------
-    >>> open_file(os.devnull)
-    Traceback (most recent call last):
-    ...
-    OSError: not a regular file
+    Raises OSError for others: a FIFO or a device could block or have no end.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError("not a regular file")
@@ -136,36 +101,7 @@ def open_file(path: str | Path) -> BinaryIO:
 
 
 def read_file(path: str | Path, most: int) -> bytes:
-    """Read a whole file, unless it is too large.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-    most : int
-        Bytes that it may have.
-
-    Returns
-    -------
-    bytes
-        Its content.
-
-    Raises
-    ------
-    OSError
-        If it is missing, too large or no regular file.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a"
-    >>> _ = path.write_bytes(b"abc")
-    >>> read_file(path, 3)
-    b'abc'
-    >>> read_file(path, 2)
-    Traceback (most recent call last):
-    ...
-    OSError: larger than any such file is (2 bytes)
-    """
+    """Read a regular file; OSError if it has more than `most` bytes."""
     with open_file(path) as stream:
         content = stream.read(most + 1)
     if len(content) > most:
@@ -174,25 +110,7 @@ def read_file(path: str | Path, most: int) -> bytes:
 
 
 def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    str
-        64 digits.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a"
-    >>> _ = path.write_bytes(b"")
-    >>> sha256_of(path)[:8]
-    'e3b0c442'
-    """
+    """SHA-256 of a file, 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with open_file(path) as stream:
         while block := stream.read(_BLOCK):

@@ -1,4 +1,4 @@
-"""SpeechBrain's relative lengths to absolute ones."""
+"""Converts SpeechBrain's relative lengths to absolute ones."""
 
 import torch
 
@@ -8,14 +8,14 @@ __all__ = ["absolute_lengths", "data_and_lengths"]
 def absolute_lengths(
     name: str, relative: torch.Tensor | None, batch: torch.Tensor
 ) -> torch.Tensor:
-    """Turn relative lengths of a batch into absolute ones.
+    """Convert relative lengths of a batch to absolute ones.
 
     Arguments
     ---------
     name : str
-        What they are called, for messages.
+        Name of the argument in messages.
     relative : torch.Tensor, optional
-        Float [B] in (0, 1]; all are whole by default.
+        Float [B] in (0, 1]; full lengths by default.
     batch : torch.Tensor
         [B, T, ...].
 
@@ -28,11 +28,6 @@ def absolute_lengths(
     ------
     ValueError
         If their number or a value is wrong.
-
-    Example
-    -------
-    >>> absolute_lengths("lens", torch.tensor([1.0, 0.5]), torch.zeros(2, 8))
-    tensor([8, 4])
     """
     size, longest = batch.shape[:2]
     if relative is None:
@@ -44,7 +39,7 @@ def absolute_lengths(
             f"but its shape is {list(relative.shape)}"
         )
     lengths = (relative.double() * longest).round()
-    # Float lengths may exceed 1 by their last bit, so rounding goes first.
+    # Rounding comes first: float lengths may exceed 1 by their last bit.
     if not bool(((lengths >= 1) & (lengths <= longest)).all()):
         raise ValueError(
             f"{name}: must be relative lengths in (0, 1] that leave each "
@@ -56,25 +51,6 @@ def absolute_lengths(
 def data_and_lengths(
     padded: tuple[torch.Tensor, torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What SpeechBrain has padded, with absolute lengths.
-
-    Arguments
-    ---------
-    padded : tuple of torch.Tensor
-        Data [B, T, ...] and relative lengths [B], of a ``PaddedBatch``.
-
-    Returns
-    -------
-    data : torch.Tensor
-        [B, T, ...].
-    lengths : torch.Tensor
-        int64 [B].
-
-    Example
-    -------
-    >>> data, lens = torch.zeros(2, 8), torch.tensor([1.0, 0.5])
-    >>> data_and_lengths((data, lens))[1]
-    tensor([8, 4])
-    """
+    """Data [B, T, ...] and absolute lengths, int64 [B], of a padded batch."""
     data, relative = padded
     return data, (relative * data.shape[1]).round().long()

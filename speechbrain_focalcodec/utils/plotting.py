@@ -1,4 +1,4 @@
-"""Pictures of signals and features."""
+"""Plots signals and features."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +17,10 @@ RANGE_DB = 80.0
 
 
 def _level(sig: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """Spectrogram in dB, of 0 for a full-scale constant, at any rate."""
+    """Spectrogram in dB relative to a full-scale constant, at any rate."""
     window = torch.hann_window(round(WINDOW_S * sample_rate))
     spectrum = torch.stft(
-        # A broken model's NaN should be seen as silence.
+        # NaN of a broken model shows as silence.
         torch.nan_to_num(sig.detach().cpu().float(), posinf=0.0, neginf=0.0),
         n_fft=len(window),
         hop_length=round(HOP_S * sample_rate),
@@ -36,32 +36,24 @@ def plot_spectrograms(
     sigs: Mapping[str, torch.Tensor],
     sample_rate: int | Mapping[str, int],
 ) -> None:
-    """Draw spectrograms one under the other, in one colour scale.
+    """Draw spectrograms below each other, in one colour scale.
 
-    The axes are in s and kHz, the colours in dB under the loudest point of
-    all signals. No global state of matplotlib is used.
+    The axes are in s and kHz, the colours in dB below the maximum of all
+    signals. No global state of matplotlib is used.
 
     Arguments
     ---------
     path : str or Path
         The picture to write (png, pdf or svg, by its suffix).
     sigs : Mapping[str, torch.Tensor]
-        Signals by title, each of shape [T]; lengths may differ.
+        Signals [T] by title; lengths may differ.
     sample_rate : int or Mapping[str, int]
-        Sample rate in Hz, of all signals or of each by its title.
+        Sample rate (Hz), of all signals or by title.
 
     Raises
     ------
     ValueError
-        When there is no signal, or one is empty or not of shape [T].
-
-    Example
-    -------
-    >>> import torch
-    >>> path = getfixture("tmp_path") / "picture.png"
-    >>> plot_spectrograms(path, {"noise": torch.rand(16000) - 0.5}, 16000)
-    >>> path.read_bytes()[1:4]
-    b'PNG'
+        If there is no signal, or one is empty or not [T].
     """
     if not sigs:
         raise ValueError("No signal to plot")
@@ -91,23 +83,10 @@ def plot_spectrograms(
 def plot_features(
     path: str | Path, feats: Mapping[str, torch.Tensor], frame_rate: float
 ) -> None:
-    """Draw features one under the other, in one colour scale.
+    """Draw features [T, C], by title, below each other, in one colour scale.
 
-    Arguments
-    ---------
-    path : str or Path
-        The picture to write (png, pdf or svg, by its suffix).
-    feats : Mapping[str, torch.Tensor]
-        Features by title, each of shape [T, C].
-    frame_rate : float
-        Frames a second, in Hz.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "picture.png"
-    >>> plot_features(path, {"noise": torch.rand(100, 80)}, 50.0)
-    >>> path.read_bytes()[1:4]
-    b'PNG'
+    `path` is a picture as in :func:`plot_spectrograms`; `frame_rate` is in
+    frames per second.
     """
     values = torch.cat([x.flatten() for x in feats.values()]).float()
     low, high = torch.quantile(values[:: 1 + len(values) // 10**6], _RANGE)

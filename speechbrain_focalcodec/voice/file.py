@@ -1,9 +1,9 @@
 """The file of a prepared voice reference: safetensors with a closed content.
 
-One float32 tensor, ``frames`` [M, C], and these facts as metadata, all of them
-strings: ``format``, ``version``, ``model``, ``fingerprint``, ``frame_rate``
-and ``name``. Any safetensors library reads it. Here the frames are written
-and read part by part: an hour of speech is 0.74 GB at full size.
+One float32 tensor, ``frames`` [M, C], and metadata, all strings: ``format``,
+``version``, ``model``, ``fingerprint``, ``frame_rate`` and ``name``. Any
+safetensors library reads it. Frames are written and read in pieces: an hour of
+speech is 0.74 GB at full size.
 """
 
 import json
@@ -41,23 +41,16 @@ _KEYS = {"format", "version", "model", "fingerprint", "frame_rate", "name"}
 
 
 class StoredFrames:
-    """Frames on disk, read part by part; threads may share them.
+    """Frames on disk, read in pieces; threads may share them.
 
     Arguments
     ---------
     read : callable
-        ``read(start, stop)`` gives frames, float32 [stop - start, C].
+        ``read(start, stop)`` returns frames, float32 [stop - start, C].
     shape : (int, int)
         Number of frames M and their dimension C.
     close : callable
-        Called when nobody can read them any more.
-
-    Example
-    -------
-    >>> zeros = lambda start, stop: torch.zeros(stop - start, 2)
-    >>> StoredFrames(zeros, (9, 2), lambda: None).read(1, 3)
-    tensor([[0., 0.],
-            [0., 0.]])
+        Called when this object is deleted.
     """
 
     def __init__(
@@ -72,46 +65,30 @@ class StoredFrames:
         weakref.finalize(self, close)
 
     def read(self, start: int, stop: int) -> torch.Tensor:
-        """Read some frames.
-
-        Arguments
-        ---------
-        start, stop : int
-            Which; at least one.
-
-        Returns
-        -------
-        torch.Tensor
-            float32 [stop - start, C].
-        """
+        """Frames, float32 [stop - start, C]; at least one."""
         with self._lock:
             return self._read(start, stop)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a reference says about itself.
+    """Metadata of a reference.
 
     Arguments
     ---------
     fingerprint : str
         SHA-256 (hex) of the model that made the frames.
     model : str
-        That model's name.
+        Name of that model.
     frame_rate : float
-        Frames a second (Hz).
+        Frames per second (Hz).
     name : str
-        What the speaker is called; may be empty.
+        Name of the speaker; may be empty.
 
     Raises
     ------
     VoiceError
-        If one is out of range.
-
-    Example
-    -------
-    >>> Facts("0" * 64, "mini", 50.0).name
-    ''
+        If a value is out of range.
     """
 
     fingerprint: str
@@ -126,24 +103,13 @@ class Facts:
             "frame_rate": 0.1 <= self.frame_rate <= 10000,
             "name": len(self.name) <= 200 and self.name.isprintable(),
         }
-        for key, fine in in_range.items():
-            if not fine:
+        for key, valid in in_range.items():
+            if not valid:
                 raise VoiceError(f"{key} is out of range; prepare it again")
 
 
 def check_name(path: Path) -> None:
-    """Refuse another suffix than a reference's.
-
-    Arguments
-    ---------
-    path : Path
-        A file to write.
-
-    Raises
-    ------
-    VoiceError
-        If its suffix is another.
-    """
+    """Raise VoiceError unless the suffix is that of a reference."""
     if path.suffix.lower() != SUFFIX:
         raise VoiceError(f"{path}: a reference's name must end in {SUFFIX}")
 
@@ -154,23 +120,10 @@ def write_voice(
     shape: tuple[int, int],
     facts: Facts,
 ) -> None:
-    """Write a reference, whole or not at all.
+    """Write a reference, atomically.
 
-    Arguments
-    ---------
-    path : str or Path
-        The file to write, with suffix ``.safetensors``.
-    parts : iterable of torch.Tensor
-        All frames in order, float32 [T, C] each, on the CPU.
-    shape : (int, int)
-        Number of frames M and their dimension C.
-    facts : Facts
-        What the file says about them.
-
-    Raises
-    ------
-    VoiceError
-        If the suffix is another.
+    `parts` are all frames in order, float32 [T, C] each, on the CPU; `shape` is
+    their total, [M, C]. Raises VoiceError if the suffix is another.
     """
     path = Path(path)
     check_name(path)
@@ -187,7 +140,7 @@ def write_voice(
         "shape": list(shape),
         "data_offsets": [0, 4 * math.prod(shape)],
     }
-    # The library's own writer wants all frames in memory, as bytes.
+    # The library's own writer needs all frames in memory, as bytes.
     header = json.dumps({"__metadata__": metadata, "frames": entry}).encode()
     header += b" " * (-len(header) % 8)
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
@@ -199,33 +152,9 @@ def write_voice(
 def read_voice(path: str | Path) -> tuple[StoredFrames, Facts]:
     """Open a reference; nothing in it is executed, no size is trusted.
 
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    frames : StoredFrames
-        Read from the file as they are needed: it stays open as long as they
-        are wanted, and may be replaced meanwhile, but not changed.
-    facts : Facts
-        What it says about them.
-
-    Raises
-    ------
-    VoiceError
-        If the file is missing, damaged, of another kind or version, or its
-        content is not what a reference has. Values of frames are not checked.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.safetensors"
-    >>> _ = path.write_bytes(b"something else")
-    >>> read_voice(path)
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.VoiceError: ...a.safetensors: no voice ...
+    The frames are read from the open file when needed: it may be replaced
+    meanwhile, but not changed. Raises VoiceError if the file is missing,
+    damaged, or of another kind or version. Values of frames are not checked.
     """
     path = Path(path)
     if not path.is_file():
@@ -245,7 +174,7 @@ def read_voice(path: str | Path) -> tuple[StoredFrames, Facts]:
 
 
 def _read_header(path: Path) -> tuple[tuple[int, int], dict[str, str]]:
-    """Shape and metadata, if the file has what a reference has."""
+    """Shape and metadata of a valid reference."""
     with safe_open(path, "pt") as stream:
         names, metadata = list(stream.keys()), stream.metadata() or {}
         if metadata.get("format") != _FORMAT:
@@ -277,10 +206,10 @@ def _to_facts(metadata: dict[str, str]) -> Facts:
 
 
 def _open_frames(path: Path, shape: tuple[int, int]) -> StoredFrames:
-    """Frames of an open file, which closes when nobody can read it more.
+    """Frames of an open file, which closes when they are deleted.
 
-    Not mapped into memory: a mapped file that someone cuts ends the process,
-    and what was read of it counts as the process's memory.
+    Not mapped into memory: truncating a mapped file would kill the process, and
+    pages that were read would count as its memory.
     """
     stream = open(path, "rb")
     first = 8 + int.from_bytes(stream.read(8), "little")

@@ -1,14 +1,13 @@
-"""Voice conversion: a target speaker's frames, and the nearest of them.
+"""Voice conversion with the nearest frames of a target speaker.
 
 A reference holds feature frames of the target speaker's speech: quantized ones,
-or continuous ones as the encoder gives them. To convert, each quantized feature
-frame of other speech gives way to the mean of the `k` frames of the reference
-that are nearest to it by cosine; the decoder makes a waveform of these. No
-training is needed. Frames belong to a model: another one's are refused.
+or the encoder's continuous ones. To convert other speech, each of its quantized
+feature frames is replaced by the mean of the `k` nearest frames (by cosine) of
+the reference, and the result is decoded. No training is needed. Frames belong
+to one model; references of other models are refused.
 
-The search is exact. It goes through the reference block by block, so memory
-depends neither on the reference nor on the speech; an hour of reference stays
-on disk.
+The search is exact and runs in blocks, so its memory depends neither on the
+reference nor on the speech. Large references stay on disk.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -37,19 +36,19 @@ from speechbrain_focalcodec.voice.search import nearest
 
 __all__ = ["IN_MEMORY", "VoiceReference"]
 
-# Bytes; frames of a larger reference stay on disk. 21 minutes at full size.
+# Bytes; frames of larger references stay on disk. 21 minutes at full size.
 IN_MEMORY = 256 * 2**20
 
-# Numbers in a block of frames, and similarities at once.
+# Values in a block of frames, or of similarities.
 BLOCK = 2**22
-# Frames that look for their neighbours at once.
+# Frames per search.
 QUERIES = 4096
 
 
 class VoiceReference:
     """Feature frames of a target speaker: the matching set.
 
-    Make one with :meth:`from_sigs`, from files with
+    Create one with :meth:`from_sigs`, from files with
     :meth:`PretrainedFocalCodec.prepare_reference`, or :meth:`load` one.
 
     Arguments
@@ -64,7 +63,7 @@ class VoiceReference:
     VoiceError
         If there are no frames, too many, or one is not finite.
     ValueError
-        If they are no frames [M, C] of floats.
+        If they are not floats [M, C].
 
     Example
     -------
@@ -97,13 +96,13 @@ class VoiceReference:
             )
         self._frames = frames
         norms = torch.cat([part.norm(dim=-1) for _, part in self._blocks()])
-        # Squares that overflow are refused as well.
+        # Also refuses frames whose squares overflow.
         if not bool(norms.isfinite().all()):
             raise VoiceError(
                 "frames are NaN, infinite or absurdly large; prepare the "
                 "reference again"
             )
-        # A frame of zeros is like nothing: cosine 0.
+        # The cosine with a frame of zeros is 0.
         self._scale = torch.where(norms > 0, 1 / norms, 0.0)
 
     def __repr__(self) -> str:
@@ -111,8 +110,6 @@ class VoiceReference:
             f"VoiceReference({self.facts.name!r}, {self.seconds:.1f} s, of "
             f"{self.facts.model})"
         )
-
-    # Making
 
     @classmethod
     def from_sigs(
@@ -126,7 +123,7 @@ class VoiceReference:
         context: float = CONTEXT,
         batch_size: int = 1,
     ) -> "VoiceReference":
-        """Make a reference from waveforms, one after the other.
+        """Create a reference from waveforms.
 
         Arguments
         ---------
@@ -134,19 +131,19 @@ class VoiceReference:
             The model.
         sigs : iterable of torch.Tensor
             Speech of the target speaker, each [T] at the codec's
-            `sample_rate_input`; a generator may read them as they are wanted.
+            `sample_rate_input`; may be a generator.
         name : str
-            What to call the speaker.
+            Name of the speaker.
         continuous : bool
-            Whether to take the encoder's features, as the demo of the
-            published package does; quantized features otherwise.
+            Whether to use the encoder's features, as the demo of the published
+            package does, in place of quantized features.
         window, context, batch_size
             See :meth:`FocalCodec.encode_stream`.
 
         Returns
         -------
         VoiceReference
-            In memory, or in a temporary file when larger than `IN_MEMORY`.
+            In memory, or in a temporary file if larger than `IN_MEMORY`.
 
         Raises
         ------
@@ -189,24 +186,23 @@ class VoiceReference:
         *,
         num_frames: int | None = None,
     ) -> "VoiceReference":
-        """Make a reference from features of the target speaker's speech.
+        """Create a reference from features of the target speaker's speech.
 
-        The features may come from another model whose encoder this one's
-        imitates: the published demo converts with a streaming model and takes
-        the reference from the offline 50 Hz model.
+        The features may come from another model with a similar encoder: the
+        published demo converts with a streaming model and takes the reference
+        from the offline 50 Hz model.
 
         Arguments
         ---------
         codec : FocalCodec
-            The model that is to decode.
+            The model that decodes.
         feats : iterable of torch.Tensor
             Features, each [N, C], continuous (`sig_to_feats`) or quantized.
         name : str
-            What to call the speaker; characters that cannot be printed are
-            replaced.
+            Name of the speaker; unprintable characters are replaced.
         num_frames : int, optional
-            How many frames there are in all. When it is not given, all of
-            them are held in memory first.
+            Number of frames in all. If None, all of them are collected in
+            memory first.
 
         Returns
         -------
@@ -219,14 +215,6 @@ class VoiceReference:
             If there are none, or the model's features have another size.
         FocalCodecError
             If the folder for temporary files cannot hold the frames.
-
-        Example
-        -------
-        >>> from speechbrain_focalcodec import FocalCodec
-        >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-        >>> feats = codec.sig_to_feats(torch.randn(1, 32000))
-        >>> VoiceReference.from_feats(codec, feats).seconds
-        2.0
         """
         if num_frames is None:
             feats = list(feats)
@@ -265,7 +253,7 @@ class VoiceReference:
         window: float | None = WINDOW,
         batch_size: int = 1,
     ) -> "VoiceReference":
-        """Make a reference from tokens of the target speaker's speech.
+        """Create a reference from tokens of the target speaker's speech.
 
         Arguments
         ---------
@@ -274,8 +262,7 @@ class VoiceReference:
         toks : iterable of torch.Tensor
             Tokens of each recording, int64 [N].
         name : str
-            What to call the speaker; characters that cannot be printed are
-            replaced.
+            Name of the speaker; unprintable characters are replaced.
         window, batch_size
             See :meth:`FocalCodec.decode_stream`.
 
@@ -288,20 +275,11 @@ class VoiceReference:
         ------
         TokenError
             If a token does not exist.
-        VoiceError
-            If there are none.
-        FocalCodecError
-            If the folder for temporary files cannot hold the frames.
-
-        Example
-        -------
-        >>> from speechbrain_focalcodec import FocalCodec
-        >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-        >>> VoiceReference.from_toks(codec, [torch.arange(100)]).seconds
-        2.0
+        VoiceError, FocalCodecError
+            See :meth:`from_feats`.
         """
         device = codec.device
-        # Tokens are small: with all of them the size of the rest is known.
+        # All tokens first, to know the number of frames.
         all_toks = list(toks)
         for one in all_toks:
             codec.toks_to_codes(one[None].to(device))  # checks them
@@ -318,14 +296,14 @@ class VoiceReference:
     def load(cls, path: str | Path) -> "VoiceReference":
         """Load a prepared reference; executes nothing.
 
-        All of it is read once and checked. Above `IN_MEMORY` the frames stay
-        in the file, which is then kept open: it may be replaced, but must
-        not be changed in place.
+        All of it is read once and checked. Above `IN_MEMORY` the frames stay in
+        the file, which is kept open: it may be replaced, but must not be
+        changed in place.
 
         Arguments
         ---------
         path : str or Path
-            The file that :meth:`save` wrote.
+            A file of :meth:`save`.
 
         Returns
         -------
@@ -349,26 +327,18 @@ class VoiceReference:
             raise VoiceError(f"{path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole or not at all.
+        """Write a safetensors file, atomically.
 
         Arguments
         ---------
         path : str or Path
-            The file to write, with suffix ``.safetensors``. Four bytes for
-            each number: an hour at full size is 0.74 GB.
+            The file to write, with suffix ``.safetensors``. An hour at full
+            size is 0.74 GB.
 
         Raises
         ------
         VoiceError
             If the suffix is another.
-
-        Example
-        -------
-        >>> path = getfixture("tmp_path") / "voice.safetensors"
-        >>> facts = Facts("0" * 64, "mini", 50.0, "noise")
-        >>> VoiceReference(torch.randn(100, 80), facts).save(path)
-        >>> VoiceReference.load(path)
-        VoiceReference('noise', 2.0 s, of mini)
         """
         write_voice(
             path,
@@ -378,19 +348,9 @@ class VoiceReference:
         )
 
     def to(self, device: str | torch.device) -> "VoiceReference":
-        """Bring all frames into the memory of a device.
+        """Move all frames into the memory of a device; returns the reference.
 
-        Worth it on a GPU, and for streams, which search for every chunk.
-
-        Arguments
-        ---------
-        device : str or torch.device
-            Where to put them.
-
-        Returns
-        -------
-        VoiceReference
-            One that is in memory there; itself if it is.
+        For GPUs, and for streams, which search for every chunk.
         """
         device = torch.empty(0, device=device).device
         if self.in_memory and self._scale.device == device:
@@ -420,27 +380,11 @@ class VoiceReference:
     # Matching
 
     def converter(self, codec: Stages, k: int = 4) -> Convert:
-        """:meth:`match` for a codec's decoding, checked beforehand.
+        """:meth:`match` with `k` frames, as `convert` of
+        :meth:`FocalCodec.decode`.
 
-        Arguments
-        ---------
-        codec : FocalCodec
-            The model that is to decode.
-        k : int
-            Number of frames to average.
-
-        Returns
-        -------
-        callable
-            For `convert` of :meth:`FocalCodec.decode`.
-
-        Raises
-        ------
-        VoiceError
-            If another model made the reference, or it has fewer than `k`
-            frames.
-        ValueError
-            If `k` is no number of frames.
+        Raises VoiceError if the reference belongs to another model or has fewer
+        than `k` frames; ValueError if `k` is no positive integer.
         """
         self._check_k(k)
         self._check_codec(codec)
@@ -459,19 +403,19 @@ class VoiceReference:
         k: int = 4,
         lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Give each frame the mean of the `k` frames nearest to it.
+        """Replace each frame by the mean of the `k` nearest frames.
 
-        Nearest by cosine, of equally near ones those that come first. Computed
-        in float32, under autocast too, on the device of `qfeats`.
+        Nearest by cosine; of equally near frames the first ones. Computed in
+        float32, also under autocast, on the device of `qfeats`.
 
         Arguments
         ---------
         qfeats : torch.Tensor
-            Quantized features [B, T, C] of the model of the reference.
+            Quantized features [B, T, C] of the reference's model.
         k : int
             Number of frames to average.
         lengths : torch.Tensor, optional
-            Frames, int64 [B]; what stands beyond them is not looked at.
+            Number of frames, int64 [B].
 
         Returns
         -------
@@ -484,13 +428,6 @@ class VoiceReference:
             If the reference has fewer than `k` frames.
         ValueError
             If a shape is wrong, or a frame is not finite.
-
-        Example
-        -------
-        >>> facts = Facts("0" * 64, "mini", 50.0)
-        >>> reference = VoiceReference(torch.eye(3), facts)
-        >>> reference.match(torch.tensor([[[0.0, 0.3, 0.9]]]), k=2)
-        tensor([[[0.0000, 0.5000, 0.5000]]])
         """
         self._check_k(k)
         if qfeats.ndim != 3 or qfeats.shape[2] != self.dim:
@@ -507,7 +444,7 @@ class VoiceReference:
         scale = self._scale.to(query.device)
         with torch.autocast(qfeats.device.type, enabled=False):
             for part in query.split(QUERIES):
-                # In place: each part is looked up before it is replaced.
+                # In place: each part is searched before it is replaced.
                 blocks = self._blocks(len(part))
                 places = nearest(part, blocks, scale, k)
                 part.copy_(self._mean_of(places))
@@ -516,7 +453,7 @@ class VoiceReference:
         return out
 
     def _mean_of(self, places: torch.Tensor) -> torch.Tensor:
-        """Means [N, C] of frames [N, k], without all of them at once."""
+        """Means [N, C] of frames with indices [N, k], one column at a time."""
         total: Any = 0.0
         for column in places.T:
             total = total + self._rows(column)
@@ -528,7 +465,7 @@ class VoiceReference:
         return self._frames[start:stop]
 
     def _rows(self, places: torch.Tensor) -> torch.Tensor:
-        """Frames at some places, on their device."""
+        """Frames with some indices, on the indices' device."""
         if isinstance(self._frames, torch.Tensor):
             rows = self._frames[places.to(self._frames.device)]
             return rows.to(places.device)
@@ -537,7 +474,7 @@ class VoiceReference:
         return rows[inverse].to(places.device)
 
     def _blocks(self, queries: int = 1) -> Iterator[tuple[int, torch.Tensor]]:
-        """All frames, and where they begin, some at a time."""
+        """Index of the first frame, and frames, of each block."""
         size = max(1, BLOCK // max(self.dim, queries))
         for start in range(0, self.num_frames, size):
             stop = min(start + size, self.num_frames)
@@ -554,7 +491,7 @@ class VoiceReference:
             )
 
     def _check_codec(self, codec: Stages) -> None:
-        """Refuse another model than the one that made the frames."""
+        """Raise VoiceError unless this model made the frames."""
         fingerprint = codec.fingerprint
         if fingerprint != self.fingerprint:
             raise VoiceError(
@@ -572,7 +509,7 @@ def _is_large(shape: tuple[int, int]) -> bool:
 def _gather(
     parts: Iterator[torch.Tensor], num: int
 ) -> torch.Tensor | StoredFrames:
-    """Put `num` frames, part by part, into memory or a temporary file."""
+    """Collect `num` frames in memory or in a temporary file."""
     spool = frames = None
     done = 0
     for part in parts:

@@ -227,7 +227,7 @@ def task_figures(task: Any) -> dict[str, np.ndarray]:
         said = task.generate("utterance", seed=0, max_seconds=0.5)
         return {"toks": said.toks.numpy(), "sig": said.sig[::SHOWN].numpy()}
     if isinstance(task, TokenASR):
-        scores = task.scores(*task.hear(speech()))
+        scores = task.scores(*task.prepare(speech()))
         return {
             "text": np.array(task.transcribe_batch(speech())),
             "scores": scores[0].numpy(),

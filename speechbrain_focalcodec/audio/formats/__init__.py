@@ -1,1 +1,1 @@
-"""Formats of audio files: whether a file is whole, one module a format."""
+"""Checks whether audio files are complete, one module per format."""

@@ -1,7 +1,7 @@
 """Formats made of chunks: WAV, RF64, W64, CAF, AIFF and 8SVX.
 
-A file is whole when its chunks fill it. Sizes that a program writes when it
-does not know them (since it writes to a pipe) mean: up to the file's end.
+A file is complete if its chunks fill it. Placeholders for unknown sizes, as
+written by programs that write to a pipe, mean: up to the file's end.
 """
 
 from typing import BinaryIO, Literal, NamedTuple
@@ -14,8 +14,8 @@ __all__ = ["KINDS", "check_chunks"]
 
 _MAX_ZEROS = 2**16  # bytes that may fill the file's last block
 
-# What programs write for a size that they do not know, and a little beside it
-# for what they add to it: SoX (AIFF), arecord and SoX (WAV), FFmpeg.
+# Placeholders for unknown sizes, with a margin for additions of the program:
+# SoX (AIFF), arecord and SoX (WAV), FFmpeg.
 _UNKNOWN_32 = (
     range(0x7EFFFF00, 0x7F000100),
     range(0x7FFFEF00, 0x80000100),
@@ -25,7 +25,7 @@ _UNKNOWN_64 = 2**63 - 2**16
 
 
 class _Kind(NamedTuple):
-    """How a format writes its chunks."""
+    """Layout of the chunks of a format."""
 
     first: int  # position of the first chunk
     name_length: int
@@ -33,8 +33,8 @@ class _Kind(NamedTuple):
     byteorder: Literal["little", "big"]
     alignment: int
     data: tuple[bytes, ...]  # names of the chunks that hold audio
-    total_at: int = 4  # where the file's size is written; 0 for nowhere
-    own_bytes: int = 0  # of a chunk's head, which its size counts
+    total_at: int = 4  # position of the file's size; 0 if there is none
+    own_bytes: int = 0  # bytes of a chunk's head that its size includes
 
 
 #: By a file's first four bytes.
@@ -54,7 +54,7 @@ KINDS = {
 
 
 class _Chunk(NamedTuple):
-    """A chunk: its name, where its head begins, and its content."""
+    """A chunk: its name, start of its head and of its content, length."""
 
     name: bytes
     start: int
@@ -69,31 +69,8 @@ class _Chunk(NamedTuple):
 def check_chunks(file: BinaryIO, size: int) -> BinaryIO:
     """Check that a file's chunks fill it.
 
-    Arguments
-    ---------
-    file : BinaryIO
-        The file, which begins with one of `KINDS`.
-    size : int
-        Its size.
-
-    Returns
-    -------
-    BinaryIO
-        The file, with its own sizes in place of unknown ones.
-
-    Raises
-    ------
-    AudioError
-        If it is cut short, or goes on after its end.
-
-    Example
-    -------
-    >>> import io
-    >>> header = b"RIFF" + bytes([50, 0, 0, 0]) + b"WAVE"
-    >>> check_chunks(io.BytesIO(header), len(header))
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.AudioError: is cut short (should have 58...
+    `file` begins with a key of `KINDS`. Returns the file, with real sizes in
+    place of unknown ones. Raises AudioError if it is cut short or too long.
     """
     return _Container(file, size).check()
 
@@ -106,7 +83,7 @@ class _Container:
         magic = read_at(file, 0, 4)
         self.kind = KINDS[magic]
         ds64 = read_at(file, 12, 24) if magic == b"RF64" else b""
-        #: Whether the sizes that do not fit a WAV file are in such a chunk.
+        #: Whether a ds64 chunk has the sizes that do not fit a WAV header.
         self.has_ds64 = ds64[:4] == b"ds64"
         self.ds64_length = int.from_bytes(ds64[16:24], "little")
         if self.has_ds64:
@@ -117,9 +94,9 @@ class _Container:
             self.total = 0
 
     def check(self) -> BinaryIO:
-        """Check it all, and repair sizes that were not known."""
+        """Check all chunks and repair unknown sizes."""
         whole = self.total + (0 if self.kind.own_bytes else 8)
-        # Writers may count a pad byte at the end that is not there.
+        # Writers may count a pad byte at the end that is missing.
         if whole > self.size + 1 and not self.is_unknown(self.total):
             raise self.cut_short(whole)
         position = self.kind.first
@@ -145,12 +122,12 @@ class _Container:
         return int.from_bytes(data, self.kind.byteorder)
 
     def chunk(self, start: int) -> _Chunk | None:
-        """The chunk that begins here; None where nothing looks like one."""
+        """The chunk that begins here, or None."""
         kind = self.kind
         name = read_at(self.file, start, kind.name_length)
         body = start + kind.name_length + kind.size_length
         is_name = all(0x20 <= byte < 0x7F for byte in name[:4])
-        # A second file is no chunk of the first.
+        # A second file is not a chunk of the first.
         if body > self.size or not is_name or name[:4] in KINDS:
             return None
         length = self.number_at(start + kind.name_length) - kind.own_bytes
@@ -159,7 +136,7 @@ class _Container:
         return _Chunk(name, start, body, max(0, length))
 
     def after(self, chunk: _Chunk) -> int:
-        """Where the next chunk begins."""
+        """Start of the next chunk."""
         padded = chunk.stop + -chunk.length % self.kind.alignment
         # Some writers forget the padding.
         if padded < self.size and not self.chunk(padded):
@@ -167,7 +144,7 @@ class _Container:
         return padded
 
     def is_filled_from(self, position: int) -> bool:
-        """Whether only whole chunks follow."""
+        """Whether only complete chunks follow."""
         while chunk := self.chunk(position):
             if chunk.stop > self.size:
                 return False
@@ -175,7 +152,7 @@ class _Container:
         return self.is_end(position)
 
     def is_end(self, position: int) -> bool:
-        """Whether nothing follows but tags, or zeros to fill a block."""
+        """Whether only tags follow, or zeros that fill a block."""
         left = self.size - position
         if left <= 0 or end_of_audio(self.file, self.size) <= position:
             return True
@@ -184,19 +161,19 @@ class _Container:
         )
 
     def is_unknown(self, length: int) -> bool:
-        """Whether it is a size that stands for an unknown one."""
+        """Whether a length is a placeholder for an unknown one."""
         if self.kind.size_length == 8 or self.has_ds64:
             return length == 0 or length >= _UNKNOWN_64
         return length == 0 or any(length in span for span in _UNKNOWN_32)
 
     def is_zero_for_unknown(self, chunk: _Chunk) -> bool:
-        """Whether a chunk of length 0 holds what follows it."""
+        """Whether a chunk of length 0 contains the rest of the file."""
         if chunk.length > 0 or chunk.body >= self.size:
             return False
         return not self.chunk(chunk.body) or not self.is_filled_from(chunk.body)
 
     def with_sizes(self, chunk: _Chunk) -> BinaryIO:
-        """The file, whose audio is what follows this chunk's head."""
+        """The file, with sizes for audio from this chunk to the end."""
         kind = self.kind
         end = end_of_audio(self.file, self.size)
         length = end - chunk.body

@@ -1,4 +1,4 @@
-"""FLAC files: how many samples they hold, from their last frame."""
+"""FLAC files: counts their samples by the last frame."""
 
 from typing import BinaryIO, NamedTuple
 
@@ -9,11 +9,11 @@ from speechbrain_focalcodec.errors import AudioError
 __all__ = ["check_flac"]
 
 _MAX_TOTAL = 2**36 - 1
-_MAX_TRIES = 8  # a checksum of a frame takes a millisecond, or many
+_MAX_TRIES = 8  # a checksum of a frame takes a millisecond or more
 
 
 class _StreamInfo(NamedTuple):
-    """What the header says."""
+    """Fields of the header."""
 
     max_block: int  # samples of a frame
     max_frame: int  # bytes
@@ -21,26 +21,11 @@ class _StreamInfo(NamedTuple):
 
 
 def check_flac(file: BinaryIO, start: int, size: int) -> BinaryIO:
-    """Check that a FLAC file ends with the sample that its header counts.
+    """Check that a FLAC file ends with the last sample of its header.
 
-    Arguments
-    ---------
-    file : BinaryIO
-        The file.
-    start : int
-        Where ``fLaC`` is; tags may come before.
-    size : int
-        The file's size.
-
-    Returns
-    -------
-    BinaryIO
-        The file, with its own number of samples in place of an unknown one.
-
-    Raises
-    ------
-    AudioError
-        If it is cut short, damaged, or goes on after its end.
+    ``fLaC`` is at `start`, possibly after tags. Returns the file, with its
+    number of samples if the header lacks it. Raises AudioError if it is cut
+    short, damaged, or too long.
     """
     header = read_at(file, start + 8, 34)
     first = _first_frame(file, start + 4, size)
@@ -65,7 +50,7 @@ def check_flac(file: BinaryIO, start: int, size: int) -> BinaryIO:
 
 
 def _first_frame(file: BinaryIO, position: int, size: int) -> int:
-    """Where the frames begin: after the blocks of metadata."""
+    """Position of the first frame, after the metadata blocks."""
     is_last = False
     while not is_last:
         head = read_at(file, position, 4)
@@ -88,15 +73,15 @@ def _read_info(header: bytes) -> _StreamInfo:
 
 
 def _find_total(tail: bytes, info: _StreamInfo) -> int | None:
-    """The number of samples up to the end of the last frame."""
+    """Number of samples up to the end of the last frame."""
     position = len(tail)
     tries = 0
     while (position := tail.rfind(b"\xff", 0, position)) >= 0:
         total = _frame_stop(tail[position : position + 16], info)
         if total is None:
             continue
-        # What only looks like a frame's header counts other samples, and is
-        # no whole frame. (The decoder sees whether the right one is whole.)
+        # A false header has another count and a wrong checksum. (The decoder
+        # checks whether the right frame is complete.)
         if total == info.total or not _crc16(tail[position:]):
             return total
         tries += 1
@@ -106,7 +91,7 @@ def _find_total(tail: bytes, info: _StreamInfo) -> int | None:
 
 
 def _frame_stop(head: bytes, info: _StreamInfo) -> int | None:
-    """The sample after those of a frame; None if it is no frame's header."""
+    """Sample after those of a frame; None if this is no frame's header."""
     if len(head) < 6 or head[1] & 0xFE != 0xF8 or head[3] & 1:
         return None
     size_code, rate_code = head[2] >> 4, head[2] & 15
@@ -129,7 +114,7 @@ def _frame_stop(head: bytes, info: _StreamInfo) -> int | None:
 
 
 def _read_number(head: bytes, position: int) -> tuple[int, int]:
-    """A number as UTF-8 writes one, and where it ends; 0 for none."""
+    """A number in UTF-8 coding and its end; 0 if there is none."""
     first = head[position]
     length = 8 - (first ^ 0xFF).bit_length()
     if length == 0:
@@ -160,7 +145,7 @@ _CRC16 = _crc_table(16, 0x8005)
 
 
 def _crc8(data: bytes) -> int:
-    """Zero for what ends in its own checksum."""
+    """Zero for data that ends with its own checksum."""
     value = 0
     for byte in data:
         value = _CRC8[value ^ byte]
@@ -168,7 +153,7 @@ def _crc8(data: bytes) -> int:
 
 
 def _crc16(data: bytes) -> int:
-    """Zero for what ends in its own checksum; zeros may follow."""
+    """Zero for data that ends with its own checksum; zeros may follow."""
     value = 0
     for byte in data:
         value = (value << 8 & 0xFFFF) ^ _CRC16[value >> 8 ^ byte]

@@ -1,7 +1,7 @@
-"""MP3 files: their frames, counted.
+"""MP3 files: counts their frames.
 
-libsndfile takes the number of frames from a Xing or Info header. Without one
-it guesses from the first frame's bitrate, and stops reading there.
+libsndfile takes the number of frames from a Xing or Info header. Without one it
+estimates it from the first frame's bitrate, and stops reading there.
 """
 
 import io
@@ -19,8 +19,8 @@ from speechbrain_focalcodec.errors import AudioError
 
 __all__ = ["check_mpeg", "is_mpeg"]
 
-# kbit/s by MPEG version (2 for 2.5, too) and layer, then by index. The first
-# stands for a free format: any bitrate, the same in all frames.
+# kbit/s by MPEG version (2 also for 2.5) and layer, then by index. Index 0 is
+# the free format: any bitrate, the same in all frames.
 _BITRATES: dict[tuple[int, int], tuple[int, ...]] = {
     (1, 1): (0, *range(32, 449, 32)),
     (1, 2): (0, 32, 48, *range(56, 81, 8), *range(96, 129, 16))
@@ -40,7 +40,7 @@ _MAX_ZEROS = 2**16  # bytes that may follow the frames
 
 
 class _Header(NamedTuple):
-    """What the first four bytes of a frame say."""
+    """Content of the first four bytes of a frame."""
 
     kind: tuple[int, int, int, bool]  # version, layer, rate (Hz), mono
     length: int  # bytes; 0 in a free format
@@ -50,7 +50,7 @@ class _Header(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """A whole frame. A frame of the encoder's header holds no audio."""
+    """A complete frame. The frame of the encoder's header has no audio."""
 
     start: int
     stop: int
@@ -59,52 +59,24 @@ class _Frame(NamedTuple):
 
 
 def is_mpeg(data: bytes) -> bool:
-    """Tell whether bytes begin with a frame's header.
-
-    Arguments
-    ---------
-    data : bytes
-        At least four.
-
-    Returns
-    -------
-    bool
-        Whether they look like one.
-
-    Example
-    -------
-    >>> is_mpeg(bytes.fromhex("fffb90c4")), is_mpeg(b"RIFF")
-    (True, False)
-    """
+    """Whether bytes (at least four) begin with a frame's header."""
     return _parse(data[:4]) is not None
 
 
 def check_mpeg(
     file: BinaryIO, start: int, size: int
 ) -> tuple[BinaryIO, int | None]:
-    """Count the frames of an MP3 file.
+    """Count the frames of an MP3 file, from `start` on.
 
-    Arguments
-    ---------
-    file : BinaryIO
-        The file.
-    start : int
-        Where its frames begin, but for tags.
-    size : int
-        The file's size.
+    Raises AudioError if it is cut short or damaged.
 
     Returns
     -------
     file : BinaryIO
-        The frames alone, as libsndfile reads all of them.
+        Only the frames, so that libsndfile reads all of them.
     num_samples : int or None
-        How many samples of a channel they are; None where libsndfile knows
-        better, since the encoder says what it has added.
-
-    Raises
-    ------
-    AudioError
-        If it is cut short or damaged.
+        Samples per channel; None if libsndfile knows the number from the
+        encoder's header.
     """
     walk = _Walk(file, start, end_of_audio(file, size))
     headers: list[_Frame] = []
@@ -134,22 +106,14 @@ def check_mpeg(
     if len(headers) == 1 and counted == num_frames and not headers[0].is_vbri:
         header = range(headers[0].start, headers[0].stop)
         return io.BufferedReader(PatchedFile(file, [header, *parts])), None
-    # With this size libsndfile's guess is not too short.
+    # libsndfile's estimate must not be too short.
     size = (num_frames + 2) * (first_length + 4) + 2**10
     source = PatchedFile(file, parts, size)
     return io.BufferedReader(source), num_frames * walk.header.num_samples
 
 
 class _Walk:
-    """The frames of a file, one after the other.
-
-    Arguments
-    ---------
-    file : BinaryIO
-        The file.
-    start, end : int
-        Where they begin and end, but for tags.
-    """
+    """Iterates over the frames of a file between `start` and `end`."""
 
     def __init__(self, file: BinaryIO, start: int, end: int) -> None:
         self.file, self.end = file, end
@@ -170,7 +134,7 @@ class _Walk:
         raise AudioError("holds no MPEG audio")
 
     def __iter__(self) -> Iterator[_Frame]:
-        """Yield whole frames until something else follows."""
+        """Yield complete frames until other data follows."""
         while self.position < self.end:
             head = read_at(self.file, self.position, _HEAD)
             length = self._length(head)
@@ -187,7 +151,7 @@ class _Walk:
             self.position += length
 
     def check_rest(self) -> None:
-        """Refuse what follows the frames, unless it is zeros."""
+        """Raise if data other than zeros follows the frames."""
         left = self.end - self.position
         if left <= 0:
             return
@@ -200,7 +164,7 @@ class _Walk:
             )
 
     def _length(self, head: bytes) -> int:
-        """The length of the frame that begins here; 0 if none does."""
+        """Length of the frame that begins here, or 0."""
         header = _parse(head[:4])
         if header is None or header.kind != self.header.kind:
             return 0
@@ -209,7 +173,7 @@ class _Walk:
         return self.free_length + header.padding
 
     def _goes_on(self, position: int, num_frames: int = 3) -> bool:
-        """Whether some frames follow each other here, up to the end."""
+        """Whether a few frames follow one another here, or the file ends."""
         for _ in range(num_frames):
             head = read_at(self.file, position, _HEAD)
             if position >= self.end or not any(head) or tag_length(head):
@@ -221,7 +185,7 @@ class _Walk:
         return True
 
     def _free_lengths(self) -> Iterator[int]:
-        """Lengths that frames of a free format may have, but for padding."""
+        """Candidate frame lengths of a free format, without padding."""
         if self.header.length:
             yield 0
             return
@@ -235,7 +199,7 @@ class _Walk:
 
 @lru_cache(maxsize=4096)
 def _parse(head: bytes) -> _Header | None:
-    """Read a frame's header; None if it is none."""
+    """Parse a frame's header; None if it is none."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version_code, layer_code = head[1] >> 3 & 3, head[1] >> 1 & 3
@@ -266,8 +230,10 @@ def _parse(head: bytes) -> _Header | None:
 
 
 def _count(head: bytes, header: _Header) -> tuple[int | None, bool]:
-    """What an encoder's header counts; None if this is none, 0 if it does
-    not say. And whether it is a VBRI header."""
+    """Frame count of an encoder's header, and whether it is a VBRI header.
+
+    The count is None if there is no such header, 0 if it has no count.
+    """
     if header.kind[1] != 3:
         return None, False
     if head[36:40] == b"VBRI":

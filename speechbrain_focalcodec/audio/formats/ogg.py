@@ -8,30 +8,16 @@ from speechbrain_focalcodec.errors import AudioError
 __all__ = ["check_ogg"]
 
 _HEAD = 27  # bytes of a page, before its table of lengths
-# Flags of the pages that a stream begins and ends with.
+# Flags of the first and last page of a stream.
 _IS_FIRST, _IS_LAST = 2, 4
 
 
 def check_ogg(file: BinaryIO, size: int) -> str | None:
-    """Check that an Ogg file is whole pages of one stream.
+    """Check that an Ogg file consists of complete pages of one stream.
 
-    Arguments
-    ---------
-    file : BinaryIO
-        The file.
-    size : int
-        Its size.
-
-    Returns
-    -------
-    str, optional
-        A doubt, if no page says that it is the last: programs that write to
-        a pipe leave that out, but the file may be cut between two pages.
-
-    Raises
-    ------
-    AudioError
-        If a page is damaged or cut short, or another stream follows.
+    Returns a warning if no page is marked as the last: programs that write to a
+    pipe omit that, but the file may be cut between two pages. Raises AudioError
+    if a page is damaged or cut short, or another stream follows.
     """
     position = 0
     has_begun = is_open = is_last = False
@@ -50,7 +36,7 @@ def check_ogg(file: BinaryIO, size: int) -> str | None:
         position += _HEAD + len(lengths) + sum(lengths)
         if len(page) < _HEAD or len(lengths) < page[26] or position > size:
             raise AudioError("is cut short (its last page is not whole)")
-        # A packet of the last page goes on in one that is missing.
+        # The last packet continues on the next page.
         is_open = lengths[-1:] == b"\xff"
     if is_open:
         raise AudioError("is cut short (a page is missing at its end)")

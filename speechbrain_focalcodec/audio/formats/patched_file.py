@@ -1,4 +1,4 @@
-"""Files as libsndfile should see them."""
+"""Views of files with replaced bytes, for libsndfile."""
 
 import io
 from bisect import bisect_right
@@ -19,10 +19,10 @@ class PatchedFile(io.RawIOBase):
     file : BinaryIO
         The file; it must stay open.
     parts : sequence of range or bytes
-        Positions of bytes in `file`, or bytes that stand in their place.
+        Positions of bytes in `file`, or bytes.
     size : int, optional
-        The size to claim, when it is larger than that of the parts. There is
-        nothing to read in between; the last 128 bytes are zeros.
+        Claimed size, if larger than the parts. Nothing can be read in between;
+        the last 128 bytes are zeros.
 
     Example
     -------
@@ -32,10 +32,7 @@ class PatchedFile(io.RawIOBase):
     """
 
     def __init__(
-        self,
-        file: BinaryIO,
-        parts: Sequence[range | bytes],
-        size: int = 0,
+        self, file: BinaryIO, parts: Sequence[range | bytes], size: int = 0
     ) -> None:
         super().__init__()
         self._file = file
@@ -45,45 +42,18 @@ class PatchedFile(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Whether it can be read: yes."""
         return True
 
     def seekable(self) -> bool:
-        """Whether it can be repositioned: yes."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a position, and return it.
-
-        Arguments
-        ---------
-        offset : int
-            The position, or the way there.
-        whence : int
-            Where the way starts.
-
-        Returns
-        -------
-        int
-            The position.
-        """
         starts = {io.SEEK_CUR: self._position, io.SEEK_END: self._size}
         self._position = max(0, starts.get(whence, 0) + offset)
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Read the next bytes, not beyond the end of a part.
-
-        Arguments
-        ---------
-        buffer : memoryview
-            Where to put them.
-
-        Returns
-        -------
-        int
-            How many there were.
-        """
+        """Read the next bytes, up to the end of a part."""
         index = bisect_right(self._stops, self._position)
         if index < len(self._parts):
             part = self._parts[index]
@@ -101,27 +71,7 @@ class PatchedFile(io.RawIOBase):
 
 
 def patch(file: BinaryIO, size: int, patches: dict[int, bytes]) -> BinaryIO:
-    """Give a file with some bytes replaced.
-
-    Arguments
-    ---------
-    file : BinaryIO
-        The file; it must stay open.
-    size : int
-        Its size.
-    patches : dict
-        The bytes to put at each position, in the order of these.
-
-    Returns
-    -------
-    BinaryIO
-        The file that results.
-
-    Example
-    -------
-    >>> patch(io.BytesIO(b"abcdef"), 6, {1: b"B", 3: b"DE"}).read()
-    b'aBcDEf'
-    """
+    """The first `size` bytes of a file, with sorted `patches` by position."""
     parts: list[range | bytes] = []
     position = 0
     for start, data in patches.items():

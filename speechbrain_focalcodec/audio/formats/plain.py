@@ -1,4 +1,4 @@
-"""Formats that are a header and the samples: AU and NIST SPHERE."""
+"""Formats with a header and samples: AU and NIST SPHERE."""
 
 import re
 from typing import BinaryIO, Literal
@@ -9,30 +9,16 @@ from speechbrain_focalcodec.errors import AudioError
 
 __all__ = ["check_au", "check_nist"]
 
-_UNKNOWN = 0x7FFFF000  # the least size that stands for an unknown one
-_PADDING = 1  # byte that may follow an odd number of them
+_UNKNOWN = 0x7FFFF000  # the smallest placeholder for an unknown size
+_PADDING = 1  # byte that may follow an odd number of bytes
 _NIST_FIELD = re.compile(rb"^(\w+) -\w+ +(\S+)", re.MULTILINE)
 
 
 def check_au(file: BinaryIO, size: int) -> BinaryIO:
-    """Check that an AU file holds the bytes that it counts.
+    """Check that an AU file has the size of its header.
 
-    Arguments
-    ---------
-    file : BinaryIO
-        The file.
-    size : int
-        Its size.
-
-    Returns
-    -------
-    BinaryIO
-        The file, with its own size in place of an unknown one.
-
-    Raises
-    ------
-    AudioError
-        If it is cut short, or goes on after its end.
+    Returns the file, with its real size in place of an unknown one. Raises
+    AudioError if it is cut short or too long.
     """
     header = read_at(file, 0, 12)
     order: Literal["big", "little"] = "big"
@@ -49,28 +35,13 @@ def check_au(file: BinaryIO, size: int) -> BinaryIO:
 
 
 def check_nist(file: BinaryIO, size: int) -> BinaryIO:
-    """Check that a NIST SPHERE file holds the samples that it counts.
+    """Check that a NIST SPHERE file has the samples of its header.
 
-    Arguments
-    ---------
-    file : BinaryIO
-        The file.
-    size : int
-        Its size.
-
-    Returns
-    -------
-    BinaryIO
-        The file.
-
-    Raises
-    ------
-    AudioError
-        If it is cut short, or goes on after its end.
+    Raises AudioError if it is cut short or too long.
     """
     header = read_at(file, 0, 16).split()
     if len(header) < 2 or not header[1].isdigit():
-        return file  # libsndfile says what is wrong
+        return file  # libsndfile raises the error
     start = int(header[1])
     text = read_at(file, 0, min(start, size)).partition(b"end_head")[0]
     fields = dict(_NIST_FIELD.findall(text))

@@ -1,4 +1,4 @@
-"""Whether an audio file is whole, by its format."""
+"""Checks whether an audio file is complete, by its format."""
 
 from typing import BinaryIO, NamedTuple
 
@@ -15,15 +15,14 @@ _MPEG_SUFFIXES = (".mp3", ".mp2", ".mp1", ".mpga")
 
 
 class Whole(NamedTuple):
-    """A file that is whole, as far as one can tell.
+    """A complete audio file, as far as its format shows.
 
     Arguments
     ---------
     file : BinaryIO
-        What libsndfile is to read: the file, or a view of it whose header
-        says what the file holds.
+        Input of libsndfile: the file, or a view of it with a corrected header.
     num_samples : int, optional
-        Number of samples of a channel, where libsndfile does not know.
+        Samples per channel, if libsndfile does not know them.
     doubt : str, optional
         Why it may still be cut short.
     """
@@ -34,37 +33,11 @@ class Whole(NamedTuple):
 
 
 def check_whole(file: BinaryIO, size: int, suffix: str = "") -> Whole:
-    """Refuse a file that is cut short, or longer than its header says.
+    """Raise AudioError if a file is cut short, or longer than its header says.
 
-    Other formats than WAV, RF64, W64, CAF, AIFF, 8SVX, AU, NIST SPHERE, FLAC,
-    Ogg and MP3 are not checked.
-
-    Arguments
-    ---------
-    file : BinaryIO
-        The file; it must stay open.
-    size : int
-        Its size.
-    suffix : str
-        That of its name; decides what begins like no format.
-
-    Returns
-    -------
-    Whole
-        What to read.
-
-    Raises
-    ------
-    AudioError
-        If it is not whole.
-
-    Example
-    -------
-    >>> with open("speechbrain_focalcodec/assets/demo.flac", "rb") as file:
-    ...     check_whole(file, 10000)
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.AudioError: is cut short (its last frame...
+    Formats other than WAV, RF64, W64, CAF, AIFF, 8SVX, AU, NIST SPHERE, FLAC,
+    Ogg and MP3 are not checked. `suffix` is that of the file's name; it decides
+    if the first bytes match no format. The file must stay open.
     """
     start = 0
     while length := tag_length(read_at(file, start, 32)):

@@ -1,5 +1,5 @@
 """Import paths of version 0.1.0 that its documentation named.
 
-The package's search path ends here, so that
-``speechbrain_focalcodec.stream_pool`` is found still.
+This folder is the last entry of the package's search path, so
+``speechbrain_focalcodec.stream_pool`` still works.
 """

@@ -1,4 +1,4 @@
-"""What a codec is to an evaluation: the adapter to write for another one."""
+"""Base class of codecs in an evaluation."""
 
 import time
 from abc import ABC, abstractmethod
@@ -13,17 +13,17 @@ __all__ = ["Output", "System"]
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What a codec made of one utterance.
+    """Output of a codec for one utterance.
 
     Arguments
     ---------
     sig : torch.Tensor
-        Waveform [T] at the codec's `sample_rate_output`, on the CPU, as long
-        as the input to the sample where the rates are the same.
+        Waveform [T] at the codec's `sample_rate_output`, on the CPU, with the
+        duration of the input.
     bits : float, optional
-        What was coded, in bits; ``None`` where nothing is.
+        Number of coded bits; None if nothing is coded.
     seconds : float
-        Time that it took; of a batch, this utterance's share.
+        Processing time; for a batch, the utterance's share.
     toks : torch.Tensor, optional
         Tokens, int64 [N], of a codec with one codebook.
     """
@@ -37,20 +37,20 @@ class Output:
 class System(ABC):
     """A codec under evaluation.
 
-    An adapter for another codec gives `encode`, `decode` and `bits`. One that
-    works on batches overrides `resynthesize` instead; one that converts voices
-    has `prepare_reference` and `convert` too.
+    An adapter implements `encode`, `decode` and `bits`. To process batches, it
+    overrides `resynthesize`. To convert voices, it implements
+    `prepare_reference` and `convert`.
 
     Attributes
     ----------
     name : str
-        What it is called in tables and files.
+        Name in tables and files.
     sample_rate_input, sample_rate_output : int
-        Of the waveforms that it takes and gives (Hz).
+        Sample rates of input and output in Hz.
     codebook_size : int, optional
-        Where it has one codebook, whose use is then counted.
+        Size of the codebook, if there is one; its usage is then reported.
     fingerprint : str
-        Tells apart what gives other output under the same name.
+        Identity of the codec's weights and settings.
     """
 
     name: str
@@ -71,7 +71,7 @@ class System(ABC):
         Returns
         -------
         object
-            Whatever `decode` takes.
+            Input of `decode`.
         """
 
     @abstractmethod
@@ -81,32 +81,32 @@ class System(ABC):
         Arguments
         ---------
         codes : object
-            From `encode`.
+            Output of `encode`.
 
         Returns
         -------
         torch.Tensor
-            Waveform [T'] at `sample_rate_output`, aligned with the input;
-            what is too long is cut, what is too short is filled with zeros.
+            Waveform [T'] at `sample_rate_output`, aligned with the input. It is
+            cut or zero-padded to the input's duration.
         """
 
     @abstractmethod
     def bits(self, codes: Any) -> float | None:
-        """Size of what was coded, in bits.
+        """Number of bits of encoded speech.
 
         Arguments
         ---------
         codes : object
-            From `encode`.
+            Output of `encode`.
 
         Returns
         -------
         float or None
-            The number of bits; ``None`` for what is not coded at all.
+            Number of bits; None if nothing is coded.
         """
 
     def resynthesize(self, sigs: Sequence[torch.Tensor]) -> list[Output]:
-        """Take utterances through the codec.
+        """Encode and decode utterances.
 
         Arguments
         ---------
@@ -116,7 +116,7 @@ class System(ABC):
         Returns
         -------
         list of Output
-            One for each.
+            One per utterance.
         """
         outputs = []
         for sig in sigs:
@@ -135,11 +135,11 @@ class System(ABC):
 
     @property
     def converts(self) -> bool:
-        """Whether it converts voices."""
+        """True if the codec converts voices."""
         return type(self).convert is not System.convert
 
     def prepare_reference(self, sigs: Sequence[torch.Tensor]) -> Any:
-        """Make a target speaker's reference, if it converts voices.
+        """Make a target speaker's reference, for codecs that convert voices.
 
         Arguments
         ---------
@@ -149,23 +149,23 @@ class System(ABC):
         Returns
         -------
         object
-            Whatever `convert` takes.
+            Argument of `convert`.
         """
         raise NotImplementedError(f"{self.name} does not convert voices")
 
     def convert(self, sig: torch.Tensor, reference: Any) -> Output:
-        """Say what an utterance says in another speaker's voice.
+        """Convert an utterance to another speaker's voice.
 
         Arguments
         ---------
         sig : torch.Tensor
             Waveform [T] at `sample_rate_input`.
         reference : object
-            The target speaker, from `prepare_reference`.
+            Output of `prepare_reference`.
 
         Returns
         -------
         Output
-            What came of it, as long as `sig`.
+            Converted speech with the duration of `sig`.
         """
         raise NotImplementedError(f"{self.name} does not convert voices")

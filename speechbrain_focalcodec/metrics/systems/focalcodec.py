@@ -1,4 +1,4 @@
-"""This codec under evaluation."""
+"""FocalCodec in an evaluation."""
 
 import time
 from collections.abc import Sequence
@@ -20,28 +20,27 @@ __all__ = ["FocalCodecSystem"]
 
 
 class FocalCodecSystem(System):
-    """A FocalCodec; takes batches, and converts voices.
+    """A FocalCodec; processes batches and converts voices.
 
-    What an utterance gives does not depend on the batch that it is in.
+    The output of an utterance does not depend on its batch.
 
     Arguments
     ---------
     codec : FocalCodec, PretrainedFocalCodec, str or Path
-        The model, in eval mode, or what :meth:`FocalCodec.from_pretrained`
-        takes: a bundled model's name, a folder or a hub repository.
+        A model in eval mode, or the source of one: a bundled model's name, a
+        folder or a hub repository.
     name : str, optional
-        What to call it; the model's name by default.
+        Name of the system; by default the model's name.
     revision : str, optional
-        Of a hub repository: commit, tag or branch.
+        Commit, tag or branch of a hub repository.
     device : str or torch.device, optional
-        Where to put a model that is loaded here; the CPU by default.
+        Device of a model that is loaded here; by default the CPU.
     feats_only : bool
-        Whether to decode the encoder's features without quantizing them: what
-        the decoder could reach with a perfect quantizer. Nothing is coded
-        then, so there are neither tokens nor bits, and no voice to convert;
-        each utterance is done in one pass.
+        Decode the encoder's features without quantization: the bound for a
+        perfect quantizer. There are no tokens, no bits and no voice
+        conversion, and each utterance is processed in one pass.
     k : int
-        Voice conversion: number of frames of the reference to average.
+        Voice conversion: number of reference frames to average.
 
     Raises
     ------
@@ -96,41 +95,26 @@ class FocalCodecSystem(System):
 
     @property
     def converts(self) -> bool:
-        """Whether it converts voices: not without tokens."""
+        """False without tokens."""
         return not self.feats_only
 
     def encode(self, sig: torch.Tensor) -> torch.Tensor:
-        """Encode one utterance to tokens [N], or to features [N, C]."""
+        """Tokens [N] or features [N, C] of a waveform [T]."""
         [codes] = self._encode([sig])
         return codes
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Decode one utterance."""
         return self._decode([codes])[0]
 
     def bits(self, codes: torch.Tensor) -> float | None:
-        """Bits of tokens [N]; ``None`` for features."""
         if self.feats_only:
             return None
         return float(len(codes) * self.codec.quantizer.dim)
 
     def resynthesize(self, sigs: Sequence[torch.Tensor]) -> list[Output]:
-        """Take utterances through the codec, as one batch."""
         return self._round_trip(sigs)
 
     def prepare_reference(self, sigs: Sequence[torch.Tensor]) -> VoiceReference:
-        """Make a target speaker's reference.
-
-        Arguments
-        ---------
-        sigs : sequence of torch.Tensor
-            Speech of the target speaker, each [T] at `sample_rate_input`.
-
-        Returns
-        -------
-        VoiceReference
-            On the model's device.
-        """
         self._check_converts()
         with torch.no_grad(), self._context:
             reference = VoiceReference.from_sigs(
@@ -139,20 +123,6 @@ class FocalCodecSystem(System):
         return reference.to(self._device)
 
     def convert(self, sig: torch.Tensor, reference: VoiceReference) -> Output:
-        """Say what an utterance says in another speaker's voice.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [T] at `sample_rate_input`.
-        reference : VoiceReference
-            The target speaker, from `prepare_reference`.
-
-        Returns
-        -------
-        Output
-            As long as `sig`, with the tokens of `sig`.
-        """
         self._check_converts()
         [output] = self._round_trip(
             [sig], reference.converter(self.codec, self.k)
@@ -175,7 +145,7 @@ class FocalCodecSystem(System):
         start = time.perf_counter()
         codes = self._encode(sigs)
         decoded = self._decode(codes, convert)
-        # On a GPU, the work ends with the copy.
+        # Copying waits for the GPU.
         codes = [code.cpu() for code in codes]
         decoded = [sig.cpu() for sig in decoded]
         seconds = time.perf_counter() - start
@@ -194,7 +164,7 @@ class FocalCodecSystem(System):
         return outputs
 
     def _encode(self, sigs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Tokens [N], or features [N, C], of each waveform."""
+        """Tokens [N] or features [N, C] of each waveform."""
         batch, lengths = self._pad(sigs)
         with torch.no_grad(), self._context:
             if self.feats_only:

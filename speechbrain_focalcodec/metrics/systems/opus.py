@@ -16,27 +16,26 @@ from speechbrain_focalcodec.metrics.systems.tools import (
 __all__ = ["Opus"]
 
 PACKAGE = "opus-tools"
-# What opusenc takes, kbit/s for one channel.
+# Range of opusenc in kbit/s for one channel.
 LOWEST, HIGHEST = 6.0, 256.0
-# Packets of an Ogg stream before the first one of audio: head and tags.
+# Packets before the audio in an Ogg stream: head and tags.
 HEADERS = 2
-# Bytes of an Ogg page before its table of segments, which ends with the
-# table's length.
+# Bytes of an Ogg page before its segment table; the last one is the length
+# of the table.
 PAGE_HEADER = 27
 
 
 class Opus(System):
-    """Opus by ``opusenc`` and ``opusdec`` (Debian's package ``opus-tools``).
+    """Opus by ``opusenc`` and ``opusdec`` (Debian's ``opus-tools``), at 16 kHz.
 
-    Takes and gives 16 kHz; the tools keep length and alignment. Frames are
-    20 ms and the bitrate varies, as by default, so what is coded differs
-    somewhat from what was asked for: the bits that are counted are those of
-    the packets of audio, without the Ogg file around them.
+    The tools keep length and alignment. Frames are 20 ms and the bitrate is
+    variable, so it differs from the target. Only bits of audio packets are
+    counted, without the Ogg container.
 
     Arguments
     ---------
     kbps : float
-        The target in kbit/s, 6 to 256.
+        Target bitrate in kbit/s, 6 to 256.
 
     Raises
     ------
@@ -44,13 +43,6 @@ class Opus(System):
         If a tool is not installed.
     ValueError
         If `kbps` is out of range.
-
-    Example
-    -------
-    >>> Opus(4)
-    Traceback (most recent call last):
-        ...
-    ValueError: Opus takes 6 to 256 kbit/s, not 4
     """
 
     sample_rate_input = sample_rate_output = 16000
@@ -75,7 +67,7 @@ class Opus(System):
 
     def decode(self, codes: bytes) -> torch.Tensor:
         rate = str(self.sample_rate_output)
-        # Dither would be noise of the decoder's own.
+        # Dither would add noise.
         options = ["--quiet", "--no-dither", "--rate", rate]
         return from_pcm(run_tool([self._decoder, *options, "-", "-"], codes))
 
@@ -84,7 +76,7 @@ class Opus(System):
 
 
 def _packet_sizes(ogg: bytes) -> Iterator[int]:
-    """Bytes of each packet of an Ogg file of one stream."""
+    """Size in bytes of each packet in an Ogg file with one stream."""
     place = size = 0
     while place < len(ogg):
         if ogg[place : place + 4] != b"OggS":
@@ -93,7 +85,7 @@ def _packet_sizes(ogg: bytes) -> Iterator[int]:
         table = ogg[start : start + ogg[start - 1]]
         for segment in table:
             size += segment
-            # A packet ends with its first segment that is not full.
+            # A segment below 255 bytes ends a packet.
             if segment < 255:
                 yield size
                 size = 0

@@ -1,4 +1,4 @@
-"""The original itself: the row that everything else is read against."""
+"""The original speech, as a reference row in evaluations."""
 
 import torch
 
@@ -9,23 +9,17 @@ __all__ = ["ORIGINAL", "Original"]
 
 ORIGINAL = "original"
 
-# Of a sample, as speech is commonly stored.
+# Bits per sample.
 BITS = 16
 
 
 class Original(System):
-    """Gives back what it takes, at 16 bits a sample.
+    """Returns its input, at 16 bits per sample.
 
     Arguments
     ---------
     sample_rate : int
-        Of input and output (Hz).
-
-    Example
-    -------
-    >>> [output] = Original().resynthesize([torch.ones(16000)])
-    >>> output.sig.sum().item(), output.bits
-    (16000.0, 256000.0)
+        Sample rate of input and output in Hz.
     """
 
     name = ORIGINAL

@@ -1,4 +1,4 @@
-"""From what a user writes to the codec that is meant."""
+"""Makes the codec of an evaluation from its name."""
 
 import re
 from pathlib import Path
@@ -22,23 +22,23 @@ from speechbrain_focalcodec.metrics.systems.transformers import (
 
 __all__ = ["FORMS", "make_system"]
 
-# What can be written, for help and errors.
+# Possible names, for help and errors.
 FORMS = f"""\
   MODEL               a FocalCodec: bundled name, folder, hub repository or
                       REPOSITORY@REVISION
-  feats:MODEL         its features, not quantized: a perfect quantizer
-  original            the speech itself
+  feats:MODEL         without quantization: the bound for a perfect quantizer
+  original            the original speech
   codec2:MODE         MODE: {", ".join(MODES)}
-  codec2:MODE:raw     with its delay, which is taken out otherwise
+  codec2:MODE:raw     without removal of the codec's delay
   opus:KBPS           KBPS: 6 to 256
   encodec:KBPS        KBPS: 1.5, 3, 6, 12, 24
   dac:CODEBOOKS       CODEBOOKS: 1 to 12
   mimi:CODEBOOKS      CODEBOOKS: 1 to 32
   encodec:FOLDER@KBPS, dac:REPOSITORY@CODEBOOKS,
   mimi:REPOSITORY@REVISION@CODEBOOKS, ...
-                      other weights than the published ones
-  MODULE:NAME         your own adapter (a System, or what makes one) from your
-                      Python path; this runs its code
+                      other weights
+  MODULE:NAME         your own adapter from your Python path: a System, or a
+                      function that makes one; this executes its code
   LABEL=...           any of these, called LABEL in tables"""
 
 PEERS: dict[str, type[TransformersSystem]] = {
@@ -51,30 +51,29 @@ LABEL = re.compile(r"([^\W_][\w .+-]*)=(.+)", re.DOTALL)
 
 
 def make_system(spec: str, device: str | torch.device | None = None) -> System:
-    """Make the codec that a spec names.
+    """Make a codec from its name.
 
     Arguments
     ---------
     spec : str
-        One of `FORMS`. A folder that is called like one of them is given as
-        ``./NAME``.
+        One of `FORMS`. Write ``./NAME`` for a folder with such a name.
     device : str or torch.device, optional
-        Where models run; the CPU by default. An adapter of the user's own
-        gets it when it has an argument of this name.
+        Device of models; by default the CPU. Passed on to a user's adapter if
+        it has an argument ``device``.
 
     Returns
     -------
     System
-        Ready to be evaluated.
+        The codec.
 
     Raises
     ------
     FocalCodecError
-        If a tool that it takes is not installed, or a model cannot be loaded.
+        If a tool is not installed, or a model cannot be loaded.
     ImportError
-        If a library is missing, or the module of an adapter.
+        If a library or an adapter's module is missing.
     ValueError
-        If the spec is of no known form, or also the name of a folder.
+        If the name is unknown, or is also the name of a folder.
 
     Example
     -------
@@ -82,9 +81,6 @@ def make_system(spec: str, device: str | torch.device | None = None) -> System:
     8192
     >>> make_system("untouched=original").name
     'untouched'
-    >>> adapter = "speechbrain_focalcodec.metrics.systems.original:Original"
-    >>> make_system(adapter).name
-    'original'
     """
     if not spec.strip():
         raise _unknown(repr(spec))
@@ -125,7 +121,7 @@ def make_system(spec: str, device: str | torch.device | None = None) -> System:
             device=device,
         )
     if is_plugin(spec) and not Path(spec).exists():
-        # An abstract class is no type to mypy.
+        # mypy rejects abstract classes as types.
         return make_plugin(spec, System, device)  # type: ignore[type-abstract]
     return _make_focalcodec(spec, device)
 
@@ -145,7 +141,7 @@ def _make_focalcodec(
 
 
 def _split_revision(source: str) -> tuple[str, str | None]:
-    """The revision after a repository, if there is one."""
+    """Split the revision from a repository's name."""
     repository, at, revision = source.partition("@")
     if at and is_repository(repository) and not Path(source).exists():
         return repository, revision
@@ -161,5 +157,5 @@ def _number(spec: str, text: str) -> float:
 
 def _unknown(spec: str) -> ValueError:
     return ValueError(
-        f"{spec}: no codec of this name; what can be given:\n{FORMS}"
+        f"{spec}: no codec of this name; possible names:\n{FORMS}"
     )

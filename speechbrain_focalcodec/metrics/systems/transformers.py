@@ -17,38 +17,37 @@ __all__ = ["Dac", "Encodec", "Mimi", "TransformersSystem"]
 
 
 class TransformersSystem(System):
-    """A codec of `transformers`, one utterance at a time.
+    """A codec of `transformers`; processes one utterance at a time.
 
-    Weights are read from safetensors alone, and no code of a repository is
-    run. What is coded is counted as tokens times the bits of a codebook.
+    Weights are read from safetensors only, and no code of a repository is
+    executed. Bits are tokens times the bits of a codebook.
 
     Arguments
     ---------
     setting : float
-        The bitrate or the number of codebooks.
+        Bitrate in kbit/s or number of codebooks.
     source : str or Path, optional
-        A local folder as ``save_pretrained`` writes it, or a repository on
-        the Hugging Face hub; `REPOSITORY` by default.
+        A folder written by ``save_pretrained`` or a hub repository; by default
+        `REPOSITORY`.
     revision : str, optional
-        Hub only: commit, tag or branch; `REVISION` by default.
+        Commit, tag or branch on the hub; by default `REVISION`.
     device : str or torch.device, optional
-        Where to put the model; the CPU by default.
+        Device of the model; by default the CPU.
 
     Attributes
     ----------
     FAMILY : str
-        What it is called in specs, and its model's class without ``Model``.
+        Name of the family; the class of the model without ``Model``.
     REPOSITORY, REVISION : str
-        What is taken by default. The main branch may move: the fingerprint
-        tells which weights these were, and a commit pins them.
+        Default source. The main branch can change; the fingerprint identifies
+        the weights.
 
     Raises
     ------
     CheckpointError
-        If the model cannot be found, fetched or read, is of another family or
-        lacks weights.
+        If the model cannot be loaded, is of another family or lacks weights.
     ImportError
-        If `transformers` is not installed, or too old.
+        If `transformers` is not installed or too old.
     ValueError
         If the model does not have the setting.
     """
@@ -121,13 +120,13 @@ class TransformersSystem(System):
                 use_safetensors=True,
                 output_loading_info=True,
             )
-        # transformers, huggingface_hub and safetensors each have their own.
+        # The libraries raise many kinds of errors.
         except Exception as error:
             raise CheckpointError(
                 f"{at}cannot be loaded as {self.FAMILY}; give a folder or a "
                 f"hub repository with safetensors weights ({error})"
             ) from error
-        # transformers would fill these with random numbers.
+        # transformers would initialise these randomly.
         lacking = report["missing_keys"] or report["mismatched_keys"]
         if lacking:
             raise CheckpointError(
@@ -137,7 +136,7 @@ class TransformersSystem(System):
 
     @abstractmethod
     def _check(self, config: Any) -> None:
-        """Raise unless the model has the setting."""
+        """Raise an error if the model does not have the setting."""
 
     @abstractmethod
     def _strides(self, config: Any) -> list[int]:
@@ -145,25 +144,15 @@ class TransformersSystem(System):
 
     @abstractmethod
     def _encode(self, sig: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        """Waveform [1, 1, T] to tokens and what else decoding takes."""
+        """Waveform [1, 1, T] to tokens and further arguments of `_decode`."""
 
     @abstractmethod
     def _decode(self, toks: torch.Tensor, rest: Any) -> torch.Tensor:
-        """Tokens to waveform [1, 1, T] or [1, T]."""
+        """Tokens to a waveform [1, 1, T] or [1, T]."""
 
 
 class Encodec(TransformersSystem):
-    """EnCodec at a bitrate in kbit/s, such as 1.5, 3 or 6; mono models.
-
-    See :class:`TransformersSystem`.
-
-    Example
-    -------
-    >>> Encodec(1.5, "nowhere")
-    Traceback (most recent call last):
-        ...
-    speechbrain_focalcodec.errors.CheckpointError: nowhere: neither a ...
-    """
+    """EnCodec at a bitrate in kbit/s, such as 1.5, 3 or 6; mono models only."""
 
     FAMILY = "Encodec"
     REPOSITORY = "facebook/encodec_24khz"
@@ -193,9 +182,9 @@ class Encodec(TransformersSystem):
 
 
 class _Codebooks(TransformersSystem):
-    """A model with the first so many of its codebooks."""
+    """A model that uses its first `setting` codebooks."""
 
-    # The number of them in its config, and how `encode` is told.
+    # Key of their number in the config, and argument of `encode`.
     NUMBER: str
     KEYWORD: str
 
@@ -216,17 +205,7 @@ class _Codebooks(TransformersSystem):
 
 
 class Dac(_Codebooks):
-    """DAC with the first so many codebooks.
-
-    See :class:`TransformersSystem`.
-
-    Example
-    -------
-    >>> Dac(2, "nowhere")
-    Traceback (most recent call last):
-        ...
-    speechbrain_focalcodec.errors.CheckpointError: nowhere: neither a ...
-    """
+    """DAC with its first codebooks."""
 
     FAMILY = "Dac"
     REPOSITORY = "descript/dac_16khz"
@@ -237,17 +216,7 @@ class Dac(_Codebooks):
 
 
 class Mimi(_Codebooks):
-    """Mimi with the first so many codebooks.
-
-    See :class:`TransformersSystem`.
-
-    Example
-    -------
-    >>> Mimi(8, "nowhere")
-    Traceback (most recent call last):
-        ...
-    speechbrain_focalcodec.errors.CheckpointError: nowhere: neither a ...
-    """
+    """Mimi with its first codebooks."""
 
     FAMILY = "Mimi"
     REPOSITORY = "kyutai/mimi"
