@@ -40,15 +40,7 @@ PANEL_WIDTH, PANEL_HEIGHT = 4.6, 2.8
 
 @dataclass
 class Curves:
-    """Curves of one run.
-
-    Arguments
-    ---------
-    name : str
-        Name of the run.
-    terms : dict
-        Steps and values by term and split (``train`` or ``valid``).
-    """
+    """Curves of one run: steps and values by term and split."""
 
     name: str
     terms: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = field(
@@ -57,23 +49,10 @@ class Curves:
 
 
 def read_curves(run: str | Path) -> Curves:
-    """Read the curves of a run.
+    """Read the curves of a run's output folder, in the order of the log.
 
-    Arguments
-    ---------
-    run : str or Path
-        Output folder. `metrics.jsonl` is read, or `train_log.txt` of
-        SpeechBrain's logger if there is none.
-
-    Returns
-    -------
-    Curves
-        Terms in the order of the log.
-
-    Raises
-    ------
-    DataError
-        If the folder has neither file or nothing was logged.
+    From `metrics.jsonl`, or else from SpeechBrain's `train_log.txt`.
+    DataError if there is neither, or nothing was logged.
     """
     run = Path(run)
     if not run.is_dir():
@@ -203,20 +182,7 @@ def plot_curves(
 
     Each run has a colour; training is thin, validation thick. Axes are
     logarithmic where all values are positive and span a wide range.
-
-    Arguments
-    ---------
-    path : str or Path
-        Figure to write (png, pdf or svg, by its suffix).
-    runs : sequence of Curves
-        Runs to draw.
-    terms : sequence of str
-        Panels in order; all terms by default.
-
-    Raises
-    ------
-    ValueError
-        If there is no run, or no run has a term.
+    ValueError if there is no run, or no run has a term.
     """
     path = Path(path)
     figure = draw_curves(runs, terms)

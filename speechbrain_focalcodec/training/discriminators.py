@@ -174,19 +174,9 @@ class CompactDiscriminator(nn.Module):
     def forward(
         self, sig: torch.Tensor
     ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
-        """Score waveforms.
+        """Scores [B, N], above zero for real, and feature maps of [B, 1, T].
 
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveforms [B, 1, T].
-
-        Returns
-        -------
-        scores : list of torch.Tensor
-            Scores [B, N] of each discriminator, above zero for real.
-        maps : list of list of torch.Tensor
-            Feature maps of each discriminator.
+        One score and one list of maps for each discriminator.
         """
         # Small networks learn little from quiet inputs.
         with torch.autocast(sig.device.type, enabled=False):

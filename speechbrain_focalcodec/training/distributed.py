@@ -54,17 +54,8 @@ def mean_over_processes(
 ) -> torch.Tensor:
     """Mean over the whole batch from the means over each process's part.
 
-    Arguments
-    ---------
-    mean : torch.Tensor
-        Means, of any shape.
-    weight : torch.Tensor or float
-        Number of elements of this process's means, such as frames.
-
-    Returns
-    -------
-    torch.Tensor
-        Mean; :func:`sum_over_processes` describes its gradient.
+    `weight` is the number of elements of this process's means, such as frames.
+    :func:`sum_over_processes` describes the gradient.
     """
     if not _batch_is_shared():
         return mean

@@ -111,23 +111,8 @@ class FinalEvaluation:
     Writes ``evaluation/`` in the output folder and a line in the logs. An
     existing evaluation of the same model, data and options is kept, another one
     is replaced. A debug run evaluates a few utterances in
-    ``evaluation_debug/``.
-
-    Arguments
-    ---------
-    brain : CodecBrain
-        Brain of the codec to evaluate.
-    options : mapping
-        See :class:`EvaluationOptions`.
-    manifest : str or Path
-        Manifest of the data.
-    data_folder : str or Path
-        Folder that the manifest's paths are relative to.
-
-    Raises
-    ------
-    ConfigError
-        If options are invalid or the codec lacks a trained part.
+    ``evaluation_debug/``. ConfigError if options are invalid or the codec lacks
+    a trained part.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Loads the weights of a stage and freezes what it does not train."""
+"""Loads the weights of a stage and freezes the other parts."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -38,18 +38,11 @@ POSITIONS = (
 
 @dataclass(frozen=True)
 class StageParts:
-    """Parts that a stage trains and uses.
+    """Trained parts of a stage, and how it uses the others.
 
-    Arguments
-    ---------
-    trains : list of str
-        Trained parts.
-    teacher : bool
-        Whether an objective compares with the full-context encoder.
-    quantizes : bool
-        Whether features go through the quantizer.
-    decodes : bool
-        Whether the stage decodes to waveforms.
+    `teacher` tells whether an objective needs the full-context encoder,
+    `quantizes` whether features go through the quantizer, `decodes` whether
+    the stage decodes to waveforms.
     """
 
     trains: list[str]

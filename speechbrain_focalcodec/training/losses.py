@@ -231,17 +231,7 @@ def masked_mse(
 ) -> torch.Tensor:
     """Mean squared error over valid frames.
 
-    Arguments
-    ---------
-    estimate, target : torch.Tensor
-        Features [B, T, C], zero in the padding.
-    lengths : torch.Tensor
-        Number of frames, int64 [B].
-
-    Returns
-    -------
-    torch.Tensor
-        Scalar.
+    Features [B, T, C] are zero in the padding; lengths are frames, int64 [B].
     """
     error = (estimate.float() - target.float()).square().sum()
     frames = lengths.sum()

@@ -17,21 +17,8 @@ def planned_steps(
 ) -> int:
     """Number of optimizer steps of a run.
 
-    Arguments
-    ---------
-    epochs : int
-        Maximum number of epochs.
-    batches : int
-        Batches per epoch.
-    accumulation : int
-        Batches per step.
-    limit : int, optional
-        Maximum number of steps, ``optimizer_step_limit``.
-
-    Returns
-    -------
-    int
-        Number of steps.
+    `batches` are those of an epoch, `accumulation` is batches per step, `limit`
+    the ``optimizer_step_limit``.
     """
     steps = epochs * (batches // accumulation)
     return steps if limit is None else min(steps, limit)

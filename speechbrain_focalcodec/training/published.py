@@ -75,23 +75,10 @@ def best_checkpoint(save_folder: str | Path) -> Path:
 
 
 def read_options(folder: str | Path) -> dict[str, Any]:
-    """Read the options of the parts from a recipe's `hyperparams.yaml`.
+    """Options of the parts in a recipe's `hyperparams.yaml`.
 
-    Arguments
-    ---------
-    folder : str or Path
-        Output folder of the recipe.
-
-    Returns
-    -------
-    dict
-        Options in the layout of `config.json`, for the parts in the file;
-        empty if there is no file.
-
-    Raises
-    ------
-    ConfigError
-        If the file is not valid YAML, or an option is unknown or has no value.
+    In the layout of `config.json`; empty if there is no file. ConfigError if
+    the file is not valid YAML, or an option is unknown or has no value.
     """
     path = Path(folder) / HYPERPARAMS
     if not path.is_file():

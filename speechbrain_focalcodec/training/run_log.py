@@ -22,6 +22,7 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.training.averages import Averages
+from speechbrain_focalcodec.training.distributed import num_processes
 from speechbrain_focalcodec.training.trackers import Tracker, make_trackers
 from speechbrain_focalcodec.utils.files import atomic_write_text
 
@@ -57,13 +58,6 @@ class RunLog:
         Hyperparameters; trackers show the plain ones.
     text : str or Path, optional
         File of SpeechBrain's logger, `train_log.txt`.
-
-    Raises
-    ------
-    ValueError
-        If the interval is not positive.
-    ImportError
-        If the library of a tracker is missing.
     """
 
     def __init__(
@@ -95,16 +89,9 @@ class RunLog:
     def resume(self, step: int, epochs: int | None = None) -> None:
         """Remove the lines after the checkpoint that the run resumes from.
 
-        A run that starts anew first renames old logs to `metrics.1.jsonl`,
-        `train_log.1.txt` and so on.
-
-        Arguments
-        ---------
-        step : int
-            Optimizer steps so far.
-        epochs : int, optional
-            Number of completed epochs. A killed run may have logged an epoch
-            without saving its checkpoint; such lines are removed.
+        A run that starts anew (step 0) first renames old logs to
+        `metrics.1.jsonl`, `train_log.1.txt` and so on. A killed run may have
+        logged more than `epochs` completed epochs; these lines are removed.
         """
         if not if_main_process():
             return
@@ -168,7 +155,7 @@ class RunLog:
             return
         audio = means.pop("audio_per_step", 0.0)
         if audio > 0:
-            audio *= _world_size()
+            audio *= num_processes()
             means["audio_per_second"] = audio / means["seconds_per_step"]
         self.write("train", step, epoch, {"lr": lr, **means})
 
@@ -248,23 +235,11 @@ def gradient_norm(
 
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:
-    """Read the `metrics.jsonl` of a run.
+    """Read the lines of a run's `metrics.jsonl`.
 
-    Arguments
-    ---------
-    run : str or Path
-        Output folder of the run, or the file.
-
-    Returns
-    -------
-    list of dict
-        Lines in the order of the file; of several with the same split and
-        step, the last. Null becomes NaN. Partly written lines are skipped.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or has no valid line.
+    Of several lines with the same split and step the last is used. Null
+    becomes NaN. Partly written lines are skipped. DataError if the file is
+    missing or has no valid line.
     """
     path = Path(run)
     if path.is_dir():
@@ -311,13 +286,6 @@ def _keep_text(path: Path, is_kept: Callable[[str], bool]) -> None:
     new = "".join(line + "\n" for line in text.splitlines() if is_kept(line))
     if new != text:
         atomic_write_text(path, new)
-
-
-def _world_size() -> int:
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 1
-    return distributed.get_world_size()
 
 
 def _free_name(path: Path) -> Path:

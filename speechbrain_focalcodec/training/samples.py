@@ -21,13 +21,7 @@ __all__ = ["Samples", "shown_outputs"]
 
 
 class Samples:
-    """Keeps the first utterances of a validation and writes them.
-
-    Arguments
-    ---------
-    limit : int
-        Maximum number of utterances.
-    """
+    """Keeps the first `limit` utterances of a validation and writes them."""
 
     def __init__(self, limit: int):
         self.limit = limit
@@ -47,16 +41,7 @@ class Samples:
         ids: list[str],
         outputs: dict[str, tuple[torch.Tensor, torch.Tensor]],
     ) -> None:
-        """Keep utterances of a batch.
-
-        Arguments
-        ---------
-        ids : list of str
-            Ids of the utterances.
-        outputs : dict
-            By name: waveforms [B, T] at the codec's output rate, or features
-            [B, T, C], and their lengths, int64 [B].
-        """
+        """Keep waveforms [B, T] or features [B, T, C], with their lengths."""
         for i, name in enumerate(ids):
             if not self.wanted:
                 return

@@ -20,32 +20,12 @@ def crop_features(
     segment_frames: int,
     hop: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Crop features and waveforms to the same segments.
+    """Crop features and waveforms to the same segments, padded with zeros.
 
-    Shorter utterances are padded with zeros.
-
-    Arguments
-    ---------
-    feats : torch.Tensor
-        Features [B, F, C].
-    frames : torch.Tensor
-        Number of frames, int64 [B].
-    sig : torch.Tensor
-        Waveforms [B, T] at the decoder's output rate.
-    lengths : torch.Tensor
-        Number of samples, int64 [B].
-    start : torch.Tensor
-        First frame of each segment, int64 [B].
-    segment_frames : int
-        Frames per segment.
-    hop : int
-        Samples per frame.
-
-    Returns
-    -------
-    tuple of torch.Tensor
-        Features [B, segment_frames, C] and their numbers of frames, waveforms
-        [B, segment_frames * hop] and their numbers of samples.
+    Takes features [B, F, C] and ``frames``, waveforms [B, T] at the output rate
+    and ``lengths``, and the segments' first frames ``start``, all int64 [B].
+    Returns features [B, segment_frames, C] and frames, waveforms
+    [B, segment_frames * hop] and lengths.
     """
     if segment_frames < 1 or hop < 1:
         raise ValueError(

@@ -82,21 +82,9 @@ DIRECTION = {"causal", "window_size", "lookahead_size"}
 class Source:
     """A run or a model to load weights from.
 
-    Arguments
-    ---------
-    name : str
-        Name that the user gave.
-    folder : Path
-        Checkpoint of a run, or folder of a model.
-    config : dict
-        Options of its codec in the layout of `config.json`; a published recipe
-        may lack those of other parts.
-    is_run : bool
-        Whether it is a run.
-    published : bool
-        Whether it is a run of a published recipe.
-    file : str
-        File name of a model's weights.
+    `folder` is a run's checkpoint or a model's folder, `config` the options of
+    the codec in the layout of `config.json` (a published recipe may lack
+    some), `file` the file name of a model's weights.
     """
 
     name: str
@@ -226,24 +214,8 @@ def load_parts(
 ) -> dict[str, Source]:
     """Load all parts of the sources; later sources win.
 
-    Arguments
-    ---------
-    codec : FocalCodec
-        Receives the weights.
-    sources : sequence of Source
-        Result of :func:`find_sources`.
-    required : iterable of str
-        Parts that one of the sources must have.
-
-    Returns
-    -------
-    dict
-        Source of each loaded part.
-
-    Raises
-    ------
-    CheckpointError
-        If a required part is missing, or a part does not fit.
+    Returns the source of each loaded part. CheckpointError if a required part
+    is missing or one does not fit.
     """
     chosen: dict[str, Source] = {}
     for source in sources:

@@ -55,18 +55,9 @@ def full_context_codec(
 def load_frozen_encoder(codec: FocalCodec, source: str | Path | None) -> None:
     """Load the encoder that a stage does not train.
 
-    Arguments
-    ---------
-    codec : FocalCodec
-        Receives the weights.
-    source : str or Path
-        Output folder of an encoder's training, or a source of
-        `wavlm_import.load_encoder`.
-
-    Raises
-    ------
-    ConfigError, CheckpointError
-        If the source is None, cannot be read or does not fit.
+    `source` is the output folder of an encoder's training, or a source of
+    `wavlm_import.load_encoder`. ConfigError or CheckpointError if it is None,
+    cannot be read or does not fit.
     """
     if source is None:
         raise ConfigError(

@@ -155,23 +155,9 @@ _NAMES = {"tensorboard": TensorBoardTracker, "wandb": WandBTracker}
 def make_trackers(loggers: Iterable[str | Tracker] | None) -> list[Tracker]:
     """Make the trackers of the hyperparameter ``loggers``.
 
-    Arguments
-    ---------
-    loggers : iterable of str or Tracker, optional
-        ``tensorboard``, ``wandb``, or trackers made by the YAML, such as
-        ``!new:speechbrain_focalcodec.training.trackers.WandBTracker``.
-
-    Returns
-    -------
-    list of Tracker
-        Trackers, not started.
-
-    Raises
-    ------
-    ConfigError
-        If a name is unknown.
-    ImportError
-        If a library is missing.
+    Names are ``tensorboard`` and ``wandb``; a YAML can also make trackers, such
+    as ``!new:speechbrain_focalcodec.training.trackers.WandBTracker``.
+    ConfigError if a name is unknown, ImportError if a library is missing.
     """
     if isinstance(loggers, str):
         loggers = [loggers]

@@ -60,25 +60,9 @@ def wavlm_from_transformers(
     """Weights of our WavLM encoder from those of `transformers`' WavLM.
 
     Keeps the first layers, folds the weight norm of the position convolution
-    and drops the final norm.
-
-    Arguments
-    ---------
-    weights : dict
-        State dict of a `WavLMModel`, such as `microsoft/wavlm-large`, or of a
-        model with a head, with the prefix `wavlm.`.
-    num_layers : int
-        Number of layers to keep.
-
-    Returns
-    -------
-    dict
-        State dict of :class:`~speechbrain_focalcodec.modules.wavlm.WavLM`.
-
-    Raises
-    ------
-    CheckpointError
-        If layers are missing or the weights are not those of a WavLM.
+    and drops the final norm. `weights` is the state dict of a `WavLMModel`, as
+    of `microsoft/wavlm-large`, or of a model with a head. CheckpointError if
+    layers are missing or the weights are not those of a WavLM.
     """
     kept = {
         name.removeprefix("wavlm."): value

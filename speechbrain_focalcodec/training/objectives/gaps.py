@@ -79,19 +79,8 @@ class GapFilling(Objective):
 def cut_gaps(sig: torch.Tensor, samples: int, share: float) -> torch.Tensor:
     """Set random spans of waveforms [B, T] to zero.
 
-    Arguments
-    ---------
-    sig : torch.Tensor
-        Waveforms [B, T].
-    samples : int
-        Length of a span.
-    share : float
-        Share of the samples in spans; less where spans overlap.
-
-    Returns
-    -------
-    torch.Tensor
-        Waveforms [B, T].
+    `samples` is the length of a span, `share` the share of samples in spans;
+    less where spans overlap.
     """
     batch, total = sig.shape
     count = round(share * total / samples)

@@ -49,16 +49,7 @@ def compare(
 ) -> None:
     """Keep samples of student and teacher, and log the relative error.
 
-    Arguments
-    ---------
-    brain : CodecBrain
-        The Brain.
-    ids : list of str
-        Ids of the utterances.
-    estimate, target : torch.Tensor
-        Outputs of student and teacher [B, N, C], zero in the padding.
-    frames : torch.Tensor
-        Number of frames, int64 [B].
+    Their outputs [B, N, C] are zero in the padding; frames are int64 [B].
     """
     brain.keep_sample(ids, teacher=(target, frames), student=(estimate, frames))
     # The error relative to that of zeros.
