@@ -41,7 +41,7 @@ def corpus(tmp_path_factory):
 
 
 def run(corpus, output, **given):
-    """Run a recipe; what is given takes the place of the options below."""
+    """Run a recipe with these options, or with others."""
     options = {
         "data_folder": corpus,
         "output_folder": output,
@@ -80,7 +80,7 @@ def lines_of(output):
 
 
 def read_all(output):
-    """What no mistaken command may change."""
+    """Files that a wrong command must not change."""
     return {
         path.name: path.read_bytes()
         for path in output.iterdir()
@@ -111,7 +111,7 @@ def copy(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def test_a_run_says_what_it_has_and_what_comes_next(finished):
+def test_a_run_logs_its_data_and_the_next_commands(finished):
     log = (finished / "log.txt").read_text()
     # Before there was a log to write to.
     assert "train: 4 utterances, 0.00 h, 2 speakers" in log
@@ -154,10 +154,8 @@ def test_a_run_says_what_it_has_and_what_comes_next(finished):
         ({"modules": "{head: 3}"}, "(modules.head: nothing -> 3): give the"),
     ],
 )
-def test_a_mistaken_command_ends_in_a_line(
-    corpus, finished, capsys, given, message
-):
-    """And leaves the run as it was, that it would have gone on with."""
+def test_a_wrong_command_is_one_line(corpus, finished, capsys, given, message):
+    """It does not change the run that it would have resumed."""
     before = read_all(finished)
     with pytest.raises(SystemExit) as caught:
         run(corpus, finished, **given)
@@ -189,7 +187,7 @@ def test_a_debug_run_has_a_folder_of_its_own(corpus, copy):
     assert "keeps no weights" in (debug / "log.txt").read_text()
 
 
-def test_what_has_changed_is_told(corpus, copy):
+def test_changed_values_are_logged(corpus, copy):
     *lines, test = lines_of(copy)[0]
     run(corpus, copy, lr=0.5, number_of_epochs=3, total_steps=6)
     log = (copy / "log.txt").read_text()
@@ -203,7 +201,7 @@ def test_what_has_changed_is_told(corpus, copy):
     ]
 
 
-def test_a_finished_run_again_says_nothing_twice(corpus, copy):
+def test_repeating_a_finished_run_logs_nothing_twice(corpus, copy):
     before = lines_of(copy)
     run(corpus, copy)
     assert lines_of(copy) == before
@@ -242,7 +240,7 @@ def test_a_run_killed_before_an_epochs_checkpoint(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_stopped_says_how_to_go_on(
+def test_a_stopped_run_prints_how_to_resume(
     corpus, tmp_path, monkeypatch, capsys, number
 ):
     fit_batch = CodecBrain.fit_batch
@@ -320,7 +318,7 @@ def test_a_defect_keeps_its_traceback(corpus, tmp_path, monkeypatch, capsys):
     assert "Traceback" in log and "ZeroDivisionError: by nothing" in log
 
 
-def test_what_differs_between_two_yamls():
+def test_changed_keys_of_two_yamls():
     old, new = map(
         YAML().load,
         (
@@ -356,7 +354,7 @@ def test_what_differs_between_two_yamls():
         ),
     ],
 )
-def test_yamls_that_are_wrong(tmp_path, capsys, text, options, message):
+def test_invalid_yamls(tmp_path, capsys, text, options, message):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(SystemExit) as caught, experiment() as run_:
