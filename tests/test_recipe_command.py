@@ -191,7 +191,7 @@ def test_changed_values_are_logged(corpus, copy):
     *lines, test = lines_of(copy)[0]
     run(corpus, copy, lr=0.5, number_of_epochs=3, total_steps=6)
     log = (copy / "log.txt").read_text()
-    _, _, told = log.partition("other values than at its last start: ")
+    _, _, told = log.partition("other values than before: ")
     assert "lr: 0.001 -> 0.5; number_of_epochs: 2 -> 3; " in told
     assert "opt_class.lr" not in told  # follows lr
     assert lines_of(copy)[0] == [
@@ -257,7 +257,7 @@ def test_a_stopped_run_prints_how_to_resume(
     *_, line = capsys.readouterr().err.splitlines()
     [kept] = (tmp_path / "run" / "save").glob("CKPT*")
     assert (
-        line == f"stopped: {kept} is kept; the same command goes on from there"
+        line == f"stopped: {kept} is kept; the same command resumes from it"
     )
 
 

@@ -175,12 +175,12 @@ class FinalEvaluation:
             try:
                 summary = evaluate()
             except OtherEvaluationError as error:
-                logger.info(f"{error}: begun anew")
+                logger.info(f"{error}: starting again")
                 summary = evaluate(overwrite=True)
         except DataError as error:
             raise DataError(
                 f"evaluation: {error}. (Such options are keys of `evaluation` "
-                "here; the same command again goes on with the evaluation.)"
+                "here; the same command resumes the evaluation.)"
             ) from error
         self._log(summary)
 

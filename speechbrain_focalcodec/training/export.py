@@ -157,7 +157,7 @@ def _options_elsewhere(
         if f"{role}_config" in config:
             return config
     raise CheckpointError(
-        f"{owner.name}: has no hyperparams.yaml that tells the options of its "
+        f"{owner.name}: has no hyperparams.yaml with the options of its "
         f"{role}; copy it there from the training's output folder, or give a "
         "model with the same options in front of the runs"
     )

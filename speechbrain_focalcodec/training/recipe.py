@@ -192,7 +192,7 @@ class Experiment:
         self._begun = True
         if self._changed:
             logger.warning(
-                "%s goes on with other values than at its last start: %s",
+                "%s resumes with other values than before: %s",
                 self._folder,
                 abridge(_shown(self._changed), "; ", most=10),
             )
@@ -231,9 +231,8 @@ class Experiment:
         if changed:
             raise ConfigError(
                 f"{self._folder} holds a training of another model "
-                f"({abridge(_shown(changed), '; ')}): give the old values to "
-                "go on with it, or another --output_folder; nothing was "
-                "changed"
+                f"({abridge(_shown(changed), '; ')}): use the old values to "
+                "resume it, or another --output_folder; nothing was changed"
             )
 
     def _kept(self) -> str:
@@ -247,9 +246,7 @@ class Experiment:
                 "begins anew (--ckpt_interval_minutes=N writes some within an "
                 "epoch)"
             )
-        return (
-            f"stopped: {kept[-1]} is kept; the same command goes on from there"
-        )
+        return f"stopped: {kept[-1]} is kept; the same command resumes from it"
 
     def _end(self, error: Exception) -> NoReturn:
         """Print an error as one line; a defect keeps its traceback."""

@@ -286,7 +286,7 @@ def _compare(
             continue
         if key in CHOSEN:
             logger.warning(
-                "%s: %s %s %r; here it goes on with the model's, %r",
+                "%s: %s %s %r; using the model's, %r",
                 *(source.name, what, key, theirs.get(key), ours.get(key)),
             )
             continue
