@@ -151,7 +151,7 @@ def test_a_run_logs_its_data_and_the_next_commands(finished):
         ({"encoder_source": "null"}, "encoder_source: tests/parity/offl"),
         ({"lr_schedule": "!new:dict {a: 1}"}, "would lose !new:dict: write"),
         ({"num_valid": "{a: 1}"}, "--num_valid: is no table"),
-        ({"modules": "{head: 3}"}, "(modules.head: nothing -> 3): give the"),
+        ({"modules": "{head: 3}"}, "(modules.head: nothing -> 3): use the"),
     ],
 )
 def test_a_wrong_command_is_one_line(corpus, finished, capsys, given, message):
@@ -256,9 +256,7 @@ def test_a_stopped_run_prints_how_to_resume(
     assert caught.value.code == 128 + number
     *_, line = capsys.readouterr().err.splitlines()
     [kept] = (tmp_path / "run" / "save").glob("CKPT*")
-    assert (
-        line == f"stopped: {kept} is kept; the same command resumes from it"
-    )
+    assert line == f"stopped: {kept} is kept; the same command resumes from it"
 
 
 def test_a_run_stopped_before_its_first_checkpoint(

@@ -36,10 +36,10 @@ class Averages:
         self._pending: list[tuple[str, torch.Tensor | float]] = []
 
     def add(self, name: str, value: torch.Tensor | float) -> None:
-        """Add a value; :meth:`settle` reads it, without a sync in the step."""
+        """Add a value without a sync; :meth:`read_pending` reads it."""
         self._pending.append((name, value))
 
-    def settle(self) -> None:
+    def read_pending(self) -> None:
         """Read the added values from the device."""
         for name, value in self._pending:
             total, count = self._values.get(name, (0.0, 0))
@@ -58,7 +58,7 @@ class Averages:
 
     def _sums(self) -> dict[str, tuple[float, float]]:
         """Totals and counts by name over all processes."""
-        self.settle()
+        self.read_pending()
         sums: dict[str, tuple[float, float]] = {}
         for values in gather(self._values):
             for name, (total, count) in values.items():

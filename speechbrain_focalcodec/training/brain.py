@@ -214,8 +214,8 @@ class RecipeBrain(sb.Brain):
                 update_learning_rate(optimizer, rate * self._ratio(optimizer))
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        self._averages.settle()
-        self.run_log.window.settle()
+        self._averages.read_pending()
+        self.run_log.window.read_pending()
         self.run_log.window.add("loss", float(loss.detach()))
         if should_step:
             self.run_log.step_done(self.optimizer_step, self._epoch, self._lr)
@@ -245,7 +245,7 @@ class RecipeBrain(sb.Brain):
             return
         self._log("valid" if stage == sb.Stage.VALID else "test", stats)
         if stage == sb.Stage.TEST:
-            self.run_log.forget_text(f"Epoch loaded: {self._epoch} ")
+            self.run_log.remove_text(f"Epoch loaded: {self._epoch} ")
             self.hparams.train_logger.log_stats(
                 {"Epoch loaded": self._epoch},
                 test_stats=stats,

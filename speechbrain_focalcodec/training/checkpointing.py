@@ -127,19 +127,11 @@ class AtomicCheckpointer(Checkpointer):
                 "or another output folder"
             ) from error
 
-    def find_checkpoint(
-        self,
-        importance_key: Callable[[Checkpoint], Any] | None = None,
-        max_key: str | None = None,
-        min_key: str | None = None,
-        ckpt_predicate: Callable[[Checkpoint], bool] | None = None,
-    ) -> Checkpoint | None:
+    def find_checkpoint(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
         outcome: Checkpoint | CheckpointError | None = None
         if if_main_process():
             try:
-                outcome = self._find_whole(
-                    importance_key, max_key, min_key, ckpt_predicate
-                )
+                outcome = self._find_whole(*args, **kwargs)
             except CheckpointError as error:
                 outcome = error
         outcome = ddp_broadcast(outcome)
@@ -147,8 +139,8 @@ class AtomicCheckpointer(Checkpointer):
             raise outcome
         return outcome
 
-    def _find_whole(self, *choice: Any) -> Checkpoint | None:
-        for checkpoint in self.find_checkpoints(*choice):
+    def _find_whole(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
+        for checkpoint in self.find_checkpoints(*args, **kwargs):
             # One without a manifest is from an earlier version.
             if "manifest" in checkpoint.meta:
                 try:

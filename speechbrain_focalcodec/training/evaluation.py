@@ -195,7 +195,7 @@ class FinalEvaluation:
         known = {key: x for key, x in figures.items() if x is not None}
         epoch = brain.hparams.epoch_counter.current
         brain.run_log.write("evaluation", brain.optimizer_step, epoch, known)
-        brain.run_log.forget_text(f"Epoch evaluated: {epoch},")
+        brain.run_log.remove_text(f"Epoch evaluated: {epoch},")
         brain.hparams.train_logger.log_stats(
             {"Epoch evaluated": epoch, "utterances": system.utterances},
             test_stats=known,

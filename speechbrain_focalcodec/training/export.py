@@ -134,11 +134,11 @@ def _joint_config(
         "decompressor",
         "decoder",
     ):
-        told = owners[role].config
-        if f"{role}_config" not in told:
-            told = _options_elsewhere(role, owners[role], sources, encoder)
+        options = owners[role].config
+        if f"{role}_config" not in options:
+            options = _options_elsewhere(role, owners[role], sources, encoder)
         for key in (f"{role}_name", f"{role}_config"):
-            config[key] = told[key]
+            config[key] = options[key]
     return CodecConfig.parse(config, own_parts=True)
 
 
@@ -149,11 +149,11 @@ def _options_elsewhere(
     encoder: str | Path | None,
 ) -> Mapping[str, Any]:
     """Options of a part whose own source, a published recipe, has none."""
-    told = [source.config for source in sources]
+    configs = [source.config for source in sources]
     # A WavLM in the layout of transformers has no other parts.
     with suppress(ConfigError):
-        told += [x.config for x in find_sources(encoder or ())]
-    for config in told:
+        configs += [x.config for x in find_sources(encoder or ())]
+    for config in configs:
         if f"{role}_config" in config:
             return config
     raise CheckpointError(
@@ -167,13 +167,13 @@ def _average_decoders(
     codec: FocalCodec, sources: Sequence[Source], share: float
 ) -> None:
     """Average the codec's decoder with the one before it."""
-    having = [source for source in sources if source.has("decoder")]
-    if len(having) < 2:
+    found = [source for source in sources if source.has("decoder")]
+    if len(found) < 2:
         raise CheckpointError(
-            f"{having[0].name}: an average takes two decoders: give the run "
+            f"{found[0].name}: an average takes two decoders: give the run "
             "or model before it too, in front of it"
         )
-    before = having[-2]
+    before = found[-2]
     check_fit(before, codec.config, "decoder")
     last = {k: v.clone() for k, v in codec.decoder.state_dict().items()}
     load_state(codec.decoder, before.weights("decoder"), before.name)
@@ -189,11 +189,11 @@ def _average_decoders(
 
 def _discriminator(sources: Sequence[Source]) -> Weights:
     """Weights of the last discriminator."""
-    having = [source for source in sources if source.has(DISCRIMINATOR)]
-    if not having:
+    found = [source for source in sources if source.has(DISCRIMINATOR)]
+    if not found:
         raise CheckpointError(
             "no run has a discriminator: leave --discriminator out, or give "
             "the run of a decoder stage that was trained with one"
         )
-    weights = having[-1].weights(DISCRIMINATOR)
+    weights = found[-1].weights(DISCRIMINATOR)
     return {name: value.contiguous() for name, value in weights.items()}

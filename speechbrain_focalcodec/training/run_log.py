@@ -125,7 +125,7 @@ class RunLog:
                 ),
             )
 
-    def forget_text(self, beginning: str) -> None:
+    def remove_text(self, beginning: str) -> None:
         """Remove lines of `train_log.txt` with this beginning."""
         if self.text is not None and self.text.is_file() and if_main_process():
             _keep_text(self.text, lambda line: not line.startswith(beginning))

@@ -246,10 +246,10 @@ def load_module(
 
     Returns the source, or None if no source has the module.
     """
-    having = [source for source in sources if source.has(name)]
-    if not having:
+    found = [source for source in sources if source.has(name)]
+    if not found:
         return None
-    source = having[-1]
+    source = found[-1]
     label = f"{source.name} ({name})"
     checkpoint.load_state(module, source.weights(name), label)
     return source
