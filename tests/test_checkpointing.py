@@ -63,7 +63,7 @@ def folders(folder: Path, prefix: str = "CKPT") -> list[Path]:
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "flipped"])
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_checkpoint_is_fallen_back_from(tmp_path, caplog, name, how):
+def test_a_damaged_checkpoint_is_skipped(tmp_path, caplog, name, how):
     checkpointer, _ = make_checkpointer(tmp_path)
     older, newest = (save(checkpointer, i, False, loss=i) for i in (2.0, 1.0))
     assert sorted(path.name for path in newest.path.iterdir()) == FILES
@@ -81,7 +81,7 @@ def test_a_damaged_checkpoint_is_fallen_back_from(tmp_path, caplog, name, how):
     assert folders(tmp_path) == [older.path, newest.path]
 
 
-def test_a_checkpoint_without_a_manifest_is_taken(tmp_path):
+def test_a_checkpoint_without_a_manifest_is_used(tmp_path):
     """As versions before it wrote them."""
     checkpointer, _ = make_checkpointer(tmp_path)
     saved = save(checkpointer, 3.0, False)
@@ -91,11 +91,11 @@ def test_a_checkpoint_without_a_manifest_is_taken(tmp_path):
     assert recovered(tmp_path) == 3.0
 
 
-def test_no_checkpoints_are_no_damage(tmp_path):
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert make_checkpointer(tmp_path)[0].recover_if_possible() is None
 
 
-def test_which_checkpoints_are_kept(tmp_path):
+def test_kept_checkpoints(tmp_path):
     """The best, the latest, and one before it."""
     checkpointer, _ = make_checkpointer(tmp_path)
     for loss in (3.0, 1.0, 4.0, 2.0, 5.0):
@@ -116,7 +116,7 @@ def test_which_checkpoints_are_kept(tmp_path):
         checkpointer.delete_checkpoints(num_to_keep=-1)
 
 
-def test_export_falls_back_too(tmp_path):
+def test_export_skips_a_damaged_checkpoint(tmp_path):
     good, bad = FocalCodec.from_config(CONFIG), FocalCodec.from_config(CONFIG)
     for codec, loss in ((good, 2.0), (bad, 1.0)):
         saved = AtomicCheckpointer(
@@ -137,7 +137,7 @@ def test_export_falls_back_too(tmp_path):
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_waiting_for_the_disk():
-    """The power stays on."""
+    """Do not flush: only kills are simulated, no power cuts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
         yield
@@ -230,7 +230,7 @@ def whole(corpus, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kill_at", [(1, 2), (2, 1), (3, 2)])
-def test_noise_continues_as_without_a_break(corpus, whole, tmp_path, kill_at):
+def test_random_numbers_resume(corpus, whole, tmp_path, kill_at):
     """Also where the run is killed within an epoch."""
     parts = train(NoisyBrain, corpus, tmp_path, kill_at, epochs=3, **OFTEN)
     parts += train(NoisyBrain, corpus, tmp_path, epochs=3, **OFTEN)
@@ -238,7 +238,7 @@ def test_noise_continues_as_without_a_break(corpus, whole, tmp_path, kill_at):
     assert parts == whole
 
 
-def test_the_curve_continues_from_before_the_damage(corpus, whole, tmp_path):
+def test_training_resumes_before_the_damage(corpus, whole, tmp_path):
     parts = train(NoisyBrain, corpus, tmp_path, epochs=2, **OFTEN)
     save_folder = tmp_path / "save"
     newest = AtomicCheckpointer(save_folder).find_checkpoint()
@@ -275,7 +275,7 @@ def test_accumulated_gradients_are_not_lost(corpus, tmp_path):
     assert len(metas) == 2
 
 
-def test_validation_that_is_not_finite_is_the_worst(corpus, tmp_path):
+def test_a_nonfinite_validation_is_ranked_last(corpus, tmp_path):
     class Diverged(NoisyBrain):
         def compute_objectives(self, predictions, batch, stage):
             loss = super().compute_objectives(predictions, batch, stage)

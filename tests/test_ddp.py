@@ -26,7 +26,7 @@ STAGES = ["quantizer", "decoder", "end_to_end", *STREAMING]
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
-    """What two processes leave."""
+    """Output of two processes."""
     out = tmp_path_factory.mktemp("ddp")
     (out / "corpus").mkdir()
     write_corpus(out / "corpus")
@@ -49,7 +49,7 @@ def lines(out):
 
 @pytest.fixture(scope="module")
 def alone(out):
-    """What one process has with the same global batch."""
+    """Losses and gradients of one process with the same global batch."""
     return train_all(out / "corpus", out / "alone")
 
 
@@ -84,7 +84,7 @@ def test_gradients_are_those_of_one_process(out, alone, stage):
 
 
 def test_a_resumed_run_continues_the_same_curve(lines):
-    """Killed within an epoch; each process goes on with its own noise."""
+    """Killed within an epoch; each process resumes its random numbers."""
     assert len(lines["parts"]) == 2
     assert lines["parts"] == lines["whole"]
 
@@ -122,7 +122,7 @@ def test_a_recipe_ends(out):
     assert len(cache) == 6
 
 
-def test_what_the_main_process_stops_at_stops_all(lines):
+def test_an_error_on_the_main_process_stops_all(lines):
     failures = ["DataError: torn", "RuntimeError: .* stopped: DataError: torn"]
     for failure, expected in zip(lines["failures"], failures, strict=True):
         assert re.match(expected, failure)
@@ -136,6 +136,6 @@ def test_evaluation_alone_and_a_debug_run_end(lines):
     assert len(epochs) == 2 and "loss" in line["test"]
 
 
-def test_nothing_to_train_on_is_said(out):
+def test_an_empty_training_set_is_an_error(out):
     with pytest.raises(DataError, match="8 utterance.*no batch of 16"):
         train(NoisyBrain, out / "corpus", out / "none", batch_size=16)

@@ -74,7 +74,7 @@ def test_all_three_parts_learn(corpus, tmp_path, model):
         assert f"train {name}" in line
 
 
-def test_the_gradient_passes_the_bits(corpus, tmp_path, model):
+def test_the_gradient_passes_the_quantizer(corpus, tmp_path, model):
     brain = run(corpus, tmp_path, model, epochs=1)
     sigs = [{"id": str(n), "sig": torch.randn(n)} for n in (3200, 2000)]
     brain.modules.zero_grad()
@@ -85,14 +85,14 @@ def test_the_gradient_passes_the_bits(corpus, tmp_path, model):
             assert weight.grad is not None and weight.grad.any(), name
 
 
-def test_tokens_can_stay_as_they_are(corpus, tmp_path, model):
+def test_tokens_of_frozen_parts_do_not_change(corpus, tmp_path, model):
     brain = run(corpus, tmp_path, model, epochs=1, freeze=["compressor"])
     sig = torch.randn(1, 16000)
     expected, _ = FocalCodec.from_pretrained(model).encode(sig)
     assert torch.equal(brain.codec.encode(sig)[0], expected)
 
 
-def test_what_was_trained_is_exported(corpus, tmp_path, model):
+def test_trained_parts_are_exported(corpus, tmp_path, model):
     brain = run(corpus, tmp_path / "run", model, epochs=1)
     export_runs(tmp_path / "model", [tmp_path / "run"])
     sig = torch.randn(1, 16000)
@@ -125,7 +125,7 @@ def test_it_needs_all_three_parts(corpus, tmp_path):
 
 
 class Listening(torch.nn.Module):
-    """A discriminator that keeps what it gets."""
+    """A discriminator that keeps its inputs."""
 
     def __init__(self):
         super().__init__()
@@ -178,7 +178,7 @@ def test_the_part_lies_within_the_utterance(corpus, tmp_path, model):
         lambda: SpectrogramDiscriminator(256, [8, 16]),
     ],
 )
-def test_discriminators_learn_to_tell_apart(make):
+def test_discriminators_learn(make):
     torch.manual_seed(0)
     discriminator = make()
     optimizer = torch.optim.Adam(discriminator.parameters(), 3e-3)
@@ -199,7 +199,7 @@ def test_discriminators_learn_to_tell_apart(make):
     assert fake.mean() < 0 < real.mean()
 
 
-def test_maps_keep_their_size_at_first():
+def test_initial_feature_maps_keep_their_scale():
     # Or feature matching would be nothing at first.
     torch.manual_seed(0)
     _, maps = CompactDiscriminator()(0.1 * torch.randn(2, 1, 8000))
@@ -220,7 +220,7 @@ def checkpoint(tmp_path_factory):
     return path, whisper
 
 
-def test_whisper_loss_listens_as_whisper_does(checkpoint):
+def test_whisper_loss_has_the_activations_of_whisper(checkpoint):
     path, whisper = checkpoint
     found = []
     for block in whisper.encoder.blocks:
@@ -254,7 +254,7 @@ def test_whisper_loss(checkpoint):
         torch.testing.assert_close(x, y[:1], atol=1e-5, rtol=1e-5)
 
 
-def test_whisper_loss_counts_what_lies_within(checkpoint):
+def test_whisper_loss_ignores_padding_frames(checkpoint):
     loss = WhisperLoss(checkpoint[0])
     torch.manual_seed(0)
     target, noise = 0.1 * torch.randn(2, 2, 8000)
@@ -275,7 +275,7 @@ def test_whisper_loss_counts_what_lies_within(checkpoint):
     assert loss(estimate, target, whole) == loss(estimate, target)
 
 
-def test_whisper_loss_does_not_look_at_padding(checkpoint):
+def test_whisper_loss_does_not_depend_on_padding(checkpoint):
     loss = WhisperLoss(checkpoint[0])
     # Attention, by which padding is heard of, taken away.
     for block in loss.encoder.blocks:
@@ -295,7 +295,7 @@ def test_whisper_loss_does_not_look_at_padding(checkpoint):
     assert loss(other, target) != loss(estimate, target)
 
 
-def test_losses_that_ask_for_lengths_get_them(corpus, tmp_path, model):
+def test_losses_with_lengths(corpus, tmp_path, model):
     given = []
 
     class Asking(torch.nn.Module):

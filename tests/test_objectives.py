@@ -103,14 +103,14 @@ def test_waveforms_train_a_quantizer_through_a_frozen_decoder(corpus, tmp_path):
         ("decoder", {"estimate", "target", "lengths"}),
     ],
 )
-def test_only_what_objectives_need_is_computed(corpus, tmp_path, stage, needed):
+def test_only_needed_outputs_are_computed(corpus, tmp_path, stage, needed):
     brain, _, data = make_brain(stage, corpus, tmp_path)
     [batch, *_] = brain.make_dataloader(data[1], sb.Stage.VALID)
     outputs = brain.compute_forward(batch, sb.Stage.VALID)
     assert outputs.keys() == needed | {"ids", "sig", "sig_lengths"}
 
 
-def test_what_a_stage_cannot_train_or_compute_is_named(corpus, tmp_path):
+def test_unknown_parts_and_outputs_are_named(corpus, tmp_path):
     with pytest.raises(ConfigError, match="trains: decodr; known are encoder,"):
         make_brain("decoder", corpus, tmp_path, trains=["decodr"])
     objective = FeatureError()

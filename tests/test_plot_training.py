@@ -30,7 +30,7 @@ epoch: 3, steps: 162, lr: 5.40e"""
 
 @pytest.fixture
 def text_run(tmp_path):
-    """A run from before there was metrics.jsonl, and one that is killed."""
+    """A run without metrics.jsonl that was killed."""
     folder = tmp_path / "old" / "quantizer"
     folder.mkdir(parents=True)
     (folder / "train_log.txt").write_text(TEXT)
@@ -95,7 +95,7 @@ def test_the_lines_of_json(run):
     }
 
 
-def test_a_panel_a_term(run, text_run):
+def test_one_panel_per_term(run, text_run):
     figure = draw_curves(read_runs([run, text_run]))
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == [
@@ -128,7 +128,7 @@ def test_a_panel_a_term(run, text_run):
     ]
 
 
-def test_some_panels_alone(run, text_run, tmp_path):
+def test_selected_panels(run, text_run, tmp_path):
     curves = read_runs([run, text_run])
     curves[0].terms["long"] = {"train": (np.array([9e9]), np.ones(1))}
     usage, mse = draw_curves(curves, ["code_usage", "mse", "mse"]).axes

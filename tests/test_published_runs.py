@@ -47,7 +47,7 @@ CLASSES = {
 
 
 class Weights(torch.nn.Module):
-    """What SpeechBrain's checkpointer saves as it is."""
+    """A module that SpeechBrain's checkpointer saves."""
 
     def __init__(self, weights):
         super().__init__()
@@ -187,7 +187,7 @@ class Malicious:
         return Path.touch, (Path("MARKER"),)
 
 
-def test_what_does_not_fit_is_named(tmp_path, monkeypatch):
+def test_published_runs_that_do_not_fit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = make_runs(tmp_path, OFFLINE)
     codec = FocalCodec.from_pretrained(PARITY / "offline_25hz")

@@ -80,7 +80,7 @@ def lines_of(output):
 
 
 def read_all(output):
-    """What no mistaken command may change."""
+    """Files that a wrong command must not change."""
     return {
         path.name: path.read_bytes()
         for path in output.iterdir()
@@ -151,13 +151,11 @@ def test_a_run_logs_its_results_and_the_next_step(finished):
         ({"encoder_source": "null"}, "encoder_source: tests/parity/offl"),
         ({"lr_schedule": "!new:dict {a: 1}"}, "would lose !new:dict: write"),
         ({"num_valid": "{a: 1}"}, "--num_valid: is no table"),
-        ({"modules": "{head: 3}"}, "(modules.head: nothing -> 3): give the"),
+        ({"modules": "{head: 3}"}, "(modules.head: nothing -> 3): use the"),
     ],
 )
-def test_a_mistaken_command_ends_in_a_line(
-    corpus, finished, capsys, given, message
-):
-    """And leaves the run as it was, that it would have gone on with."""
+def test_a_wrong_command_is_one_line(corpus, finished, capsys, given, message):
+    """It does not change the run that it would have resumed."""
     before = read_all(finished)
     with pytest.raises(SystemExit) as caught:
         run(corpus, finished, **given)
@@ -193,7 +191,7 @@ def test_changed_hyperparameters_are_logged(corpus, copy):
     *lines, test = lines_of(copy)[0]
     run(corpus, copy, lr=0.5, number_of_epochs=3, total_steps=6)
     log = (copy / "log.txt").read_text()
-    _, _, told = log.partition("other values than at its last start: ")
+    _, _, told = log.partition("other values than before: ")
     assert "lr: 0.001 -> 0.5; number_of_epochs: 2 -> 3; " in told
     assert "opt_class.lr" not in told  # follows lr
     assert lines_of(copy)[0] == [
@@ -203,7 +201,7 @@ def test_changed_hyperparameters_are_logged(corpus, copy):
     ]
 
 
-def test_a_finished_run_again_says_nothing_twice(corpus, copy):
+def test_repeating_a_finished_run_logs_nothing_twice(corpus, copy):
     before = lines_of(copy)
     run(corpus, copy)
     assert lines_of(copy) == before
@@ -242,7 +240,7 @@ def test_a_run_killed_before_an_epochs_checkpoint(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_stopped_says_how_to_go_on(
+def test_a_stopped_run_prints_how_to_resume(
     corpus, tmp_path, monkeypatch, capsys, number
 ):
     fit_batch = CodecBrain.fit_batch
@@ -258,9 +256,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
     assert caught.value.code == 128 + number
     *_, line = capsys.readouterr().err.splitlines()
     [kept] = (tmp_path / "run" / "save").glob("CKPT*")
-    assert (
-        line == f"stopped: {kept} is kept; the same command goes on from there"
-    )
+    assert line == f"stopped: {kept} is kept; the same command resumes from it"
 
 
 def test_a_run_stopped_before_its_first_checkpoint(
@@ -356,7 +352,7 @@ def test_differences_of_two_yamls():
         ),
     ],
 )
-def test_yamls_that_are_wrong(tmp_path, capsys, text, options, message):
+def test_invalid_yamls(tmp_path, capsys, text, options, message):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(SystemExit) as caught, experiment() as run_:

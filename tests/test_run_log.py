@@ -71,7 +71,7 @@ def of_split(lines, split):
     return [line for line in lines if line["split"] == split]
 
 
-def test_a_gan_is_logged_everywhere(corpus, tmp_path, wandb_runs):
+def test_logs_of_adversarial_training(corpus, tmp_path, wandb_runs):
     brain, counter, data = make_brain(
         "decoder",
         corpus,
@@ -146,7 +146,7 @@ def test_a_gan_is_logged_everywhere(corpus, tmp_path, wandb_runs):
 
 
 @pytest.mark.parametrize("stage", ["decoder", "quantizer"])
-def test_a_killed_run_goes_on_with_its_log(corpus, tmp_path, stage):
+def test_a_killed_run_continues_its_log(corpus, tmp_path, stage):
     """Killed in the second epoch, past its last checkpoint, in mid-line."""
 
     def run(output):
@@ -190,7 +190,7 @@ def test_a_killed_run_goes_on_with_its_log(corpus, tmp_path, stage):
     assert len(log.read_text().splitlines()) == len(want)
 
 
-def test_codes_are_counted_in_training_too(corpus, tmp_path):
+def test_code_usage_of_training(corpus, tmp_path):
     """Also over a kill within an epoch, with a checkpoint a step."""
 
     def run(output):
@@ -226,7 +226,7 @@ def test_codes_are_counted_in_training_too(corpus, tmp_path):
     assert "train code_entropy" in log_lines(tmp_path / "parts")[0]
 
 
-def test_a_checkpoint_of_before_can_be_resumed(corpus, tmp_path):
+def test_a_checkpoint_without_log_can_be_resumed(corpus, tmp_path):
     """From the time when checkpoints held no log."""
     small = {"num_samples": 0}
     fit(*make_brain("quantizer", corpus, tmp_path, epochs=1, **small))
@@ -404,7 +404,7 @@ def test_an_evaluation_adds_to_the_log(tmp_path):
     assert lines[-1]["loss"] == 3.0
 
 
-def test_a_log_that_is_none(tmp_path):
+def test_files_that_are_no_log(tmp_path):
     with pytest.raises(DataError, match="metrics.jsonl: cannot be read"):
         read_metrics(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('[1]\n{"split": "train"}\nx\n')
@@ -412,7 +412,7 @@ def test_a_log_that_is_none(tmp_path):
         read_metrics(tmp_path)
 
 
-def test_tensorboard_forgets_what_is_done_again(tmp_path):
+def test_tensorboard_replaces_repeated_steps(tmp_path):
     for start, steps in ((0, (1, 2, 3, 4)), (2, (3, 5))):
         log = RunLog(tmp_path, loggers=["tensorboard"])
         log.resume(start)
@@ -422,7 +422,7 @@ def test_tensorboard_forgets_what_is_done_again(tmp_path):
     assert got == [(1, 0.0), (2, 0.0), (3, 2.0), (5, 2.0)]
 
 
-def test_wandb_goes_on_with_its_run(tmp_path, wandb_runs):
+def test_wandb_continues_its_run(tmp_path, wandb_runs):
     for step in (0, 5, 0):
         RunLog(tmp_path, loggers=["wandb"]).resume(step)
     first, second, third = (run.options["id"] for run in wandb_runs)

@@ -104,7 +104,7 @@ def test_each_stage_lowers_its_validation_loss(runs, name):
         assert "mse_1" in line and "mse_2" in line
 
 
-def test_what_is_frozen_stays(runs):
+def test_frozen_parts_do_not_change(runs):
     folder, brains = runs
     position = find_sources(folder / "position")[0].weights(
         "positional_embedding"
@@ -164,7 +164,7 @@ def test_the_export_streams(runs, tmp_path):
     assert codec.resynthesize(sig).shape == (1, 6000)
 
 
-def test_stages_that_lack_what_they_need(runs, corpus, tmp_path):
+def test_stages_without_required_parts(runs, corpus, tmp_path):
     folder, _ = runs
 
     def fails(error, message, stage, **options):
@@ -241,7 +241,7 @@ def test_stages_that_lack_what_they_need(runs, corpus, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["decoder", "quantizer"])
-def test_no_teacher_where_the_student_is_heard(corpus, tmp_path, stage):
+def test_stages_without_teacher(corpus, tmp_path, stage):
     brain, *_ = make_brain(
         stage,
         corpus,
@@ -282,7 +282,7 @@ def test_runs_of_another_model_are_refused(runs):
     load_parts(FocalCodec.from_config(other), find_sources(folder / "decoder"))
 
 
-def test_a_decoder_goes_on_with_another_fade(corpus, tmp_path, caplog):
+def test_a_decoder_continues_with_another_fade(corpus, tmp_path, caplog):
     old, new = make_codec("vocos"), make_codec("fading")
     old.save_pretrained(tmp_path / "old")
     changed = new.config.to_dict()
@@ -314,7 +314,7 @@ def test_a_decoder_goes_on_with_another_fade(corpus, tmp_path, caplog):
     torch.testing.assert_close(faded, plain)
 
 
-def test_offline_models_do_not_differ_in_what_causal_ones_have():
+def test_options_of_causal_parts_are_ignored_in_offline_models():
     config = config_of(OFFLINE)
     config["decompressor_config"]["last_window_size"] = 7
     config["compressor_config"]["window_size"] = 7
@@ -408,7 +408,7 @@ def test_fine_tuning_with_the_discriminator(corpus, tmp_path):
 def test_a_compiled_discriminator_keeps_its_names(
     corpus, tmp_path, monkeypatch
 ):
-    """A run that was compiled can be gone on with by one that is not."""
+    """A compiled run resumes without compilation."""
 
     class Compiled(torch.nn.Module):
         def __init__(self, module, **options):
@@ -437,7 +437,7 @@ def test_a_compiled_discriminator_keeps_its_names(
 def test_scores_of_low_precision_are_summed_in_full(
     corpus, tmp_path, even_if_emulated
 ):
-    """In fp16 the scaled gradient of such a loss would be infinite."""
+    """In fp16 the scaled gradient would be infinite."""
     brain, *_ = make_brain(
         "decoder",
         corpus,
@@ -458,7 +458,7 @@ def test_scores_of_low_precision_are_summed_in_full(
     assert means["score_real"] == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_a_new_discriminator_learns_alone_at_first(corpus, tmp_path):
+def test_a_new_discriminator_warms_up(corpus, tmp_path):
     made = make_brain(
         "decoder",
         corpus,

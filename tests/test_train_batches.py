@@ -64,7 +64,7 @@ def batches_of(dataset, folder, seconds=1.5, seed=3):
 
 
 @each_kind
-def test_without_a_limit_it_is_the_data(kind, datasets):
+def test_no_limit_returns_the_dataset(kind, datasets):
     brain = SimpleNamespace()
     for hparams in ({}, {"max_batch_seconds": None}):
         assert train_batches(brain, datasets[kind], hparams) is datasets[kind]
@@ -110,7 +110,7 @@ def test_the_position_is_kept(kind, datasets, tmp_path):
 
 
 @each_kind
-def test_an_item_that_fits_in_no_batch(kind, datasets, tmp_path):
+def test_an_item_longer_than_a_batch(kind, datasets, tmp_path):
     with pytest.raises(DataError, match="does not fit in a batch of"):
         batches_of(datasets[kind], tmp_path, seconds=0.5)
 

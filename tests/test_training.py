@@ -447,7 +447,7 @@ def test_a_schedule_for_other_steps_is_warned_of(
     assert message is None or re.search(message, told[0])
 
 
-def test_a_diverged_model_is_still_looked_at(corpus, tmp_path):
+def test_samples_of_a_diverged_model_are_written(corpus, tmp_path):
     brain, counter, data = make_brain(
         "decoder",
         corpus,
@@ -515,7 +515,7 @@ def test_losses_that_are_not_finite_stop_the_run(
         fit(brain, counter, data)
 
 
-def test_one_bad_batch_leaves_the_weights_whole(corpus, tmp_path):
+def test_a_nonfinite_batch_keeps_the_weights(corpus, tmp_path):
     brain, counter, data = make_brain(
         "decoder",
         corpus,

@@ -32,7 +32,7 @@ OFFLINE = ROOT / "tests" / "parity" / "offline_50hz"
 
 
 class Level(Metric):
-    """Counts what it judges."""
+    """Counts its inputs."""
 
     name = "level"
     columns = (Column("level", "level", "higher", "level"),)
@@ -167,7 +167,7 @@ def test_splits_to_test_on(corpus, tmp_path, model, made):
     assert test["loss"] != valid["loss"]
 
 
-def test_what_was_trained_on_is_no_test(corpus, tmp_path):
+def test_test_splits_exclude_training_data(corpus, tmp_path):
     with pytest.raises(DataError, match="test_splits are trained on too"):
         train(corpus, tmp_path, None, test_splits=["test", "train"])
 
@@ -196,7 +196,7 @@ def test_voices_are_converted(corpus, tmp_path, model, made):
         ({"voice_conversion": True}, DataError, "no other speaker"),
     ],
 )
-def test_what_is_missing_is_said_before_training(
+def test_missing_requirements_stop_before_training(
     corpus, tmp_path, model, made, options, error, message
 ):
     options = {"metrics": ["level"]} | options

@@ -21,7 +21,7 @@ def products(brain):
     return types
 
 
-def test_emulated_bf16_gives_way_to_float32(monkeypatch, caplog):
+def test_emulated_bf16_becomes_float32(monkeypatch, caplog):
     monkeypatch.setattr(precision, "emulates_bf16", lambda: True)
     brain = sb.Brain(run_opts=OPTIONS)
     assert products(brain) == [torch.bfloat16] * 2
@@ -32,14 +32,14 @@ def test_emulated_bf16_gives_way_to_float32(monkeypatch, caplog):
     assert "eval_precision: this processor would emulate bf16" in caplog.text
 
 
-def test_bf16_stays_where_the_processor_has_it(even_if_emulated):
+def test_bf16_is_kept_if_supported(even_if_emulated):
     brain = sb.Brain(run_opts=OPTIONS)
     precision.avoid_emulation(brain)
     assert products(brain) == [torch.bfloat16] * 2
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_pytorch_is_asked(monkeypatch, native):
+def test_bf16_support_is_read_from_pytorch(monkeypatch, native):
     name = "_is_mkldnn_bf16_supported"
     monkeypatch.setattr(torch.ops.mkldnn, name, lambda: native, raising=False)
     assert precision.emulates_bf16() is not native

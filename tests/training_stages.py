@@ -14,7 +14,7 @@ __all__ = ["compose"]
 
 
 def compose(stage, hparams):
-    """What a stage trains, and its objectives, from the YAML's other keys."""
+    """Trained parts and objectives of a stage, from the YAML's other keys."""
     weights = hparams.get("loss_weights", {})
     parts = {
         "decoder": ["decoder"],

@@ -29,7 +29,7 @@ if __name__ == "__main__":
         with open(hparams_file, encoding="utf-8") as fin:
             hparams = load_hyperpyyaml(fin, overrides)
 
-        # Manifests of the splits, and datasets of these.
+        # Prepare manifests and make datasets.
         prepare_manifests(prepare_librilight, hparams)
         train_set, valid_set, test_set = make_datasets(hparams)
 
@@ -45,7 +45,7 @@ if __name__ == "__main__":
             datasets = {"train": train_set, "valid": valid_set}
             use_feature_cache(brain, datasets, hparams)
 
-        # Written when the training starts, once all is found to fit.
+        # Created when the training starts, after all checks.
         run.create_directory(brain)
         brain.fit(
             hparams["epoch_counter"],

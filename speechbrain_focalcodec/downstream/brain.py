@@ -119,7 +119,7 @@ class TaskBrain(RecipeBrain):
         else:
             prepared, lengths = self.front_end.prepare(*self.signals(batch))
         if self.modules.training:
-            self.run_log.heard(lengths.sum() / self.front_end.rate)
+            self.run_log.add_audio(lengths.sum() / self.front_end.rate)
         return prepared, lengths
 
     def inputs(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:

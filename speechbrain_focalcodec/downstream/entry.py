@@ -1,4 +1,4 @@
-"""Data of a task and the trained task, as its train.py asks for them."""
+"""Data of a task and export of the trained task, for its train.py."""
 
 import logging
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from speechbrain_focalcodec.downstream.task_config import (
 )
 from speechbrain_focalcodec.errors import ConfigError
 from speechbrain_focalcodec.training.entry import (
+    log_splits,
     prepare_manifests,
-    tell_splits,
 )
 
 logger = logging.getLogger(__name__)
@@ -39,31 +39,31 @@ __all__ = [
 
 SPLITS = ("train", "valid", "test")
 
-# What loads a trained task, by the task.
+# Module and class of the interface of each task.
 INTERFACES = {
     "asr": ("interfaces", "TokenASR"),
     "classification": ("interfaces", "TokenClassifier"),
     "tts": ("synthesis", "TokenTTS"),
 }
 
-#: Where a run leaves its trained task, within its output folder.
+#: Folder of the trained task in the output folder.
 MODEL_FOLDER = "model"
 
 
 def prepare_data(prepare: Callable[..., Any], hparams: dict[str, Any]) -> None:
-    """Prepare the splits, by whole speakers or within each class.
+    """Prepare the splits by speakers, or within each class.
 
-    With ``speeds``, the training data has copies at these.
+    With ``speeds``, the training data gets copies at these speeds.
 
     Arguments
     ---------
     prepare : callable
-        Data preparation of the recipe's corpus. It is not called where
-        ``tokens`` has all splits.
+        Data preparation of the recipe's corpus; not called if ``tokens`` has
+        all splits.
     hparams : dict
-        As for :func:`~speechbrain_focalcodec.training.entry.prepare_manifests`;
-        with ``within``, a column, each of its values has the ``valid_share``
-        and the ``test_share`` of its utterances held out of ``train_splits``.
+        As for :func:`~speechbrain_focalcodec.training.entry.prepare_manifests`.
+        With ``within``, a column, ``valid_share`` and ``test_share`` of the
+        utterances of each of its values are held out of ``train_splits``.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def _prepare_within(
 
 
 def check_inputs(hparams: dict[str, Any]) -> None:
-    """Refuse what would be passed over in silence.
+    """Raise a ConfigError if hyperparameters would be ignored.
 
     Arguments
     ---------
@@ -116,19 +116,6 @@ def check_inputs(hparams: dict[str, Any]) -> None:
         With ``prepare_once`` and, all optional, ``tokens``, ``augmentation``,
         ``speeds``, ``within``, ``valid_splits``, ``test_splits`` and
         ``num_valid``.
-
-    Raises
-    ------
-    ConfigError
-        If ``tokens`` names what is no split, ``augmentation`` or ``speeds``
-        would see no waveforms, or ``within`` would leave other splits unused.
-
-    Example
-    -------
-    >>> check_inputs({"prepare_once": True, "tokens": {"dev": "tokens/dev"}})
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.ConfigError: tokens: dev is none of train...
     """
     tokens = hparams.get("tokens") or {}
     unknown = sorted(set(tokens) - set(SPLITS))
@@ -164,15 +151,15 @@ def check_inputs(hparams: dict[str, Any]) -> None:
 def make_datasets(
     brain: TaskBrain, hparams: dict[str, Any]
 ) -> tuple[Any, Any, Any]:
-    """Make the datasets, and what they hold for the front end.
+    """Make the datasets with the inputs of the front end.
 
     Arguments
     ---------
     brain : TaskBrain
-        Says what it takes of an utterance.
+        Defines the items of an utterance.
     hparams : dict
-        With ``save_folder``, ``data_folder``, ``prepare_once``, the options
-        of each split, such as ``train_data_options``, and, optionally,
+        With ``save_folder``, ``data_folder``, ``prepare_once``, the options of
+        each split, such as ``train_data_options``, and, optionally,
         ``tokens``.
 
     Returns
@@ -184,7 +171,7 @@ def make_datasets(
     ------
     DataError
         If an utterance of validation or test is in the training data, or the
-        task can learn nothing of it.
+        training data does not suit the task.
     """
     tokens = hparams.get("tokens") or {}
     datasets = {}
@@ -199,7 +186,7 @@ def make_datasets(
         )
     ids = {split: dataset.data_ids for split, dataset in datasets.items()}
     check_apart(ids.pop("train"), ids)
-    tell_splits(datasets)
+    log_splits(datasets)
     brain.check_data(datasets["train"])
     for split, dataset in datasets.items():
         if hparams["prepare_once"] and split not in tokens:
@@ -209,7 +196,7 @@ def make_datasets(
 
 
 def describe_task(brain: Any, hparams: dict[str, Any]) -> TaskConfig | None:
-    """What a trained task is made of, if an interface can make it.
+    """Configuration of the trained task.
 
     Arguments
     ---------
@@ -221,8 +208,7 @@ def describe_task(brain: Any, hparams: dict[str, Any]) -> TaskConfig | None:
     Returns
     -------
     TaskConfig or None
-        `None` for a task without an interface, or with a network that
-        ``from_pretrained`` does not know, which is then said.
+        None if no interface can load the task or its network, which is logged.
     """
     try:
         described = brain.config()
@@ -240,19 +226,19 @@ def describe_task(brain: Any, hparams: dict[str, Any]) -> TaskConfig | None:
 
 
 def save_trained_task(brain: TaskBrain, described: TaskConfig | None) -> None:
-    """Leave what the interfaces load, and log how to load it.
+    """Save the trained task for its interface, and log how to load it.
 
     Arguments
     ---------
     brain : TaskBrain
-        With its best checkpoint loaded.
+        Brain with its best checkpoint loaded.
     described : TaskConfig or None
-        Of :func:`describe_task`.
+        Result of :func:`describe_task`.
     """
     folder = brain.hparams.output_folder
     if brain.debug and not brain.debug_persistently:
-        # SpeechBrain keeps no checkpoint of what is only tried; the folder
-        # may hold what another run has trained.
+        # A debug run has no checkpoint, and the folder may hold a model of
+        # another run.
         logger.info(f"{folder}: a --debug run keeps no model; train without it")
         return
     if described is None:

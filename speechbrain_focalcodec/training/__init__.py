@@ -1,1 +1,1 @@
-"""Training: one Brain a stage, their losses, and export of what they learn."""
+"""Training of the codec's stages, and export of the trained codec."""

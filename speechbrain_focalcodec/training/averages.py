@@ -1,4 +1,4 @@
-"""Averages and counts over an epoch that survive a resume within it."""
+"""Averages and code counts of an epoch, kept in checkpoints."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ __all__ = ["Averages", "CodeCounts"]
 
 
 class Averages:
-    """Running means of named values, over all processes of a training.
+    """Running means of named values over all processes.
 
     Example
     -------
@@ -36,44 +36,29 @@ class Averages:
         self._pending: list[tuple[str, torch.Tensor | float]] = []
 
     def add(self, name: str, value: torch.Tensor | float) -> None:
-        """Count a value in.
-
-        Arguments
-        ---------
-        name : str
-            What is averaged.
-        value : torch.Tensor or float
-            The value. It is not read before :meth:`settle`: within a step
-            that would wait for a GPU.
-        """
+        """Add a value without a sync; :meth:`read_pending` reads it."""
         self._pending.append((name, value))
 
-    def settle(self) -> None:
-        """Read the values that were added."""
+    def read_pending(self) -> None:
+        """Read the added values from the device."""
         for name, value in self._pending:
             total, count = self._values.get(name, (0.0, 0))
             self._values[name] = (total + float(value), count + 1)
         self._pending.clear()
 
     def __bool__(self) -> bool:
-        """Whether anything was counted, on this process."""
+        """Whether this process has added values."""
         return bool(self._values or self._pending)
 
     def means(self) -> dict[str, float]:
-        """The means so far; in a distributed run all processes call this.
-
-        Returns
-        -------
-        dict
-            By name.
-        """
+        """Means by name. All processes of a distributed run must call this."""
         return {
             name: total / count for name, (total, count) in self._sums().items()
         }
 
     def _sums(self) -> dict[str, tuple[float, float]]:
-        """Totals and counts over all processes."""
-        self.settle()
+        """Totals and counts by name over all processes."""
+        self.read_pending()
         sums: dict[str, tuple[float, float]] = {}
         for values in gather(self._values):
             for name, (total, count) in values.items():
@@ -82,7 +67,7 @@ class Averages:
         return sums
 
     def clear(self) -> None:
-        """Start anew."""
+        """Remove all values."""
         self._values.clear()
         self._pending.clear()
 
@@ -96,7 +81,7 @@ class Averages:
     def _recover(self, path, end_of_epoch):
         del end_of_epoch
         sums = json.loads(Path(path).read_text(encoding="utf-8"))
-        # Each process goes on with an equal share.
+        # Each process gets an equal share.
         share = 1 / num_processes()
         self._values = {
             name: (total * share, count * share)
@@ -109,21 +94,14 @@ register_checkpoint_hooks(Averages, save_on_main_only=False)
 
 
 class CodeCounts:
-    """Counts codes, on all processes; checkpoints keep the counts.
+    """Counts how often each code is used, over all processes.
 
     Arguments
     ---------
     codebook_size : int
         Number of codes.
     device : str or torch.device
-        Where the codes are.
-
-    Example
-    -------
-    >>> counts = CodeCounts(4)
-    >>> counts.add(torch.tensor([[0, 1, 3]]), torch.tensor([2]))
-    >>> counts.stats()
-    {'code_usage': 0.5, 'code_entropy': 0.5}
+        Device of the counts.
     """
 
     def __init__(self, codebook_size: int, device: Any = "cpu"):
@@ -132,37 +110,29 @@ class CodeCounts:
         )
 
     def add(self, toks: torch.Tensor, lengths: torch.Tensor) -> None:
-        """Count a batch in.
-
-        Arguments
-        ---------
-        toks : torch.Tensor
-            Codes, int64 [B, N].
-        lengths : torch.Tensor
-            How many of them count, int64 [B].
-        """
+        """Count tokens, int64 [B, N], up to each length, int64 [B]."""
         valid = length_mask(lengths, toks.shape[1]).long()
         self.counts.scatter_add_(0, toks.flatten(), valid.flatten())
 
     def clear(self) -> None:
-        """Start anew."""
+        """Set all counts to zero."""
         self.counts.zero_()
 
     def stats(self) -> dict[str, float]:
-        """Share of codes used, and entropy of their use (1 is uniform).
+        """Share of used codes and normalised entropy of their use.
 
         Returns
         -------
         dict
-            ``code_usage`` and ``code_entropy``, both in [0, 1]; empty when
-            nothing was counted.
+            ``code_usage`` and ``code_entropy``, both in [0, 1]; empty if no
+            token was counted.
         """
         statistics = code_statistics(self._sum())
         statistics.pop("code_entropy_used", None)
         return statistics
 
     def _sum(self) -> torch.Tensor:
-        """The counts of all processes."""
+        """Counts over all processes."""
         return torch.stack(gather(self.counts.cpu())).sum(0)
 
     @mark_as_saver
@@ -174,7 +144,7 @@ class CodeCounts:
     @mark_as_loader
     def _recover(self, path, end_of_epoch):
         del end_of_epoch
-        # One process goes on with what all had.
+        # The main process gets the counts of all processes.
         counts = torch.load(path, map_location="cpu", weights_only=True)
         self.counts.copy_(counts * int(if_main_process()))
 

@@ -1,7 +1,7 @@
-"""What the Brains of all recipes share: logs, learning rates, checkpoints.
+"""Base class of all recipes' Brains: logs, learning rates and checkpoints.
 
-A run that was interrupted resumes exactly, within an epoch too. A recipe's
-Brain adds its forward pass and its losses.
+A stopped run resumes exactly, also within an epoch. Subclasses add the forward
+pass and the losses.
 """
 
 import math
@@ -41,14 +41,14 @@ __all__ = ["RecipeBrain"]
 class RecipeBrain(sb.Brain):
     """A Brain that logs, sets learning rates and keeps its best checkpoints.
 
-    Beside SpeechBrain's own, these hyperparameters are used:
-    ``output_folder``, ``train_logger``, ``epoch_counter``, one of
-    ``lr_annealing`` (called once an epoch) and ``lr_schedule`` (called once a
-    step; it has ``total_steps``, and a run that would take others is warned
-    of), and, all optional, ``log_interval`` and ``loggers`` (see
+    Besides SpeechBrain's hyperparameters it uses ``output_folder``,
+    ``train_logger``, ``epoch_counter``, and one of ``lr_annealing`` (called
+    once per epoch) and ``lr_schedule`` (called once per step; its
+    ``total_steps`` is compared with the planned steps of the run). Optional:
+    ``log_interval`` and ``loggers`` (see
     :class:`~speechbrain_focalcodec.training.run_log.RunLog`) and
-    ``augmentation`` of training waveforms: it takes and gives waveforms
-    [B, T] and relative lengths, as SpeechBrain's ``Augmenter``.
+    ``augmentation`` of training waveforms, called like SpeechBrain's
+    ``Augmenter`` with waveforms [B, T] and relative lengths.
 
     Arguments
     ---------
@@ -61,7 +61,7 @@ class RecipeBrain(sb.Brain):
     run_opts : dict, optional
         SpeechBrain's run options.
     checkpointer : Checkpointer, optional
-        Keeps what a resumed run needs. Modules are the subclass's to add.
+        Keeps the state that a resumed run needs. Subclasses add the modules.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class RecipeBrain(sb.Brain):
             getattr(hparams.get("train_logger"), "save_file", None),
         )
         super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
-        #: Called, by all processes, once modules, checkpoint and data fit
-        #: together, before anything is written to the output folder.
+        #: Called by all processes before the first write to the output
+        #: folder, when modules, checkpoint and data have been checked.
         self.at_start: list[Callable[[], object]] = []
         avoid_emulation(self)
         self._averages = Averages()
@@ -98,13 +98,7 @@ class RecipeBrain(sb.Brain):
             )
 
     def record(self, **terms: torch.Tensor | float) -> None:
-        """Add values to the epoch's averages.
-
-        Arguments
-        ---------
-        **terms : torch.Tensor or float
-            Scalars by name, as they shall stand in the log.
-        """
+        """Add scalars to the epoch's averages, by their names in the logs."""
         for name, value in terms.items():
             value = torch.as_tensor(value).detach()
             self._averages.add(name, value)
@@ -112,30 +106,25 @@ class RecipeBrain(sb.Brain):
                 self.run_log.window.add(name, value)
 
     def write_samples(self, name: str) -> None:
-        """Write what a stage has kept to be listened to and looked at.
+        """Write the samples of a stage to a folder of this name.
 
-        Called on the main process at the end of validation and of the test.
-
-        Arguments
-        ---------
-        name : str
-            Of the stage's folder.
+        Called on the main process after validation and after the test.
         """
 
     def signals(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Waveforms of a batch, augmented in training; absolute lengths.
+        """Waveforms of a batch, augmented in training.
 
         Arguments
         ---------
         batch : PaddedBatch
-            With a key ``sig``.
+            Batch with a key ``sig``.
 
         Returns
         -------
         sig : torch.Tensor
-            Waveform [B, T].
+            Waveforms [B, T].
         lengths : torch.Tensor
-            Samples, int64 [B].
+            Number of samples, int64 [B].
         """
         padded = batch.to(self.device).sig
         augmentation = getattr(self.hparams, "augmentation", None)
@@ -144,7 +133,7 @@ class RecipeBrain(sb.Brain):
         sig, lengths = data_and_lengths(padded)
         rate = getattr(self.hparams, "sample_rate", None)
         if self.modules.training and rate is not None:
-            self.run_log.heard(lengths.sum() / rate)
+            self.run_log.add_audio(lengths.sum() / rate)
         return sig, lengths
 
     # SpeechBrain's hooks
@@ -154,13 +143,12 @@ class RecipeBrain(sb.Brain):
         seed_apart()
         super().fit(self._epochs(epoch_counter), train_set, *args, **kwargs)
         if not self.test_only:
-            # The last steps are fewer than a line's.
             self.run_log.write_window(
                 self.optimizer_step, self._epoch, self._lr
             )
 
     def _epochs(self, counter: Iterable[int]) -> Iterator[int]:
-        """The epochs that are left, once all is made ready."""
+        """Remaining epochs; checks the learning rate schedule first."""
         schedule = getattr(self.hparams, "lr_schedule", None)
         if schedule is not None:
             shorten_warmup(schedule)
@@ -173,9 +161,9 @@ class RecipeBrain(sb.Brain):
             )
             check_plan(schedule, steps)
         epochs = iter(counter)
-        # SpeechBrain looks at its limit after an epoch has begun: a run that
-        # is resumed at its end would have one more of no steps. Within an
-        # epoch (its step is not 0) validation is still to come.
+        # SpeechBrain checks the step limit inside an epoch: a run resumed at
+        # its end would start an empty epoch. Within an epoch (step is not 0)
+        # validation still has to run.
         while not self._optimizer_step_limit_exceeded or self.step:
             epoch = next(epochs, None)
             if epoch is None:
@@ -190,9 +178,9 @@ class RecipeBrain(sb.Brain):
         self.run_log.resume(self.optimizer_step, epochs)
 
     def make_dataloader(self, dataset, stage, *args, **loader_kwargs):
-        # Making the iterator of SpeechBrain's loader draws a global random
-        # number, once more in a run that resumes within an epoch. Here the seed
-        # of the workers follows from the epoch.
+        # SpeechBrain's loader draws a global random number for each iterator,
+        # so a run that resumes within an epoch would draw one more. Here the
+        # workers' seed depends on the epoch only.
         loader_kwargs.setdefault("generator", self.loader_generator)
         loader = super().make_dataloader(dataset, stage, *args, **loader_kwargs)
         if stage == sb.Stage.TRAIN and len(loader) == 0:
@@ -207,7 +195,7 @@ class RecipeBrain(sb.Brain):
         return loader
 
     def on_stage_start(self, stage, epoch=None):
-        # A run that resumes within an epoch goes on with its averages.
+        # A run that resumes within an epoch keeps its averages.
         if stage != sb.Stage.TRAIN or self.step == 0:
             self._averages.clear()
         self.loader_generator.manual_seed(mixed_seed(epoch))
@@ -226,8 +214,8 @@ class RecipeBrain(sb.Brain):
                 update_learning_rate(optimizer, rate * self._ratio(optimizer))
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        self._averages.settle()
-        self.run_log.window.settle()
+        self._averages.read_pending()
+        self.run_log.window.read_pending()
         self.run_log.window.add("loss", float(loss.detach()))
         if should_step:
             self.run_log.step_done(self.optimizer_step, self._epoch, self._lr)
@@ -238,7 +226,7 @@ class RecipeBrain(sb.Brain):
         for name, optimizer in stepping.items():
             norm = gradient_norm(optimizer, self.scaler.get_scale())
             alone = len(self.optimizers_dict) == 1
-            # SpeechBrain warns of others, and may skip the step.
+            # SpeechBrain warns if it is not finite, and may skip the step.
             if math.isfinite(norm):
                 self.record(
                     **{"grad_norm" if alone else f"grad_norm_{name}": norm}
@@ -257,7 +245,7 @@ class RecipeBrain(sb.Brain):
             return
         self._log("valid" if stage == sb.Stage.VALID else "test", stats)
         if stage == sb.Stage.TEST:
-            self.run_log.forget_text(f"Epoch loaded: {self._epoch} ")
+            self.run_log.remove_text(f"Epoch loaded: {self._epoch} ")
             self.hparams.train_logger.log_stats(
                 {"Epoch loaded": self._epoch},
                 test_stats=stats,
@@ -279,31 +267,12 @@ class RecipeBrain(sb.Brain):
             )
 
     def checkpoint_rank(self, loss: float, epoch: int) -> float:
-        """Rank of a checkpoint: the lowest is kept, and taken at the end.
-
-        Arguments
-        ---------
-        loss : float
-            Mean loss of validation.
-        epoch : int
-            The epoch.
-
-        Returns
-        -------
-        float
-            The loss, by default.
-        """
+        """Rank of a checkpoint after validation; the lowest is the best."""
         del epoch
         return loss
 
     def stage_stats(self) -> dict[str, float]:
-        """Figures of the stage that are no averages over batches.
-
-        Returns
-        -------
-        dict
-            Scalars by name; none by default.
-        """
+        """Scalars of a stage that are not averages over batches, by name."""
         return {}
 
     def update_average(self, loss, avg_loss):
@@ -334,12 +303,12 @@ class RecipeBrain(sb.Brain):
         return optimizers[0].param_groups[0]["lr"]
 
     def _ratio(self, optimizer: torch.optim.Optimizer) -> float:
-        """Its learning rate by that of the first, as they were made."""
+        """Initial learning rate relative to that of the first optimizer."""
         first = next(iter(self.optimizers_dict.values()))
         return optimizer.defaults["lr"] / first.defaults["lr"]
 
     def _anneal(self, epoch: int, loss: float) -> float:
-        """Anneal once an epoch; the rate that the epoch had."""
+        """Set the next epoch's learning rate; returns that of this epoch."""
         optimizers = list(self.optimizers_dict.values())
         current = self._lr
         annealing = getattr(self.hparams, "lr_annealing", None)

@@ -1,4 +1,4 @@
-"""Training from cached features in place of encoding each batch."""
+"""Training on cached features instead of encoding each batch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from speechbrain_focalcodec.training.codec_brain import CodecBrain
 
 __all__ = ["use_feature_cache"]
 
-# Options of the data that leave waveforms as they are in the files.
+# Data options that do not change waveforms.
 KNOWN_OPTIONS = {"segment_samples", "min_samples", "max_samples"}
 
 
@@ -24,35 +24,32 @@ def use_feature_cache(
     datasets: Mapping[str, DynamicItemDataset],
     hparams: Mapping[str, Any],
 ) -> None:
-    """Let datasets give cached features; make the caches where missing.
+    """Make datasets read features from a cache; creates missing caches.
 
-    The segments of ``segment_frames`` are those that are cut without a cache.
-    Those of ``segment_samples`` are segments of the whole utterance's features
-    then: their frames have seen what is around the segment, and they begin at
-    a multiple of the hop. Without a cache, each is encoded alone.
+    With ``segment_frames`` the segments are the same as without a cache. With
+    ``segment_samples`` they are cut from the features of the whole utterance,
+    at multiples of the hop length; without a cache each segment is encoded
+    alone.
 
     Arguments
     ---------
     brain : CodecBrain
-        Its codec's encoder, or that one's teacher, makes the features. It
-        must be frozen.
+        Its frozen encoder, or the teacher's, computes the features.
     datasets : dict
-        By split; they give features ("feats") afterwards. Waveforms too, of
-        the same segments, to a stage that trains on them, and for validation
-        that decodes.
+        Datasets by split. Afterwards they output "feats", and "sig" of the
+        same segment where the stage, or its validation, needs waveforms.
     hparams : dict
-        With ``feature_cache`` (the folder; each split gets one in it),
-        ``num_workers``, ``seed``, perhaps ``segment_frames``, and for each
-        split its options, such as ``train_data_options``.
+        With ``feature_cache`` (a folder with a subfolder for each split),
+        ``num_workers``, ``seed``, optionally ``segment_frames``, and the
+        options of each split, such as ``train_data_options``.
 
     Raises
     ------
     ConfigError
-        If the stage takes no features, trains its encoder, or changes its
-        waveforms.
+        If the stage needs waveforms, trains its encoder or augments.
     DataError
         See :func:`~speechbrain_focalcodec.data.feature_cache\
-.make_feature_cache`.
+    .make_feature_cache`.
     """
     codec = brain.teacher_codec if brain.decodes else brain.codec
     if not brain.takes_features:
@@ -75,7 +72,7 @@ def use_feature_cache(
     known = KNOWN_OPTIONS - (
         set() if segment_frames is None else {"segment_samples"}
     )
-    # The largest last: what does not fit the disk is found out early.
+    # Smallest split first.
     for split, dataset in sorted(datasets.items(), key=lambda x: len(x[1])):
         options = hparams[f"{split}_data_options"]
         unknown = {k for k, v in options.items() if v} - known

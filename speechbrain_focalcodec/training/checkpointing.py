@@ -1,4 +1,4 @@
-"""Checkpoints that are there whole or not at all, and checked when read."""
+"""Checkpoints that are written atomically and verified when read."""
 
 import json
 import logging
@@ -33,37 +33,32 @@ __all__ = ["RANK", "AtomicCheckpointer"]
 
 logger = logging.getLogger(__name__)
 
-# SpeechBrain looks for folders whose names start with CKPT. These are what
-# runs leave that are killed while saving, or while deleting.
+# Prefixes of folders while they are written or deleted. SpeechBrain only looks
+# for names that start with CKPT.
 UNFINISHED = "UNFINISHED-"
-# What is written with an epoch's checkpoint to choose by: the lowest is best.
-RANK = "rank"
 DELETED = "DELETED-"
+# Key of a checkpoint's metadata; the lowest rank is the best.
+RANK = "rank"
 # Sizes and hashes of a checkpoint's files, to recognise damage.
 MANIFEST = "MANIFEST.json"
 
 
 class AtomicCheckpointer(Checkpointer):
-    """SpeechBrain's checkpointer, made safe against kills and damage.
+    """SpeechBrain's checkpointer with atomic writes and checksums.
 
-    SpeechBrain writes into the final folder, and its first file already marks
-    it as valid: a run killed while saving cannot resume. Here all files are
-    written and flushed to disk under another name first, and deleted under
-    another name.
+    SpeechBrain writes into the final folder, and its first file marks the
+    checkpoint as valid, so a run killed while saving cannot resume. Here a
+    checkpoint is written and flushed to disk under another name, then renamed;
+    deletion renames first.
 
-    Each checkpoint has a manifest with the sizes and hashes of its files.
-    What is found, or recovered from, is checked; where it is damaged, a
-    warning names the file, and the next best checkpoint is taken. (One
-    without a manifest, as earlier versions wrote, is taken as it is.) So that
-    there is a next best, one more of the latest checkpoints is kept than
-    asked for. Damaged checkpoints that were come upon stay where they are.
+    A manifest in each checkpoint holds sizes and hashes of its files. They are
+    verified when a checkpoint is found or recovered. If one is damaged, a
+    warning names the file and the next best checkpoint is used; therefore one
+    more of the latest checkpoints is kept than requested. Damaged checkpoints
+    are not deleted. Checkpoints without a manifest, from earlier versions, are
+    not verified.
 
-    Arguments
-    ---------
-    *args : tuple
-        As for SpeechBrain's Checkpointer.
-    **kwargs : dict
-        As for SpeechBrain's Checkpointer.
+    The arguments are those of SpeechBrain's Checkpointer.
 
     Example
     -------
@@ -72,8 +67,6 @@ class AtomicCheckpointer(Checkpointer):
     >>> model = torch.nn.Linear(1, 1)
     >>> checkpointer = AtomicCheckpointer(folder, {"model": model})
     >>> first, second = [checkpointer.save_checkpoint() for _ in range(2)]
-    >>> sorted(path.name for path in second.path.iterdir())
-    ['CKPT.yaml', 'MANIFEST.json', 'model.ckpt']
     >>> _ = second.paramfiles["model"].write_bytes(b"damage")
     >>> checkpointer.recover_if_possible() == first
     True
@@ -81,7 +74,7 @@ class AtomicCheckpointer(Checkpointer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # What is wrong with the folders found damaged.
+        # Problem of each damaged folder.
         self._damaged: dict[Path, str] = {}
 
     def save_checkpoint(
@@ -91,24 +84,24 @@ class AtomicCheckpointer(Checkpointer):
             for prefix in (UNFINISHED, DELETED):
                 for left in self.checkpoints_dir.glob(f"{prefix}*"):
                     shutil.rmtree(left)
-        # A manifest that is missing is told from one that never was.
+        # Distinguishes a lost manifest from checkpoints without one.
         meta = {**(meta or {}), "manifest": True}
         saved = super().save_checkpoint(meta, end_of_epoch, name, verbosity)
         if saved is not None:
             saved = self._publish(saved)
-        # Other processes list checkpoints next: only when this one is there.
+        # Other processes list checkpoints next.
         ddp_barrier()
         return saved
 
     def _publish(self, saved: Checkpoint) -> Checkpoint:
-        """Seal a checkpoint and move it to where it is found."""
+        """Write the manifest, flush to disk and rename to the final folder."""
         _write_manifest(saved.path)
         for file in saved.path.iterdir():
             _flush(file)
         _flush(saved.path)
         final = saved.path.with_name(saved.path.name.removeprefix(UNFINISHED))
         if final.exists():
-            # A checkpoint that was given the name of an earlier one.
+            # A custom name may be in use already.
             self._delete(final)
         os.replace(saved.path, final)
         _flush(self.checkpoints_dir)
@@ -120,7 +113,7 @@ class AtomicCheckpointer(Checkpointer):
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         files, known = checkpoint.paramfiles, self.recoverables
         if "optimizer" in known and "optimizer_generator" in files:
-            # Earlier versions called it so in decoders without discriminator.
+            # Name in earlier versions, for decoders without discriminator.
             files["optimizer"] = files.pop("optimizer_generator")
         try:
             super().load_checkpoint(checkpoint)
@@ -134,19 +127,11 @@ class AtomicCheckpointer(Checkpointer):
                 "or another output folder"
             ) from error
 
-    def find_checkpoint(
-        self,
-        importance_key: Callable[[Checkpoint], Any] | None = None,
-        max_key: str | None = None,
-        min_key: str | None = None,
-        ckpt_predicate: Callable[[Checkpoint], bool] | None = None,
-    ) -> Checkpoint | None:
+    def find_checkpoint(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
         outcome: Checkpoint | CheckpointError | None = None
         if if_main_process():
             try:
-                outcome = self._find_whole(
-                    importance_key, max_key, min_key, ckpt_predicate
-                )
+                outcome = self._find_whole(*args, **kwargs)
             except CheckpointError as error:
                 outcome = error
         outcome = ddp_broadcast(outcome)
@@ -154,8 +139,8 @@ class AtomicCheckpointer(Checkpointer):
             raise outcome
         return outcome
 
-    def _find_whole(self, *choice: Any) -> Checkpoint | None:
-        for checkpoint in self.find_checkpoints(*choice):
+    def _find_whole(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
+        for checkpoint in self.find_checkpoints(*args, **kwargs):
             # One without a manifest is from an earlier version.
             if "manifest" in checkpoint.meta:
                 try:
@@ -190,7 +175,7 @@ class AtomicCheckpointer(Checkpointer):
         ]
 
     def _read(self, folder: Path) -> Checkpoint | None:
-        """One checkpoint as it is listed; None if that cannot be."""
+        """Checkpoint of a folder; None if it is damaged."""
         try:
             if (folder / MANIFEST).exists():
                 _check_manifest(folder, [METAFNAME])
@@ -230,7 +215,7 @@ class AtomicCheckpointer(Checkpointer):
             orders: list[dict[str, Any]] = [
                 *({"min_key": key} for key in min_keys or ()),
                 *({"max_key": key} for key in max_keys or ()),
-                # SpeechBrain's list of them grows by one with each call.
+                # SpeechBrain appends to its default list on each call.
                 *(
                     {"importance_key": k}
                     for k in dict.fromkeys(importance_keys)
@@ -262,7 +247,7 @@ class AtomicCheckpointer(Checkpointer):
 
     @staticmethod
     def _delete(folder: Path) -> None:
-        """Delete a checkpoint; when killed meanwhile, none seems to be left."""
+        """Rename, then delete, so that a kill leaves no half checkpoint."""
         doomed = folder.with_name(DELETED + folder.name)
         os.replace(folder, doomed)
         shutil.rmtree(doomed)
@@ -279,7 +264,7 @@ def _unfinished(folder: Path) -> Path:
 
 
 def _flush(path: Path) -> None:
-    """Bring a file or a folder's entries to disk."""
+    """Flush a file or a folder's entries to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -288,7 +273,7 @@ def _flush(path: Path) -> None:
 
 
 def _write_manifest(folder: Path) -> None:
-    """Note size and SHA-256 of a folder's files, in the folder."""
+    """Write sizes and SHA-256 of a folder's files into the folder."""
     files = {
         path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.iterdir())
@@ -299,7 +284,7 @@ def _write_manifest(folder: Path) -> None:
 
 
 def _check_manifest(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Raise if files, all by default, are not as the manifest says."""
+    """Raise if files, all by default, differ from the manifest."""
     path = folder / MANIFEST
     try:
         files = json.loads(path.read_text(encoding="utf-8"))["files"]

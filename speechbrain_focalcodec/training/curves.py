@@ -1,4 +1,4 @@
-"""Curves of trainings: read from their logs, drawn as one picture."""
+"""Training curves, read from logs and drawn as one figure."""
 
 import math
 from collections import defaultdict
@@ -30,25 +30,17 @@ from speechbrain_focalcodec.utils.files import atomic_path
 __all__ = ["Curves", "draw_curves", "plot_curves", "read_curves", "read_runs"]
 
 TRAIN_LOG = "train_log.txt"
-# As many points of a curve as can be told apart.
+# Maximum number of points of a curve.
 POINTS = 300
-# A range of values above which a logarithmic axis helps.
+# Ratio of values above which the axis is logarithmic.
 LOG_RANGE = 4.0
-# Inches.
+# Size in inches.
 PANEL_WIDTH, PANEL_HEIGHT = 4.6, 2.8
 
 
 @dataclass
 class Curves:
-    """The curves of one run.
-
-    Arguments
-    ---------
-    name : str
-        What the run is called.
-    terms : dict
-        By term and split (``train`` or ``valid``): steps and values.
-    """
+    """Curves of one run: steps and values by term and split."""
 
     name: str
     terms: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = field(
@@ -57,32 +49,10 @@ class Curves:
 
 
 def read_curves(run: str | Path) -> Curves:
-    """Read what a run has logged.
+    """Read the curves of a run's output folder, in the order of the log.
 
-    Arguments
-    ---------
-    run : str or Path
-        Its output folder. `metrics.jsonl` is read; without one, the
-        `train_log.txt` of SpeechBrain's logger.
-
-    Returns
-    -------
-    Curves
-        Terms in the order in which the log has them.
-
-    Raises
-    ------
-    DataError
-        If the folder has neither file, or nothing was logged yet.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> line = "epoch: 1, steps: 54, lr: 1e-3 - train mel: 2.0 - valid mel: 1.5"
-    >>> _ = (folder / "train_log.txt").write_text(line)
-    >>> steps, values = read_curves(folder).terms["mel"]["valid"]
-    >>> steps.tolist(), values.tolist()
-    ([54.0], [1.5])
+    From `metrics.jsonl`, or else from SpeechBrain's `train_log.txt`.
+    DataError if there is neither, or nothing was logged.
     """
     run = Path(run)
     if not run.is_dir():
@@ -104,7 +74,7 @@ def read_curves(run: str | Path) -> Curves:
             points[term][split][step] = value
     curves = Curves(run.resolve().name)
     for term, splits in points.items():
-        # Means over an epoch only where there is nothing finer.
+        # Epoch means are drawn only if there are no finer points.
         epochs = splits.pop("train_epoch", None)
         if epochs is not None and "train" not in splits:
             splits["train"] = epochs
@@ -121,18 +91,7 @@ def read_curves(run: str | Path) -> Curves:
 
 
 def read_runs(runs: Sequence[str | Path]) -> list[Curves]:
-    """Read several runs, with names that tell them apart.
-
-    Arguments
-    ---------
-    runs : sequence of str or Path
-        Their output folders.
-
-    Returns
-    -------
-    list of Curves
-        Called by as much of the end of each path as it takes.
-    """
+    """Read several runs, named by the shortest distinct ends of their paths."""
     curves = [read_curves(run) for run in runs]
     paths = [Path(run).resolve().parts for run in runs]
     depth = 1
@@ -162,7 +121,7 @@ def _metrics_rows(run: Path) -> list[Row]:
 
 
 def _text_rows(path: Path) -> list[Row]:
-    """The epochs of SpeechBrain's text log; what was done again replaces."""
+    """Rows of SpeechBrain's text log; repeated epochs replace earlier ones."""
     epochs: dict[int, list[Row]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -175,7 +134,7 @@ def _text_rows(path: Path) -> list[Row]:
             }
             epoch, step = int(numbers.pop("epoch")), int(numbers.pop("steps"))
         except (ValueError, KeyError):
-            # A line of the test, or one torn by a kill.
+            # A test line, or a partly written one.
             continue
         splits: dict[str, dict[str, float]] = defaultdict(dict)
         for key, value in numbers.items():
@@ -187,9 +146,8 @@ def _text_rows(path: Path) -> list[Row]:
     return [row for rows in epochs.values() for row in rows]
 
 
-# Panels that stand behind those of the losses: their titles, and whether the
-# axis is always linear (shares, scores and schedules, which a logarithm would
-# distort).
+# Panels after those of the losses: title, and whether the axis is always linear
+# (shares, scores and schedules).
 _PANELS = {
     "discriminator": ("discriminator loss", False),
     "score_real": ("discriminator score, real", True),
@@ -201,10 +159,10 @@ _PANELS = {
     "grad_norm_generator": ("gradient norm, generator", False),
     "grad_norm_discriminator": ("gradient norm, discriminator", False),
     "lr": ("learning rate", True),
-    "seconds_per_step": ("time a step (s)", False),
-    "audio_per_second": ("audio trained on in 1 s (s)", True),
+    "seconds_per_step": ("seconds per step", False),
+    "audio_per_second": ("seconds of audio per second", True),
 }
-# Told apart with any colour vision (Okabe and Ito).
+# Distinct with any colour vision (Okabe and Ito).
 _COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -220,33 +178,11 @@ _COLOURS = (
 def plot_curves(
     path: str | Path, runs: Sequence[Curves], terms: Sequence[str] = ()
 ) -> None:
-    """Draw a panel a term, with all runs in each.
+    """Draw a panel for each term, with all runs in each, and save the figure.
 
-    A run has a colour; training is thin and light, validation thick. Axes are
-    logarithmic where all values are positive and span a wide range. No global
-    state of matplotlib is used.
-
-    Arguments
-    ---------
-    path : str or Path
-        The picture to write (png, pdf or svg, by its suffix).
-    runs : sequence of Curves
-        The runs to lay over each other.
-    terms : sequence of str
-        The panels to draw, in their order; all that there are by default.
-
-    Raises
-    ------
-    ValueError
-        If there is no run, or no run has a term.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "curves.png"
-    >>> curve = {"valid": (np.arange(3), np.array([3.0, 2.0, 1.5]))}
-    >>> plot_curves(path, [Curves("run", {"mel": curve})])
-    >>> path.read_bytes()[1:4]
-    b'PNG'
+    Each run has a colour; training is thin, validation thick. Axes are
+    logarithmic where all values are positive and span a wide range.
+    ValueError if there is no run, or no run has a term.
     """
     path = Path(path)
     figure = draw_curves(runs, terms)
@@ -255,25 +191,7 @@ def plot_curves(
 
 
 def draw_curves(runs: Sequence[Curves], terms: Sequence[str] = ()) -> Figure:
-    """Draw what :func:`plot_curves` writes.
-
-    Arguments
-    ---------
-    runs : sequence of Curves
-        The runs to lay over each other.
-    terms : sequence of str
-        The panels to draw, in their order; all that there are by default.
-
-    Returns
-    -------
-    Figure
-        With a panel a term.
-
-    Raises
-    ------
-    ValueError
-        If there is no run, or no run has a term.
-    """
+    """Draw the figure of :func:`plot_curves` without saving it."""
     if not runs:
         raise ValueError("No run to plot")
     found = _ordered([term for run in runs for term in run.terms])
@@ -288,7 +206,7 @@ def draw_curves(runs: Sequence[Curves], terms: Sequence[str] = ()) -> Figure:
     rows = math.ceil(len(terms) / columns)
     width = PANEL_WIDTH * columns
     labels = ["training", "validation", *(_short(run.name) for run in runs)]
-    # A letter is some 0.085 inches wide, a line and its margins 0.7.
+    # A letter is about 0.085 inches wide, a line and its margins 0.7.
     across = max(1, int(width / (0.085 * max(map(len, labels)) + 0.7)))
     down = math.ceil(len(labels) / across)
     figure = Figure(
@@ -316,7 +234,7 @@ def draw_curves(runs: Sequence[Curves], terms: Sequence[str] = ()) -> Figure:
 
 
 def _ordered(terms: Sequence[str]) -> list[str]:
-    """Terms, each once: the loss, other losses, what else there is."""
+    """Distinct terms: the loss, other losses, then the other panels."""
     panels = list(_PANELS)
 
     def place(term: str) -> int:
@@ -328,7 +246,7 @@ def _ordered(terms: Sequence[str]) -> list[str]:
 
 
 def _draw(axes: Axes, term: str, runs: Sequence[Curves]) -> None:
-    """Fill the panel of a term."""
+    """Draw the panel of a term."""
     title, linear = _PANELS.get(term, (term.replace("_", " "), False))
     axes.set_title(title, loc="left", fontsize=11)
     shown = [np.empty(0)]
@@ -353,7 +271,7 @@ def _draw(axes: Axes, term: str, runs: Sequence[Curves]) -> None:
         if values.max() / values.min() > LOG_RANGE:
             _logarithmic(axes, values.max() / values.min())
     if term == "lr":
-        # Not the rounding of one that is constant.
+        # Otherwise a constant rate shows its rounding.
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
@@ -366,7 +284,7 @@ def _draw(axes: Axes, term: str, runs: Sequence[Curves]) -> None:
 def _thinned(
     steps: np.ndarray, values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Means of neighbours where there are more points than can be seen."""
+    """Average neighbouring points where there are more than `POINTS`."""
     values = np.where(np.isfinite(values), values, np.nan)
     if len(steps) <= POINTS:
         return steps, values
@@ -382,7 +300,7 @@ def _thinned(
 
 
 def _logarithmic(axes: Axes, span: float) -> None:
-    """A logarithmic axis with some five ticks that are plain numbers."""
+    """Use a logarithmic axis with about five ticks."""
     digits: tuple[float, ...] = (1,)
     if span < 7:
         digits = (1, 1.5, 2, 3, 4, 5, 7)
@@ -397,7 +315,7 @@ def _logarithmic(axes: Axes, span: float) -> None:
 
 
 def _legend(figure: Figure, labels: Sequence[str], columns: int) -> None:
-    """Say above the panels which line is what."""
+    """Draw the legend above the panels."""
     figure.legend(
         [
             Line2D([], [], color="#555555", linewidth=1.2, alpha=0.6),
@@ -416,7 +334,7 @@ def _legend(figure: Figure, labels: Sequence[str], columns: int) -> None:
 
 
 def _short(name: str, most: int = 40) -> str:
-    """A name, or its start and its end."""
+    """Shorten a name in the middle."""
     if len(name) <= most:
         return name
     half = most // 2 - 1

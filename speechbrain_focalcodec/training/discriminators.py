@@ -1,9 +1,9 @@
-"""Discriminators that fit small decoders.
+"""Small discriminators for small decoders.
 
 HiFi-GAN's have 70 million weights and cost two hundred times a mini decoder.
-These look at the same things, periods of the waveform (Kong et al., 2020,
-section 2.2) and spectrograms of several resolutions (Jang et al., UnivNet,
-2021, section 2.2), with few channels.
+These judge the same inputs with few channels: periods of the waveform (Kong et
+al., 2020, section 2.2) and spectrograms of several resolutions (Jang et al.,
+UnivNet, 2021, section 2.2).
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ __all__ = [
 ]
 
 _SLOPE = 0.1
-# Waveforms below this level (RMS) are not made any louder.
+# Quieter waveforms (RMS) are normalised as if they had this level.
 _QUIET = 0.01
 
 
 def _conv(*args, **kwargs) -> nn.Module:
     conv = nn.Conv2d(*args, **kwargs)
-    # PyTorch's own would shrink the maps from layer to layer, and with them
-    # the distances that the decoder learns from.
+    # PyTorch's default would shrink the maps from layer to layer, and with them
+    # the feature matching loss.
     nn.init.kaiming_normal_(conv.weight, _SLOPE)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -35,7 +35,7 @@ def _conv(*args, **kwargs) -> nn.Module:
 
 
 class _Stack(nn.Module):
-    """Convolutions whose every output is a feature map; the last scores."""
+    """Convolutions; all outputs are feature maps, the last is the score."""
 
     def __init__(self, layers: Sequence[nn.Module], score: nn.Module):
         super().__init__()
@@ -45,7 +45,7 @@ class _Stack(nn.Module):
     def forward(
         self, x: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Score [B, C, H, W]."""
+        """Score [B, N] and feature maps of an input [B, C, H, W]."""
         maps = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), _SLOPE)
@@ -55,20 +55,14 @@ class _Stack(nn.Module):
 
 
 class PeriodDiscriminator(nn.Module):
-    """Looks at every p-th sample of a waveform.
+    """Judges a waveform folded to [T / period, period].
 
     Arguments
     ---------
     period : int
-        p.
+        Period in samples.
     channels : sequence of int
-        Of the layers, each of which takes a third of the steps.
-
-    Example
-    -------
-    >>> score, maps = PeriodDiscriminator(3, [4, 8])(torch.randn(2, 1, 1000))
-    >>> len(maps)
-    3
+        Channels of the layers; each has a stride of 3 along time.
     """
 
     def __init__(self, period: int, channels: Sequence[int]):
@@ -86,40 +80,20 @@ class PeriodDiscriminator(nn.Module):
     def forward(
         self, sig: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Score waveforms.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, 1, T].
-
-        Returns
-        -------
-        score : torch.Tensor
-            [B, N], above zero for what seems real.
-        maps : list of torch.Tensor
-            Feature maps.
-        """
+        """Score [B, N], above zero for real, and feature maps of [B, 1, T]."""
         sig = F.pad(sig, (0, -sig.shape[-1] % self.period))
         return self.stack(sig.unflatten(-1, (-1, self.period)))
 
 
 class SpectrogramDiscriminator(nn.Module):
-    """Looks at a spectrogram, of compressed magnitudes.
+    """Judges a spectrogram of compressed magnitudes.
 
     Arguments
     ---------
     n_fft : int
-        FFT size; the hop is a quarter of it.
+        FFT size; the hop length is a quarter of it.
     channels : sequence of int
-        Of the layers, each of which takes half of the frequencies.
-
-    Example
-    -------
-    >>> discriminator = SpectrogramDiscriminator(256, [4, 8])
-    >>> score, maps = discriminator(torch.randn(2, 1, 1000))
-    >>> maps[0].shape
-    torch.Size([2, 4, 16, 65])
+        Channels of the layers; each has a stride of 2 along frequency.
     """
 
     def __init__(self, n_fft: int, channels: Sequence[int]):
@@ -139,20 +113,7 @@ class SpectrogramDiscriminator(nn.Module):
     def forward(
         self, sig: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Score waveforms.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, 1, T].
-
-        Returns
-        -------
-        score : torch.Tensor
-            [B, N], above zero for what seems real.
-        maps : list of torch.Tensor
-            Feature maps.
-        """
+        """Score [B, N], above zero for real, and feature maps of [B, 1, T]."""
         with torch.autocast(sig.device.type, enabled=False):
             spectrum = torch.stft(
                 sig[:, 0].float(),
@@ -163,27 +124,27 @@ class SpectrogramDiscriminator(nn.Module):
                 return_complex=True,
             )
             power = spectrum.real.square() + spectrum.imag.square()
-            # About from -2 to 2 for speech of the level that it gets.
+            # About -2 to 2 for speech of the normalised level.
             image = (power + 1e-5).log10() / 2
         return self.stack(image.transpose(1, 2)[:, None])
 
 
 class CompactDiscriminator(nn.Module):
-    """Discriminators of periods and of spectrograms, as one.
+    """Period and spectrogram discriminators for a small decoder.
 
-    Gives what HiFi-GAN's does, for a mini decoder: lists of scores and of
-    feature maps. All waveforms are brought to one level first.
+    Same outputs as SpeechBrain's ``HifiganDiscriminator``. Waveforms are
+    normalised to the same level first.
 
     Arguments
     ---------
     periods : sequence of int
-        Of the period discriminators.
+        Periods in samples, one discriminator each.
     period_channels : sequence of int
-        Their channels.
+        Channels of the period discriminators.
     n_ffts : sequence of int
-        FFT sizes of the spectrogram discriminators.
+        FFT sizes, one spectrogram discriminator each.
     spectrogram_channels : sequence of int
-        Their channels.
+        Channels of the spectrogram discriminators.
 
     Example
     -------
@@ -213,21 +174,11 @@ class CompactDiscriminator(nn.Module):
     def forward(
         self, sig: torch.Tensor
     ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
-        """Score waveforms.
+        """Scores [B, N], above zero for real, and feature maps of [B, 1, T].
 
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, 1, T].
-
-        Returns
-        -------
-        scores : list of torch.Tensor
-            One [B, N] for each discriminator.
-        maps : list of list of torch.Tensor
-            Feature maps of each.
+        One score and one list of maps for each discriminator.
         """
-        # Speech is quiet, and small networks learn little from small inputs.
+        # Small networks learn little from quiet inputs.
         with torch.autocast(sig.device.type, enabled=False):
             sig = sig.float()
             level = sig.detach().square().mean(-1, keepdim=True).sqrt()

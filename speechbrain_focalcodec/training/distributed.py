@@ -1,10 +1,9 @@
-"""Losses over the batch that several processes share.
+"""Sums and means over the batch of all processes.
 
-DistributedDataParallel averages the processes' gradients. Where a loss is no
-mean over equal parts (utterances differ in length, an entropy is no mean), the
-average is not the gradient that one process with the whole batch would have.
-Losses that are made of the sums and means here are the same, and have the same
-gradient, on one process and on several.
+DistributedDataParallel averages gradients over processes. If a loss is not a
+mean over equal parts (utterances of different lengths, an entropy), this
+average is not the gradient of the whole batch. Losses built from the functions
+here have the same value and gradient on one process and on several.
 """
 
 from collections.abc import Callable
@@ -29,34 +28,17 @@ __all__ = [
     "sum_over_processes",
 ]
 
-# What other processes wait for may take days.
-_PATIENCE = timedelta(days=60)
+# Other processes may wait for days.
+_TIMEOUT = timedelta(days=60)
 
 
 def sum_over_processes(x: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over the processes that share a training batch.
 
-    The gradient is scaled so that its average over the processes, as
-    DistributedDataParallel takes it, is the gradient of the sum. For that, all
-    processes must compute the same from the sum.
-
-    Without gradients (in validation, where each process has all the data) and
-    on one process the tensor is given back.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        Of the same shape on all processes.
-
-    Returns
-    -------
-    torch.Tensor
-        The sum.
-
-    Example
-    -------
-    >>> sum_over_processes(torch.ones(2))
-    tensor([1., 1.])
+    The gradient is scaled so that DistributedDataParallel's average is the
+    gradient of the sum. All processes must compute the same loss from it.
+    Returns the tensor itself on one process and without gradients (in
+    validation each process has all the data).
     """
     if not _batch_is_shared():
         return x
@@ -70,24 +52,10 @@ def sum_over_processes(x: torch.Tensor) -> torch.Tensor:
 def mean_over_processes(
     mean: torch.Tensor, weight: torch.Tensor | float
 ) -> torch.Tensor:
-    """Mean over the whole batch from the mean over a process's part of it.
+    """Mean over the whole batch from the means over each process's part.
 
-    Arguments
-    ---------
-    mean : torch.Tensor
-        One mean or several, of any shape.
-    weight : torch.Tensor or float
-        What they are means over: a number of frames, of samples, ...
-
-    Returns
-    -------
-    torch.Tensor
-        The mean; see :func:`sum_over_processes` for its gradient.
-
-    Example
-    -------
-    >>> mean_over_processes(torch.tensor(0.5), 100)
-    tensor(0.5000)
+    `weight` is the number of elements of this process's means, such as frames.
+    :func:`sum_over_processes` describes the gradient.
     """
     if not _batch_is_shared():
         return mean
@@ -99,23 +67,7 @@ def mean_over_processes(
 
 
 def norm_over_processes(x: torch.Tensor) -> torch.Tensor:
-    """Euclidean norm of a tensor whose parts are on several processes.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        This process's part.
-
-    Returns
-    -------
-    torch.Tensor
-        Scalar; see :func:`sum_over_processes` for its gradient.
-
-    Example
-    -------
-    >>> norm_over_processes(torch.tensor([3.0, 4.0]))
-    tensor(5.)
-    """
+    """Euclidean norm of a tensor whose parts are on several processes."""
     if not _batch_is_shared():
         return x.norm()
     square = sum_over_processes(x.square().sum())
@@ -123,24 +75,8 @@ def norm_over_processes(x: torch.Tensor) -> torch.Tensor:
 
 
 def gather(value: Any) -> list[Any]:
-    """The value that each process has.
-
-    Arguments
-    ---------
-    value : object
-        Picklable.
-
-    Returns
-    -------
-    list
-        By rank; of the value alone without other processes.
-
-    Example
-    -------
-    >>> gather(3)
-    [3]
-    """
-    # Within what SpeechBrain runs on one process, others do not answer.
+    """Picklable values of all processes, by rank."""
+    # In code that SpeechBrain runs on one process only.
     if ddp_prevent_block():
         return [value]
     values: list[Any] = [None] * num_processes()
@@ -149,64 +85,39 @@ def gather(value: Any) -> list[Any]:
 
 
 def num_processes() -> int:
-    """How many processes train together.
-
-    Returns
-    -------
-    int
-        1 when training is not distributed.
-
-    Example
-    -------
-    >>> num_processes()
-    1
-    """
+    """Number of processes; 1 if training is not distributed."""
     if not is_distributed_initialized():
         return 1
     return distributed.get_world_size()
 
 
 def run_long_on_main(work: Callable[[], object]) -> None:
-    """Run something on the main process, and let the others wait for it.
+    """Run a function on the main process while the others wait.
 
-    However long: SpeechBrain's ``run_on_main`` gives up after two hours. All
-    processes call this.
-
-    Arguments
-    ---------
-    work : callable
-        Runs on the main process alone.
-
-    Raises
-    ------
-    Exception
-        What `work` raises; RuntimeError, with its message, on the others.
-
-    Example
-    -------
-    >>> run_long_on_main(lambda: print("hello"))
-    hello
+    SpeechBrain's ``run_on_main`` times out after two hours. All processes must
+    call this. Other processes raise a RuntimeError with the message of an error
+    on the main process.
     """
     if num_processes() == 1:
         work()
         return
-    # Not NCCL, which would keep the others' GPUs busy with waiting.
-    group: Any = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    # NCCL would keep the other GPUs busy while they wait.
+    group: Any = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
     error: Exception | None = None
     if if_main_process():
         try:
-            # So that nothing in it waits for the others.
+            # Collectives in it must not wait for the others.
             with MainProcessContext():
                 work()
         except Exception as caught:
             error = caught
-    told = [None if error is None else f"{type(error).__name__}: {error}"]
-    distributed.broadcast_object_list(told, src=0, group=group)
+    message = [None if error is None else f"{type(error).__name__}: {error}"]
+    distributed.broadcast_object_list(message, src=0, group=group)
     distributed.destroy_process_group(group)
     if error is not None:
         raise error
-    if told[0] is not None:
-        raise RuntimeError(f"the main process has stopped: {told[0]}")
+    if message[0] is not None:
+        raise RuntimeError(f"the main process has stopped: {message[0]}")
 
 
 def _batch_is_shared() -> bool:

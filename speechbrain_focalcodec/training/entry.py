@@ -1,4 +1,4 @@
-"""Data and evaluation of a recipe, as its train.py and YAML ask for them."""
+"""Data and evaluation of a recipe, as its train.py asks for them."""
 
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -29,7 +29,7 @@ __all__ = [
     "make_datasets",
     "make_evaluation",
     "prepare_manifests",
-    "tell_splits",
+    "log_splits",
     "train_batches",
 ]
 
@@ -49,15 +49,13 @@ def prepare_manifests(
         With ``data_folder``, ``save_folder``, ``train_splits``,
         ``valid_splits``, ``num_valid``, ``seed`` and, optionally,
         ``test_splits`` and ``prepare_options`` (more arguments of `prepare`).
-        A split that is the path of a JSON manifest is not prepared but taken
-        as it is, see
-        :func:`~speechbrain_focalcodec.data.manifest.take_manifests`.
+        A split that is the path of a JSON manifest is not prepared but used,
+        see :func:`~speechbrain_focalcodec.data.manifest.take_manifests`.
 
     Raises
     ------
     ConfigError
-        If there are both ``valid_splits`` and ``num_valid``: it would take
-        training speakers away that nobody asked for.
+        If both ``valid_splits`` and ``num_valid`` are set.
     """
     splits = {
         name: hparams.get(name) or []
@@ -123,7 +121,7 @@ def make_datasets(hparams: dict[str, Any]) -> tuple[Any, Any, Any]:
             **hparams[f"{split}_data_options"],
         )
 
-    # Cached features are read in place of audio.
+    # With a feature cache no audio is read.
     preload = hparams["preload"] and not hparams.get("feature_cache")
     datasets = {
         split: dataset(f"{split}.json", split, preload)
@@ -131,7 +129,7 @@ def make_datasets(hparams: dict[str, Any]) -> tuple[Any, Any, Any]:
     }
     if hparams.get("test_splits"):
         datasets["test"] = dataset(TEST_NAME, "valid", preload=False)
-    tell_splits(datasets)
+    log_splits(datasets)
     train, valid = datasets["train"], datasets["valid"]
     return train, valid, datasets.get("test", valid)
 
@@ -139,15 +137,15 @@ def make_datasets(hparams: dict[str, Any]) -> tuple[Any, Any, Any]:
 def make_evaluation(
     brain: Any, hparams: dict[str, Any]
 ) -> FinalEvaluation | None:
-    """Make the evaluation that ends the training, and check what it needs.
+    """Make the evaluation at the end of the training and check its needs.
 
-    It measures the codec on ``test_splits``, or on the validation data where
+    The codec is evaluated on ``test_splits``, or on the validation data if
     there are none.
 
     Arguments
     ---------
     brain : CodecBrain
-        Its codec is evaluated.
+        Brain of the codec to evaluate.
     hparams : dict
         With ``save_folder``, ``data_folder`` and, optionally, ``evaluation``
         and ``test_splits``.
@@ -155,7 +153,7 @@ def make_evaluation(
     Returns
     -------
     FinalEvaluation or None
-        Nothing without ``evaluation``.
+        None without ``evaluation``.
     """
     if not hparams.get("evaluation"):
         return None
@@ -170,20 +168,14 @@ def make_evaluation(
     return evaluation
 
 
-def tell_splits(datasets: dict[str, Any]) -> None:
-    """Log utterances, hours and speakers of each split.
-
-    Arguments
-    ---------
-    datasets : dict
-        Datasets by split.
-    """
+def log_splits(datasets: dict[str, Any]) -> None:
+    """Log utterances, hours and speakers of each split."""
     for name, dataset in datasets.items():
         logger.info(f"{name}: {describe_split(_utterances(dataset))}")
 
 
 def _utterances(dataset: Any) -> Iterator[tuple[float, str | None]]:
-    """Seconds and speaker of each item."""
+    """Duration (s) and speaker of each item."""
     if isinstance(dataset, TokenDataset):
         with dataset.output_keys_as(["duration", "speaker"]):
             for index in range(len(dataset)):
@@ -198,14 +190,14 @@ def _utterances(dataset: Any) -> Iterator[tuple[float, str | None]]:
 
 
 def train_batches(brain: Any, dataset: Any, hparams: dict[str, Any]) -> Any:
-    """What ``Brain.fit`` takes: the dataset, or batches of it by duration.
+    """Training data for ``Brain.fit``: a dataset, or batches by duration.
 
     Arguments
     ---------
     brain : RecipeBrain
-        Keeps the loader's position in its checkpoints.
+        Its checkpoints keep the loader's position.
     dataset : DynamicItemDataset or TokenDataset
-        The training data.
+        Training data.
     hparams : dict
         With ``seed``, ``train_loader`` and, for batches by duration,
         ``max_batch_seconds``.
@@ -213,7 +205,7 @@ def train_batches(brain: Any, dataset: Any, hparams: dict[str, Any]) -> Any:
     Returns
     -------
     DynamicItemDataset, TokenDataset or ResumableLoader
-        Without ``max_batch_seconds``, the dataset itself.
+        The dataset itself without ``max_batch_seconds``.
     """
     seconds = hparams.get("max_batch_seconds")
     if seconds is None:
@@ -224,7 +216,7 @@ def train_batches(brain: Any, dataset: Any, hparams: dict[str, Any]) -> Any:
         "generator": brain.loader_generator,
     }
     if isinstance(dataset, TokenDataset):
-        # The number of items is free, as it is for waveforms.
+        # The batch size varies, as for waveforms.
         options["batch_size"] = None
         options["max_batch_tokens"] = int(seconds * dataset.token_rate)
         loader = TokenLoader(dataset, **options)

@@ -1,7 +1,7 @@
-"""The evaluation that ends a training: how the best checkpoint sounds.
+"""Evaluation of the best checkpoint at the end of a training.
 
-The harness of ``focalcodec evaluate`` takes the codec as it is in memory. What
-it needs is looked for before the training, which may take weeks.
+The harness of ``focalcodec evaluate`` evaluates the codec in memory. Missing
+libraries and data are found before the training starts.
 """
 
 from collections.abc import Mapping
@@ -33,11 +33,12 @@ from speechbrain_focalcodec.metrics.summary import Summary
 from speechbrain_focalcodec.metrics.worker import MAX_FAILURES
 from speechbrain_focalcodec.training.codec_brain import CodecBrain
 from speechbrain_focalcodec.training.distributed import run_long_on_main
+from speechbrain_focalcodec.training.next_steps import missing_parts
 
 __all__ = ["EvaluationOptions", "FinalEvaluation"]
 
 FOLDER_NAME = "evaluation"
-# A debug run leaves the evaluation of a training as it is.
+# A debug run keeps the evaluation of the training.
 DEBUG_FOLDER_NAME = "evaluation_debug"
 _MAKING_METRICS = {"metrics", "whisper", "metric_models"}
 
@@ -45,21 +46,11 @@ logger = get_logger(__name__)
 
 
 class EvaluationOptions(BaseModel):
-    """What the hyperparameter ``evaluation`` may hold.
+    """Options of the hyperparameter ``evaluation``.
 
-    The options of ``focalcodec evaluate`` under their own names, but
-    `metrics` is a list of metrics and groups, and `metric_models` gives a
-    local folder or a hub repository by metric.
-
-    Example
-    -------
-    >>> EvaluationOptions.parse({"metrics": ["stoi"], "limit": 50}).limit
-    50
-    >>> EvaluationOptions.parse({"metric": "stoi"})
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.ConfigError: evaluation: metric: Extra \
-inputs are not permitted (known: metrics, whisper, metric_models, ...
+    These are the options of ``focalcodec evaluate``. `metrics` is a list of
+    metrics and groups; `metric_models` maps metrics to local folders or hub
+    repositories.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -82,30 +73,14 @@ inputs are not permitted (known: metrics, whisper, metric_models, ...
     @field_validator("metrics", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        """Names with commas between are a list too."""
+        """Split names that are separated by commas."""
         if not isinstance(value, str):
             return value
         return [name.strip() for name in value.split(",") if name.strip()]
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> "EvaluationOptions":
-        """Check the value of the hyperparameter.
-
-        Arguments
-        ---------
-        given : mapping
-            The value.
-
-        Returns
-        -------
-        EvaluationOptions
-            The options.
-
-        Raises
-        ------
-        ConfigError
-            If it has unknown keys, or values that cannot be.
-        """
+        """Check the hyperparameter; ConfigError for invalid keys or values."""
         try:
             options = cls.model_validate(given)
         except ValidationError as error:
@@ -121,23 +96,7 @@ inputs are not permitted (known: metrics, whisper, metric_models, ...
         return options
 
     def make_metrics(self, device: str) -> list[Metric]:
-        """Make the metrics.
-
-        Arguments
-        ---------
-        device : str
-            Where their models run.
-
-        Returns
-        -------
-        list of Metric
-            The metrics.
-
-        Raises
-        ------
-        ConfigError, CheckpointError, ImportError
-            If one is unknown, or what it needs is missing.
-        """
+        """Make the metrics, with their models on a device."""
         names = list(self.metrics)
         if self.whisper is not None:
             names.append("wer")
@@ -147,28 +106,13 @@ inputs are not permitted (known: metrics, whisper, metric_models, ...
 
 
 class FinalEvaluation:
-    """Evaluates the codec of a Brain, on the main process.
+    """Evaluates the codec of a Brain on the main process.
 
-    Writes ``evaluation/`` in the output folder, and a line into the logs. One
-    that is there is kept while it is of the same model, data and options;
-    another one is replaced. A debug run evaluates a few utterances, in
-    ``evaluation_debug/``.
-
-    Arguments
-    ---------
-    brain : CodecBrain
-        Its codec is evaluated.
-    options : mapping
-        See :class:`EvaluationOptions`.
-    manifest : str or Path
-        The data, as data preparation has written it.
-    data_folder : str or Path
-        What the manifest's paths are relative to.
-
-    Raises
-    ------
-    ConfigError
-        If the options cannot be, or the codec of this stage lacks a part.
+    Writes ``evaluation/`` in the output folder and a line in the logs. An
+    existing evaluation of the same model, data and options is kept, another one
+    is replaced. A debug run evaluates a few utterances in
+    ``evaluation_debug/``. ConfigError if options are invalid or the codec lacks
+    a trained part.
     """
 
     def __init__(
@@ -183,7 +127,7 @@ class FinalEvaluation:
         self.manifest, self.data_folder = Path(manifest), Path(data_folder)
         name = DEBUG_FOLDER_NAME if brain.debug else FOLDER_NAME
         self.out = Path(brain.hparams.output_folder) / name
-        missing = brain.missing_parts()
+        missing = missing_parts(brain)
         if missing:
             names = [source.name for source in brain.sources]
             raise ConfigError(
@@ -195,30 +139,17 @@ class FinalEvaluation:
             )
 
     def check(self) -> None:
-        """Find out before the training what the evaluation would lack.
-
-        Raises
-        ------
-        ConfigError, CheckpointError, DataError, ImportError
-            Where something is missing, or the data cannot be evaluated.
-        """
+        """Raise before the training if the evaluation could not run."""
         run_long_on_main(self._check)
 
     def run(self) -> None:
-        """Evaluate, and log the figures.
-
-        Raises
-        ------
-        DataError
-            If too much fails.
-        """
+        """Evaluate and log the figures; DataError if too many items fail."""
         run_long_on_main(self._run)
 
     def _check(self) -> None:
         options = self.options
-        # Models begin with random weights: training must not draw others.
+        # Making the models draws random numbers; training must not notice.
         with torch.random.fork_rng(devices=[]):
-            # Not kept, since training needs the memory.
             options.make_metrics("cpu")
         _, items = list_items(self.manifest, self.data_folder)
         if options.voice_conversion:
@@ -244,12 +175,12 @@ class FinalEvaluation:
             try:
                 summary = evaluate()
             except OtherEvaluationError as error:
-                logger.info(f"{error}: begun anew")
+                logger.info(f"{error}: starting again")
                 summary = evaluate(overwrite=True)
         except DataError as error:
             raise DataError(
                 f"evaluation: {error}. (Such options are keys of `evaluation` "
-                "here; the same command again goes on with the evaluation.)"
+                "here; the same command resumes the evaluation.)"
             ) from error
         self._log(summary)
 
@@ -264,7 +195,7 @@ class FinalEvaluation:
         known = {key: x for key, x in figures.items() if x is not None}
         epoch = brain.hparams.epoch_counter.current
         brain.run_log.write("evaluation", brain.optimizer_step, epoch, known)
-        brain.run_log.forget_text(f"Epoch evaluated: {epoch},")
+        brain.run_log.remove_text(f"Epoch evaluated: {epoch},")
         brain.hparams.train_logger.log_stats(
             {"Epoch evaluated": epoch, "utterances": system.utterances},
             test_stats=known,
@@ -272,7 +203,7 @@ class FinalEvaluation:
 
     @property
     def _limit(self) -> int | None:
-        """Utterances to take; in a debug run no more than batches."""
+        """Maximum number of utterances; in a debug run at most its batches."""
         limit = self.options.limit
         if not self.brain.debug:
             return limit

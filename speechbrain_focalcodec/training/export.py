@@ -1,4 +1,4 @@
-"""From the checkpoints of the stages to a model folder."""
+"""Export of trained stages to a model folder."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -40,36 +40,34 @@ def export_runs(
     Arguments
     ---------
     out : str or Path
-        The folder to write: `config.json`, `model.safetensors` and the
+        Folder for `config.json`, `model.safetensors` and the
         `hyperparams.yaml` of SpeechBrain's `from_hparams`.
     runs : str, Path or iterable of these
-        Output folders of stages, and models; of what several have, the last
-        is taken. Together they must have compressor, decompressor and
-        decoder.
+        Output folders of stages, and models. If several have the same part,
+        the last is used. Compressor, decompressor and decoder are required.
     encoder : str or Path, optional
-        Where an encoder's weights come from that no run has, see
-        `wavlm_import.load_encoder`; needed for
-        an offline WavLM.
+        Source of the encoder's weights if no run has them, see
+        `wavlm_import.load_encoder`; required for an offline WavLM.
     dtype : torch.dtype
         Precision of the stored weights; float16 halves the file.
     discriminator : bool
-        Whether to write the decoder's discriminator too, as
-        `discriminator.safetensors`: for those who go on training the model.
+        Also write the decoder's discriminator to `discriminator.safetensors`,
+        so that training can continue from the model.
     decoder_share : float, optional
-        Average the weights of the last two decoders: this share of the last
-        one, the rest of the one before, from which it must have been trained
-        on (Wortsman et al., 2022, Robust fine-tuning of zero-shot models).
+        Average the last two decoders with this weight for the last one. It must
+        have been trained from the one before (Wortsman et al., 2022, Robust
+        fine-tuning of zero-shot models).
 
     Returns
     -------
     FocalCodec
-        The model, as it will be loaded.
+        The exported model.
 
     Raises
     ------
     CheckpointError, ConfigError
-        If a run has no checkpoint, a part is nowhere, or parts do not fit
-        each other.
+        If a run has no checkpoint, a part is missing, or parts do not fit each
+        other.
     ValueError
         If the share is not within 0 and 1.
     """
@@ -109,7 +107,7 @@ def export_runs(
 def _joint_config(
     sources: Sequence[Source], encoder: str | Path | None
 ) -> CodecConfig:
-    """The configuration of the parts that will be taken."""
+    """Configuration of the joined parts."""
     owners: dict[str, Source] = {}
     for source in sources:
         owners |= dict.fromkeys(source.parts, source)
@@ -124,8 +122,8 @@ def _joint_config(
             f"{names}: no trained {' and no '.join(missing)}; add the output "
             "folder of the stage that trains it, or a model"
         )
-    # Without an encoder of its own, a decoder may come from a causal model's
-    # first stage, which was trained on the full-context teacher.
+    # A causal model's decoder stage was trained on the full-context teacher, so
+    # its encoder is not the compressor's.
     owners.setdefault("encoder", owners["compressor"])
     owners["quantizer"] = owners["compressor"]
     config = {}
@@ -136,11 +134,11 @@ def _joint_config(
         "decompressor",
         "decoder",
     ):
-        told = owners[role].config
-        if f"{role}_config" not in told:
-            told = _options_elsewhere(role, owners[role], sources, encoder)
+        options = owners[role].config
+        if f"{role}_config" not in options:
+            options = _options_elsewhere(role, owners[role], sources, encoder)
         for key in (f"{role}_name", f"{role}_config"):
-            config[key] = told[key]
+            config[key] = options[key]
     return CodecConfig.parse(config, own_parts=True)
 
 
@@ -150,16 +148,16 @@ def _options_elsewhere(
     sources: Sequence[Source],
     encoder: str | Path | None,
 ) -> Mapping[str, Any]:
-    """Options of a part whose source, a published recipe, tells none."""
-    told = [source.config for source in sources]
-    # Not of a WavLM in the layout of transformers, which has no other part.
+    """Options of a part whose own source, a published recipe, has none."""
+    configs = [source.config for source in sources]
+    # A WavLM in the layout of transformers has no other parts.
     with suppress(ConfigError):
-        told += [x.config for x in find_sources(encoder or ())]
-    for config in told:
+        configs += [x.config for x in find_sources(encoder or ())]
+    for config in configs:
         if f"{role}_config" in config:
             return config
     raise CheckpointError(
-        f"{owner.name}: has no hyperparams.yaml that tells the options of its "
+        f"{owner.name}: has no hyperparams.yaml with the options of its "
         f"{role}; copy it there from the training's output folder, or give a "
         "model with the same options in front of the runs"
     )
@@ -168,14 +166,14 @@ def _options_elsewhere(
 def _average_decoders(
     codec: FocalCodec, sources: Sequence[Source], share: float
 ) -> None:
-    """Move the codec's decoder back towards the one before it."""
-    having = [source for source in sources if source.has("decoder")]
-    if len(having) < 2:
+    """Average the codec's decoder with the one before it."""
+    found = [source for source in sources if source.has("decoder")]
+    if len(found) < 2:
         raise CheckpointError(
-            f"{having[0].name}: an average takes two decoders: give the run "
+            f"{found[0].name}: an average takes two decoders: give the run "
             "or model before it too, in front of it"
         )
-    before = having[-2]
+    before = found[-2]
     check_fit(before, codec.config, "decoder")
     last = {k: v.clone() for k, v in codec.decoder.state_dict().items()}
     load_state(codec.decoder, before.weights("decoder"), before.name)
@@ -191,11 +189,11 @@ def _average_decoders(
 
 def _discriminator(sources: Sequence[Source]) -> Weights:
     """Weights of the last discriminator."""
-    having = [source for source in sources if source.has(DISCRIMINATOR)]
-    if not having:
+    found = [source for source in sources if source.has(DISCRIMINATOR)]
+    if not found:
         raise CheckpointError(
             "no run has a discriminator: leave --discriminator out, or give "
             "the run of a decoder stage that was trained with one"
         )
-    weights = having[-1].weights(DISCRIMINATOR)
+    weights = found[-1].weights(DISCRIMINATOR)
     return {name: value.contiguous() for name, value in weights.items()}

@@ -1,8 +1,8 @@
 """Losses between a reconstruction and its original.
 
-In distributed training they are over the whole batch, as
-:mod:`~speechbrain_focalcodec.training.distributed` has it. Waveforms and
-features are zero beyond their lengths, and what lies there counts for nothing.
+In distributed training they are means over the batch of all processes, see
+:mod:`~speechbrain_focalcodec.training.distributed`. Waveforms and features are
+zero in the padding, which does not count.
 """
 
 import inspect
@@ -29,26 +29,19 @@ __all__ = [
 
 
 class CentredLogMel(nn.Module):
-    """Log-mel spectrogram as HiFi-GAN's loss has it, masked.
+    """Log-mel spectrogram of HiFi-GAN's loss, with correct edges under padding.
 
-    Magnitudes of centred frames, with Slaney's bands and norm; the logarithm
-    of what is at least `floor`. Edges are reflected, those of each utterance
-    at its own length: it has the frames that it would have alone.
+    Magnitudes of centred frames with Slaney's bands and norm. Each utterance
+    is reflected at its own end.
 
     Arguments
     ---------
     sample_rate : int
         Sample rate of the waveforms (Hz); the bands reach to its half.
     n_mels, n_fft, hop_length : int
-        Bands, window and hop.
+        Number of bands, FFT size and hop length.
     floor : float
-        Smallest magnitude.
-
-    Example
-    -------
-    >>> lengths = torch.tensor([8000, 99])
-    >>> CentredLogMel(16000)(torch.randn(2, 8000), lengths).shape
-    torch.Size([2, 26, 80])
+        Minimum magnitude.
     """
 
     window: torch.Tensor
@@ -80,41 +73,17 @@ class CentredLogMel(nn.Module):
         self.register_buffer("filterbank", bands, persistent=False)
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Number of frames for a number of samples.
-
-        Arguments
-        ---------
-        lengths : torch.Tensor
-            Samples, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Frames, int64 [B].
-        """
+        """Number of frames, int64 [B], for numbers of samples."""
         return 1 + lengths // self.hop_length
 
     def forward(self, sig: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Compute the spectrogram.
-
-        Arguments
-        ---------
-        sig : torch.Tensor
-            Waveform [B, T].
-        lengths : torch.Tensor
-            Samples, int64 [B].
-
-        Returns
-        -------
-        torch.Tensor
-            [B, 1 + T // hop_length, n_mels].
-        """
+        """Spectrogram [B, 1 + T // hop_length, n_mels] of waveforms [B, T]."""
         side = self.n_fft // 2
         steps = torch.arange(-side, sig.shape[1] + side, device=sig.device)
         last = (lengths - 1).clamp(min=0)[:, None]
         steps = last - (last - steps.abs()).abs()
         sig = sig.float().gather(1, steps.clamp(min=0))
-        # Reduced precision loses the quiet bands: see autocast.
+        # Reduced precision loses the quiet bands.
         with torch.autocast(sig.device.type, enabled=False):
             spectrum = torch.stft(
                 sig,
@@ -131,26 +100,18 @@ class CentredLogMel(nn.Module):
 class LogMelLoss(nn.Module):
     """L1 distance of log-mel spectrograms (HiFi-GAN, section 2.3).
 
-    A mean over the bands of all valid frames: padding counts for nothing.
-
     Arguments
     ---------
     sample_rate : int
         Sample rate of both waveforms (Hz).
     n_mels, n_fft, hop_length : int
-        Bands, window and hop, see :class:`CentredLogMel`. FocalCodec's recipes
-        have the decoder's hop.
+        Number of bands, FFT size and hop length. FocalCodec's recipes use the
+        decoder's hop length.
     floor : float
-        Smallest magnitude.
+        Minimum magnitude.
     spectrogram : nn.Module, optional
-        Another spectrogram than that of these options, such as
+        Spectrogram to use instead, such as
         :class:`~speechbrain_focalcodec.modules.mel.LogMel`.
-
-    Example
-    -------
-    >>> sig = torch.randn(2, 8000)
-    >>> LogMelLoss(16000)(sig, sig).item()
-    0.0
     """
 
     def __init__(
@@ -173,14 +134,14 @@ class LogMelLoss(nn.Module):
         target: torch.Tensor,
         lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Compute the loss.
+        """Compute the loss over valid frames.
 
         Arguments
         ---------
         estimate, target : torch.Tensor
             Waveforms [B, T].
         lengths : torch.Tensor, optional
-            Samples, int64 [B]; all by default.
+            Number of samples, int64 [B]; T by default.
 
         Returns
         -------
@@ -200,15 +161,9 @@ class MultiResolutionSTFTLoss(nn.Module):
     Arguments
     ---------
     n_ffts : sequence of int
-        Window sizes; the hop is a quarter of each.
+        FFT sizes; each hop length is a quarter of it.
     floor : float
-        Smallest magnitude.
-
-    Example
-    -------
-    >>> sig = torch.randn(2, 8000)
-    >>> MultiResolutionSTFTLoss()(sig, sig).item()
-    0.0
+        Minimum magnitude.
     """
 
     def __init__(
@@ -228,20 +183,7 @@ class MultiResolutionSTFTLoss(nn.Module):
         target: torch.Tensor,
         lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Compute the loss.
-
-        Arguments
-        ---------
-        estimate, target : torch.Tensor
-            Waveforms [B, T].
-        lengths : torch.Tensor, optional
-            Samples, int64 [B]; all by default.
-
-        Returns
-        -------
-        torch.Tensor
-            Scalar, the mean over the resolutions.
-        """
+        """Mean over the resolutions; arguments as in `LogMelLoss.forward`."""
         total = estimate.new_zeros(())
         lengths = _all_if_none(lengths, target)
         for n_fft in self.n_ffts:
@@ -289,23 +231,7 @@ def masked_mse(
 ) -> torch.Tensor:
     """Mean squared error over valid frames.
 
-    Arguments
-    ---------
-    estimate, target : torch.Tensor
-        Features [B, T, C], zero beyond each length.
-    lengths : torch.Tensor
-        Frames, int64 [B].
-
-    Returns
-    -------
-    torch.Tensor
-        Scalar.
-
-    Example
-    -------
-    >>> x = torch.tensor([[[1.0], [0.0]]])
-    >>> masked_mse(x, torch.zeros(1, 2, 1), torch.tensor([1])).item()
-    1.0
+    Features [B, T, C] are zero in the padding; lengths are frames, int64 [B].
     """
     error = (estimate.float() - target.float()).square().sum()
     frames = lengths.sum()
@@ -313,21 +239,5 @@ def masked_mse(
 
 
 def takes_lengths(loss: nn.Module) -> bool:
-    """Whether a loss of waveforms asks for their lengths.
-
-    Arguments
-    ---------
-    loss : nn.Module
-        Takes estimate and target [B, T].
-
-    Returns
-    -------
-    bool
-        Whether its ``forward`` has an argument ``lengths``.
-
-    Example
-    -------
-    >>> takes_lengths(nn.L1Loss())
-    False
-    """
+    """Whether a waveform loss has an argument ``lengths``."""
     return "lengths" in inspect.signature(loss.forward).parameters

@@ -1,9 +1,8 @@
-"""A loss that listens for words: distances within a speech recogniser.
+"""Distance of the activations of a speech recogniser (deep feature loss).
 
-At a few hundred bits a second not all of a spectrogram can be kept. What the
-layers of a recogniser tell apart is what words need, so a distance there says
-which of it to keep (deep feature loss: Germain et al., 2019; Whisper: Radford
-et al., 2022).
+At low bitrates a codec cannot keep the whole spectrogram. The layers of a
+recogniser represent the parts that words depend on (Germain et al., 2019;
+Radford et al., 2022).
 """
 
 from pathlib import Path
@@ -27,34 +26,26 @@ _FRAMES = 1500
 class WhisperLoss(nn.Module):
     """Distance of the activations of Whisper's encoder.
 
-    For each layer, the mean squared error over the variance of the target's
-    activations. Nothing is downloaded. A word error rate measured with the
-    same checkpoint flatters a model that was trained on it: measure with
-    another recogniser.
+    For each layer, the mean squared error divided by the variance of the
+    target's activations. A word error rate of the same Whisper is too
+    optimistic for a model trained on this loss: evaluate with another
+    recogniser.
 
     Arguments
     ---------
     checkpoint_path : str or Path
-        A checkpoint of openai-whisper on this machine, such as
-        ``tiny.en.pt``; ``None``, as in YAMLs that wait for one, is an error
-        that says so. It is read with ``weights_only=True``. Needs the extra
+        Local checkpoint of openai-whisper, such as ``tiny.en.pt``, read with
+        ``weights_only=True``. Nothing is downloaded. Needs the extra
         ``whisper``.
     sample_rate : int
-        Of the waveforms; 16 kHz, which is Whisper's.
+        Sample rate of the waveforms; must be 16 kHz.
 
     Raises
     ------
     CheckpointError
-        When the file is missing or is no Whisper checkpoint, or none is given.
+        If the file is missing, not given, or not a Whisper checkpoint.
     ValueError
-        When the sample rate is another.
-
-    Example
-    -------
-    >>> WhisperLoss("nowhere/tiny.en.pt")
-    Traceback (most recent call last):
-        ...
-    speechbrain_focalcodec.errors.CheckpointError: No Whisper checkpoint at ...
+        If the sample rate is not 16 kHz.
     """
 
     def __init__(
@@ -89,15 +80,13 @@ class WhisperLoss(nn.Module):
         estimate, target : torch.Tensor
             Waveforms [B, T].
         lengths : torch.Tensor, optional
-            Samples, int64 [B]. Frames beyond an utterance do not count; they
-            are attended to, as Whisper attends to the silence that fills up
-            its 30 seconds.
+            Number of samples, int64 [B]. Frames in the padding do not count,
+            but are attended to, like the silence that Whisper pads with.
 
         Returns
         -------
         torch.Tensor
-            Scalar: 0 where they are the same, about 1 or more where they have
-            nothing in common.
+            Scalar: 0 for equal waveforms, about 1 or more for unrelated ones.
         """
         with torch.no_grad():
             wanted = self._activations(target)
@@ -115,10 +104,10 @@ class WhisperLoss(nn.Module):
         return total / len(given)
 
     def _activations(self, sig: torch.Tensor) -> list[torch.Tensor]:
-        """What each layer gives, [B, N, C] in float32."""
+        """Output of each layer, [B, N, C] in float32."""
         encoder = self.encoder
         sig = sig[:, : _FRAMES * _SAMPLES_A_FRAME]
-        # A whole number of frames, as the encoder halves them.
+        # The encoder halves the number of frames.
         sig = F.pad(sig, (0, -sig.shape[1] % _SAMPLES_A_FRAME))
         with torch.autocast(sig.device.type, enabled=False):
             mel = _log_mel(sig.float(), self.n_mels)
@@ -128,7 +117,7 @@ class WhisperLoss(nn.Module):
         maps = []
         for block in encoder.blocks:
             x = block(x)
-            # Whisper keeps a few channels far larger than all others.
+            # A few channels of Whisper are far larger than all others.
             maps.append(F.layer_norm(x.float(), x.shape[-1:]))
         return maps
 
@@ -136,7 +125,7 @@ class WhisperLoss(nn.Module):
 def _valid_frames(
     x: torch.Tensor, lengths: torch.Tensor | None
 ) -> torch.Tensor:
-    """Which frames of x [B, N, C] lie within their utterances, bool [B, N]."""
+    """Mask of the valid frames of x [B, N, C], bool [B, N]."""
     if lengths is None:
         return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     return length_mask(-(-lengths // _SAMPLES_A_FRAME), x.shape[1])
@@ -145,6 +134,6 @@ def _valid_frames(
 def _log_mel(sig: torch.Tensor, n_mels: int) -> torch.Tensor:
     from whisper.audio import log_mel_spectrogram
 
-    # The floor of Whisper's spectrogram depends on the loudest point of all
-    # it is given: one utterance at a time.
+    # One utterance at a time: the floor depends on the loudest point of the
+    # whole input.
     return torch.stack([log_mel_spectrogram(x, n_mels) for x in sig])

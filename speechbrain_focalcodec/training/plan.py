@@ -1,4 +1,4 @@
-"""Whether a run is as long as its learning rate was planned for."""
+"""Compares the steps of a run with its learning rate schedule."""
 
 from typing import Any
 
@@ -8,63 +8,27 @@ __all__ = ["check_plan", "planned_steps", "shorten_warmup"]
 
 logger = get_logger(__name__)
 
-# What rounding to epochs may leave.
+# Relative difference that rounding to epochs may cause.
 _TOLERANCE = 0.05
 
 
 def planned_steps(
     epochs: int, batches: int, accumulation: int = 1, limit: int | None = None
 ) -> int:
-    """Tell how many steps a run takes.
+    """Number of optimizer steps of a run.
 
-    Arguments
-    ---------
-    epochs : int
-        At most so many.
-    batches : int
-        Batches of an epoch.
-    accumulation : int
-        Batches of a step.
-    limit : int, optional
-        Steps that the run ends at, ``optimizer_step_limit``.
-
-    Returns
-    -------
-    int
-        Steps of the optimizer.
-
-    Example
-    -------
-    >>> planned_steps(10, 54), planned_steps(10, 54, 4, 100)
-    (540, 100)
+    `batches` are those of an epoch, `accumulation` is batches per step, `limit`
+    the ``optimizer_step_limit``.
     """
     steps = epochs * (batches // accumulation)
     return steps if limit is None else min(steps, limit)
 
 
 def check_plan(schedule: Any, steps: int) -> bool:
-    """Warn of a run that is shorter or longer than its schedule.
+    """Whether a run has about the steps of its schedule; warns if not.
 
-    Of a shorter one the learning rate never falls to its end, of a longer one
-    it is zero for the rest.
-
-    Arguments
-    ---------
-    schedule : object
-        Of the learning rate by steps, with ``total_steps``.
-    steps : int
-        Of the run.
-
-    Returns
-    -------
-    bool
-        Whether they agree, within a few percent.
-
-    Example
-    -------
-    >>> from types import SimpleNamespace
-    >>> check_plan(SimpleNamespace(total_steps=100), 98)
-    True
+    In a shorter run the learning rate does not fall to its end, in a longer
+    one it is zero for the rest.
     """
     total = schedule.total_steps
     if abs(steps - total) <= _TOLERANCE * total:
@@ -80,28 +44,9 @@ def check_plan(schedule: Any, steps: int) -> bool:
 
 
 def shorten_warmup(schedule: Any) -> bool:
-    """Let a learning rate that would only warm up reach its height.
+    """Shorten a warm-up that is longer than the run to a tenth of it.
 
-    A run of fewer steps than its warm-up ends before the learning rate is
-    what was asked for. It then warms up for a tenth of its steps.
-
-    Arguments
-    ---------
-    schedule : object
-        Of the learning rate by steps, with ``total_steps`` and perhaps
-        ``warmup``, which is changed.
-
-    Returns
-    -------
-    bool
-        Whether it was changed, which a warning tells.
-
-    Example
-    -------
-    >>> from types import SimpleNamespace
-    >>> schedule = SimpleNamespace(warmup=200, total_steps=100)
-    >>> shorten_warmup(schedule), schedule.warmup
-    (True, 10)
+    Returns whether ``schedule.warmup`` was changed, which is also logged.
     """
     warmup, total = getattr(schedule, "warmup", 0), schedule.total_steps
     if warmup < total:

@@ -1,4 +1,4 @@
-"""Precisions that a processor can train in."""
+"""Avoids precisions that the CPU would emulate."""
 
 import logging
 from typing import Any
@@ -12,20 +12,9 @@ logger = logging.getLogger(__name__)
 
 
 def emulates_bf16() -> bool:
-    """Whether this processor has no products of bfloat16 of its own.
+    """Whether this CPU has no bfloat16 products.
 
-    PyTorch then emulates them, which takes 8 to 30 times as long as in
-    float32.
-
-    Returns
-    -------
-    bool
-        Whether it does.
-
-    Example
-    -------
-    >>> isinstance(emulates_bf16(), bool)
-    True
+    PyTorch then emulates them, 8 to 30 times slower than float32.
     """
     # PyTorch has no public name for it.
     native = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
@@ -33,16 +22,7 @@ def emulates_bf16() -> bool:
 
 
 def avoid_emulation(brain: Any) -> None:
-    """Let a Brain compute in float32 where bfloat16 would be emulated.
-
-    So that one YAML serves processors with AMX and without.
-
-    Arguments
-    ---------
-    brain : speechbrain.Brain
-        Its ``precision`` and ``eval_precision`` are changed, and what follows
-        from them, which is said in the log.
-    """
+    """Set a Brain's precision to float32 if the CPU would emulate bfloat16."""
     if brain.device_type != "cpu" or not emulates_bf16():
         return
     for name, context in (

@@ -1,8 +1,8 @@
-"""Output folders of the SpeechBrain recipes that FocalCodec's authors publish.
+"""Output folders of the SpeechBrain recipes of FocalCodec's authors.
 
-LibriTTS/focalcodec and LibriTTS/focalcodec-stream. They hold no `config.json`:
-the options of their parts are those that `hyperparams.yaml` gives to the
-published classes. It is read as text; nothing that it names is made.
+These are LibriTTS/focalcodec and LibriTTS/focalcodec-stream. They have no
+`config.json`; options are read from `hyperparams.yaml` as text, without making
+any object.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from speechbrain_focalcodec.training.checkpointing import AtomicCheckpointer
 
 __all__ = ["FILES", "best_checkpoint", "read_options"]
 
-# What the recipes call the parts of a checkpoint, the preferred name first.
+# Names of the parts in the recipes' checkpoints, the preferred one first.
 FILES = {
     "encoder": ("student_encoder", "encoder"),
     "positional_embedding": ("student_posemb",),
@@ -38,31 +38,10 @@ QUANTIZER = "speechbrain.lobes.models.bsq.BinarySphericalQuantizer"
 
 
 def best_checkpoint(save_folder: str | Path) -> Path:
-    """Find the checkpoint that a published recipe tests in the end.
+    """Folder of the checkpoint that a published recipe tests at its end.
 
-    That of the last epoch where there is a decoder, else that of the lowest
-    validation loss.
-
-    Arguments
-    ---------
-    save_folder : str or Path
-        The recipe's ``save``.
-
-    Returns
-    -------
-    Path
-        The checkpoint's folder.
-
-    Raises
-    ------
-    CheckpointError
-        If there is none, or none has a part of a codec.
-
-    Example
-    -------
-    >>> best_checkpoint("nowhere/save")
-    Traceback (most recent call last):
-    speechbrain_focalcodec.errors.CheckpointError: nowhere/save: no ...
+    The last epoch's if there is a decoder, else that with the lowest validation
+    loss. CheckpointError if there is none, or it has no part of a codec.
     """
     save = Path(save_folder)
     found = None
@@ -74,7 +53,7 @@ def best_checkpoint(save_folder: str | Path) -> Path:
                 found = checkpointer.find_checkpoint(max_key="epoch")
             else:
                 found = checkpointer.find_checkpoint(min_key="loss")
-            # One that was made within an epoch has neither key.
+            # A checkpoint within an epoch has neither key.
             found = found or checkpointer.find_checkpoint()
         except TypeError as error:
             raise CheckpointError(
@@ -96,33 +75,10 @@ def best_checkpoint(save_folder: str | Path) -> Path:
 
 
 def read_options(folder: str | Path) -> dict[str, Any]:
-    """Read the options of the parts from a recipe's `hyperparams.yaml`.
+    """Options of the parts in a recipe's `hyperparams.yaml`.
 
-    Arguments
-    ---------
-    folder : str or Path
-        Output folder of the recipe.
-
-    Returns
-    -------
-    dict
-        In the layout of `config.json`, for the parts that the file has;
-        empty where there is no file.
-
-    Raises
-    ------
-    ConfigError
-        If the file is no YAML, or an option is not known or has no value.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> _ = (folder / "hyperparams.yaml").write_text(
-    ...     "generator: !new:focalcodec.vocos.Vocos\\n  num_layers: 2\\n"
-    ... )
-    >>> options = read_options(folder)
-    >>> options["decoder_name"], options["decoder_config"]["num_layers"]
-    ('Vocos', 2)
+    In the layout of `config.json`; empty if there is no file. ConfigError if
+    the file is not valid YAML, or an option is unknown or has no value.
     """
     path = Path(folder) / HYPERPARAMS
     if not path.is_file():
@@ -133,7 +89,7 @@ def read_options(folder: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     found: dict[str, Any] = {}
     nodes = tree.items() if isinstance(tree, dict) else ()
-    # A streaming stage has a teacher and its student, which comes last.
+    # In a streaming stage the student must overwrite the teacher.
     for key, node in sorted(nodes, key=lambda x: "student" in str(x[0])):
         if not isinstance(node, dict):
             continue
@@ -160,7 +116,7 @@ def read_options(folder: str | Path) -> dict[str, Any]:
 
 
 def _plain(value: Any, what: str) -> Any:
-    """A number, text, flag or list of these; nothing with a tag."""
+    """Check that a value is a number, text, flag or list of these."""
     if isinstance(value, list):
         return [_plain(x, what) for x in value]
     if value is None or isinstance(value, bool | int | float | str):

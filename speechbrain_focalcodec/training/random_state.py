@@ -1,4 +1,4 @@
-"""The state of all random number generators, kept in checkpoints."""
+"""States of the random number generators, kept in checkpoints."""
 
 import random
 from pathlib import Path
@@ -20,29 +20,13 @@ __all__ = ["RandomState", "mixed_seed", "seed_apart"]
 
 
 class RandomState:
-    """Saves and recovers the random numbers of each process.
+    """Saves and restores the random states of all processes.
 
-    Of Python, NumPy and PyTorch on the CPU and on the process's GPU: dropout
-    and augmentation go on as they would have without a break. Add it to a
-    checkpointer as any other recoverable; in a distributed run all processes
-    save, and the main one writes.
-
-    The states of loader workers are not kept: what they draw must follow from
-    the epoch and the utterance, as
-    :class:`~speechbrain_focalcodec.data.reader.RandomSegment` has it.
-
-    Example
-    -------
-    >>> from speechbrain.utils.checkpoints import Checkpointer
-    >>> folder = getfixture("tmp_path")
-    >>> checkpointer = Checkpointer(folder, {"random_state": RandomState()})
-    >>> _ = checkpointer.save_checkpoint()
-    >>> first = torch.rand(2), random.random(), np.random.rand()
-    >>> _ = checkpointer.recover_if_possible()
-    >>> torch.equal(torch.rand(2), first[0])
-    True
-    >>> (random.random(), np.random.rand()) == first[1:]
-    True
+    States of Python, NumPy and PyTorch (CPU and the process's GPU), so that a
+    resumed run draws the same numbers. Add it to a checkpointer as a
+    recoverable. States of loader workers are not saved: their random numbers
+    must depend on epoch and utterance only, see
+    :class:`~speechbrain_focalcodec.data.reader.RandomSegment`.
     """
 
     @mark_as_saver
@@ -71,17 +55,10 @@ register_checkpoint_hooks(RandomState, save_on_main_only=False)
 
 
 def seed_apart() -> None:
-    """Give each process of a distributed run other random numbers.
+    """Seed each rank differently.
 
-    SpeechBrain seeds all alike, so that they build the same model. Dropout
-    and noise would then be the same in all parts of a batch.
-
-    Example
-    -------
-    >>> state = torch.get_rng_state()
-    >>> seed_apart()
-    >>> torch.equal(state, torch.get_rng_state())
-    True
+    SpeechBrain seeds all ranks alike for equal initial weights; dropout and
+    noise would be equal too.
     """
     rank = _rank()
     if rank:
@@ -92,25 +69,7 @@ def seed_apart() -> None:
 
 
 def mixed_seed(*parts: Any) -> int:
-    """A seed for a purpose, from the seed of all.
-
-    Arguments
-    ---------
-    *parts : object
-        Say what it is for: an epoch, say.
-
-    Returns
-    -------
-    int
-        Of 63 bits.
-
-    Example
-    -------
-    >>> mixed_seed(1) == mixed_seed(1)
-    True
-    >>> mixed_seed(1) == mixed_seed(2)
-    False
-    """
+    """Seed of 63 bits from torch's initial seed and parts, such as an epoch."""
     return random.Random(f"{torch.initial_seed()}/{parts}").getrandbits(63)
 
 
@@ -119,7 +78,7 @@ def _rank() -> int:
 
 
 def _get_states() -> dict[str, Any]:
-    """All states, of types that a safe load accepts."""
+    """States as types that ``weights_only`` accepts."""
     legacy: Any = np.random.get_state()
     name, keys, *rest = legacy
     states = {

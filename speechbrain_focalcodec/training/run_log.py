@@ -1,13 +1,10 @@
-"""A training's numbers as lines of JSON, and for whoever else shall see them.
+"""Logs of a training: `metrics.jsonl`, and trackers.
 
-`metrics.jsonl` lies in a run's output folder beside the `train_log.txt` of
-SpeechBrain's logger, which rounds and has a line an epoch. A line holds
-``split``, ``step`` (of the optimizer), ``epoch`` and scalars by name; what is
-not finite is null. The splits:
-
-- ``train``: means over the steps since the last such line;
-- ``train_epoch``: over an epoch, as in `train_log.txt`;
-- ``valid``, ``test``, and ``evaluation`` at the end.
+`metrics.jsonl` is in the output folder beside SpeechBrain's `train_log.txt`.
+Each line holds ``split``, ``step`` (of the optimizer), ``epoch`` and scalars by
+name; values that are not finite are null. The splits are ``train`` (means since
+the last such line), ``train_epoch`` (means over an epoch), ``valid``, ``test``
+and ``evaluation``.
 """
 
 import json
@@ -25,60 +22,42 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_focalcodec.errors import DataError
 from speechbrain_focalcodec.training.averages import Averages
+from speechbrain_focalcodec.training.distributed import num_processes
 from speechbrain_focalcodec.training.trackers import Tracker, make_trackers
 from speechbrain_focalcodec.utils.files import atomic_write_text
 
 __all__ = ["METRICS_FILE", "RunLog", "gradient_norm", "read_metrics"]
 
 METRICS_FILE = "metrics.jsonl"
-# What identifies a line; the rest are scalars.
+# Keys of each line; the others are scalars.
 KEYS = ("split", "step", "epoch")
-# The lines of a run's end, of the checkpoint that is the best.
+# Splits that are logged at the end, for the best checkpoint.
 FINAL = ("test", "evaluation")
-# How SpeechBrain's logger begins the line of an epoch.
+# Beginning of an epoch's line in SpeechBrain's log.
 _EPOCH = re.compile(r"epoch: (\d+)")
-# A sound of each validation adds up: trackers get the first seconds alone.
+# Trackers get only the first seconds of each sample.
 MEDIA_SECONDS = 10
 
 logger = get_logger(__name__)
 
 
 class RunLog:
-    """Writes `metrics.jsonl` and passes its numbers on to trackers.
+    """Writes `metrics.jsonl` and forwards its values to trackers.
 
-    All processes of a run may call it; the main one writes.
+    Call it on all processes; only the main process writes.
 
     Arguments
     ---------
     folder : str or Path
         Output folder of the run.
     interval : int
-        Steps of the optimizer from one line of training to the next.
+        Optimizer steps per line of training.
     loggers : iterable of str or Tracker, optional
         See :func:`~speechbrain_focalcodec.training.trackers.make_trackers`.
     config : Mapping[str, Any], optional
-        Hyperparameters, of which the plain ones are shown by trackers.
+        Hyperparameters; trackers show the plain ones.
     text : str or Path, optional
-        The file that SpeechBrain's logger writes, `train_log.txt`.
-
-    Raises
-    ------
-    ValueError
-        If the interval is not positive.
-    ImportError
-        If the library of a tracker is missing.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> log = RunLog(folder, interval=2)
-    >>> log.resume(0)
-    >>> for step, loss in enumerate([4.0, 2.0], start=1):
-    ...     log.window.add("loss", loss)
-    ...     log.step_done(step, epoch=1, lr=0.1)
-    >>> (line,) = read_metrics(folder)
-    >>> line["split"], line["step"], line["loss"], line["lr"]
-    ('train', 2, 3.0, 0.1)
+        File of SpeechBrain's logger, `train_log.txt`.
     """
 
     def __init__(
@@ -94,8 +73,8 @@ class RunLog:
         self.folder = Path(folder)
         self.text = None if text is None else Path(text)
         self.interval = interval
-        #: Means since the last line; saved with a checkpoint, so that a run
-        #: that resumes writes the lines that it would have written.
+        #: Means since the last line; saved with checkpoints, so that a
+        #: resumed run writes the same lines.
         self.window = Averages()
         self._trackers = make_trackers(loggers)
         self._started = False
@@ -108,19 +87,11 @@ class RunLog:
         self._audio: torch.Tensor | float = 0.0
 
     def resume(self, step: int, epochs: int | None = None) -> None:
-        """Begin, removing the lines beyond what a run resumes from.
+        """Remove the lines after the checkpoint that the run resumes from.
 
-        A run that starts anew in the folder of another moves its logs aside,
-        to `metrics.1.jsonl`, `train_log.1.txt` and so on.
-
-        Arguments
-        ---------
-        step : int
-            Steps of the optimizer so far.
-        epochs : int, optional
-            Epochs that have ended. Where the last one has not, its lines may
-            be there all the same, from a run that was killed before its
-            checkpoint.
+        A run that starts anew (step 0) first renames old logs to
+        `metrics.1.jsonl`, `train_log.1.txt` and so on. A killed run may have
+        logged more than `epochs` completed epochs; these lines are removed.
         """
         if not if_main_process():
             return
@@ -139,7 +110,7 @@ class RunLog:
 
         def is_past(line: dict[str, Any]) -> bool:
             if line["split"] == "train":
-                # That of a mean which goes on was written at a run's end.
+                # A line at this step with an open window is written again.
                 return line["step"] < step or not self.window
             return line["split"] in FINAL or line["epoch"] <= epochs
 
@@ -154,43 +125,21 @@ class RunLog:
                 ),
             )
 
-    def forget_text(self, beginning: str) -> None:
-        """Remove lines of `train_log.txt` that are to be written again.
-
-        Arguments
-        ---------
-        beginning : str
-            What they begin with.
-        """
+    def remove_text(self, beginning: str) -> None:
+        """Remove lines of `train_log.txt` with this beginning."""
         if self.text is not None and self.text.is_file() and if_main_process():
             _keep_text(self.text, lambda line: not line.startswith(beginning))
 
     def start_clock(self) -> None:
-        """Measure the time of the next step from now."""
+        """Start timing the next step."""
         self._last = time.perf_counter()
 
-    def heard(self, seconds: torch.Tensor | float) -> None:
-        """Count audio that a step was trained on.
-
-        Arguments
-        ---------
-        seconds : torch.Tensor or float
-            Its duration, without padding.
-        """
+    def add_audio(self, seconds: torch.Tensor | float) -> None:
+        """Add seconds of audio, without padding, to the current step."""
         self._audio += seconds
 
     def step_done(self, step: int, epoch: int, lr: float) -> None:
-        """Count a step of the optimizer, and write a line if one is due.
-
-        Arguments
-        ---------
-        step : int
-            Steps of the optimizer so far.
-        epoch : int
-            The epoch.
-        lr : float
-            Learning rate of the step.
-        """
+        """Log an optimizer step; writes a line at each interval."""
         now = time.perf_counter()
         self.window.add("seconds_per_step", now - self._last)
         self.window.add("audio_per_step", float(self._audio))
@@ -199,24 +148,14 @@ class RunLog:
             self.write_window(step, epoch, lr)
 
     def write_window(self, step: int, epoch: int, lr: float) -> None:
-        """Write a line of the means so far, if any, and start anew.
-
-        Arguments
-        ---------
-        step : int
-            Steps of the optimizer so far.
-        epoch : int
-            The epoch.
-        lr : float
-            Learning rate of the last step.
-        """
+        """Write a line of the means since the last one, if any."""
         means = self.window.means()
         self.window.clear()
         if not means:
             return
         audio = means.pop("audio_per_step", 0.0)
         if audio > 0:
-            audio *= _world_size()
+            audio *= num_processes()
             means["audio_per_second"] = audio / means["seconds_per_step"]
         self.write("train", step, epoch, {"lr": lr, **means})
 
@@ -227,19 +166,7 @@ class RunLog:
         epoch: int,
         values: Mapping[str, float],
     ) -> None:
-        """Write a line.
-
-        Arguments
-        ---------
-        split : str
-            ``train``, ``train_epoch``, ``valid``, ``test`` or ``evaluation``.
-        step : int
-            Steps of the optimizer so far.
-        epoch : int
-            The epoch.
-        values : Mapping[str, float]
-            Scalars by name.
-        """
+        """Write a line with scalars by name."""
         if not if_main_process():
             return
         line: dict[str, Any] = {"split": split, "step": step, "epoch": epoch}
@@ -248,7 +175,7 @@ class RunLog:
             line[name] = value if math.isfinite(value) else None
         self._start(None)
         if split in FINAL:
-            # The same checkpoint again, by a run that had ended.
+            # A finished run that tests again replaces its line.
             _keep_lines(
                 self.folder / METRICS_FILE,
                 lambda old: (old["split"], old["step"]) != (split, step),
@@ -266,36 +193,14 @@ class RunLog:
     def audio(
         self, name: str, sig: torch.Tensor, sample_rate: int, step: int
     ) -> None:
-        """Pass a signal on to the trackers.
-
-        Arguments
-        ---------
-        name : str
-            What it is.
-        sig : torch.Tensor
-            Waveform [T], on the CPU.
-        sample_rate : int
-            Its sample rate (Hz).
-        step : int
-            Steps of the optimizer so far.
-        """
+        """Send a waveform [T] on the CPU to the trackers."""
         self._start(None)
         for tracker in self._trackers:
             sig = sig[: MEDIA_SECONDS * sample_rate]
             tracker.audio(name, sig, sample_rate, step)
 
     def picture(self, name: str, path: Path, step: int) -> None:
-        """Pass a picture on to the trackers.
-
-        Arguments
-        ---------
-        name : str
-            What it is.
-        path : Path
-            A PNG file.
-        step : int
-            Steps of the optimizer so far.
-        """
+        """Send a PNG file to the trackers."""
         self._start(None)
         for tracker in self._trackers:
             tracker.picture(name, path, step)
@@ -316,26 +221,9 @@ class RunLog:
 def gradient_norm(
     optimizer: torch.optim.Optimizer, scale: float = 1.0
 ) -> float:
-    """Norm of the gradients of all that an optimizer trains.
+    """Norm of all gradients of an optimizer; call it before clipping.
 
-    Arguments
-    ---------
-    optimizer : torch.optim.Optimizer
-        Its parameters have gradients, or some of them.
-    scale : float
-        What the loss was multiplied by before (that of a GradScaler).
-
-    Returns
-    -------
-    float
-        Of the gradients as they are: call it before clipping.
-
-    Example
-    -------
-    >>> weight = torch.nn.Parameter(torch.zeros(2))
-    >>> weight.grad = torch.tensor([3.0, 4.0])
-    >>> gradient_norm(torch.optim.SGD([weight], lr=1.0))
-    5.0
+    `scale` is the factor of the loss, such as a GradScaler's.
     """
     gradients = [
         parameter.grad
@@ -347,32 +235,11 @@ def gradient_norm(
 
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:
-    """Read the `metrics.jsonl` of a run.
+    """Read the lines of a run's `metrics.jsonl`.
 
-    Arguments
-    ---------
-    run : str or Path
-        Output folder of the run, or the file.
-
-    Returns
-    -------
-    list of dict
-        A line each, in the order of the file; of several with the same split
-        and step, the last. Values that were not finite are nan. Lines that
-        are torn are left out.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or holds no line of such a log.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> line = '{"split": "valid", "step": 3, "epoch": 1, "loss": null}'
-    >>> _ = (folder / "metrics.jsonl").write_text(line + '\\n{"split": "va')
-    >>> read_metrics(folder)
-    [{'split': 'valid', 'step': 3, 'epoch': 1, 'loss': nan}]
+    Of several lines with the same split and step the last is used. Null
+    becomes NaN. Partly written lines are skipped. DataError if the file is
+    missing or has no valid line.
     """
     path = Path(run)
     if path.is_dir():
@@ -384,7 +251,7 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for line in filter(None, map(_parse, text.splitlines())):
         key = line["split"], line["step"]
-        # The last one, in its own place.
+        # Later lines replace earlier ones and keep their own place.
         found.pop(key, None)
         found[key] = {
             name: math.nan if value is None else value
@@ -396,7 +263,7 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
 
 
 def _parse(text: str) -> dict[str, Any] | None:
-    """A line of the log; None when it is torn."""
+    """A line of the log; None if it is partly written."""
     try:
         line = json.loads(text)
     except ValueError:
@@ -405,7 +272,7 @@ def _parse(text: str) -> dict[str, Any] | None:
 
 
 def _keep_lines(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrite `metrics.jsonl` with some of its lines, without torn ones."""
+    """Filter the lines of `metrics.jsonl`."""
     if path.is_file():
         _keep_text(
             path,
@@ -414,22 +281,15 @@ def _keep_lines(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
 
 
 def _keep_text(path: Path, is_kept: Callable[[str], bool]) -> None:
-    """Rewrite a file with some of its lines."""
+    """Filter the lines of a file."""
     text = path.read_text(encoding="utf-8", errors="replace")
     new = "".join(line + "\n" for line in text.splitlines() if is_kept(line))
     if new != text:
         atomic_write_text(path, new)
 
 
-def _world_size() -> int:
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 1
-    return distributed.get_world_size()
-
-
 def _free_name(path: Path) -> Path:
-    """The first of metrics.1.jsonl, metrics.2.jsonl, ... that is free."""
+    """First free name of metrics.1.jsonl, metrics.2.jsonl, ..."""
     number = 1
     while (
         free := path.with_name(f"{path.stem}.{number}{path.suffix}")

@@ -1,10 +1,15 @@
-"""Utterances of validation, to listen to and to look at."""
+"""Samples of validation: audio, spectrograms and features."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from speechbrain_focalcodec.audio.files import write_audio
+from speechbrain_focalcodec.audio.files import (
+    resample,
+    resampled_length,
+    write_audio,
+)
 from speechbrain_focalcodec.codec import FocalCodec
 from speechbrain_focalcodec.training.run_log import RunLog
 from speechbrain_focalcodec.utils.plotting import (
@@ -12,23 +17,11 @@ from speechbrain_focalcodec.utils.plotting import (
     plot_spectrograms,
 )
 
-__all__ = ["Samples"]
+__all__ = ["Samples", "shown_outputs"]
 
 
 class Samples:
-    """Keeps the first utterances of a validation until they are written.
-
-    Arguments
-    ---------
-    limit : int
-        How many.
-
-    Example
-    -------
-    >>> samples = Samples(limit=2)
-    >>> samples.wanted
-    True
-    """
+    """Keeps the first `limit` utterances of a validation and writes them."""
 
     def __init__(self, limit: int):
         self.limit = limit
@@ -36,11 +29,11 @@ class Samples:
 
     @property
     def wanted(self) -> bool:
-        """Whether more are wanted."""
+        """Whether fewer than `limit` utterances are kept."""
         return len(self._kept) < self.limit
 
     def clear(self) -> None:
-        """Start anew."""
+        """Remove all utterances."""
         self._kept.clear()
 
     def keep(
@@ -48,16 +41,7 @@ class Samples:
         ids: list[str],
         outputs: dict[str, tuple[torch.Tensor, torch.Tensor]],
     ) -> None:
-        """Keep utterances of a batch, while more are wanted.
-
-        Arguments
-        ---------
-        ids : list of str
-            Of the utterances.
-        outputs : dict
-            Waveforms [B, T] at the codec's output rate, or features
-            [B, T, C], and their lengths, by their names.
-        """
+        """Keep waveforms [B, T] or features [B, T, C], with their lengths."""
         for i, name in enumerate(ids):
             if not self.wanted:
                 return
@@ -75,19 +59,7 @@ class Samples:
     def write(
         self, folder: Path, codec: FocalCodec, log: RunLog, step: int
     ) -> None:
-        """Write what was kept: waveforms as audio, and one picture each.
-
-        Arguments
-        ---------
-        folder : Path
-            Where to write; made when there is something.
-        codec : FocalCodec
-            Knows the rates.
-        log : RunLog
-            Gets the same.
-        step : int
-            The step of training.
-        """
+        """Write waveforms as audio and one figure for each utterance."""
         rate = codec.sample_rate_output
         for utt_id, kept in self._kept:
             picture = folder / f"{utt_id}.png"
@@ -101,3 +73,32 @@ class Samples:
                     log.audio(name, sig, rate, step)
                 plot_spectrograms(picture, kept, rate)
             log.picture(utt_id, picture, step)
+
+
+def shown_outputs(
+    brain: Any, outputs: dict[str, Any], batch: Any
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Waveforms, or features without a decoder, and lengths, by name."""
+    codec = brain.codec
+    if brain.decodes:
+        lengths = outputs["lengths"]
+        return {
+            "original": (outputs["target"], lengths),
+            "reconstruction": (outputs["estimate"], lengths),
+        }
+    if not brain.quantizes:
+        return {}
+    frames = outputs["frames"]
+    feats, qfeats = outputs["feats"], outputs["qfeats"]
+    if not brain.audible:
+        return {
+            "features": (feats, frames),
+            "quantized_features": (qfeats, frames),
+        }
+    sig, lengths = brain.signals(batch)
+    rates = codec.sample_rate_input, codec.sample_rate_output
+    return {
+        "original": (resample(sig, *rates), resampled_length(lengths, *rates)),
+        "unquantized": codec.feats_to_sig(feats, frames),
+        "reconstruction": codec.feats_to_sig(qfeats.float(), frames),
+    }

@@ -1,12 +1,10 @@
-"""Where weights come from: runs of earlier stages, and models.
+"""Loads weights from runs of earlier stages and from models.
 
-A run is the output folder of a stage, or of a published recipe: its best
-checkpoint (with a discriminator, its last one) holds the parts that it
-trained. A model is a
-bundled name, a folder or a hub repository, and holds all parts. What is loaded
-must fit: options of a part that its weights do not show, and the features that
-it was trained on, are compared too. An option that a part can learn to live
-with, such as a causal Vocos's `fade`, is the model YAML's.
+A run is the output folder of a stage or of a published recipe. Its best
+checkpoint (the last one with a discriminator) holds the trained parts. A model
+is a bundled name, a folder or a hub repository, and holds all parts. Options
+that the shapes of weights do not show, and the encoder that a part was trained
+on, are compared too. Options in `CHOSEN` follow the model YAML.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,9 +48,9 @@ __all__ = [
 
 logger = get_logger(__name__)
 
-# What a stage's output folder calls the folder of its checkpoints.
+# Folder of the checkpoints in a stage's output folder.
 SAVE_FOLDER = "save"
-# What can be loaded by itself, and where a codec has it.
+# Parts that can be loaded separately, and their places in a codec.
 PARTS = {
     "encoder": "encoder",
     "positional_embedding": "encoder.encoder.positional_embedding",
@@ -60,11 +58,11 @@ PARTS = {
     "decompressor": "decompressor",
     "decoder": "decoder",
 }
-# An optional file of a model, for those who go on training it.
+# Optional file of a model, for further training.
 DISCRIMINATOR = "discriminator"
 DISCRIMINATOR_FILE = "discriminator.safetensors"
 
-# Options that change no output for the same weights.
+# Options that do not change a part's output.
 UNUSED = {
     "max_cached_steps",
     "use_flex_attention",
@@ -72,41 +70,21 @@ UNUSED = {
     "layerscale_init",
     "tanhscale_init",
 }
-# Options without weights that change a part's output, but not what its weights
-# mean: the model's own are taken, and training fits the weights to them.
+# Options that the model YAML may change: training adapts the weights.
 CHOSEN = {"fade"}
-# Options of causal parts alone.
+# Options that only matter for causal parts.
 CAUSAL = {"causal", "window_size", "last_window_size", "lookahead_size"}
-# In these a full-context encoder and its causal student differ; both give the
-# same features as far as the student has learnt them.
+# Options in which a causal student may differ from its full-context teacher.
 DIRECTION = {"causal", "window_size", "lookahead_size"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run or a model to take weights from.
+    """A run or a model to load weights from.
 
-    Arguments
-    ---------
-    name : str
-        What the user called it.
-    folder : Path
-        Where its weights are: a checkpoint of a run, or a model's folder.
-    config : dict
-        Options of the codec that they belong to, in the layout of
-        `config.json`. A published recipe may not tell those of all parts.
-    is_run : bool
-        Whether it is a run.
-    published : bool
-        Whether it is a run of a published recipe.
-    file : str
-        Name of a model's file of weights.
-
-    Example
-    -------
-    >>> source, = find_sources(["focalcodec_mini_50hz"])
-    >>> source.parts
-    ['encoder', 'compressor', 'decompressor', 'decoder']
+    `folder` is a run's checkpoint or a model's folder, `config` the options of
+    the codec in the layout of `config.json` (a published recipe may lack
+    some), `file` the file name of a model's weights.
     """
 
     name: str
@@ -118,24 +96,13 @@ class Source:
 
     @property
     def parts(self) -> list[str]:
-        """Names of the parts that it has."""
+        """Names of its parts."""
         if self.is_run:
             return [part for part in PARTS if self.has(part)]
         return [part for part, path in PARTS.items() if "." not in path]
 
     def has(self, name: str) -> bool:
-        """Whether it has the weights of a module.
-
-        Arguments
-        ---------
-        name : str
-            A part's, or ``discriminator``.
-
-        Returns
-        -------
-        bool
-            Whether it has.
-        """
+        """Whether it has the weights of a part or of the discriminator."""
         if self.is_run:
             return self._file(name).is_file()
         if name == DISCRIMINATOR:
@@ -143,33 +110,17 @@ class Source:
         return name in self.parts
 
     def _file(self, name: str) -> Path:
-        """A run's file of a module; where it is missing, what it would be."""
+        """File of a run's module; the expected path if it is missing."""
         names = FILES.get(name, (name,)) if self.published else (name,)
         paths = [self.folder / f"{name}.ckpt" for name in names]
         return next((path for path in paths if path.is_file()), paths[-1])
 
     def weights(self, name: str) -> checkpoint.Weights:
-        """Read the weights of a module that it has.
-
-        Arguments
-        ---------
-        name : str
-            A part's, or ``discriminator``.
-
-        Returns
-        -------
-        dict
-            Tensors by name.
-
-        Raises
-        ------
-        CheckpointError
-            If the file cannot be read.
-        """
+        """Read the weights of a module; CheckpointError if that fails."""
         if self.is_run:
             path = self._file(name)
             try:
-                # A run is the user's own; still nothing but tensors is read.
+                # Reads tensors only.
                 found = torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:
                 raise CheckpointError(
@@ -190,51 +141,16 @@ class Source:
 
 
 def find_sources(names: str | Path | Iterable[str | Path]) -> list[Source]:
-    """Find runs and models.
+    """Find runs (output folders of stages) and models by their names.
 
-    Arguments
-    ---------
-    names : str, Path, or iterable of these
-        Output folders of stages, model folders, bundled names or hub
-        repositories.
-
-    Returns
-    -------
-    list of Source
-        In the order of the names.
-
-    Raises
-    ------
-    CheckpointError, ConfigError
-        If there is no such run or model, or a run has no checkpoint.
-
-    Example
-    -------
-    >>> find_sources([])
-    []
+    CheckpointError or ConfigError if one does not exist or has no checkpoint.
     """
     names = [names] if isinstance(names, str | Path) else names
     return [_find_source(name) for name in names]
 
 
 def is_run(name: str | Path) -> bool:
-    """Whether a name is that of a stage's output folder.
-
-    Arguments
-    ---------
-    name : str or Path
-        The name.
-
-    Returns
-    -------
-    bool
-        Whether it is a folder and no model.
-
-    Example
-    -------
-    >>> is_run("focalcodec_mini_50hz")
-    False
-    """
+    """Whether a name is that of a folder without a model."""
     folder = Path(name).expanduser()
     return folder.is_dir() and not (folder / model_files.WEIGHTS_FILE).is_file()
 
@@ -242,7 +158,7 @@ def is_run(name: str | Path) -> bool:
 def _find_source(name: str | Path) -> Source:
     folder = Path(name).expanduser()
     if not is_run(name):
-        # A mistyped results/decoder has the form of a hub repository.
+        # A mistyped results/decoder looks like a hub repository.
         slip = is_repository(str(name)) and str(name) not in RELEASES
         if slip and not folder.is_dir() and folder.parent.is_dir():
             raise CheckpointError(
@@ -272,13 +188,13 @@ def _find_source(name: str | Path) -> Source:
         )
     path = folder / model_files.CONFIG_FILE
     data = as_saved_before(read_json(path))
-    # A run is the user's own, and so may be its parts.
+    # A run of the user may have custom parts.
     parsed = CodecConfig.parse(data, path, VERSIONS[0], own_parts=True)
     return Source(str(name), best.path, parsed.model_dump(), is_run=True)
 
 
 def _upgrade(found: Any, name: str, path: Path) -> checkpoint.Weights:
-    """Weights of a published recipe, of either version, by our names."""
+    """Weights of a published recipe under our names."""
     if not isinstance(found, dict) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor)
         for key, value in found.items()
@@ -296,33 +212,10 @@ def load_parts(
     sources: Sequence[Source],
     required: Iterable[str] = (),
 ) -> dict[str, Source]:
-    """Load all that the sources have; what comes later wins.
+    """Load all parts of the sources; later sources win.
 
-    Arguments
-    ---------
-    codec : FocalCodec
-        Receives the weights.
-    sources : sequence of Source
-        Of :func:`find_sources`.
-    required : iterable of str
-        Parts that one of them must have.
-
-    Returns
-    -------
-    dict
-        The source of each part that was loaded.
-
-    Raises
-    ------
-    CheckpointError
-        If a required part is nowhere, or one does not fit.
-
-    Example
-    -------
-    >>> codec = FocalCodec.from_pretrained("focalcodec_mini_50hz")
-    >>> sources = find_sources(["focalcodec_mini_50hz"])
-    >>> sorted(load_parts(codec, sources))
-    ['compressor', 'decoder', 'decompressor', 'encoder']
+    Returns the source of each loaded part. CheckpointError if a required part
+    is missing or one does not fit.
     """
     chosen: dict[str, Source] = {}
     for source in sources:
@@ -351,57 +244,25 @@ def load_module(
 ) -> Source | None:
     """Load a module beside the codec from the last source that has it.
 
-    Arguments
-    ---------
-    module : nn.Module
-        Receives the weights.
-    sources : sequence of Source
-        Of :func:`find_sources`.
-    name : str
-        What the runs call it.
-
-    Returns
-    -------
-    Source or None
-        Where it came from; None where no source has it.
-
-    Raises
-    ------
-    CheckpointError
-        If it does not fit.
+    Returns the source, or None if no source has the module.
     """
-    having = [source for source in sources if source.has(name)]
-    if not having:
+    found = [source for source in sources if source.has(name)]
+    if not found:
         return None
-    source = having[-1]
+    source = found[-1]
     label = f"{source.name} ({name})"
     checkpoint.load_state(module, source.weights(name), label)
     return source
 
 
 def check_fit(source: Source, config: CodecConfig, part: str) -> None:
-    """Raise if a part, or the features it was trained on, are others.
+    """Raise a CheckpointError if options of a part or its encoder differ.
 
-    What differs in an option of :data:`CHOSEN` is told in the log. Options
-    that the source does not tell are not compared: the shapes of its weights
-    are, when they are loaded.
-
-    Arguments
-    ---------
-    source : Source
-        Has the part.
-    config : CodecConfig
-        Of the codec that is to receive it.
-    part : str
-        The part's name.
-
-    Raises
-    ------
-    CheckpointError
-        Naming the option that differs.
+    Differences in `CHOSEN` options are logged. Options that the source does not
+    have are not compared.
     """
     role = part if part != "positional_embedding" else "encoder"
-    # A refiner can be added to a decompressor, or taken from it.
+    # A decompressor's refiner can be added or removed.
     extra = {"lookahead_size"} if role == "decompressor" else set()
     _compare(source, config, role, UNUSED | extra, f"its {part} with")
     if role != "encoder":
@@ -425,7 +286,7 @@ def _compare(
             continue
         if key in CHOSEN:
             logger.warning(
-                "%s: %s %s %r; here it goes on with the model's, %r",
+                "%s: %s %s %r; using the model's, %r",
                 *(source.name, what, key, theirs.get(key), ours.get(key)),
             )
             continue
@@ -437,17 +298,17 @@ def _compare(
 
 
 def _options(config: Mapping[str, Any], role: str) -> dict[str, Any]:
-    """A part's name and options."""
+    """Name and options of a part."""
     return {"name": config[f"{role}_name"], **config[f"{role}_config"]}
 
 
 def _fit_refiner(
     module: nn.Module, weights: checkpoint.Weights
 ) -> checkpoint.Weights:
-    """Weights for a decompressor with, or without, a refiner.
+    """Add or remove the refiner's weights of a decompressor.
 
-    The quantizer of a streaming model is trained without; its joint stage
-    starts where that ended, with a refiner that does nothing yet.
+    A streaming model's quantizer stage trains without refiner; the joint stage
+    starts with a refiner whose output is zero.
     """
     expected = module.state_dict()
     names = [name for name in expected if name.startswith("refiner.")]
@@ -458,7 +319,7 @@ def _fit_refiner(
     }
     if any(name in kept for name in names):
         return kept
-    # What the refiner adds is what its last layer gives.
+    # The refiner adds the output of its last layer.
     last = {f"refiner.out_proj.{kind}" for kind in ("weight", "bias")}
     added = {
         name: torch.zeros_like(expected[name])

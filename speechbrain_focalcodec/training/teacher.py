@@ -1,7 +1,7 @@
-"""The teacher of a streaming encoder: the same encoder with full context.
+"""Full-context teacher of a streaming encoder.
 
-FocalCodec-Stream, section 2: the causal encoder has the shape of WavLM, and
-learns to give, from the past alone, what WavLM gives with full context.
+FocalCodec-Stream, section 2: the causal encoder has the architecture of WavLM
+and is trained to output WavLM's features from past context only.
 """
 
 from pathlib import Path
@@ -30,60 +30,21 @@ __all__ = [
 
 
 def is_student(codec: FocalCodec) -> bool:
-    """Whether a codec's encoder learns from a full-context one.
-
-    Arguments
-    ---------
-    codec : FocalCodec
-        The codec.
-
-    Returns
-    -------
-    bool
-        True for a causal WavLM; log-mel features need no teacher.
-
-    Example
-    -------
-    >>> is_student(FocalCodec.from_pretrained("tests/parity/causal_50hz"))
-    True
-    """
+    """Whether a codec's encoder is a causal WavLM, which needs a teacher."""
     return isinstance(codec.encoder, WavLM) and codec.encoder.causal
 
 
 def full_context_codec(
     codec: FocalCodec, source: str | Path | None
 ) -> FocalCodec:
-    """The frozen teacher of a causal encoder.
+    """Codec with the frozen full-context teacher of a causal encoder.
 
-    Arguments
-    ---------
-    codec : FocalCodec
-        With a causal WavLM.
-    source : str or Path
-        Where the teacher's weights come from: an offline codec, or a WavLM in
-        the layout of `transformers`; see
-        `wavlm_import.load_encoder`.
-
-    Returns
-    -------
-    FocalCodec
-        Its encoder is a WavLM with full context, in eval mode; the other
-        parts are not to be used.
-
-    Raises
-    ------
-    ConfigError, CheckpointError
-        If the source is missing or does not fit.
-
-    Example
-    -------
-    >>> codec = FocalCodec.from_pretrained("tests/parity/causal_50hz")
-    >>> full_context_codec(codec, "tests/parity/offline_50hz").encoder.causal
-    False
+    Its other parts are minimal and not used. `source` is an argument of
+    :func:`load_frozen_encoder`.
     """
     config = codec.config.model_dump()
     encoder = {**config["encoder_config"], "causal": False}
-    # Only the encoder is used: the other parts are as small as they can be.
+
     offline = FocalCodec.from_config(
         CodecConfig.parse({"encoder_config": encoder, **_tiny(encoder["dim"])})
     )
@@ -94,23 +55,9 @@ def full_context_codec(
 def load_frozen_encoder(codec: FocalCodec, source: str | Path | None) -> None:
     """Load the encoder that a stage does not train.
 
-    Arguments
-    ---------
-    codec : FocalCodec
-        Receives it.
-    source : str or Path
-        The output folder of an encoder's training, or what
-        `wavlm_import.load_encoder` takes.
-
-    Raises
-    ------
-    ConfigError, CheckpointError
-        If the source cannot be read or does not fit.
-
-    Example
-    -------
-    >>> codec = FocalCodec.from_pretrained("tests/parity/offline_50hz")
-    >>> load_frozen_encoder(codec, "tests/parity/offline_25hz")
+    `source` is the output folder of an encoder's training, or a source of
+    `wavlm_import.load_encoder`. ConfigError or CheckpointError if it is None,
+    cannot be read or does not fit.
     """
     if source is None:
         raise ConfigError(
@@ -125,7 +72,7 @@ def load_frozen_encoder(codec: FocalCodec, source: str | Path | None) -> None:
 
 
 def _tiny(dim: int) -> dict:
-    """Parts of a codec around features of a dimension."""
+    """Minimal parts of a codec around features of a dimension."""
     sizes = {"hidden_dims": [1]}
     return {
         "compressor_config": {
@@ -150,24 +97,7 @@ def _tiny(dim: int) -> dict:
 def frames_before_position(
     encoder: WavLM, sig: torch.Tensor, lengths: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What an encoder's position embedding sees.
-
-    Arguments
-    ---------
-    encoder : WavLM
-        The encoder.
-    sig : torch.Tensor
-        Waveform [B, T].
-    lengths : torch.Tensor
-        Samples, int64 [B].
-
-    Returns
-    -------
-    x : torch.Tensor
-        Frames [B, N, dim], zero beyond each length.
-    frames : torch.Tensor
-        Their number, int64 [B].
-    """
+    """Input [B, N, dim] of the position embedding; frames, int64 [B]."""
     x = encoder.feature_extractor(sig, lengths)
     x = encoder.feature_proj(encoder.norm(x))
     frames = encoder.output_lengths(lengths)
@@ -175,23 +105,10 @@ def frames_before_position(
 
 
 class LayerOutputs:
-    """Collects what each transformer layer of an encoder gives.
+    """Collects the outputs [B, N, dim] of an encoder's transformer layers.
 
-    Hooks, so that the encoder is called as it always is: within DDP's wrapper
-    too.
-
-    Arguments
-    ---------
-    encoder : WavLM
-        The encoder, without wrapper.
-
-    Example
-    -------
-    >>> encoder = WavLM(num_layers=2, dim=32, ffn_dim=64, num_heads=4)
-    >>> with LayerOutputs(encoder) as outputs:
-    ...     x = encoder(torch.randn(1, 16000))
-    >>> [y.shape for y in outputs]
-    [torch.Size([1, 49, 32]), torch.Size([1, 49, 32])]
+    A context manager with hooks, so that the encoder can be called through
+    DDP's wrapper.
     """
 
     def __init__(self, encoder: WavLM):

@@ -1,4 +1,4 @@
-"""Where a training's numbers, audio and pictures go beside the log files."""
+"""Trackers: TensorBoard and Weights & Biases."""
 
 import uuid
 from collections.abc import Iterable, Mapping
@@ -20,18 +20,17 @@ __all__ = [
 
 
 class Tracker:
-    """What shows a training while it runs.
+    """Base class of trackers.
 
-    Making one fails when its library is missing; nothing is written before
-    :meth:`start`, which the main process alone calls. SpeechBrain's own
-    loggers count calls in place of steps, so that a resumed run is drawn over
-    its first part; these do not.
+    The constructor fails if the library is missing. Only the main process calls
+    :meth:`start`, before any other method. Unlike SpeechBrain's loggers,
+    trackers get the optimizer step, so that a resumed run continues its curves.
     """
 
     def start(
         self, folder: Path, config: Mapping[str, Any], step: int | None
     ) -> None:
-        """Begin, or go on with what is there.
+        """Start or continue tracking.
 
         Arguments
         ---------
@@ -40,76 +39,30 @@ class Tracker:
         config : Mapping[str, Any]
             Plain hyperparameters by name.
         step : int, optional
-            The step that the run resumes from (0: it starts anew); None to
-            add to what is there.
+            Step that the run resumes from; 0 for a new run, None to append.
         """
         raise NotImplementedError
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Show numbers.
-
-        Arguments
-        ---------
-        values : Mapping[str, float]
-            By name, such as ``valid/mel``.
-        step : int
-            Steps of the optimizer so far.
-        """
+        """Track scalars by name, such as ``valid/mel``."""
         raise NotImplementedError
 
     def audio(
         self, name: str, sig: torch.Tensor, sample_rate: int, step: int
     ) -> None:
-        """Let a signal be heard.
-
-        Arguments
-        ---------
-        name : str
-            What it is.
-        sig : torch.Tensor
-            Waveform [T], on the CPU.
-        sample_rate : int
-            Its sample rate (Hz).
-        step : int
-            Steps of the optimizer so far.
-        """
+        """Track a waveform [T] on the CPU."""
         raise NotImplementedError
 
     def picture(self, name: str, path: Path, step: int) -> None:
-        """Show a picture.
-
-        Arguments
-        ---------
-        name : str
-            What it is.
-        path : Path
-            A PNG file.
-        step : int
-            Steps of the optimizer so far.
-        """
+        """Track a PNG file."""
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Bring to disk what is still held back."""
+        """Write buffered data."""
 
 
 class TensorBoardTracker(Tracker):
-    """Writes event files to the folder `tensorboard` of a run.
-
-    Raises
-    ------
-    ImportError
-        If TensorBoard is not installed; the message says how to get it.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> tracker = TensorBoardTracker()
-    >>> tracker.start(folder, {}, 0)
-    >>> tracker.scalars({"train/loss": 1.0}, 50)
-    >>> len(list((folder / "tensorboard").iterdir()))
-    1
-    """
+    """Writes event files to the folder `tensorboard` of a run."""
 
     def __init__(self) -> None:
         import_extra("tensorboard", "tensorboard")
@@ -117,17 +70,6 @@ class TensorBoardTracker(Tracker):
     def start(
         self, folder: Path, config: Mapping[str, Any], step: int | None
     ) -> None:
-        """Open an event file that supersedes what lies beyond `step`.
-
-        Arguments
-        ---------
-        folder : Path
-            Output folder of the run.
-        config : Mapping[str, Any]
-            Shown as a table.
-        step : int, optional
-            The step that the run resumes from.
-        """
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(
@@ -161,20 +103,14 @@ class TensorBoardTracker(Tracker):
 class WandBTracker(Tracker):
     """Sends a run to Weights & Biases.
 
-    A run that resumes goes on under the same id, which is kept in
-    `wandb/id.txt` of the output folder. Steps that are done twice stay in
-    Weights & Biases twice: what was sent cannot be taken back.
+    A resumed run keeps its id, stored in `wandb/id.txt` of the output folder.
+    Repeated steps appear twice, since sent data cannot be removed.
 
     Arguments
     ---------
     **options : Any
-        For `wandb.init`, such as ``project`` and ``entity``; without them
-        its own environment variables (WANDB_PROJECT, ...) decide.
-
-    Raises
-    ------
-    ImportError
-        If wandb is not installed; the message says how to get it.
+        For `wandb.init`, such as ``project`` and ``entity``; by default wandb's
+        environment variables (WANDB_PROJECT, ...) are used.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -184,17 +120,6 @@ class WandBTracker(Tracker):
     def start(
         self, folder: Path, config: Mapping[str, Any], step: int | None
     ) -> None:
-        """Start a run, or go on with that of the folder.
-
-        Arguments
-        ---------
-        folder : Path
-            Output folder of the run; its name is the run's.
-        config : Mapping[str, Any]
-            Kept as the run's configuration.
-        step : int, optional
-            The step that the run resumes from; 0 starts another run.
-        """
         file = folder / "wandb" / "id.txt"
         if step == 0 or not file.is_file():
             atomic_write_text(file, uuid.uuid4().hex[:12] + "\n")
@@ -207,7 +132,7 @@ class WandBTracker(Tracker):
             **self._options,
         }
         self._run = self._wandb.init(**options)
-        # Its own count of steps cannot go back; ours is one more number.
+        # wandb's own step counter cannot go back.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -228,31 +153,11 @@ _NAMES = {"tensorboard": TensorBoardTracker, "wandb": WandBTracker}
 
 
 def make_trackers(loggers: Iterable[str | Tracker] | None) -> list[Tracker]:
-    """The trackers that a YAML asks for.
+    """Make the trackers of the hyperparameter ``loggers``.
 
-    Arguments
-    ---------
-    loggers : iterable of str or Tracker, optional
-        ``tensorboard``, ``wandb``, or trackers made by the YAML (such as
-        ``!new:speechbrain_focalcodec.training.trackers.WandBTracker`` with
-        options); None for none.
-
-    Returns
-    -------
-    list of Tracker
-        Not started yet.
-
-    Raises
-    ------
-    ConfigError
-        If a name is unknown.
-    ImportError
-        If a library is missing; the message says how to get it.
-
-    Example
-    -------
-    >>> [type(x).__name__ for x in make_trackers(["tensorboard"])]
-    ['TensorBoardTracker']
+    Names are ``tensorboard`` and ``wandb``; a YAML can also make trackers, such
+    as ``!new:speechbrain_focalcodec.training.trackers.WandBTracker``.
+    ConfigError if a name is unknown, ImportError if a library is missing.
     """
     if isinstance(loggers, str):
         loggers = [loggers]

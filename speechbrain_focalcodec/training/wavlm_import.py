@@ -1,4 +1,4 @@
-"""Weights for the frozen encoder, from a codec or from a published WavLM."""
+"""Loads the frozen encoder from a codec or from a published WavLM."""
 
 import re
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ NAMES = (
     (r"\.feed_forward\.output_dense\.", ".feed_forward.out_proj."),
 )
 
-# What the first layers of a WavLM do not need.
+# Weights that the first layers do not need.
 LEFT_OUT = ("masked_spec_embed", "encoder.layer_norm.")
 
 # Both spellings of PyTorch's weight norm: magnitude and direction.
@@ -59,35 +59,10 @@ def wavlm_from_transformers(
 ) -> Weights:
     """Weights of our WavLM encoder from those of `transformers`' WavLM.
 
-    The first layers are kept, the weight norm of the position convolution is
-    folded into a plain weight, and the final norm is left out.
-
-    Arguments
-    ---------
-    weights : dict
-        State dict of a `WavLMModel`, as `microsoft/wavlm-large` has it; or of
-        a model with a head, where its names begin with `wavlm.`.
-    num_layers : int
-        Layers to keep.
-
-    Returns
-    -------
-    dict
-        For the `load_state_dict` of
-        :class:`~speechbrain_focalcodec.modules.wavlm.WavLM`.
-
-    Raises
-    ------
-    CheckpointError
-        If the weights have no such layers, or are not those of a WavLM.
-
-    Example
-    -------
-    >>> wavlm_from_transformers({}, num_layers=6)
-    Traceback (most recent call last):
-    ...
-    speechbrain_focalcodec.errors.CheckpointError: the WavLM weights have no \
-encoder.layers.5; 6 layers are needed
+    Keeps the first layers, folds the weight norm of the position convolution
+    and drops the final norm. `weights` is the state dict of a `WavLMModel`, as
+    of `microsoft/wavlm-large`, or of a model with a head. CheckpointError if
+    layers are missing or the weights are not those of a WavLM.
     """
     kept = {
         name.removeprefix("wavlm."): value
@@ -130,30 +105,23 @@ encoder.layers.5; 6 layers are needed
 def load_encoder(
     codec: "FocalCodec", source: str | Path, revision: str | None = None
 ) -> None:
-    """Give a codec the weights of a frozen encoder.
+    """Load the weights of a frozen encoder into a codec.
 
     Arguments
     ---------
     codec : FocalCodec
-        Receives them.
+        Receives the weights.
     source : str or Path
-        Another codec whose encoder to take (bundled name, local folder or hub
-        repository; the releases hold WavLM-large's first six layers), or a
-        WavLM in the layout of `transformers`, with `config.json` and
-        `model.safetensors`.
+        A codec (bundled name, local folder or hub repository; the releases
+        contain WavLM-large's first six layers), or a WavLM in the layout of
+        `transformers`, with `config.json` and `model.safetensors`.
     revision : str, optional
-        Hub only: commit, tag or branch.
+        Commit, tag or branch on the hub.
 
     Raises
     ------
     ConfigError, CheckpointError
         If the source cannot be read or its encoder does not fit.
-
-    Example
-    -------
-    >>> from speechbrain_focalcodec import FocalCodec
-    >>> codec = FocalCodec.from_pretrained("tests/parity/offline_50hz")
-    >>> load_encoder(codec, "tests/parity/offline_25hz")
     """
     _, folder = model_files.resolve_source(source, revision)
     path = folder / model_files.CONFIG_FILE
@@ -181,11 +149,11 @@ def load_encoder(
 
 
 def _check_encoder(config: Any, theirs: CodecConfig, path: Path) -> None:
-    """Raise if a codec's encoder is other than the shapes of weights show."""
+    """Raise if options that the shapes of weights do not show differ."""
     if type(theirs.encoder_config) is not type(config):
-        return  # the names of the weights differ, which is an error
+        return  # loading fails, since the names of the weights differ
     keys = ["strides", "max_distance"]
-    # A student may start from full context; its weights are no teacher's.
+    # A student may start from its teacher, but not the reverse.
     if not getattr(config, "causal", False):
         keys.append("causal")
     for key in keys:
@@ -201,7 +169,7 @@ def _check_encoder(config: Any, theirs: CodecConfig, path: Path) -> None:
 def _check_options(
     config: WavLMConfig, published: dict[str, Any], path: Path
 ) -> None:
-    """Raise if a WavLM differs in what the shapes of weights do not show."""
+    """Raise if a WavLM differs in options that shapes do not show."""
     published = {"do_stable_layer_norm": False, **published}
     for key, needed in (
         ("do_stable_layer_norm", True),

@@ -30,7 +30,7 @@ if __name__ == "__main__":
         with open(hparams_file, encoding="utf-8") as fin:
             hparams = load_hyperpyyaml(fin, overrides)
 
-        # Manifests of the splits; pieces of text and classes follow from them.
+        # Manifests of the splits, before tokenizers and classes.
         prepare_data(prepare_libritts, hparams)
         modules = {
             "front_end": hparams["front_end"],
@@ -47,7 +47,7 @@ if __name__ == "__main__":
         train_set, valid_set, test_set = make_datasets(brain, hparams)
         described = describe_task(brain, hparams)
 
-        # Written when the training starts, once all is found to fit.
+        # Created when the training starts, after all checks.
         run.create_directory(brain)
         brain.fit(
             hparams["epoch_counter"],

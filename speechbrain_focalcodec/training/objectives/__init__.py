@@ -1,4 +1,4 @@
-"""Objectives: the parts of a stage's loss, which its YAML lists."""
+"""Objectives: terms of a stage's loss, listed in its YAML."""
 
 from speechbrain_focalcodec.training.objectives.adversarial import Adversarial
 from speechbrain_focalcodec.training.objectives.distillation import (

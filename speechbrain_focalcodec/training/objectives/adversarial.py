@@ -1,4 +1,4 @@
-"""Adversarial training of a decoder against a discriminator."""
+"""Adversarial training of a decoder with a discriminator."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,17 +18,16 @@ __all__ = ["Adversarial"]
 
 
 class Adversarial(Objective):
-    """Hinge loss and feature matching of a discriminator.
+    """Hinge loss and feature matching loss (FocalCodec, section 3.4).
 
-    FocalCodec, section 3.4. The YAML's ``modules`` have the ``discriminator``,
-    which takes waveforms [B, 1, T] and returns lists of scores and of feature
-    maps; without it the stage trains without this objective. A discriminator in
-    ``start_from`` is trained further. The discriminator and the codec each take
-    one step a batch.
+    The YAML's ``modules`` contain the ``discriminator``, which maps waveforms
+    [B, 1, T] to lists of scores and of feature maps. Without it the stage
+    trains without this objective. A discriminator in ``start_from`` is loaded.
+    Discriminator and codec take one step each per batch.
 
-    Logged in training: ``adversarial``, ``feature_matching``, and of the
-    discriminator ``discriminator`` (its loss), ``score_real``, ``score_fake``
-    and ``discriminator_accuracy``.
+    Logged in training: ``adversarial``, ``feature_matching``,
+    ``discriminator`` (the discriminator's loss), ``score_real``,
+    ``score_fake`` and ``discriminator_accuracy``.
 
     Arguments
     ---------
@@ -37,13 +36,13 @@ class Adversarial(Objective):
     weight : float
         Weight of the hinge loss.
     feature_matching_weight : float
-        Weight of the distance of feature maps.
+        Weight of the feature matching loss.
     warmup : int
-        Steps at the start in which the discriminator trains alone: a new one
-        beside a trained decoder would make that worse.
+        Number of first steps in which only the discriminator trains. A new
+        discriminator would degrade a trained decoder.
     judged_samples : int, optional
-        The discriminator gets a random part of so many samples of each
-        utterance, to save time; all by default.
+        Length of the random part of each utterance that the discriminator
+        judges; the whole utterance by default.
     """
 
     needs = frozenset({"estimate"})
@@ -66,14 +65,14 @@ class Adversarial(Objective):
     def prepare(self, brain: Any) -> None:
         super().prepare(brain)
         if brain.scaler.is_enabled() and brain.grad_accumulation_factor > 1:
-            # The discriminator's step rescales in the middle of what the
-            # decoder has accumulated.
+            # The discriminator's step would rescale between the decoder's
+            # accumulated gradients.
             raise ConfigError(
                 "grad_accumulation_factor > 1 does not go with a "
                 "discriminator in fp16: use --precision=bf16 or a larger "
                 "batch_size"
             )
-        # Without the wrapper of DDP or of a compiler.
+        # Without DDP's or a compiler's wrapper.
         self.discriminator = brain.modules.discriminator
         load_module(self.discriminator, brain.sources)
 
@@ -109,26 +108,14 @@ class Adversarial(Objective):
         )
 
     def opposing_loss(self, outputs: dict[str, Any]) -> torch.Tensor:
-        """Compute the hinge loss of the discriminator.
-
-        Arguments
-        ---------
-        outputs : dict
-            Of the Brain's forward pass: ``estimate`` and ``target`` [B, T], and
-            ``lengths``, int64 [B], where there is padding.
-
-        Returns
-        -------
-        torch.Tensor
-            Scalar.
-        """
+        """Hinge loss of the discriminator, from the Brain's outputs."""
         estimate, target, lengths = self._judged(outputs)
         discriminator = self.brain.modules.discriminator
         fake = _floats(discriminator(estimate.detach())[0])
         real = _floats(discriminator(target)[0])
 
         def mean(scores: Sequence[torch.Tensor]) -> torch.Tensor:
-            """Over discriminators, however many scores each gives."""
+            """Mean over discriminators with any number of scores each."""
             return torch.stack(
                 [_mean(x, estimate, lengths) for x in scores]
             ).mean()
@@ -145,7 +132,7 @@ class Adversarial(Objective):
             discriminator=loss,
             score_real=score_real,
             score_fake=score_fake,
-            # It classifies by the sign.
+            # The discriminator classifies by the sign.
             discriminator_accuracy=0.5
             * (
                 mean([(x > 0).float() for x in real])
@@ -157,19 +144,14 @@ class Adversarial(Objective):
     def _judged(
         self, outputs: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Estimate and target for the discriminator, [B, 1, T].
-
-        And their lengths, where there is padding.
-        """
+        """Estimate and target [B, 1, T], and lengths if there is padding."""
         if "judged" in outputs:
             return outputs["judged"]
         estimate, target = outputs["estimate"], outputs["target"]
         lengths, size = outputs.get("lengths"), self.judged_samples
         if size is not None and size < target.shape[1]:
-            # Within each utterance: from padding, which is the same in both, it
-            # learns nothing. It is drawn by torch's own generator: processes
-            # draw apart (seed_apart), a resumed run as it would have
-            # (RandomState).
+            # Windows lie within the utterances: padding is the same in both.
+            # torch's generator differs between processes and is resumed.
             starts = random_starts(outputs["lengths"], size)
             estimate = take_windows(estimate, starts, size)
             target = take_windows(target, starts, size)
@@ -177,7 +159,7 @@ class Adversarial(Objective):
             lengths = lengths.clamp(max=target.shape[1])
             if bool((lengths == target.shape[1]).all()):
                 lengths = None
-        # Both losses judge the same part.
+        # Both losses use the same windows.
         outputs["judged"] = estimate[:, None], target[:, None], lengths
         return outputs["judged"]
 
@@ -185,17 +167,13 @@ class Adversarial(Objective):
 def _over_processes(
     sig: torch.Tensor, lengths: torch.Tensor | None, *means: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """From means over waveforms [B, 1, T] here, those of all processes."""
+    """Means over all processes from means over waveforms [B, 1, T] here."""
     weight = sig.numel() if lengths is None else lengths.sum()
     return mean_over_processes(torch.stack(means), weight).unbind()
 
 
 def _floats(scores: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Scores in float32.
-
-    A loss in autocast's types has too few digits to show that it falls, and
-    in fp16 its gradient, a GradScaler's first scale, would be infinite.
-    """
+    """Scores in float32: autocast's types are too coarse for the loss."""
     return [score.float() for score in scores]
 
 
@@ -204,8 +182,7 @@ def _mean(
 ) -> torch.Tensor:
     """Mean of scores [B, N] or maps [B, C, N, ...] of waveforms [B, 1, T].
 
-    The share of the N steps that lies beyond a waveform's length does not
-    count.
+    Of the N steps, those that correspond to padding do not count.
     """
     if lengths is None:
         return x.mean()

@@ -15,14 +15,14 @@ __all__ = ["LayerDistillation"]
 
 
 class LayerDistillation(Objective):
-    """Mean over the layers of weighted errors to the teacher's outputs.
+    """Mean over layers of weighted errors to the teacher's layer outputs.
 
     FocalCodec-Stream, section 2. Layer i is logged as ``mse_i``.
 
     Arguments
     ---------
     first_layer_weight, last_layer_weight : float
-        The layers' weights are evenly spaced between these.
+        Weights of the first and the last layer; evenly spaced between.
     """
 
     needs = frozenset({"sig", "teacher"})
@@ -42,10 +42,9 @@ class LayerDistillation(Objective):
         with torch.no_grad(), LayerOutputs(teacher) as targets:
             teacher(sig, lengths)
         with LayerOutputs(student) as estimates:
-            # Through DDP's wrapper, which shares its gradients.
+            # Through DDP's wrapper, which averages gradients.
             brain.modules.encoder(sig, lengths)
-        # Without context to the right the last frame of the teacher is one
-        # before that of the student.
+        # The causal student may have one frame more than the teacher.
         frames = torch.minimum(
             teacher.output_lengths(lengths), student.output_lengths(lengths)
         )

@@ -12,10 +12,11 @@ __all__ = ["Entropy"]
 
 
 class Entropy(Objective):
-    """Makes each bit certain and the use of the codes even.
+    """Entropy loss of the quantizer (FocalCodec, section 3.4).
 
-    FocalCodec, section 3.4. Logged as ``entropy``, over the batch of all
-    processes. In validation it does not count in the loss.
+    Makes each assignment certain and the use of the codes uniform. Logged as
+    ``entropy``, over the batch of all processes. Not part of the validation
+    loss.
 
     Arguments
     ---------
@@ -24,7 +25,7 @@ class Entropy(Objective):
     diversity_weight : float
         Weight of the entropy of the mean assignment, which is maximised.
     inverse_temperature : float
-        Of the soft assignment of latents to codes.
+        Inverse temperature of the soft assignment of latents to codes.
     """
 
     needs = frozenset({"lats"})

@@ -1,4 +1,4 @@
-"""Error of the features that the decompressor reconstructs."""
+"""Error of the reconstructed features."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ __all__ = ["FeatureError"]
 class FeatureError(Objective):
     """Mean squared error of the reconstructed features, logged as ``mse``.
 
-    FocalCodec, section 3.4. The target is what the compressor gets; where the
-    stage trains a streaming encoder, its full-context teacher's features.
+    FocalCodec, section 3.4. The target is the compressor's input; if the stage
+    trains a streaming encoder, it is the full-context teacher's output.
 
     Arguments
     ---------

@@ -1,4 +1,4 @@
-"""Pretraining of an encoder: the spectrogram of speech that has gaps."""
+"""Pretraining of an encoder on speech with gaps."""
 
 from typing import Any
 
@@ -19,20 +19,20 @@ __all__ = ["GapFilling", "cut_gaps"]
 class GapFilling(Objective):
     """Mean absolute error of a log-mel spectrogram predicted from features.
 
-    The releases use WavLM-large. This is a simple way to get an encoder of
-    another size or language, in the spirit of WavLM (Chen et al., 2022): the
-    encoder gets speech with gaps, and a linear layer on its features, ``head``
-    in the YAML's ``modules``, predicts the spectrogram of speech without gaps.
+    The releases use WavLM-large. This objective is a simple way to pretrain an
+    encoder of another size or language, similar to WavLM (Chen et al., 2022):
+    the encoder's input has gaps, and a linear layer ``head`` in the YAML's
+    ``modules`` predicts the spectrogram of the input without gaps.
 
     Arguments
     ---------
     mel : nn.Module
-        Computes the log-mel target [B, N, bands] of a waveform, one frame a hop
-        of the encoder.
+        Computes the log-mel target [B, N, bands] of a waveform, one frame per
+        hop of the encoder.
     gap_samples : int
         Length of a gap.
     gap_share : float
-        Share of the samples that gaps silence, in training.
+        Share of the samples in gaps, in training.
     """
 
     needs = frozenset({"sig"})
@@ -77,21 +77,10 @@ class GapFilling(Objective):
 
 
 def cut_gaps(sig: torch.Tensor, samples: int, share: float) -> torch.Tensor:
-    """Silence random spans of waveforms.
+    """Set random spans of waveforms [B, T] to zero.
 
-    Arguments
-    ---------
-    sig : torch.Tensor
-        Waveforms [B, T].
-    samples : int
-        Length of a gap.
-    share : float
-        Share of the samples to silence; less where gaps overlap.
-
-    Returns
-    -------
-    torch.Tensor
-        Waveforms [B, T].
+    `samples` is the length of a span, `share` the share of samples in spans;
+    less where spans overlap.
     """
     batch, total = sig.shape
     count = round(share * total / samples)

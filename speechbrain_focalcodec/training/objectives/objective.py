@@ -1,4 +1,4 @@
-"""What an objective is."""
+"""Base class of objectives."""
 
 from __future__ import annotations
 
@@ -15,67 +15,53 @@ __all__ = ["Objective"]
 
 
 class Objective:
-    """A part of a stage's loss.
+    """A term of a stage's loss.
 
-    A subclass says which outputs of the Brain's forward pass it needs, and
-    computes its share of the loss from them. The Brain computes no others, see
+    A subclass names the outputs of the Brain's forward pass that it needs and
+    computes its term from them. The Brain computes only needed outputs, see
     :meth:`~speechbrain_focalcodec.training.codec_brain.CodecBrain\
-.compute_forward`.
+    .compute_forward`.
     """
 
-    #: Names of the outputs that it needs; ``"teacher"`` stands for the
-    #: full-context encoder of a streaming model, ``brain.teacher``.
+    #: Names of the needed outputs; ``"teacher"`` requests ``brain.teacher``,
+    #: the full-context encoder of a streaming model.
     needs: frozenset[str] | set[str] = frozenset()
-    #: Names of the YAML's ``modules`` that it needs. Without them the stage
+    #: Names of the needed ``modules`` of the YAML. Without them the stage
     #: trains without the objective.
     modules: tuple[str, ...] = ()
-    #: Makes the optimizer of these modules if they train apart, by
+    #: Makes the optimizer of these modules if they minimise
     #: :meth:`opposing_loss`. By default they share the codec's optimizer.
     opt_class: Callable[..., torch.optim.Optimizer] | None = None
-    #: Steps at the start in which such modules train alone.
+    #: Number of first steps in which only such modules train.
     warmup: int = 0
 
     def prepare(self, brain: CodecBrain) -> None:
-        """Called once, when the Brain has its modules and their weights.
+        """Called once, after the weights are loaded; sets ``self.brain``.
 
-        Arguments
-        ---------
-        brain : CodecBrain
-            It is kept as ``self.brain``. ``brain.record(name=value)`` logs a
-            term, ``brain.device`` is where tensors are.
+        ``brain.record(name=value)`` logs a term, ``brain.device`` is the
+        device.
         """
         self.brain = brain
 
     def __call__(
         self, outputs: dict[str, Any], stage: sb.Stage
     ) -> torch.Tensor | float:
-        """Compute the objective's share of the loss, and log its terms.
+        """Compute the weighted term of the loss and log its values.
 
         Arguments
         ---------
         outputs : dict
-            Of the Brain's forward pass.
+            Outputs of the Brain's forward pass.
         stage : sb.Stage
             Training, validation or test.
 
         Returns
         -------
         torch.Tensor or float
-            Scalar, already weighted.
+            Scalar.
         """
         raise NotImplementedError
 
     def opposing_loss(self, outputs: dict[str, Any]) -> torch.Tensor:
-        """Compute the loss of modules that train apart.
-
-        Arguments
-        ---------
-        outputs : dict
-            Of the Brain's forward pass.
-
-        Returns
-        -------
-        torch.Tensor
-            Scalar.
-        """
+        """Loss (a scalar) of modules with an optimizer of their own."""
         raise NotImplementedError

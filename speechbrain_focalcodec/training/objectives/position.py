@@ -16,9 +16,9 @@ __all__ = ["PositionError", "compare"]
 class PositionError(Objective):
     """Mean squared error of the position embedding to the teacher's.
 
-    FocalCodec-Stream, section 2: WavLM adds to its frames a convolution over
-    128 of them, half of them in the future. A causal convolution learns to
-    give the same from the past, before the rest of the encoder is trained.
+    FocalCodec-Stream, section 2. WavLM's position embedding is a convolution
+    over 128 frames, half of them in the future. The causal convolution is
+    trained to match it before the rest of the encoder.
     """
 
     needs = frozenset({"sig", "teacher"})
@@ -47,18 +47,9 @@ def compare(
     target: torch.Tensor,
     frames: torch.Tensor,
 ) -> None:
-    """Keep samples of student and teacher; log the student's relative error.
+    """Keep samples of student and teacher, and log the relative error.
 
-    Arguments
-    ---------
-    brain : CodecBrain
-        The Brain.
-    ids : list of str
-        Of the utterances.
-    estimate, target : torch.Tensor
-        Outputs of student and teacher [B, N, C], zero in the padding.
-    frames : torch.Tensor
-        Frames, int64 [B].
+    Their outputs [B, N, C] are zero in the padding; frames are int64 [B].
     """
     brain.keep_sample(ids, teacher=(target, frames), student=(estimate, frames))
     # The error relative to that of zeros.

@@ -1,4 +1,4 @@
-"""Losses between the decoded waveform and its original."""
+"""Losses between the decoded and the original waveform."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,18 +14,18 @@ __all__ = ["WaveformLosses"]
 
 
 class WaveformLosses(Objective):
-    """Losses of waveforms, such as those of spectrograms or of words.
+    """Weighted sum of waveform losses, such as mel or STFT losses.
 
     Arguments
     ---------
     losses : dict
         Modules by the name of their term in the logs. Each computes a scalar
-        from estimate and target [B, T], and from ``lengths`` in samples, int64
-        [B], if its ``forward`` has that argument; see
+        from estimate and target [B, T] and, if its ``forward`` has the
+        argument, ``lengths`` in samples, int64 [B]. See
         :mod:`~speechbrain_focalcodec.training.losses` and
         :class:`~speechbrain_focalcodec.training.perceptual.WhisperLoss`.
     weights : dict
-        Their weights by the same names; other names do not count.
+        Weights by the same names; other names are ignored.
     """
 
     needs = frozenset({"estimate"})
