@@ -177,12 +177,13 @@ def tokenize(
             "data_root": data_root,
         },
     )
+    info: DatasetInfo | None
     with stopping(bar, _STOPPED):
         if engine == "ray":
             ray_options = ray_address, ray_workers, ray_gpus, ray_cpus
             info = run.with_ray(ray_options, bar)
-        elif (processes or (processes := default_processes(device))) > 1:
-            info = run.with_processes(processes, bar)
+        elif (number := processes or default_processes(device)) > 1:
+            info = run.with_processes(number, bar)
         else:
             info = run.as_rank(find_rank(), bar)
     if info is None:
@@ -258,8 +259,11 @@ class _Run(NamedTuple):
         if device is None and torch.cuda.is_available():
             place = rank.rank if shared else local_rank()[0]
             device = f"cuda:{place % torch.cuda.device_count()}"
+        interface = self.loading.load(device)
         info = tokenize(
-            *(self.source, self.out, self.loading.load(device)),
+            self.source,
+            self.out,
+            interface,
             **self.options,
             rank=rank,
             report=bar,

@@ -253,8 +253,15 @@ def list_items(
 
 def _utterance(item: Item, header: Header, target: str | None) -> Utterance:
     return Utterance(
-        *(item.id, item.path, header.num_samples, header.sample_rate),
-        *(item.speaker, item.text, item.start, item.stop, target),
+        item.id,
+        item.path,
+        header.num_samples,
+        header.sample_rate,
+        item.speaker,
+        item.text,
+        item.start,
+        item.stop,
+        target,
     )
 
 
