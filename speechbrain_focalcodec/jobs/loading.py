@@ -37,16 +37,16 @@ _HEADERS_AT_ONCE = 64
 
 
 class Pending:
-    """Results that are being read.
+    """Results of reading, in order.
 
     Arguments
     ---------
     loader : Loader
-        Where they come from.
+        Reads them.
     work : callable
-        What is done with each item.
+        Called with each item.
     groups : list of sequence of AudioJob
-        The items, as they are sent to processes.
+        The items; each group is read by one process.
     """
 
     def __init__(
@@ -65,22 +65,22 @@ class Pending:
             try:
                 results += future.result()
             except BrokenProcessPool:
-                # Other groups of this process end up here as well.
+                # Other groups of the pool get this error too.
                 results += _one_by_one(self._work, group)
         return results
 
 
 class Loader:
-    """Reads headers and audio in processes of its own.
+    """Reads headers and audio in worker processes.
 
-    A context manager, which ends them.
+    A context manager that ends them.
 
     Arguments
     ---------
     sample_rate : int, optional
-        Sample rate to resample to, in Hz; ``None`` for each file's own.
+        Sample rate to resample to, in Hz; each file's own if None.
     workers : int
-        Number of processes; 0 for a thread, which starts at once.
+        Number of processes; 0 for a thread.
 
     Example
     -------
@@ -98,41 +98,19 @@ class Loader:
         )
 
     def headers(self, jobs: Sequence[AudioJob]) -> Pending:
-        """Have headers read.
-
-        Arguments
-        ---------
-        jobs : sequence of AudioJob
-            The items.
-
-        Returns
-        -------
-        Pending
-            A `Header` for each, or what is wrong with it (str).
-        """
+        """Read headers: a `Header` or an error message for each item."""
         size = _HEADERS_AT_ONCE
         groups = [jobs[i : i + size] for i in range(0, len(jobs), size)]
         return Pending(self, read_header, groups)
 
     def sigs(self, jobs: Sequence[AudioJob]) -> Pending:
-        """Have audio read.
-
-        Arguments
-        ---------
-        jobs : sequence of AudioJob
-            The items of one batch.
-
-        Returns
-        -------
-        Pending
-            A waveform for each, float32 [T], or what is wrong with it (str).
-        """
+        """Read a batch: float32 [T] or an error message for each item."""
         return Pending(self, self._read_sig, [jobs] if jobs else [])
 
     def submit(
         self, work: Callable[[Any], Any], jobs: Sequence[Any]
     ) -> "Future[list[Any]]":
-        """Have a function called for each item, in one process."""
+        """Call a function for each item, in one process."""
         try:
             return _submit(self._pool, _call_each, work, jobs)
         except BrokenProcessPool:
@@ -153,7 +131,7 @@ def _call_each(work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
 
 
 def _call(work: Callable[[Any], Any], job: Any) -> Any:
-    """An unexpected exception is this file's failure, not the run's."""
+    """Call a function; an unexpected exception fails this item alone."""
     try:
         return work(job)
     except Exception as error:
@@ -208,19 +186,9 @@ def _begin_worker() -> None:
 
 
 def read_ahead(items: Iterable[Item], number: int) -> Iterator[Item]:
-    """Yield items in order while the next ones are being prepared.
+    """Yield items in order; `number` items are taken ahead.
 
-    Arguments
-    ---------
-    items : iterable
-        Items whose work starts when they are taken.
-    number : int
-        Number of items to take ahead.
-
-    Returns
-    -------
-    iterator
-        The items, in order.
+    Taking an item starts its work.
 
     Example
     -------
