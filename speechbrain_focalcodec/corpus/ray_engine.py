@@ -188,6 +188,7 @@ def tokenize_with_ray(
                 out, plan, work.num_failures, max_failures, report
             )
             if work.todo:
+                monitor.check(work.num_failures)
                 arguments = (load, device, str(out), plan.digest())
                 with _cluster(ray, options.address):
                     for facts in _make(

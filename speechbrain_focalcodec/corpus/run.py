@@ -86,7 +86,6 @@ class Monitor:
         self._share, self._report = max_failures, report
         self._counts = counts or Counts()
         self._before, self._failures = failed, set[Failure]()
-        self.check(failed)
 
     def __call__(
         self, items: int, seconds: float, failures: list[Failure]
@@ -236,6 +235,7 @@ def tokenize(
                 *(report, counts),
             )
             if work.todo:
+                monitor.check(work.num_failures)
                 with ShardMaker(
                     *(interface, work.plan, work.items, out),
                     *(batch_duration, workers, monitor),
