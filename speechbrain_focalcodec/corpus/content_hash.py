@@ -1,4 +1,4 @@
-"""A hash over the content of a table, whatever file or library holds it."""
+"""Hashes the content of a table, independently of its file format."""
 
 import hashlib
 import json
@@ -14,10 +14,10 @@ __all__ = ["ContentHash", "seal", "unseal"]
 class ContentHash:
     """SHA-256 over names, types and values of columns.
 
-    It depends neither on how rows are grouped nor on the order of columns
-    nor on the version of pyarrow, only on the rows in their order. Each
-    column is hashed by itself: which values there are (a byte a row), then
-    the values, little-endian; of text the lengths in bytes and the UTF-8.
+    It depends on the rows and their order alone, not on row groups, the order
+    of columns or the version of pyarrow. Each column is hashed by itself: one
+    byte per row for missing values, then the values, little-endian; of text
+    the lengths in bytes and the UTF-8.
 
     Arguments
     ---------
@@ -43,17 +43,7 @@ class ContentHash:
         }
 
     def update(self, table: pa.Table) -> None:
-        """Go on with more rows.
-
-        Arguments
-        ---------
-        table : pyarrow.Table
-            The rows, with the columns of the schema.
-
-        Example
-        -------
-        >>> ContentHash(pa.schema([])).update(pa.table({}))
-        """
+        """Add the rows of a table with the columns of the schema."""
         self.num_rows += table.num_rows
         for field in self.schema:
             for array in table.column(field.name).chunks:
@@ -78,7 +68,7 @@ class ContentHash:
 
 
 def _bytes_of(array: pa.Array) -> list[Any]:
-    """Which values there are, the values, and text after its lengths."""
+    """Bytes of the validity, the values, and text after its lengths."""
     valid = array.is_valid().cast(pa.uint8()).to_numpy(zero_copy_only=False)
     if pa.types.is_string(array.type):
         array = array.fill_null("")
@@ -97,17 +87,7 @@ def _bytes_of(array: pa.Array) -> list[Any]:
 
 
 def seal(facts: dict[str, Any]) -> bytes:
-    """Facts as JSON, after their hash: the metadata of a Parquet file.
-
-    Arguments
-    ---------
-    facts : dict
-        What JSON can hold.
-
-    Returns
-    -------
-    bytes
-        For :func:`unseal`; the same for the same facts.
+    """Facts as JSON after their hash, for the metadata of a Parquet file.
 
     Example
     -------
@@ -119,22 +99,7 @@ def seal(facts: dict[str, Any]) -> bytes:
 
 
 def unseal(sealed: bytes) -> dict[str, Any]:
-    """Take out what :func:`seal` has put in.
-
-    Arguments
-    ---------
-    sealed : bytes
-        Its result.
-
-    Returns
-    -------
-    dict
-        The facts.
-
-    Raises
-    ------
-    ValueError
-        If they are damaged.
+    """Facts of :func:`seal`; a ValueError if they are damaged.
 
     Example
     -------

@@ -1,4 +1,4 @@
-"""Collecting a source's items in Arrow, compact, whatever columns they have."""
+"""Collects a source's items in compact Arrow batches."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +10,7 @@ from speechbrain_focalcodec.corpus.sources import Item
 
 __all__ = ["FIXED", "ItemBatches"]
 
-# The columns of every table of items; those of a manifest follow.
+# Columns of each table of items; those of a manifest follow.
 FIXED = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -21,8 +21,8 @@ FIXED = pa.schema(
         pa.field("stop", pa.float64()),
     ]
 )
-# Other columns do not get these names, whatever their case: DuckDB takes
-# "Text" for "text".
+# Names that other columns cannot have, in any case: DuckDB reads "Text" as
+# "text".
 TAKEN = frozenset((*COLUMNS.names, *FIXED.names, ""))
 PREFIX = "manifest_"
 
@@ -35,8 +35,8 @@ _INT64 = 2**63
 class ItemBatches:
     """The items of a source, in batches of Arrow.
 
-    Paths below the base are kept relative to it. The values of other columns
-    are kept as text until all are there: only then their types are known.
+    Paths below the base are relative to it. Values of other columns are kept
+    as text until all items are added: only then their types are known.
 
     Arguments
     ---------
@@ -63,20 +63,7 @@ class ItemBatches:
         self._extra: dict[str, list[str | None]] = {}
 
     def add(self, items: Iterable[Item]) -> None:
-        """Add items.
-
-        Arguments
-        ---------
-        items : iterable of Item
-            The items, checked.
-
-        Example
-        -------
-        >>> batches = ItemBatches("/data")
-        >>> batches.add([Item("a", "/data/a.wav")])
-        >>> batches.num_items
-        1
-        """
+        """Add items."""
         prefix, skip = self.prefix, len(self.prefix)
         for item in items:
             path = item.path
@@ -141,25 +128,7 @@ class ItemBatches:
         return fields
 
     def take(self, rows: Sequence[int]) -> pa.Table:
-        """Give some rows as a table.
-
-        Arguments
-        ---------
-        rows : sequence of int
-            Their numbers, in the order wanted.
-
-        Returns
-        -------
-        pyarrow.Table
-            The rows, extra columns in their types, each column in one piece.
-
-        Example
-        -------
-        >>> batches = ItemBatches("/data")
-        >>> batches.add([Item("a", "/data/a.wav")])
-        >>> batches.take([0]).num_rows
-        1
-        """
+        """Rows by number, in this order; each column is in one piece."""
         wanted = np.asarray(rows, dtype=np.int64)
         order = np.argsort(wanted, kind="stable")
         ascending = wanted[order]
@@ -186,11 +155,11 @@ class ItemBatches:
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema())
 
 
-_EXTRA = "extra:"  # keeps them apart from the fixed ones
+_EXTRA = "extra:"  # prefix of extra columns
 
 
 def _as_text(value: str | int | float | bool) -> tuple[str, str]:
-    """What a value is, and its text, from which it can be had back."""
+    """Kind of a value, and its text."""
     if isinstance(value, bool):
         return "bool", "true" if value else "false"
     if isinstance(value, int):

@@ -1,7 +1,7 @@
-"""The list of a corpus's items: one Parquet file, a row group a shard.
+"""Lists a corpus's items in one Parquet file, with one row group per shard.
 
-It is what a run plans with: items sorted by id, so that which shard an item
-belongs to does not depend on the order a folder was listed in.
+Items are sorted by id, so that an item's shard does not depend on the order of
+a folder's listing.
 """
 
 import math
@@ -34,19 +34,10 @@ SHARDS = (16, 256)
 
 
 def shard_size(num_items: int) -> int:
-    """The number of items of a shard, when none is asked for.
+    """Default number of items per shard.
 
-    Arguments
-    ---------
-    num_items : int
-        Number of all items.
-
-    Returns
-    -------
-    int
-        A number for 256 shards or so, of 64 to 8192 items; for 16 shards, of 8
-        items or more, where there are fewer, so that several processes have
-        something to do.
+    For about 256 shards of 64 to 8192 items; for 16 shards of 8 items or more
+    of a small corpus, so that several processes have shards to make.
 
     Example
     -------
@@ -61,7 +52,7 @@ def shard_size(num_items: int) -> int:
 def write_items(
     source: Source, path: str | Path, items_per_shard: int | None = None
 ) -> "ItemTable":
-    """Write the items of a source, sorted by id, whole or not at all.
+    """Write the items of a source, sorted by id, by one rename.
 
     Arguments
     ---------
@@ -255,33 +246,9 @@ class ItemTable:
         return pa.schema(list(self.schema)[len(FIXED) :])
 
     def shard(self, index: int) -> pa.Table:
-        """Read the items of one shard.
+        """Read the items of one shard; a DataError if the file is damaged.
 
-        Arguments
-        ---------
-        index : int
-            Which, from 0.
-
-        Returns
-        -------
-        pyarrow.Table
-            id, path, speaker, text, start, stop and the extra columns.
-
-        Raises
-        ------
-        IndexError
-            If there is no such shard.
-        DataError
-            If the file is damaged.
-
-        Example
-        -------
-        >>> from speechbrain_focalcodec.corpus.sources import open_source
-        >>> tmp = getfixture("tmp_path")
-        >>> _ = (tmp / "files.txt").write_text("a.wav")
-        >>> source = open_source(tmp / "files.txt")
-        >>> write_items(source, tmp / "items.parquet").shard(0)["id"][0]
-        <pyarrow.StringScalar: 'a'>
+        Columns are id, path, speaker, text, start, stop and the extra ones.
         """
         if not 0 <= index < self.num_shards:
             raise IndexError(
@@ -298,28 +265,7 @@ class ItemTable:
         return table.replace_schema_metadata(None)
 
     def open_path(self, path: str) -> Path:
-        """Where an item's file is.
-
-        Arguments
-        ---------
-        path : str
-            As the table has it: absolute, or relative to the base.
-
-        Returns
-        -------
-        Path
-            The path to open.
-
-        Example
-        -------
-        >>> from speechbrain_focalcodec.corpus.sources import open_source
-        >>> tmp = getfixture("tmp_path")
-        >>> _ = (tmp / "files.txt").write_text("a.wav")
-        >>> source = open_source(tmp / "files.txt")
-        >>> table = write_items(source, tmp / "items.parquet")
-        >>> table.open_path("a.wav") == tmp / "a.wav"
-        True
-        """
+        """Path to open of an item: absolute, or relative to the base."""
         return self.base / path
 
     def _damaged(self, reason: object) -> DataError:
@@ -331,20 +277,7 @@ class ItemTable:
 
 
 def describe_changes(old: ItemTable, new: ItemTable) -> str:
-    """Tell in a few words how two tables of items differ.
-
-    Arguments
-    ---------
-    old : ItemTable
-        What was there before.
-    new : ItemTable
-        What is there now.
-
-    Returns
-    -------
-    str
-        Numbers and the first id, in sorted order; empty when there is no
-        difference.
+    """Describe how two tables of items differ; empty if they do not.
 
     Example
     -------
@@ -392,7 +325,7 @@ def _rows(table: ItemTable, names: list[str]) -> Iterator[tuple[str, tuple]]:
 def _changes(
     old: Iterator[tuple[str, tuple]], new: Iterator[tuple[str, tuple]]
 ) -> Iterator[tuple[str, str]]:
-    """Yield ids with what happened to them, of two sorted lists of rows."""
+    """Yield changed ids and the kind of change, of two sorted tables."""
     before, after = next(old, None), next(new, None)
     while before or after:
         if before and (after is None or before[0] < after[0]):

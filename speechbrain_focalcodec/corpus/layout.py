@@ -1,9 +1,9 @@
-"""The layout of a token dataset: its files, its columns and dataset.json.
+"""Defines the layout of a token dataset: files, columns and dataset.json.
 
     OUT/
-      dataset.json                          what it is; written last
+      dataset.json                          description; written last
       README.md                             dataset card, for load_dataset(OUT)
-      data/tokens-00000-of-00042.parquet    a row an utterance, sorted by id
+      data/tokens-00000-of-00042.parquet    a row per utterance, sorted by id
       failures.parquet                      id, path and reason
       work/                                 the plan of the run
 
@@ -48,7 +48,7 @@ COLUMNS = pa.schema(
         pa.field("id", pa.string(), nullable=False),
         pa.field("tokens", pa.list_(pa.uint16()), nullable=False),
         pa.field("num_tokens", pa.int32(), nullable=False),
-        # Of the audio as it was read: its own rate, its own samples.
+        # Of the audio file, at its own sample rate.
         pa.field("num_samples", pa.int64(), nullable=False),
         pa.field("sample_rate", pa.int32(), nullable=False),
         pa.field("duration", pa.float64(), nullable=False),
@@ -95,21 +95,12 @@ class ModelInfo(_Closed):
 
     @classmethod
     def of(cls, codec: Any) -> "ModelInfo":
-        """What is written of a codec."""
+        """Description of a codec."""
         return cls(**{name: getattr(codec, name) for name in cls.model_fields})
 
 
 class ShardInfo(_Closed):
-    """One Parquet file.
-
-    Example
-    -------
-    >>> ShardInfo(
-    ...     file="data/tokens-00000-of-00001.parquet",
-    ...     rows=2, failures=0, tokens=100, bytes=1234, sha256="0" * 64,
-    ... ).rows
-    2
-    """
+    """One Parquet file."""
 
     file: Annotated[
         str, Field(pattern=rf"^{DATA_NAME}/tokens-\d+-of-\d+\.parquet$")
@@ -122,15 +113,10 @@ class ShardInfo(_Closed):
 
 
 class DatasetInfo(_Closed):
-    """What `dataset.json` holds.
+    """Content of `dataset.json`.
 
-    `settings` are the options of the run that can change tokens; `source`
-    tells where the audio came from, with a hash over the list of items.
-
-    Example
-    -------
-    >>> sorted(DatasetInfo.model_fields)[:3]
-    ['columns', 'duration', 'failures']
+    `settings` are the options of the run that can change tokens; `source` is
+    the corpus, with a hash of the list of items.
     """
 
     format: Literal[1]
@@ -149,40 +135,12 @@ class DatasetInfo(_Closed):
 
 
 def token_type(codebook_size: int) -> pa.DataType:
-    """The type that tokens are stored in.
-
-    Arguments
-    ---------
-    codebook_size : int
-        Number of different tokens.
-
-    Returns
-    -------
-    pyarrow.DataType
-        ``uint16`` when they fit, or ``uint32``.
-
-    Example
-    -------
-    >>> token_type(8192)
-    DataType(uint16)
-    """
+    """Type of stored tokens: ``uint16`` if they fit, or ``uint32``."""
     return pa.uint16() if codebook_size <= 2**16 else pa.uint32()
 
 
 def shard_name(index: int, count: int) -> str:
-    """The path of a shard below the dataset's folder.
-
-    Arguments
-    ---------
-    index : int
-        Which shard.
-    count : int
-        How many there are.
-
-    Returns
-    -------
-    str
-        Its name.
+    """Path of shard `index` of `count`, relative to the dataset's folder.
 
     Example
     -------
@@ -203,7 +161,7 @@ def read_info(folder: str | Path) -> DatasetInfo:
     Returns
     -------
     DatasetInfo
-        What it says, checked.
+        The description.
 
     Raises
     ------
@@ -262,7 +220,7 @@ def read_info(folder: str | Path) -> DatasetInfo:
 def check_shards(
     folder: str | Path, info: DatasetInfo, hashes: bool = False
 ) -> Iterator[Path]:
-    """Check that a dataset's shards are there, and give their paths.
+    """Check a dataset's shards, and yield their paths.
 
     Arguments
     ---------
@@ -271,17 +229,17 @@ def check_shards(
     info : DatasetInfo
         Its description.
     hashes : bool
-        Whether to compare SHA-256 too, which reads all files.
+        Whether to compare SHA-256, which reads all files.
 
     Returns
     -------
     iterator of Path
-        The shards, each after it was checked.
+        The shards, each after its check.
 
     Raises
     ------
     DataError
-        If a shard is missing, of another size or of another content.
+        If a shard is missing, or has another size or content.
 
     Example
     -------
