@@ -1,4 +1,4 @@
-"""The data root in manifests: `{data_root}` and `$data_root`."""
+"""Replaces `{data_root}` and `$data_root` in manifests."""
 
 import os
 import re
@@ -12,15 +12,15 @@ _NAME = "data_root"
 
 
 class DataRoot:
-    """Fills in the folder that a manifest leaves open.
+    """Replaces the data root in paths and other strings of a manifest.
 
     Arguments
     ---------
     folder : str or Path, optional
-        The folder; without it a path that asks for one is an error.
+        The folder; without it, a path with a data root is an error.
     braces : bool
-        Whether strings are format strings, as SpeechBrain takes those of a
-        JSON manifest: ``{{`` stands for ``{``.
+        Whether strings are format strings, as in SpeechBrain's JSON
+        manifests, with ``{{`` for ``{``.
 
     Example
     -------
@@ -39,22 +39,7 @@ class DataRoot:
         self.braces = braces
 
     def in_path(self, path: str) -> str:
-        """Fill in a path.
-
-        Arguments
-        ---------
-        path : str
-            As the manifest has it.
-
-        Returns
-        -------
-        str
-            Without placeholders.
-
-        Raises
-        ------
-        ValueError
-            If the folder is not known, or something else is left open.
+        """Replace placeholders in a path; a ValueError for unknown ones.
 
         Example
         -------
@@ -82,7 +67,7 @@ class DataRoot:
         return path
 
     def in_text(self, text: str) -> str:
-        """Fill in any other string; what is not known stays as it is."""
+        """Replace the data root in another string; the rest stays."""
         if not self.braces or ("{" not in text and "}" not in text):
             return text
         return _BRACES.sub(self._any, text)

@@ -1,4 +1,4 @@
-"""The entries of manifests: which key holds what."""
+"""Maps the keys of a manifest's entries to fields of items."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from speechbrain_focalcodec.corpus.sources.item import (
 
 __all__ = ["Entries"]
 
-# In each role the first key that is there is taken; lower case.
+# The first existing key of each role is used; lower case.
 PATH_KEYS = (
     *("wav", "audio_filepath", "audio_path", "file", "path", "audio"),
     *("file_name", "filename"),
@@ -28,7 +28,7 @@ TEXT_KEYS = (
     *("text", "wrd", "words", "transcript", "transcription"),
     *("normalized_text", "sentence"),
 )
-# Measured from the audio itself, whatever a manifest says.
+# Measured from the audio; a manifest's values are not used.
 MEASURED = ("num_samples", "sample_rate", "duration")
 
 _ROOT = re.compile(r"(\{data_root\}|\$data_root|\$\{data_root\})/*")
@@ -37,7 +37,7 @@ _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class _Roles(NamedTuple):
-    """Which of an entry's keys plays which role."""
+    """Keys of an entry by role."""
 
     path: str | None
     id: str | None
@@ -59,9 +59,9 @@ class Entries:
     absolute : Callable
         Joins a relative path to the manifest's base.
     fill_path : Callable
-        Puts the data root into a path; ValueError where it is not known.
+        Replaces the data root in a path; ValueError if it is not known.
     fill : Callable
-        The same for other strings.
+        Replaces the data root in other strings.
 
     Example
     -------
@@ -83,7 +83,7 @@ stop=None, extra={'age': 5})
         self._roles: dict[tuple[str, ...], _Roles] = {}
 
     def roles(self, keys: tuple[str, ...]) -> _Roles:
-        """Which key plays which role."""
+        """Keys by role."""
         found = self._roles.get(keys)
         if found is None:
             if len(self._roles) > 1000:
@@ -92,30 +92,10 @@ stop=None, extra={'age': 5})
         return found
 
     def item(self, entry: Mapping[str, Any], item_id: str | None) -> Item:
-        """Make an item of an entry.
+        """Make an item of an entry, with an id that is not in the entry.
 
-        Arguments
-        ---------
-        entry : mapping
-            The entry.
-        item_id : str, optional
-            Its id, where it is not one of the entry's values.
-
-        Returns
-        -------
-        Item
-            The item, not yet checked.
-
-        Raises
-        ------
-        ValueError
-            If the entry does not say which file it is of, or which part, or
-            a key cannot be a column's name.
-
-        Example
-        -------
-        >>> Entries(str, str, str).item({"wav": "/data/a.wav"}, None).id
-        '/data/a'
+        A ValueError if the file or the segment is not valid, or a key cannot
+        be a column's name.
         """
         roles = self.roles(tuple(entry))
         if roles.path is None:
@@ -177,7 +157,7 @@ stop=None, extra={'age': 5})
     def _part(
         self, entry: Mapping[str, Any], roles: _Roles, part: dict, path: str
     ) -> tuple[float | None, float | None]:
-        """Start and stop in seconds; None where the file's own are meant."""
+        """Start and stop in seconds; None for the file's own."""
         start = _samples(part.get("start"), "start")
         stop = _samples(part.get("stop"), "stop")
         if start is None and roles.start:
@@ -244,7 +224,7 @@ def _find_roles(keys: tuple[str, ...]) -> _Roles:
 
 
 def _describes_another(key: str, keys: tuple[str, ...]) -> bool:
-    """Whether it is SpeechBrain's wav_format or wav_opts to a wav."""
+    """Whether a key is SpeechBrain's wav_format or wav_opts of a wav."""
     for suffix in ("_format", "_opts"):
         if key.endswith(suffix) and key.removesuffix(suffix) in keys:
             return True
@@ -252,7 +232,7 @@ def _describes_another(key: str, keys: tuple[str, ...]) -> bool:
 
 
 def _file_of(value: Any, key: str) -> tuple[str, dict]:
-    """The path that an entry's value gives, and the part of the file."""
+    """The path of an entry's value, and the segment of the file."""
     part: dict = {}
     if isinstance(value, dict):
         part = value
@@ -281,7 +261,7 @@ def _samples(value: Any, name: str) -> int | None:
 
 
 def _rate_of(value: Any, path: str) -> float | None:
-    """The sample rate that the entry gives, or the file."""
+    """The sample rate of the entry, or of the file."""
     if value is None or value == "":
         return _rate_in_header(path)
     try:

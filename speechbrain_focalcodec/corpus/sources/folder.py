@@ -1,4 +1,4 @@
-"""A folder tree of audio files."""
+"""Lists the audio files of a folder tree."""
 
 import os
 from collections.abc import Iterator
@@ -18,24 +18,23 @@ _FOLDER = itemgetter(0)
 
 
 class FolderSource(Source):
-    """Every audio file below a folder.
+    """All audio files below a folder.
 
-    What counts is what
-    :func:`~speechbrain_focalcodec.audio.files.find_audio_files` finds: known
+    These are the files of
+    :func:`~speechbrain_focalcodec.audio.files.find_audio_files`: known
     suffixes; no hidden files, hidden folders or linked folders. The id of a
     file is its path below the folder without suffix.
 
-    The folder has the layout of LibriSpeech or LibriTTS when the first of
-    its folders that holds audio, in sorted order, is ``speaker/chapter``,
-    both numbers, and the name of *every* audio file in it begins with these
-    two: ``speaker-chapter-NNNN`` or ``speaker_chapter_NNNNNN_NNNNNN``. (So
-    the folder may be the corpus, a split, a speaker or a chapter.) The id of
-    each file that fits is then its stem, its speaker the folder's name, its
-    text in the transcripts beside it; a file that does not fit keeps the id
-    of an ordinary one. AN4 is recognised likewise, by ``speaker`` folders in
-    which every audio file is named ``anNNN-speaker-b`` or ``cenN-speaker-b``.
-    Where the folder above the speakers is a split, such as ``dev-clean``, the
-    items say so in a column ``split``.
+    The folder has the layout of LibriSpeech or LibriTTS if its first folder
+    with audio, in sorted order, is ``speaker/chapter``, both numbers, and the
+    name of *every* audio file in it begins with these two:
+    ``speaker-chapter-NNNN`` or ``speaker_chapter_NNNNNN_NNNNNN``. (So the
+    folder may be the corpus, a split, a speaker or a chapter.) The id of a
+    matching file is its stem, the speaker is the folder's name, and the text
+    comes from the transcripts; another file has its path as id. AN4 is
+    recognised by ``speaker`` folders in which every audio file is named
+    ``anNNN-speaker-b`` or ``cenN-speaker-b``. If the folder above the
+    speakers is a split, such as ``dev-clean``, items have a column ``split``.
 
     Arguments
     ---------
@@ -67,7 +66,7 @@ class FolderSource(Source):
         return str(self.path)
 
     def scan(self) -> Iterator[tuple[int, Item]]:
-        """Yield an item a file."""
+        """Yield an item per file."""
         skip = len(self.base.removesuffix("/")) + 1
         for folder, files in groupby(audio_tree(self.base), _FOLDER):
             prefix = folder.removesuffix("/") + "/"
@@ -86,7 +85,7 @@ class FolderSource(Source):
 
 
 def _recognize(base: str) -> Layout | An4 | None:
-    """The layout of the first folder that holds audio."""
+    """Layout of the first folder with audio."""
     for folder, files in groupby(audio_tree(base), _FOLDER):
         possible: list[Layout | An4] = list(LAYOUTS)
         for _, name in files:

@@ -1,4 +1,4 @@
-"""One item of a corpus: an audio file, or a part of one, and its facts."""
+"""Defines an item of a corpus: an audio file or a segment of one."""
 
 import math
 import re
@@ -18,7 +18,7 @@ _BAD_IN_PATH = re.compile("[\x00\ud800-\udfff]")
 
 
 class Item(NamedTuple):
-    """What is to be tokenised under one id.
+    """An audio file or a segment of one, with an id.
 
     Arguments
     ---------
@@ -27,14 +27,13 @@ class Item(NamedTuple):
     path : str
         Path of the audio file, absolute.
     speaker : str, optional
-        Who speaks.
+        The speaker.
     text : str, optional
-        What is said.
+        The transcript.
     start : float, optional
-        Where the item begins in the file, in seconds; at its start by
-        default.
+        Start of the segment in seconds; the file's start by default.
     stop : float, optional
-        Where it ends, in seconds; at the file's end by default.
+        End of the segment in seconds; the file's end by default.
     extra : mapping
         Other columns: str, int, float, bool or None by name.
 
@@ -54,17 +53,9 @@ class Item(NamedTuple):
 
 
 def problem_of(item: Item) -> str:
-    """What is wrong with an item, and what to do about it.
+    """Error message for a damaged item; empty if there is none.
 
-    Arguments
-    ---------
-    item : Item
-        The item; its file is not looked at.
-
-    Returns
-    -------
-    str
-        For a message; empty when all is fine.
+    The file is not opened.
 
     Example
     -------
@@ -73,7 +64,7 @@ def problem_of(item: Item) -> str:
     """
     if not item.id or item.id.isspace():
         return "the id is empty; give it one"
-    # Most are printable, which is quicker to see.
+    # Most are printable, and this check is faster.
     if not item.id.isprintable() and _BAD_IN_ID.search(item.id):
         return (
             f"the id {item.id!r} has control characters or bytes that are "
@@ -87,8 +78,7 @@ def problem_of(item: Item) -> str:
     if item.start is not None or item.stop is not None:
         start = 0.0 if item.start is None else item.start
         stop = math.inf if item.stop is None else item.stop
-        # An empty part is the item's failure: lists of segments that were
-        # made by a program have some.
+        # A zero-length segment is a failure of the item alone.
         if not 0 <= start <= stop or start == math.inf:
             return (
                 f"the part from {item.start} s to {item.stop} s is empty; "
@@ -111,17 +101,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def strip_suffix(path: str) -> str:
-    """A path without the suffix of its name: an id made of it.
-
-    Arguments
-    ---------
-    path : str
-        The path.
-
-    Returns
-    -------
-    str
-        The path up to the last dot of its name.
+    """A path without its suffix, for an id.
 
     Example
     -------

@@ -1,4 +1,4 @@
-"""Reading a large JSON object entry by entry."""
+"""Reads a large JSON object entry by entry."""
 
 import json
 import re
@@ -18,8 +18,8 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 def iter_object(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the keys and values of a JSON file's outermost object.
 
-    Memory is bounded: no more than an entry and a block of the file are
-    kept. A key that repeats is given each time.
+    Memory holds one entry and a block of the file. Repeated keys are yielded
+    each time.
 
     Arguments
     ---------

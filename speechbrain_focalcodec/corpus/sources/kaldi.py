@@ -1,4 +1,4 @@
-"""A Kaldi data folder: wav.scp, and text, utt2spk, segments beside it."""
+"""Reads a Kaldi data folder: wav.scp, text, utt2spk and segments."""
 
 import re
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ _OFFSET = re.compile(r":\d+$")
 class KaldiSource(Source):
     """The utterances of a Kaldi data folder.
 
-    With ``segments`` an item is a segment, or else a line of ``wav.scp``.
-    ``text`` and ``utt2spk`` are read where there are any. Commands (``sox
-    a.wav |``) are refused: nothing that a data file says is executed.
+    Items are the segments of ``segments``, or else the lines of ``wav.scp``.
+    ``text`` and ``utt2spk`` are optional. Commands (``sox a.wav |``) are
+    refused: nothing in a data file is executed.
 
     Arguments
     ---------
@@ -53,7 +53,7 @@ class KaldiSource(Source):
         return f"{path}, line {line}"
 
     def scan(self) -> Iterator[tuple[int, Item]]:
-        """Yield an item a segment, or a recording where there are none."""
+        """Yield an item per segment, or per recording without segments."""
         texts = _Lookup(self.folder / "text")
         speakers = _Lookup(self.folder / "utt2spk")
         segments = self.folder / "segments"
@@ -116,8 +116,8 @@ class KaldiSource(Source):
 class _Lookup:
     """Values by key from a file that is read only as far as needed.
 
-    Kaldi's files have one order, so that little waits in memory; where they
-    do not, or keys are missing, it is still right.
+    Kaldi's files have the same order, so that memory holds few values. Other
+    orders and missing keys are allowed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -125,7 +125,7 @@ class _Lookup:
         self.pairs = _pairs(path, True) if path.is_file() else iter(())
 
     def pop(self, key: str) -> str | None:
-        """The value of a key that is asked for once; None if it has none."""
+        """The value of a key, once; None if it has none."""
         if key in self.waiting:
             return self.waiting.pop(key) or None
         for _, other, value in self.pairs:

@@ -1,4 +1,4 @@
-"""The layouts of LibriSpeech, LibriTTS and AN4."""
+"""Defines the folder layouts of LibriSpeech, LibriTTS and AN4."""
 
 import os
 import re
@@ -17,16 +17,16 @@ __all__ = ["LAYOUTS", "An4", "Chapter", "Layout"]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a corpus of speaker/chapter/utterance names its utterances.
+    """Names of utterances in a corpus of speaker/chapter/utterance.
 
     Arguments
     ---------
     kind : str
         Its name.
     separator : str
-        What stands between speaker, chapter and the rest of a stem.
+        Separator of speaker, chapter and the rest of a stem.
     rest : re.Pattern
-        What the rest of a stem looks like.
+        Pattern of the rest of a stem.
     read_texts : Callable
         Takes a chapter's folder and returns its texts by utterance.
 
@@ -44,10 +44,10 @@ class Layout:
     read_texts: Callable[[Path], dict[str, str]]
 
     def prefix(self, folder: str) -> str | None:
-        """What a chapter's stems begin with; None if it is no chapter."""
+        """Prefix of a chapter's stems; None if it is no chapter."""
         above, chapter = os.path.split(folder)
         speaker = os.path.basename(above)
-        # isdecimal alone would take other scripts' digits.
+        # isdecimal alone accepts other scripts' digits.
         if not (speaker + chapter).isascii() or not (
             speaker.isdecimal() and chapter.isdecimal()
         ):
@@ -79,16 +79,16 @@ class Chapter:
     Arguments
     ---------
     layout : Layout
-        Whose folder it is.
+        Layout of the corpus.
     folder : str
         Its path.
     speaker : str
-        Who speaks.
+        The speaker.
     texts : dict
         Texts by utterance.
     split : str, optional
-        The split that the speaker is in, such as ``train-clean-100``; `None`
-        where no folder above the speaker's has the name of one.
+        The speaker's split, such as ``train-clean-100``; `None` if the folder
+        above the speaker's is no split.
 
     Example
     -------

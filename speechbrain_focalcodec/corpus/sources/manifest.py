@@ -1,4 +1,4 @@
-"""Manifests: SpeechBrain's JSON and CSV, JSON lines, other tables."""
+"""Reads manifests: SpeechBrain's JSON and CSV, JSON lines, other tables."""
 
 import csv
 import json
@@ -22,16 +22,7 @@ __all__ = ["CsvSource", "JsonSource"]
 
 
 class _Manifest(Source):
-    """A file of entries that say which audio they are of.
-
-    Arguments
-    ---------
-    path : str or Path
-        The manifest.
-    data_root : str or Path, optional
-        What ``{data_root}`` and ``$data_root`` stand for, and where relative
-        paths start; these start from the manifest's folder by default.
-    """
+    """A file of entries, each with the path of its audio."""
 
     def __init__(
         self, path: str | Path, data_root: str | Path | None = None
@@ -61,17 +52,17 @@ class _Manifest(Source):
 class JsonSource(_Manifest):
     """A SpeechBrain JSON manifest, or JSON lines as NeMo has them.
 
-    The first maps ids to entries, and its strings are format strings, as
-    SpeechBrain reads them; the second has an entry a line. It is read entry
-    by entry, never as a whole.
+    The first maps ids to entries, and its strings are format strings, as in
+    SpeechBrain; the second has one entry per line. Entries are read one by
+    one, never all at once.
 
     Arguments
     ---------
     path : str or Path
         The manifest.
     data_root : str or Path, optional
-        What ``{data_root}`` and ``$data_root`` stand for, and where relative
-        paths start; these start from the manifest's folder by default.
+        Replaces ``{data_root}`` and ``$data_root``; relative paths start from
+        it. The manifest's folder by default for relative paths.
 
     Example
     -------
@@ -85,7 +76,7 @@ class JsonSource(_Manifest):
     empty = "has no entries"
 
     def scan(self) -> Iterator[tuple[int, Item]]:
-        """Yield an item an entry."""
+        """Yield an item per entry."""
         if self._has_lines():
             yield from self._scan_lines()
             return
@@ -94,14 +85,14 @@ class JsonSource(_Manifest):
             yield 0, self._item(entries, entry, 0, item_id)
 
     def _has_lines(self) -> bool:
-        """Whether its first line is an entry that names a file itself."""
+        """Whether the first line is an entry with a path."""
         if self.path.suffix.lower() != ".json":
             return True
         try:
             with open(self.path, "rb") as stream:
                 entry = json.loads(stream.readline(2**20))
         except (OSError, ValueError, RecursionError):
-            return False  # what is wrong with it is said when it is read
+            return False  # the error is raised when it is read
         return isinstance(entry, dict) and any(
             isinstance(entry.get(key), str) for key in PATH_KEYS
         )
@@ -135,8 +126,8 @@ class CsvSource(_Manifest):
     path : str or Path
         The manifest.
     data_root : str or Path, optional
-        What ``{data_root}`` and ``$data_root`` stand for, and where relative
-        paths start; these start from the manifest's folder by default.
+        Replaces ``{data_root}`` and ``$data_root``; relative paths start from
+        it. The manifest's folder by default for relative paths.
 
     Example
     -------
@@ -150,7 +141,7 @@ class CsvSource(_Manifest):
     empty = "has no rows; the first line is the header"
 
     def scan(self) -> Iterator[tuple[int, Item]]:
-        """Yield an item a row."""
+        """Yield an item per row."""
         entries = self._entries(braces=False)
         header: list[str] = []
         for line, row in self._rows():

@@ -1,4 +1,4 @@
-"""Finding out what kind of source a path is."""
+"""Opens a source of a corpus by the kind of its path."""
 
 from pathlib import Path
 
@@ -34,9 +34,9 @@ def open_source(
         table (.tsv), a Kaldi ``wav.scp`` or the folder that holds one, or a
         list of files (.txt).
     data_root : str or Path, optional
-        Of all but folders with audio: what ``{data_root}`` and
-        ``$data_root`` in a manifest stand for, and the folder that relative
-        paths start from. By default these start from the source's folder.
+        Folder that replaces ``{data_root}`` and ``$data_root`` in a manifest,
+        and that relative paths start from; the source's folder by default.
+        Not for folders with audio.
 
     Returns
     -------
@@ -46,8 +46,8 @@ def open_source(
     Raises
     ------
     DataError
-        If there is no such source, or it is none of these. What is wrong
-        with its content is raised when it is iterated.
+        If the source does not exist or is of another kind. Errors in its
+        content are raised when it is iterated.
 
     Example
     -------
@@ -59,9 +59,7 @@ def open_source(
     """
     source = Path(source)
     if data_root is not None and not Path(data_root).is_dir():
-        raise DataError(
-            f"{data_root}: no such folder; check what --data-root names"
-        )
+        raise DataError(f"{data_root}: no such folder; check --data-root")
     base = source.parent if data_root is None else Path(data_root)
     if source.is_dir():
         if (source / f"wav{KALDI_SUFFIX}").is_file():

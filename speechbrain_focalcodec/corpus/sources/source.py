@@ -1,4 +1,4 @@
-"""What all sources of a corpus have in common."""
+"""Base class of a corpus's sources."""
 
 import os
 from abc import ABC, abstractmethod
@@ -12,16 +12,16 @@ __all__ = ["Source"]
 
 
 class Source(ABC):
-    """A corpus's items, found anew at each iteration.
+    """Iterates the items of a corpus.
 
-    Iteration is lazy, opens no audio (but where a manifest gives a part of
-    a file in samples without a sample rate), and follows no order. Ids may
-    repeat: :func:`~speechbrain_focalcodec.corpus.items.write_items` notices.
+    Iteration is lazy and in any order. It opens no audio, unless a manifest
+    has a segment in samples without a sample rate. Repeated ids are found by
+    :func:`~speechbrain_focalcodec.corpus.items.write_items`.
 
     Arguments
     ---------
     path : str or Path
-        The folder or file that the user named.
+        The folder or file.
     base : str or Path
         The folder that relative paths start from.
 
@@ -31,7 +31,7 @@ class Source(ABC):
         "librispeech", "libritts", "an4", "folder", "json", "csv", "kaldi"
         or "list".
     path : Path
-        As the user named it.
+        The folder or file, as it was given.
     base : str
         The folder that relative paths start from, absolute.
 
