@@ -139,6 +139,7 @@ def test_no_process_survives_its_parent(tmp_path, many, processes):
     [
         (signal.SIGINT, True, 1),  # Ctrl-C reaches all of a terminal
         (signal.SIGTERM, False, 2),
+        (signal.SIGTERM, True, 2),  # timeout, systemd and Slurm: to all
     ],
 )
 def test_a_signal_ends_it_in_one_line(tmp_path, many, number, group, processes):

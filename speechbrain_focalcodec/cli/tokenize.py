@@ -25,8 +25,8 @@ from speechbrain_focalcodec.cli.stopping import stopping
 from speechbrain_focalcodec.errors import FocalCodecError
 from speechbrain_focalcodec.jobs.processes import (
     default_processes,
+    process_context,
     start_ranks,
-    warm_up,
 )
 from speechbrain_focalcodec.jobs.ranks import Rank, cores, find_rank, local_rank
 from speechbrain_focalcodec.jobs.report import Counts, ProgressBar
@@ -250,7 +250,7 @@ class _Run(NamedTuple):
     ) -> "DatasetInfo | None":
         """Make the shards of one rank."""
         if self.options["workers"] != 0:
-            warm_up()
+            process_context()
         import torch
 
         from speechbrain_focalcodec.corpus.run import shards_left, tokenize
@@ -286,7 +286,7 @@ class _Run(NamedTuple):
         # Read when torch is imported, here and in the processes.
         threads = str(max(1, cores() // processes))
         os.environ.setdefault("OMP_NUM_THREADS", threads)
-        warm_up(*_MODULES)
+        process_context(*_MODULES)
         import speechbrain_focalcodec.cli.model
         import speechbrain_focalcodec.corpus.run  # noqa: F401
 

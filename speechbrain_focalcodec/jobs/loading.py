@@ -4,6 +4,7 @@ If such a process dies (a codec library crashes, memory runs out), its items
 are read again one by one, and only the item that crashes again is a failure.
 """
 
+import multiprocessing.context
 import os
 import signal
 from collections import deque
@@ -162,8 +163,11 @@ def _one_by_one(work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
 
 
 def _start_pool(number: int) -> ProcessPoolExecutor:
+    context = process_context()
+    if context.get_start_method() == "forkserver":
+        context = _ReaderContext()
     return ProcessPoolExecutor(
-        number, mp_context=process_context(), initializer=_begin_worker
+        number, mp_context=context, initializer=_begin_worker
     )
 
 
@@ -179,10 +183,24 @@ def _begin_worker() -> None:
     """Use one thread, and end with the parent."""
     import torch
 
-    # Ctrl-C reaches all processes of a terminal; the parent ends this one.
+    # Both may reach all processes of a run; the parent ends this one. A pool
+    # waits for ever for a result that a signal has cut short.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
     end_with_parent()
+
+
+if "forkserver" in multiprocessing.get_all_start_methods():
+
+    class _ReaderProcess(multiprocessing.context.ForkServerProcess):
+        """A process that ignores SIGTERM."""
+
+        def terminate(self) -> None:
+            self.kill()
+
+    class _ReaderContext(multiprocessing.context.ForkServerContext):
+        Process = _ReaderProcess
 
 
 def read_ahead(items: Iterable[Item], number: int) -> Iterator[Item]:

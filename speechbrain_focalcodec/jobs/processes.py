@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -24,7 +24,6 @@ __all__ = [
     "end_with_parent",
     "process_context",
     "start_ranks",
-    "warm_up",
 ]
 
 # Each rank needs memory for a model: no more than this unless asked for.
@@ -39,6 +38,8 @@ _PRELOADED = "speechbrain_focalcodec.jobs.loading"
 def process_context(*modules: str) -> Any:
     """Context of `multiprocessing` whose processes start cheaply.
 
+    Its server starts at once, and imports modules in the background.
+
     Arguments
     ---------
     *modules : str
@@ -46,19 +47,16 @@ def process_context(*modules: str) -> Any:
     """
     methods = multiprocessing.get_all_start_methods()
     # Never a plain fork: the model's threads would be cut off half-way.
-    context = multiprocessing.get_context(
-        "forkserver" if "forkserver" in methods else "spawn"
-    )
-    if hasattr(context, "set_forkserver_preload"):
-        context.set_forkserver_preload([_PRELOADED, *modules])
+    if "forkserver" not in methods:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_PRELOADED, *modules])
+    # A signal to all processes must not end the server before its processes.
+    resource_tracker.ensure_running()  # unblocks SIGTERM
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    forkserver.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
-
-
-def warm_up(*modules: str) -> None:
-    """Start importing modules for later processes in the background."""
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        process_context(*modules)
-        forkserver.ensure_running()
 
 
 def end_with_parent() -> None:
@@ -205,6 +203,8 @@ def _run_rank(
     work: Callable[[Rank, Counts], int], rank: Rank, counts: Counts, errors: Any
 ) -> None:
     """Run one rank in its process."""
+    if hasattr(signal, "pthread_sigmask"):  # the server blocks SIGTERM
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     # Ctrl-C reaches all processes of a terminal; rank 0 ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
