@@ -225,6 +225,33 @@ def test_a_cluster_that_cannot_be_reached(corpus, tmp_path, monkeypatch):
         )
 
 
+def test_ray_keeps_the_handler_of_signals(corpus, tmp_path, monkeypatch):
+    import ray
+
+    def handler(number, frame):
+        pass
+
+    def begin(**options):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def resources():
+        found.append(signal.getsignal(signal.SIGTERM))
+        return {}
+
+    found = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", begin)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "cluster_resources", resources)
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with pytest.raises(DataError, match="a worker needs"):
+            tokenize_with_ray(corpus, tmp_path / "out", load, **OPTIONS)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert found == [handler]
+
+
 def test_without_ray_the_extra_is_named(corpus, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     done = CliRunner().invoke(

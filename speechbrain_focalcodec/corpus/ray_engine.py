@@ -6,6 +6,7 @@ repeats its shard, so a cluster may shrink and grow.
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -294,6 +295,7 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     local = {"include_dashboard": False} if address is None else {}
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             # The cluster of $RAY_ADDRESS is not used by default.
@@ -308,6 +310,9 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
             f"({str(error).splitlines()[0]}); check --ray-address, and `ray "
             "status` there"
         ) from error
+    # Ray replaces the caller's handler.
+    if callable(handler) and signal.getsignal(signal.SIGTERM) is not handler:
+        signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:
