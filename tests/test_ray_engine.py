@@ -109,6 +109,7 @@ def cluster():
     # Actors cannot import this file.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 is slow if busy
     ray.init(
         address="local",
         num_cpus=2,

@@ -6,7 +6,6 @@ repeats its shard, so a cluster may shrink and grow.
 
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +35,7 @@ from speechbrain_focalcodec.corpus.run import (
 from speechbrain_focalcodec.corpus.shards import ShardFacts
 from speechbrain_focalcodec.errors import DataError, FocalCodecError
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
+from speechbrain_focalcodec.jobs.processes import delay_signals
 from speechbrain_focalcodec.jobs.ranks import SINGLE
 from speechbrain_focalcodec.jobs.report import Report
 from speechbrain_focalcodec.utils.extras import import_extra
@@ -295,24 +295,22 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     local = {"include_dashboard": False} if address is None else {}
-    handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
-            # The cluster of $RAY_ADDRESS is not used by default.
-            address=address or "local",
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **local,
-        )
+        # Ray sets a handler of SIGTERM, and an interruption breaks it.
+        with delay_signals():
+            ray.init(
+                # The cluster of $RAY_ADDRESS is not used by default.
+                address=address or "local",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **local,
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise DataError(
             f"cannot use the Ray cluster {address or 'of this machine'} "
             f"({str(error).splitlines()[0]}); check --ray-address, and `ray "
             "status` there"
         ) from error
-    # Ray replaces the caller's handler.
-    if callable(handler) and signal.getsignal(signal.SIGTERM) is not handler:
-        signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:
