@@ -191,12 +191,13 @@ def tokenize_with_ray(
             if work.todo:
                 monitor.check(work.num_failures)
                 arguments = (load, device, str(out), plan.digest())
-                with _cluster(ray, options.address):
+                with _cluster(ray, options.address) as is_shared:
                     for facts in _make(
                         ray,
                         options,
                         (*arguments, batch_duration, workers),
                         work.todo,
+                        is_shared,
                     ):
                         monitor(
                             num_items(facts), facts.duration, facts.failures
@@ -252,7 +253,11 @@ class ShardWorker:
 
 
 def _make(
-    ray: Any, options: RayOptions, arguments: tuple[Any, ...], shards: list[int]
+    ray: Any,
+    options: RayOptions,
+    arguments: tuple[Any, ...],
+    shards: list[int],
+    is_shared: bool,
 ) -> Iterator[ShardFacts]:
     """Make shards in a pool of actors; facts come in any order."""
     from ray.util import ActorPool
@@ -271,7 +276,8 @@ def _make(
             lambda actor, shard: actor.make.remote(shard), shards
         )
     finally:
-        for it in actors:
+        # They end with the connection of this run.
+        for it in actors if is_shared else []:
             with suppress(Exception):  # it may be dead, or its cluster
                 ray.kill(it)
 
@@ -286,10 +292,10 @@ def _wait_until_visible(out: Path) -> None:
 
 
 @contextmanager
-def _cluster(ray: Any, address: str | None) -> Iterator[None]:
-    """Connect to a cluster for this run, unless there is a connection."""
+def _cluster(ray: Any, address: str | None) -> Iterator[bool]:
+    """Connect for this run; True if there is a connection already."""
     if ray.is_initialized():
-        yield
+        yield True
         return
     # A cluster of this run alone sends no usage statistics.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -312,7 +318,7 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
             "status` there"
         ) from error
     try:
-        yield
+        yield False
     finally:
         ray.shutdown()
 
