@@ -1,6 +1,7 @@
 """Audio files for tests of `focalcodec tokenize`, and reading its output."""
 
 import os
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def read_or_die(job: AudioJob) -> str:
     """Read, die or raise, by the file's name."""
     if job.path == "die":
         os._exit(9)
+    if job.path == "signal":
+        os.kill(os.getpid(), signal.SIGTERM)
     if job.path == "raise":
         raise MemoryError("too much")
     return job.path.upper()

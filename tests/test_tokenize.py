@@ -389,6 +389,10 @@ def test_a_process_that_dies_costs_one_item():
         # It goes on with new processes.
         more = loading.Pending(loader, read_or_die, [[AudioJob("e")]])
         assert more.result() == ["E"]
+        # A signal to all processes of a run is for the command alone.
+        jobs = [AudioJob("signal"), AudioJob("f")]
+        last = loading.Pending(loader, read_or_die, [jobs])
+        assert last.result() == ["SIGNAL", "F"]
     assert (first[0], first[2], first[4], second) == ("A", "B", "C", ["D"])
     assert first[1] == f"die: {loading.CRASHED}"
     assert "MemoryError: too much" in first[3]

@@ -29,7 +29,13 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("mode, least", [("renames", 16), ("random", 8)])
+@pytest.mark.parametrize(
+    "mode, least",
+    [
+        ("renames", 16),
+        pytest.param("random", 8, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_at_any_moment(tmp_path, mode, least):
     source = tmp_path / "in"
     for number in range(14):
@@ -124,7 +130,9 @@ def finish(many, out):
         assert path.stat().st_mtime_ns == modified
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    "processes", [pytest.param(1, marks=pytest.mark.slow), 2]
+)
 def test_no_process_survives_its_parent(tmp_path, many, processes):
     process = start(many, tmp_path / "out", processes)
     assert len(processes_of(process.pid)) > 3  # workers and their server
@@ -137,8 +145,11 @@ def test_no_process_survives_its_parent(tmp_path, many, processes):
 @pytest.mark.parametrize(
     "number, group, processes",
     [
-        (signal.SIGINT, True, 1),  # Ctrl-C reaches all of a terminal
-        (signal.SIGTERM, False, 2),
+        # Ctrl-C reaches all processes of a terminal.
+        pytest.param(signal.SIGINT, True, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, False, 2, marks=pytest.mark.slow),
+        # systemd, Slurm and timeout signal all processes of a run.
+        (signal.SIGTERM, True, 2),
     ],
 )
 def test_a_signal_ends_it_in_one_line(tmp_path, many, number, group, processes):

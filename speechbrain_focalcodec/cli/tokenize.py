@@ -25,8 +25,8 @@ from speechbrain_focalcodec.cli.stopping import stopping
 from speechbrain_focalcodec.errors import FocalCodecError
 from speechbrain_focalcodec.jobs.processes import (
     default_processes,
+    process_context,
     start_ranks,
-    warm_up,
 )
 from speechbrain_focalcodec.jobs.ranks import Rank, cores, find_rank, local_rank
 from speechbrain_focalcodec.jobs.report import Counts, ProgressBar
@@ -177,12 +177,13 @@ def tokenize(
             "data_root": data_root,
         },
     )
+    info: DatasetInfo | None
     with stopping(bar, _STOPPED):
         if engine == "ray":
             ray_options = ray_address, ray_workers, ray_gpus, ray_cpus
             info = run.with_ray(ray_options, bar)
-        elif (processes or (processes := default_processes(device))) > 1:
-            info = run.with_processes(processes, bar)
+        elif (number := processes or default_processes(device)) > 1:
+            info = run.with_processes(number, bar)
         else:
             info = run.as_rank(find_rank(), bar)
     if info is None:
@@ -249,7 +250,7 @@ class _Run(NamedTuple):
     ) -> "DatasetInfo | None":
         """Make the shards of one rank."""
         if self.options["workers"] != 0:
-            warm_up()
+            process_context()
         import torch
 
         from speechbrain_focalcodec.corpus.run import shards_left, tokenize
@@ -258,8 +259,11 @@ class _Run(NamedTuple):
         if device is None and torch.cuda.is_available():
             place = rank.rank if shared else local_rank()[0]
             device = f"cuda:{place % torch.cuda.device_count()}"
+        interface = self.loading.load(device)
         info = tokenize(
-            *(self.source, self.out, self.loading.load(device)),
+            self.source,
+            self.out,
+            interface,
             **self.options,
             rank=rank,
             report=bar,
@@ -282,7 +286,7 @@ class _Run(NamedTuple):
         # Read when torch is imported, here and in the processes.
         threads = str(max(1, cores() // processes))
         os.environ.setdefault("OMP_NUM_THREADS", threads)
-        warm_up(*_MODULES)
+        process_context(*_MODULES)
         import speechbrain_focalcodec.cli.model
         import speechbrain_focalcodec.corpus.run  # noqa: F401
 

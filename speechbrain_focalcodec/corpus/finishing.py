@@ -1,4 +1,4 @@
-"""The end of a run: counts and hashes of what was published."""
+"""Ends a run: checks all shards and writes `dataset.json`."""
 
 import json
 from collections.abc import Iterable
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 CARD_NAME = "README.md"
-# What a killed process leaves: temporary files of each that is written.
+# Temporary files that a killed process leaves.
 _TEMPORARY = (
     f"{DATA_NAME}/.tokens-*.parquet",
     f"{WORK_NAME}/.items.*.parquet",
@@ -77,20 +77,7 @@ speechbrain_focalcodec: {rate:g} tokens a second, {size} different ones.
 
 
 def published(out: str | Path, plan: Plan) -> dict[int, ShardFacts]:
-    """The shards of a plan that are there, whole.
-
-    Arguments
-    ---------
-    out : str or Path
-        The dataset's folder.
-    plan : Plan
-        Its plan.
-
-    Returns
-    -------
-    dict
-        What their footers say, by their number.
-    """
+    """Facts of the finished shards of a plan, by number."""
     digest = plan.digest()
 
     def look(index: int) -> ShardFacts | None:
@@ -105,23 +92,7 @@ def published(out: str | Path, plan: Plan) -> dict[int, ShardFacts]:
 def undamaged(
     out: str | Path, plan: Plan, done: dict[int, ShardFacts]
 ) -> dict[int, ShardFacts]:
-    """Those of the published shards that are as they were written.
-
-    Arguments
-    ---------
-    out : str or Path
-        The dataset's folder.
-    plan : Plan
-        Its plan.
-    done : dict
-        The result of :func:`published`.
-
-    Returns
-    -------
-    dict
-        Without those whose checksums, or whose hash in `dataset.json`, are
-        not right.
-    """
+    """Those of the finished shards whose checksums and hashes are right."""
     try:
         hashes = {shard.file: shard.sha256 for shard in read_info(out).shards}
     except DataError:
@@ -141,33 +112,17 @@ def undamaged(
 
 
 def remove_leftovers(out: str | Path) -> None:
-    """Remove what killed processes of a run that has ended were writing.
-
-    Arguments
-    ---------
-    out : str or Path
-        The dataset's folder.
-    """
+    """Remove temporary files of killed processes."""
     for pattern in _TEMPORARY:
         for path in Path(out).glob(pattern):
             path.unlink(missing_ok=True)
 
 
 def finished(out: str | Path, plan: Plan) -> DatasetInfo | None:
-    """The description of a dataset that is complete; reads all shards.
+    """Description of a complete dataset; reads all shards.
 
-    Arguments
-    ---------
-    out : str or Path
-        The dataset's folder.
-    plan : Plan
-        Its plan.
-
-    Returns
-    -------
-    DatasetInfo or None
-        None when it is not, it describes another plan, or a shard is
-        missing, of another size or of another hash.
+    None if it is not complete, has another plan, or a shard is missing or has
+    another hash.
     """
     if not all(Path(out, n).is_file() for n in (INFO_NAME, FAILURES_NAME)):
         return None
@@ -189,20 +144,7 @@ def finished(out: str | Path, plan: Plan) -> DatasetInfo | None:
 
 
 def write_failures(out: str | Path, failures: Iterable[Failure]) -> Path:
-    """Write `failures.parquet`, sorted by id.
-
-    Arguments
-    ---------
-    out : str or Path
-        The dataset's folder.
-    failures : iterable
-        Id, path and reason of each.
-
-    Returns
-    -------
-    Path
-        The file.
-    """
+    """Write `failures.parquet`, sorted by id; return its path."""
     path = Path(out, FAILURES_NAME)
     rows = [
         dict(zip(FAILURES.names, failure, strict=True))
@@ -214,26 +156,9 @@ def write_failures(out: str | Path, failures: Iterable[Failure]) -> Path:
 
 
 def finish(out: str | Path, plan: Plan, items: ItemTable) -> DatasetInfo:
-    """Describe a dataset whose shards are all there; `dataset.json` is last.
+    """Write the index of a dataset; `dataset.json` comes last.
 
-    Arguments
-    ---------
-    out : str or Path
-        The dataset's folder.
-    plan : Plan
-        Its plan.
-    items : ItemTable
-        Its items.
-
-    Returns
-    -------
-    DatasetInfo
-        What was written.
-
-    Raises
-    ------
-    DataError
-        If a shard is missing or does not hold the items that it should.
+    A DataError if a shard is missing, damaged or has other items.
     """
     out = Path(out)
     facts = published(out, plan)
@@ -250,7 +175,7 @@ def finish(out: str | Path, plan: Plan, items: ItemTable) -> DatasetInfo:
             f"{out}: {abridge(sorted(stray))} do not belong to this dataset; "
             "move them away and run the same command again"
         )
-    # A hash of what is damaged would only hide the damage.
+    # A hash of a damaged shard would hide the damage.
     whole = undamaged(out, plan, facts)
     if names := [paths[index] for index in facts if index not in whole]:
         raise DataError(

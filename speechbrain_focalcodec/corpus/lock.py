@@ -1,4 +1,4 @@
-"""One run at a time in a dataset's folder."""
+"""Locks a dataset's folder, so that one run at a time writes it."""
 
 import os
 import socket
@@ -25,22 +25,22 @@ LOCK_NAME = f"{WORK_NAME}/lock"
 def run_lock(out: str | Path, wait: bool = False) -> Iterator[None]:
     """Refuse a second run in the same folder.
 
-    Rank 0 of a run holds the lock, and the rank that writes the index. The
-    system releases it when the process ends, however it ends. Where the file
-    system or the system has no locks, there is none.
+    Rank 0 holds the lock during its run, and another rank while it writes the
+    index. The system releases the lock when the process ends. There is none
+    where the file system or the system has no locks.
 
     Arguments
     ---------
     out : str or Path
-        The dataset's folder. It is made when it is missing, and removed again
-        if nothing was written to it.
+        The dataset's folder. It is created if missing, and removed again if
+        it is empty at the end.
     wait : bool
         Whether to wait until another run has ended.
 
     Raises
     ------
     DataError
-        If another run is at work there.
+        If another run holds the lock.
 
     Example
     -------
@@ -72,7 +72,7 @@ def run_lock(out: str | Path, wait: bool = False) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
-        with suppress(OSError):  # what was written stays
+        with suppress(OSError):  # not empty
             path.parent.rmdir()
             if not was_there:
                 out.rmdir()
@@ -84,7 +84,7 @@ def _locked(path: Path, wait: bool) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(handle, wait)
-            # A run that has just ended may have removed what was locked.
+            # A run that has just ended may have removed the file.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(path), os.fstat(handle)):
                     me = f"process {os.getpid()} on {socket.gethostname()}"

@@ -1,4 +1,4 @@
-"""Making shards: audio read ahead, encoded in batches, written by rename."""
+"""Makes shards: audio is read ahead, encoded in batches, saved by rename."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -62,7 +62,7 @@ class _Shard:
 
     @cached_property
     def headers(self) -> dict[int, Header]:
-        """Headers of the items that have one; the others fail."""
+        """Headers of readable items; the others fail."""
         found = dict(enumerate(self._pending.result()))
         bad = {i: h for i, h in found.items() if isinstance(h, str)}
         self._maker.fail(self, bad)
@@ -82,7 +82,7 @@ class _Shard:
         return [[places[k] for k in group] for group in groups]
 
     def read(self, loader: Loader, places: list[int]) -> Pending | None:
-        """Have audio read, but of files that are longer than a window."""
+        """Read audio, except of files that are longer than a window."""
         window = self._maker.interface.window
         if window is not None:
             longest = window * self._maker.sample_rate
@@ -103,7 +103,7 @@ class _Shard:
 class ShardMaker:
     """Makes shards of a plan with one model.
 
-    A context manager, which ends the processes that read audio.
+    A context manager that ends the processes that read audio.
 
     Arguments
     ---------
@@ -234,7 +234,7 @@ class ShardMaker:
         else:
             shard.toks.update(zip(sigs, rows, strict=True))
             return
-        # Only here: the exception held on to what filled the memory.
+        # Only here: the exception held references to the batch.
         torch.cuda.empty_cache()
         places = list(sigs)
         half = len(places) // 2
@@ -257,7 +257,7 @@ class ShardMaker:
         ]
 
     def _encode_long(self, shard: _Shard, place: int) -> None:
-        """Encode window by window, read from disk on the way."""
+        """Encode an item window by window."""
         job = shard.jobs[place]
         try:
             if job.start is None and job.stop is None:

@@ -1,7 +1,7 @@
-"""The plan of a run: the items of each shard, the model and the settings.
+"""Plans a run: the items of each shard, the model and the settings.
 
-It is written before the first shard. Each rank, and each later run, must come
-to the same plan.
+The plan is written before the first shard. Each rank and each later run must
+make the same plan.
 """
 
 import filecmp
@@ -39,16 +39,13 @@ __all__ = ["Plan", "load_plan", "make_plan"]
 PLAN_NAME = f"{WORK_NAME}/plan.json"
 ITEMS_NAME = f"{WORK_NAME}/items.parquet"
 
-# What a run's folder holds besides, when its plan is lost.
+# Other files in a run's folder, if its plan is lost.
 _OURS = {WORK_NAME, DATA_NAME, FAILURES_NAME, "README.md"}
 _SHARD = re.compile(r"tokens-(\d+)-of-(\d+)\.parquet")
 
 
 class Plan(BaseModel):
-    """What `work/plan.json` holds.
-
-    `settings` are those options that can change tokens.
-    """
+    """Content of `work/plan.json`; `settings` can change tokens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,10 +58,7 @@ class Plan(BaseModel):
     shards: int
 
     def digest(self) -> str:
-        """SHA-256 over what decides the shards' content.
-
-        Where the corpus lies does not: it may have been moved.
-        """
+        """SHA-256 over the plan without the corpus's path: it may move."""
         values = self.model_dump(mode="json")
         values["source"].pop("path")
         text = json.dumps(values, sort_keys=True)
@@ -91,8 +85,8 @@ def make_plan(
     settings : dict
         Options that can change tokens.
     items_per_shard : int, optional
-        By default that of the run that is there, or a number that depends on
-        the corpus's size.
+        By default that of the earlier run, or a number that depends on the
+        corpus's size.
 
     Returns
     -------
@@ -120,7 +114,7 @@ def make_plan(
                 f"{items_per_shard}; leave --shard-size out, or give another "
                 "output folder"
             )
-    # Always anew: a corpus may have been moved, with the same content.
+    # Written each time: a corpus may be moved with the same content.
     new = out / WORK_NAME / f"items.{secrets.token_hex(4)}.parquet"
     try:
         items = write_items(source, new, items_per_shard)
@@ -190,11 +184,11 @@ def _read_plan(path: Path) -> Plan:
 
 
 def _earlier_plan(out: Path) -> Plan | None:
-    """The plan of what is in a folder; None when it is empty."""
+    """The plan of a folder; None if it is empty."""
     if (out / PLAN_NAME).exists():
         return _read_plan(out / PLAN_NAME)
     if (out / INFO_NAME).exists():
-        # Complete, and its work folder was removed.
+        # A complete dataset whose work folder was removed.
         info = read_info(out)
         names = {"kind", "path", "digest"}
         try:
@@ -230,7 +224,7 @@ def _earlier_plan(out: Path) -> Plan | None:
 
 
 def _check_shards(out: Path, plan: Plan) -> None:
-    """Raise if there are shards of another plan, which would be lost."""
+    """A DataError if there are shards of another plan."""
     digest = plan.digest()
     for path in sorted((out / DATA_NAME).glob("tokens-*.parquet")):
         match = _SHARD.fullmatch(path.name)
@@ -254,7 +248,7 @@ def _publish(new: Path, path: Path) -> None:
         else:
             os.replace(new, path)
     except FileNotFoundError:
-        # Another rank has ended the run, and removed what was left over.
+        # Another rank has ended the run and removed temporary files.
         if not path.is_file():
             raise
 

@@ -1,7 +1,7 @@
-"""A run on a Ray cluster: actors hold the model and make shards.
+"""Tokenizes a corpus on a Ray cluster: actors hold the model and make shards.
 
-This process plans, counts and writes the index. Ray restarts an actor that is
-lost and repeats its shard, so a cluster may shrink and grow.
+This process plans, counts and writes the index. Ray restarts a lost actor and
+repeats its shard, so a cluster may shrink and grow.
 """
 
 import logging
@@ -35,6 +35,7 @@ from speechbrain_focalcodec.corpus.run import (
 from speechbrain_focalcodec.corpus.shards import ShardFacts
 from speechbrain_focalcodec.errors import DataError, FocalCodecError
 from speechbrain_focalcodec.inference import PretrainedFocalCodec
+from speechbrain_focalcodec.jobs.processes import delay_signals
 from speechbrain_focalcodec.jobs.ranks import SINGLE
 from speechbrain_focalcodec.jobs.report import Report
 from speechbrain_focalcodec.utils.extras import import_extra
@@ -44,8 +45,8 @@ __all__ = ["Load", "RayOptions", "ShardWorker", "tokenize_with_ray"]
 # A shard is repeated so often when its actor is lost, and an actor restarted.
 TASK_RETRIES = 2
 RESTARTS = 10
-# A network file system may show a new file so late (NFS keeps what it knows
-# of a folder for up to a minute).
+# A network file system may show a new file late (NFS caches folders for up to
+# a minute).
 _VISIBLE_AFTER = 90.0  # seconds
 
 Load = Callable[[str | None], PretrainedFocalCodec]
@@ -53,7 +54,7 @@ Load = Callable[[str | None], PretrainedFocalCodec]
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Options of Ray: the cluster, and the workers.
+    """Options of the Ray cluster and its workers.
 
     Arguments
     ---------
@@ -63,10 +64,9 @@ class RayOptions:
     workers : int, optional
         Number of workers; as many as fit by default.
     gpus : float, optional
-        GPUs of each, a part of one too; 1 by default when there are any.
+        GPUs per worker, also fractions; 1 by default if there are any.
     cpus : float
-        Cores of each. Ray gives the model as many threads.
-
+        Cores per worker, which are its number of threads too.
     """
 
     address: str | None = None
@@ -82,24 +82,9 @@ class RayOptions:
                 raise ValueError(f"{name} must be 0 or more, not {number}")
 
     def fit(self, resources: dict[str, float]) -> tuple[int, float]:
-        """Number of workers that fit a cluster, and the GPUs of each.
+        """Number of workers that fit a cluster, and GPUs per worker.
 
-        Arguments
-        ---------
-        resources : dict
-            ``CPU`` and ``GPU`` of the cluster.
-
-        Returns
-        -------
-        number : int
-            Workers.
-        gpus : float
-            GPUs of each.
-
-        Raises
-        ------
-        DataError
-            If there is no room for one, in a cluster of this machine.
+        A DataError if not one fits a cluster of this machine.
 
         Example
         -------
@@ -149,25 +134,25 @@ def tokenize_with_ray(
     source, out
         The corpus and the dataset's folder.
     load : callable
-        Loads the model onto the device that it is given, or the best one for
-        None. It is sent to the actors.
+        Called with a device, or None for the best one; returns the model. It
+        is pickled for the actors.
     options : RayOptions, optional
         The cluster and the workers.
     device : str, optional
         The device of each worker; its GPU or the CPU by default.
     batch_duration, workers, items_per_shard, max_failures, retry_failures,
     verify
-        See :func:`speechbrain_focalcodec.corpus.run.tokenize`; `workers` read
-        audio for one actor.
+        See :func:`speechbrain_focalcodec.corpus.run.tokenize`; `workers` is
+        the number per actor.
     data_root : str or Path, optional
-        What stands for ``{data_root}`` in a manifest.
+        Replaces ``{data_root}`` in a manifest.
     report : Report, optional
         Receives the progress, after each shard.
 
     Returns
     -------
     DatasetInfo
-        What was made.
+        Description of the dataset.
 
     Raises
     ------
@@ -175,11 +160,11 @@ def tokenize_with_ray(
         If Ray is not installed.
     DataError
         If the source is damaged, the folder holds something else, too many
-        items fail, or a worker fails; the same call makes what is left.
+        items fail, or a worker fails; the same call makes missing shards.
     """
     ray = import_extra("ray", "ray")
     options, report = options or RayOptions(), report or Report()
-    # This process plans, on a CPU, before a cluster is asked for anything.
+    # This process plans on a CPU, before it connects to a cluster.
     interface = load("cpu")
     out = Path(out).absolute()
     with run_lock(out):
@@ -204,13 +189,15 @@ def tokenize_with_ray(
                 out, plan, work.num_failures, max_failures, report
             )
             if work.todo:
+                monitor.check(work.num_failures)
                 arguments = (load, device, str(out), plan.digest())
-                with _cluster(ray, options.address):
+                with _cluster(ray, options.address) as is_shared:
                     for facts in _make(
                         ray,
                         options,
                         (*arguments, batch_duration, workers),
                         work.todo,
+                        is_shared,
                     ):
                         monitor(
                             num_items(facts), facts.duration, facts.failures
@@ -229,23 +216,7 @@ def tokenize_with_ray(
 
 
 class ShardWorker:
-    """Makes shards in a Ray actor.
-
-    Arguments
-    ---------
-    load : callable
-        Loads the model onto a device; None for the best one.
-    device : str, optional
-        The device.
-    out : str
-        The dataset's folder.
-    digest : str
-        Digest of its plan.
-    batch_duration : float, optional
-        Seconds of audio encoded together.
-    workers : int, optional
-        Processes that read audio.
-    """
+    """Makes shards in a Ray actor; refuses another plan or another model."""
 
     def __init__(
         self,
@@ -282,9 +253,13 @@ class ShardWorker:
 
 
 def _make(
-    ray: Any, options: RayOptions, arguments: tuple[Any, ...], shards: list[int]
+    ray: Any,
+    options: RayOptions,
+    arguments: tuple[Any, ...],
+    shards: list[int],
+    is_shared: bool,
 ) -> Iterator[ShardFacts]:
-    """Have a pool of actors make shards, in any order."""
+    """Make shards in a pool of actors; facts come in any order."""
     from ray.util import ActorPool
 
     size, gpus = options.fit(ray.cluster_resources())
@@ -294,45 +269,48 @@ def _make(
         max_restarts=RESTARTS,
         max_task_retries=TASK_RETRIES,
     )(ShardWorker)
-    # A worker more than there are shards has nothing to do.
+    # No more workers than shards.
     actors = [actor.remote(*arguments) for _ in range(min(size, len(shards)))]
     try:
         yield from ActorPool(actors).map_unordered(
             lambda actor, shard: actor.make.remote(shard), shards
         )
     finally:
-        for it in actors:
+        # They end with the connection of this run.
+        for it in actors if is_shared else []:
             with suppress(Exception):  # it may be dead, or its cluster
                 ray.kill(it)
 
 
 def _wait_until_visible(out: Path) -> None:
-    """Wait until shards of other machines are seen here."""
+    """Wait until the shards of other machines are visible here."""
     end = time.monotonic() + _VISIBLE_AFTER
     while shards_left(out)[0] and time.monotonic() < end:
-        # Listing a folder has NFS look at it anew.
+        # Listing a folder refreshes the cache of NFS.
         os.listdir(out / DATA_NAME)
         time.sleep(0.2)
 
 
 @contextmanager
-def _cluster(ray: Any, address: str | None) -> Iterator[None]:
-    """Connect to a cluster for this run, unless there is a connection."""
+def _cluster(ray: Any, address: str | None) -> Iterator[bool]:
+    """Connect for this run; True if there is a connection already."""
     if ray.is_initialized():
-        yield
+        yield True
         return
     # A cluster of this run alone sends no usage statistics.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     local = {"include_dashboard": False} if address is None else {}
     try:
-        ray.init(
-            # Not the cluster of $RAY_ADDRESS unless asked for.
-            address=address or "local",
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **local,
-        )
+        # Ray sets a handler of SIGTERM, and an interruption breaks it.
+        with delay_signals():
+            ray.init(
+                # The cluster of $RAY_ADDRESS is not used by default.
+                address=address or "local",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **local,
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise DataError(
             f"cannot use the Ray cluster {address or 'of this machine'} "
@@ -340,13 +318,13 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
             "status` there"
         ) from error
     try:
-        yield
+        yield False
     finally:
         ray.shutdown()
 
 
 def _reason(error: Exception) -> str:
-    """The cause that Ray gives, in one line."""
+    """The cause of Ray's error, in one line."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, FocalCodecError | ImportError):
         return str(cause)

@@ -1,4 +1,4 @@
-"""A run: from a corpus of audio to a dataset of tokens."""
+"""Turns a corpus of audio into a dataset of tokens."""
 
 import logging
 import os
@@ -86,7 +86,6 @@ class Monitor:
         self._share, self._report = max_failures, report
         self._counts = counts or Counts()
         self._before, self._failures = failed, set[Failure]()
-        self.check(failed)
 
     def __call__(
         self, items: int, seconds: float, failures: list[Failure]
@@ -138,10 +137,9 @@ def tokenize(
 ) -> DatasetInfo | None:
     """Turn a corpus into a dataset of tokens.
 
-    A run that was killed is finished by running the same again: what is
-    published is kept, byte for byte. A finished run is checked against its
-    hashes and left as it is. A second run in a folder where one is at work
-    is refused.
+    After a kill, the same call makes the missing shards and keeps the others,
+    byte for byte. A finished run is checked against its hashes and not
+    changed. A second run in the same folder at the same time is refused.
 
     Arguments
     ---------
@@ -156,9 +154,8 @@ def tokenize(
         Seconds of audio encoded together; by default :func:`default_batch`.
     workers : int, optional
         Processes that read audio ahead of the model; 0 for a thread; by
-        default :func:`default_workers`. A script
-        that is run as a file must guard its entry by
-        ``if __name__ == "__main__"`` when there are any.
+        default :func:`default_workers`. With processes, a script must guard
+        its entry by ``if __name__ == "__main__"``.
     items_per_shard : int, optional
         By default a number that depends on the corpus's size.
     max_failures : float
@@ -166,15 +163,14 @@ def tokenize(
     retry_failures : bool
         Whether to make shards again in which items failed.
     verify : bool
-        Whether to read all shards that are there, and to make those again
-        that are damaged.
+        Whether to read all finished shards, and to make damaged ones again.
     data_root : str or Path, optional
-        What stands for ``{data_root}`` in a manifest.
+        Replaces ``{data_root}`` in a manifest.
     rank : Rank
-        This process among those that share the run: it makes the shards of
-        its rank. All must be given the same arguments.
+        Rank of this process, which makes the shards of its rank. All ranks
+        must be given the same arguments.
     others : LocalRanks, optional
-        The other ranks, for rank 0 that has started them: it waits for them.
+        The other ranks, if rank 0 has started them and waits for them.
     counts : Counts, optional
         Counts that ranks of this machine share.
     report : Report, optional
@@ -183,9 +179,9 @@ def tokenize(
     Returns
     -------
     DatasetInfo or None
-        What was made; None while shards of other ranks are missing, or when
-        another rank has written ``dataset.json``. The last rank writes it, or
-        the next run.
+        Description of the dataset; None while shards of other ranks are
+        missing, or if another rank has written ``dataset.json``. The last
+        rank to finish writes it.
 
     Raises
     ------
@@ -239,6 +235,7 @@ def tokenize(
                 *(report, counts),
             )
             if work.todo:
+                monitor.check(work.num_failures)
                 with ShardMaker(
                     *(interface, work.plan, work.items, out),
                     *(batch_duration, workers, monitor),
@@ -273,32 +270,17 @@ def tokenize(
 
 
 def shards_left(out: str | Path) -> tuple[int, int]:
-    """Number of shards of a run that are not there, and of all.
-
-    Arguments
-    ---------
-    out : str or Path
-        The dataset's folder, with a plan.
-    """
+    """Number of missing shards of a planned run, and of all its shards."""
     plan, _ = load_plan(out)
     names = (shard_name(index, plan.shards) for index in range(plan.shards))
     return sum(not Path(out, it).is_file() for it in names), plan.shards
 
 
 def settings_of(interface: PretrainedFocalCodec) -> dict[str, Any]:
-    """Those of a model's options that can change tokens.
+    """Options of a model that can change tokens.
 
-    Arguments
-    ---------
-    interface : PretrainedFocalCodec
-        The model.
-
-    Returns
-    -------
-    dict
-        Precision, window and context; channel and strictness where they are
-        not as usual.
-
+    Precision, window and context; channel and strictness if they differ from
+    the defaults.
     """
     settings = {
         "precision": interface.codec.accelerated,
@@ -313,7 +295,7 @@ def settings_of(interface: PretrainedFocalCodec) -> dict[str, Any]:
 
 
 class Work(NamedTuple):
-    """A plan and what is left of it for one rank.
+    """A plan and the missing shards of one rank.
 
     Arguments
     ---------
@@ -359,9 +341,9 @@ def plan_work(
     verify: bool = False,
     rank: Rank = SINGLE,
 ) -> Work:
-    """Plan a run, or resume one, and find what is left of it.
+    """Plan a run, or resume one, and find its missing shards.
 
-    Each rank lists the corpus, and comes to the same plan.
+    Each rank lists the corpus and makes the same plan.
 
     Arguments
     ---------
@@ -461,41 +443,17 @@ def num_items(facts: ShardFacts) -> int:
 
 
 def default_batch(device: torch.device | str) -> float:
-    """Seconds of audio that are best encoded together.
-
-    Arguments
-    ---------
-    device : torch.device or str
-        Where the model is.
-
-    Returns
-    -------
-    float
-        Few on a CPU, whose caches hold no more; more on a GPU.
-
-    """
+    """Seconds of audio per batch: few on a CPU, whose caches are small."""
     return 20.0 if torch.device(device).type == "cpu" else 240.0
 
 
 def default_workers(device: torch.device | str) -> int:
-    """Processes that read audio, as many as a model keeps busy.
-
-    Arguments
-    ---------
-    device : torch.device or str
-        Where the model is.
-
-    Returns
-    -------
-    int
-        1 on a CPU, which the model needs; up to 8 beside a GPU.
-
-    """
+    """Number of processes that read audio: 1 on a CPU, up to 8 with a GPU."""
     if torch.device(device).type == "cpu":
         return 1
     share = cores()
     if "LOCAL_WORLD_SIZE" in os.environ:
-        # torchrun binds nothing: all have the same ones.
+        # torchrun binds no cores: all ranks see the same ones.
         share //= local_rank()[1]
     # One is left to the model.
     return min(8, max(share - 1, 1))

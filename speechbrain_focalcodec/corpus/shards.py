@@ -1,7 +1,6 @@
-"""Writing and checking the shards of a token dataset.
+"""Writes and checks the shards of a token dataset.
 
-A shard is published by one rename, and carries what is known of it in its
-footer: failures too, so that nothing else has to be written with it.
+A shard is published by one rename. Its footer has its facts, with failures.
 """
 
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ __all__ = [
 
 KEY = b"speechbrain_focalcodec.shard"
 
-# What a reader that shuffles decodes at once.
+# Rows that a shuffling reader decodes at once.
 _ROW_GROUP = 2048
 
 Failure = tuple[str, str | None, str]  # id, path, reason
@@ -36,25 +35,25 @@ Failure = tuple[str, str | None, str]  # id, path, reason
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """What a shard's footer says.
+    """Facts in a shard's footer.
 
     Arguments
     ---------
     plan : str
-        Digest of the plan that it belongs to.
+        Digest of its plan.
     shard : int
-        Which shard.
+        Number of the shard.
     rows : int
-        Utterances.
+        Number of utterances.
     tokens : int
-        Tokens of all.
+        Number of tokens.
     duration : float
-        Seconds of all.
+        Seconds of audio.
     failures : list
-        Id, path and reason of each item that has no row.
+        Id, path and reason of each item without a row.
     sizes : list of int
-        Bytes of each row's audio file when it was read; empty in shards of
-        earlier versions.
+        Size in bytes of each row's audio file when it was read; empty in
+        shards of earlier versions.
     """
 
     plan: str
@@ -67,20 +66,7 @@ class ShardFacts:
 
 
 def shard_schema(codebook_size: int, extra: pa.Schema) -> pa.Schema:
-    """The columns of a dataset's shards.
-
-    Arguments
-    ---------
-    codebook_size : int
-        Number of different tokens.
-    extra : pyarrow.Schema
-        Columns besides those that every dataset has.
-
-    Returns
-    -------
-    pyarrow.Schema
-        All of them.
-    """
+    """Columns of a dataset's shards: those of each dataset, and `extra`."""
     items = pa.field("element", token_type(codebook_size), nullable=False)
     tokens = pa.field("tokens", pa.list_(items), nullable=False)
     schema = COLUMNS.set(COLUMNS.get_field_index("tokens"), tokens)
@@ -104,8 +90,8 @@ def write_shard(
     schema : pyarrow.Schema
         Its columns.
     items : pyarrow.Table
-        The items that have tokens, in order, with all columns of the schema
-        but those on tokens and length.
+        The items with tokens, in order, with all columns of the schema
+        except tokens and lengths.
     toks : sequence of np.ndarray
         The tokens of each item.
     lengths : sequence of (int, int)
@@ -116,7 +102,7 @@ def write_shard(
     Returns
     -------
     ShardFacts
-        What the footer says.
+        The facts in the footer.
     """
     element = schema.field("tokens").type.value_type
     offsets = np.cumsum([0, *map(len, toks)])
@@ -156,8 +142,8 @@ def write_shard(
             temporary,
             schema,
             compression="zstd",
-            # Tokens at hardly more than their bits; a dictionary of all codes
-            # in each shard would take as much again in small ones.
+            # Delta encoding stores tokens at little more than their bits; a
+            # dictionary would double the size of small shards.
             use_dictionary=[n for n in schema.names if n != "tokens"],
             column_encoding={"tokens.list.element": "DELTA_BINARY_PACKED"},
             write_page_checksum=True,
@@ -168,21 +154,10 @@ def write_shard(
 
 
 def read_facts(path: str | Path, plan: str, shard: int) -> ShardFacts | None:
-    """Read what a shard's footer says.
+    """Read a shard's footer.
 
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-    plan : str
-        Digest of the plan that it should belong to.
-    shard : int
-        Which shard it should be.
-
-    Returns
-    -------
-    ShardFacts or None
-        None when there is no such file, or it is damaged or another one.
+    None if the file is missing, damaged, or not this shard of this plan (its
+    digest).
     """
     if not Path(path).is_file():
         return None

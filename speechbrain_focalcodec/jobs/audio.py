@@ -1,7 +1,7 @@
-"""Reading a corpus's audio: what a worker process does with one item.
+"""Reads headers and waveforms of a corpus's items in worker processes.
 
-What is wrong with a file is a result here, not an exception: a corpus has bad
-files, and its run goes on.
+Functions return the error message of a file that cannot be read, since a
+corpus with bad files is processed all the same.
 """
 
 import os
@@ -21,19 +21,18 @@ __all__ = ["AudioJob", "Header", "read_header", "read_sig"]
 
 
 class AudioJob(NamedTuple):
-    """A file, or a part of it, and what of it is read.
+    """A file, or a segment of it, to read.
 
     Arguments
     ---------
     path : str
         The file.
     start, stop : float, optional
-        The part (s); the whole file by default.
+        The segment in seconds; the whole file by default.
     channel : int, optional
         The channel, from 0; the mean of all by default.
     strict : bool
-        Whether a warning is an error. Parts of files
-        are neither logged nor wrong.
+        Whether warnings are errors. Segments cause no warnings.
     """
 
     path: str
@@ -44,16 +43,16 @@ class AudioJob(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What is known of an item before it is decoded.
+    """Header of an item.
 
     Arguments
     ---------
     num_samples : int
-        Its length.
+        Number of samples.
     sample_rate : int
-        The file's sample rate (Hz).
+        Sample rate of the file in Hz.
     num_bytes : int
-        The file's size.
+        Size of the file.
     """
 
     num_samples: int
@@ -62,18 +61,7 @@ class Header(NamedTuple):
 
 
 def read_header(job: AudioJob) -> Header | str:
-    """Read what a file claims.
-
-    Arguments
-    ---------
-    job : AudioJob
-        The item.
-
-    Returns
-    -------
-    Header or str
-        Its length, rate and size, or what is wrong.
-    """
+    """Read an item's header; return an error message if that fails."""
     try:
         with CheckedFile(job.path, MAX_STREAM_DURATION, job.channel) as file:
             total, rate = file.num_frames, file.sample_rate
@@ -84,19 +72,9 @@ def read_header(job: AudioJob) -> Header | str:
 
 
 def read_sig(job: AudioJob, sample_rate: int | None) -> np.ndarray | str:
-    """Decode and resample an item.
+    """Decode and resample an item: float32 [T], or an error message.
 
-    Arguments
-    ---------
-    job : AudioJob
-        The item.
-    sample_rate : int, optional
-        The sample rate wanted, in Hz; ``None`` for the file's own.
-
-    Returns
-    -------
-    np.ndarray or str
-        The channel, or the mean of all, float32 [T], or what is wrong.
+    The file's own sample rate is kept if `sample_rate` is None.
     """
     try:
         if job.start is None and job.stop is None:
@@ -105,7 +83,7 @@ def read_sig(job: AudioJob, sample_rate: int | None) -> np.ndarray | str:
                 *(job.channel, job.strict),
             )
             return sig.numpy()
-        # Checks what the whole file claims.
+        # Checks the header of the whole file.
         with CheckedFile(job.path, MAX_STREAM_DURATION, job.channel) as file:
             total, rate = file.num_frames, file.sample_rate
         first, last = _samples(job, total, rate)

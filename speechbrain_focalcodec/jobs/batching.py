@@ -1,4 +1,4 @@
-"""Which utterances of a shard are encoded together."""
+"""Groups the utterances of a shard into batches of similar length."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,8 @@ def plan_batches(lengths: Sequence[int], most: int) -> list[list[int]]:
     """Group utterances of similar length.
 
     Padding costs as much as speech, so neighbours in length share a batch.
-    The plan depends on the lengths alone: a shard that is made again is made
-    of the same batches.
+    The batches depend on the lengths alone: a shard that is made again has
+    the same batches.
 
     Arguments
     ---------

@@ -1,8 +1,7 @@
-"""Long jobs: shards whose audio is read ahead, batch by batch.
+"""Runs long jobs shard by shard; audio is read ahead of processing.
 
-A job is a list of shards, a function that processes a batch, and a file that
-says that all shards are there. Each shard is published by one rename, or
-appended whole, so that a job that was killed makes the rest.
+A shard is published as a whole, by one rename or one append. After a kill, the
+same job makes the missing shards.
 """
 
 import math
@@ -37,7 +36,7 @@ class Batch(NamedTuple, Generic[S]):
     places : list of int
         Places of the items in the shard.
     audio : list, optional
-        What was read of each item; a message (str) where that failed.
+        Waveform of each item; an error message (str) if reading failed.
     """
 
     shard: S
@@ -57,7 +56,7 @@ def process_shards(
     loader : Loader
         Reads audio.
     process : callable
-        Processes one batch. What it raises ends the job.
+        Processes one batch. An exception of it ends the job.
 
     Yields
     ------

@@ -4,6 +4,7 @@ If such a process dies (a codec library crashes, memory runs out), its items
 are read again one by one, and only the item that crashes again is a failure.
 """
 
+import multiprocessing.context
 import os
 import signal
 from collections import deque
@@ -37,16 +38,16 @@ _HEADERS_AT_ONCE = 64
 
 
 class Pending:
-    """Results that are being read.
+    """Results of reading, in order.
 
     Arguments
     ---------
     loader : Loader
-        Where they come from.
+        Reads them.
     work : callable
-        What is done with each item.
+        Called with each item.
     groups : list of sequence of AudioJob
-        The items, as they are sent to processes.
+        The items; each group is read by one process.
     """
 
     def __init__(
@@ -65,22 +66,22 @@ class Pending:
             try:
                 results += future.result()
             except BrokenProcessPool:
-                # Other groups of this process end up here as well.
+                # Other groups of the pool get this error too.
                 results += _one_by_one(self._work, group)
         return results
 
 
 class Loader:
-    """Reads headers and audio in processes of its own.
+    """Reads headers and audio in worker processes.
 
-    A context manager, which ends them.
+    A context manager that ends them.
 
     Arguments
     ---------
     sample_rate : int, optional
-        Sample rate to resample to, in Hz; ``None`` for each file's own.
+        Sample rate to resample to, in Hz; each file's own if None.
     workers : int
-        Number of processes; 0 for a thread, which starts at once.
+        Number of processes; 0 for a thread.
 
     Example
     -------
@@ -98,41 +99,19 @@ class Loader:
         )
 
     def headers(self, jobs: Sequence[AudioJob]) -> Pending:
-        """Have headers read.
-
-        Arguments
-        ---------
-        jobs : sequence of AudioJob
-            The items.
-
-        Returns
-        -------
-        Pending
-            A `Header` for each, or what is wrong with it (str).
-        """
+        """Read headers: a `Header` or an error message for each item."""
         size = _HEADERS_AT_ONCE
         groups = [jobs[i : i + size] for i in range(0, len(jobs), size)]
         return Pending(self, read_header, groups)
 
     def sigs(self, jobs: Sequence[AudioJob]) -> Pending:
-        """Have audio read.
-
-        Arguments
-        ---------
-        jobs : sequence of AudioJob
-            The items of one batch.
-
-        Returns
-        -------
-        Pending
-            A waveform for each, float32 [T], or what is wrong with it (str).
-        """
+        """Read a batch: float32 [T] or an error message for each item."""
         return Pending(self, self._read_sig, [jobs] if jobs else [])
 
     def submit(
         self, work: Callable[[Any], Any], jobs: Sequence[Any]
     ) -> "Future[list[Any]]":
-        """Have a function called for each item, in one process."""
+        """Call a function for each item, in one process."""
         try:
             return _submit(self._pool, _call_each, work, jobs)
         except BrokenProcessPool:
@@ -153,7 +132,7 @@ def _call_each(work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
 
 
 def _call(work: Callable[[Any], Any], job: Any) -> Any:
-    """An unexpected exception is this file's failure, not the run's."""
+    """Call a function; an unexpected exception fails this item alone."""
     try:
         return work(job)
     except Exception as error:
@@ -184,8 +163,11 @@ def _one_by_one(work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
 
 
 def _start_pool(number: int) -> ProcessPoolExecutor:
+    context = process_context()
+    if context.get_start_method() == "forkserver":
+        context = _ReaderContext()
     return ProcessPoolExecutor(
-        number, mp_context=process_context(), initializer=_begin_worker
+        number, mp_context=context, initializer=_begin_worker
     )
 
 
@@ -201,26 +183,30 @@ def _begin_worker() -> None:
     """Use one thread, and end with the parent."""
     import torch
 
-    # Ctrl-C reaches all processes of a terminal; the parent ends this one.
+    # Both may reach all processes of a run; the parent ends this one. A pool
+    # waits for ever for a result that a signal has cut short.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
     end_with_parent()
 
 
+if "forkserver" in multiprocessing.get_all_start_methods():
+
+    class _ReaderProcess(multiprocessing.context.ForkServerProcess):
+        """A process that ignores SIGTERM."""
+
+        def terminate(self) -> None:
+            self.kill()
+
+    class _ReaderContext(multiprocessing.context.ForkServerContext):
+        Process = _ReaderProcess
+
+
 def read_ahead(items: Iterable[Item], number: int) -> Iterator[Item]:
-    """Yield items in order while the next ones are being prepared.
+    """Yield items in order; `number` items are taken ahead.
 
-    Arguments
-    ---------
-    items : iterable
-        Items whose work starts when they are taken.
-    number : int
-        Number of items to take ahead.
-
-    Returns
-    -------
-    iterator
-        The items, in order.
+    Taking an item starts its work.
 
     Example
     -------

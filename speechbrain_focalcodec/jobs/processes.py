@@ -1,7 +1,6 @@
-"""Starting processes: those that read audio, and further ranks of a run.
+"""Starts processes that read audio, and further ranks of a run.
 
-On a CPU, several ranks of few threads do more than one of many: only matrix
-products spread over threads.
+On a CPU, several ranks with few threads are faster than one rank with many.
 """
 
 import multiprocessing
@@ -11,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -25,20 +24,21 @@ __all__ = [
     "end_with_parent",
     "process_context",
     "start_ranks",
-    "warm_up",
 ]
 
 # Each rank needs memory for a model: no more than this unless asked for.
 _MAX_PROCESSES = 4
-# Without one of these torch need not be asked, which takes seconds.
+# Without one of these there is no GPU, and torch need not be imported.
 _GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 _GRACE = 30.0  # seconds that a rank has to end by itself
-# Imported once, by the server that further processes are forked from.
+# Imported once, by the server that forks processes.
 _PRELOADED = "speechbrain_focalcodec.jobs.loading"
 
 
 def process_context(*modules: str) -> Any:
     """Context of `multiprocessing` whose processes start cheaply.
+
+    Its server starts at once, and imports modules in the background.
 
     Arguments
     ---------
@@ -47,29 +47,20 @@ def process_context(*modules: str) -> Any:
     """
     methods = multiprocessing.get_all_start_methods()
     # Never a plain fork: the model's threads would be cut off half-way.
-    context = multiprocessing.get_context(
-        "forkserver" if "forkserver" in methods else "spawn"
-    )
-    if hasattr(context, "set_forkserver_preload"):
-        context.set_forkserver_preload([_PRELOADED, *modules])
+    if "forkserver" not in methods:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_PRELOADED, *modules])
+    # A signal to all processes must not end the server before its processes.
+    resource_tracker.ensure_running()  # unblocks SIGTERM
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    forkserver.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
-def warm_up(*modules: str) -> None:
-    """Begin the imports of later processes now, beside the caller's own.
-
-    Arguments
-    ---------
-    *modules : str
-        See :func:`process_context`.
-    """
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        process_context(*modules)
-        forkserver.ensure_running()
-
-
 def end_with_parent() -> None:
-    """End this process as soon as its parent is gone, however it ended."""
+    """End this process as soon as its parent has ended."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -83,10 +74,10 @@ def end_with_parent() -> None:
 
 @contextmanager
 def delay_signals() -> Iterator[None]:
-    """Let signals wait while a process starts.
+    """Deliver signals after a process has started.
 
-    A pool that an exception interrupts at this moment loses track of the
-    process.
+    A pool that is interrupted by an exception while it starts a process loses
+    track of it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -131,20 +122,20 @@ def default_processes(device: str | None) -> int:
 
 
 class LocalRanks:
-    """The other ranks of a run on this machine, as rank 0 sees them.
+    """Starts the other ranks of a run on this machine, and ends them.
 
     Arguments
     ---------
     work : callable
-        Each process calls it with its :class:`Rank` and its :class:`Counts`.
+        Called in each process with its :class:`Rank` and its :class:`Counts`.
         It is pickled, and returns an exit code.
     world_size : int
-        Number of ranks, with this process.
+        Number of ranks, including this process.
 
     Attributes
     ----------
     counts : Counts
-        Those of rank 0; the totals are over all ranks.
+        Counts of rank 0; the totals are over all ranks.
     """
 
     def __init__(
@@ -164,17 +155,12 @@ class LocalRanks:
             self._processes.append(process)
 
     def join(self, poll: Callable[[], object]) -> list[str]:
-        """Wait until all have ended.
+        """Wait for all ranks; return the errors of those that failed.
 
         Arguments
         ---------
         poll : callable
-            Called about twice a second meanwhile.
-
-        Returns
-        -------
-        list of str
-            Reasons of those that have failed.
+            Called twice per second while waiting.
         """
         while running := [p.sentinel for p in self._processes if p.is_alive()]:
             wait(running, 0.5)
@@ -190,7 +176,7 @@ class LocalRanks:
         return list(reasons.values())
 
     def end(self) -> None:
-        """End those that are still at work."""
+        """End ranks that are still running."""
         for process in self._processes:
             if process.is_alive():
                 process.terminate()
@@ -205,18 +191,7 @@ class LocalRanks:
 def start_ranks(
     work: Callable[[Rank, Counts], int], world_size: int
 ) -> Iterator[LocalRanks]:
-    """Start the other ranks of a run; they end with the block.
-
-    Arguments
-    ---------
-    work, world_size
-        See :class:`LocalRanks`.
-
-    Yields
-    ------
-    LocalRanks
-        The processes.
-    """
+    """Start the other ranks of a run (:class:`LocalRanks`) for a block."""
     ranks = LocalRanks(work, world_size)
     try:
         yield ranks
@@ -228,6 +203,8 @@ def _run_rank(
     work: Callable[[Rank, Counts], int], rank: Rank, counts: Counts, errors: Any
 ) -> None:
     """Run one rank in its process."""
+    if hasattr(signal, "pthread_sigmask"):  # the server blocks SIGTERM
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     # Ctrl-C reaches all processes of a terminal; rank 0 ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()

@@ -1,4 +1,4 @@
-"""Progress of long jobs."""
+"""Counts and shows the progress of long jobs."""
 
 import sys
 import time
@@ -10,13 +10,13 @@ __all__ = ["Counts", "ProgressBar", "Report"]
 
 
 class Counts:
-    """Counts what a job has done; ranks of one machine may share a table.
+    """Counts items, seconds and failures; ranks of one machine share a table.
 
     Arguments
     ---------
     rows : sequence of float, optional
         Items, seconds of audio and failures of each rank, in shared memory;
-        not shared by default. Each rank writes its own row alone.
+        not shared by default. Each rank writes its own row.
     rank : int
         Number of this rank's row.
 
@@ -37,7 +37,7 @@ class Counts:
     def add(
         self, items: int = 0, seconds: float = 0.0, failures: int = 0
     ) -> None:
-        """Count what this rank has done."""
+        """Add to the counts of this rank."""
         for place, number in enumerate((items, seconds, failures), self._first):
             self._rows[place] += number
 
@@ -82,14 +82,14 @@ class Report:
 class ProgressBar(Report):
     """Shows items, time left, hours of audio, real-time factor and failures.
 
-    The real-time factor is hours of processing an hour of audio, so smaller is
-    faster; its inverse is shown too. Without a terminal, as in a job's log, a
-    line is written now and then.
+    The real-time factor is seconds of processing per second of audio, so
+    smaller is faster; its inverse is shown too. Without a terminal, as in a
+    job's log, a line is written every `pause` seconds.
 
     Arguments
     ---------
     pause : float
-        Seconds between two lines, where there is no terminal.
+        Seconds between two lines without a terminal.
     quiet : bool
         Whether to show nothing.
 
@@ -108,10 +108,10 @@ class ProgressBar(Report):
         self.is_at_work = False
         self._quiet = quiet
         self.hours = 0.0
-        self.rate = 0.0  # seconds of audio a second
+        self.rate = 0.0  # seconds of audio per second
 
     def begin(self, total: int, done: int) -> None:
-        """Draw a bar with what is done already."""
+        """Draw a bar that starts with the items of earlier runs."""
         self._since, self._done = time.monotonic(), 0
         self._printed = self._since
         self._bar = tqdm(
@@ -127,7 +127,7 @@ class ProgressBar(Report):
         self._total, self._before = total, done
 
     def update(self, done: int, seconds: float, failures: int) -> None:
-        """Draw the bar anew, now and then."""
+        """Update the bar."""
         self.is_at_work = True
         self.check()
         if self._bar is None:
@@ -158,7 +158,7 @@ class ProgressBar(Report):
             )
 
     def end(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar."""
         self.is_at_work = False
         if self._bar is not None:
             self._bar.close()

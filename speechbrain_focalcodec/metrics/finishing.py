@@ -1,4 +1,4 @@
-"""The end of an evaluation: tables, figures and plots."""
+"""Ends an evaluation: writes tables, figures and plots."""
 
 import json
 from collections import Counter
@@ -50,7 +50,7 @@ def finish(
     failures: set[Failure],
     write: bool = True,
 ) -> Summary:
-    """Sum up an evaluation that is measured.
+    """Summarise the measurements of an evaluation.
 
     Arguments
     ---------
@@ -97,7 +97,7 @@ def finish(
     seed = plan.options.seed
     columns = tuple(column for metric in metrics for column in metric.columns)
     durations = {it.id: it.duration for it in plan.utterances}
-    # Some headers promise more than the file holds.
+    # Some headers are right, and the file is damaged.
     unreadable = {it.id for it in failures if not it.system}
     readable = [it for it in plan.utterances if it.id not in unreadable]
     summaries = [
@@ -143,7 +143,7 @@ def finish(
         write_failures(out, failures)
         plot_all(out / PLOTS_NAME, summary, rows)
         atomic_write_text(out / REPORT_NAME, to_markdown(summary))
-        # The last: where it is, all is.
+        # The last file: its presence shows that all are complete.
         text = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
         atomic_write_text(out / SUMMARY_NAME, text + "\n")
     return summary
@@ -167,7 +167,7 @@ def _differences(
 def _ratio(
     name: str, rows: Mapping[str, Row], durations: Mapping[str, float]
 ) -> float | None:
-    """The sum of a field a second, over those that have it."""
+    """Sum of a field per second, over the utterances that have it."""
     having = {
         id: float(value)
         for id, row in rows.items()

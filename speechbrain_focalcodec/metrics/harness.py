@@ -1,7 +1,7 @@
-"""Evaluating codecs: all systems and metrics process each batch in turn.
+"""Evaluates codecs: all systems and metrics process each batch in turn.
 
-Measurements of a batch are on disk before the next one begins, so that an
-evaluation that was killed is resumed.
+Measurements of a batch are saved before the next one begins, so that an
+evaluation resumes after a kill.
 """
 
 import json
@@ -60,9 +60,9 @@ def evaluate(
     """Measure codecs on a corpus, side by side.
 
     Writes ``utterances.csv``, ``failures.csv``, ``summary.json``,
-    ``summary.md`` and ``plots/``. The same call resumes an evaluation that
-    was killed, and does nothing when it is finished; with more systems
-    or metrics than before, only these are measured.
+    ``summary.md`` and ``plots/``. After a kill, the same call resumes. A
+    finished evaluation is not measured again; with more systems or metrics
+    than before, only these are measured.
 
     Arguments
     ---------
@@ -76,47 +76,46 @@ def evaluate(
     out : str or Path
         The folder of the results: new, or of the same evaluation.
     voice_conversion : bool
-        Whether each utterance is converted to another speaker's voice, in
-        place of its own. Systems and metrics that do not convert are left
-        out.
+        Whether to convert each utterance to another speaker's voice. Systems
+        and metrics without voice conversion are left out.
     reference : str or Path, optional
-        Voice conversion: a source of the target speakers, by default
-        `source`. Without speakers, it is taken for one speaker.
+        Voice conversion: source of the target speakers, by default `source`.
+        A source without speakers counts as one speaker.
     data_root : str or Path, optional
-        What stands for ``{data_root}`` in a manifest.
+        Replaces ``{data_root}`` in a manifest.
     limit : int, optional
-        Number of utterances to take, the first by id.
+        Number of utterances, the first by id; all by default.
     min_duration : float
-        Seconds; of those taken, shorter ones are left out.
+        Utterances of fewer seconds are left out.
     seed : int
-        Of the target speakers' and the intervals' draws.
+        Seed of target speakers and of bootstrap intervals.
     batch_duration : float, optional
-        Seconds of speech of a batch, padding included; 20 by default.
+        Seconds of speech per batch, padding included; 20 by default.
     workers : int
-        Processes that read audio ahead; 0 for a thread. A script that is run
-        as a file must guard its entry when there are any.
+        Processes that read audio ahead; 0 for a thread. With processes, a
+        script must guard its entry by ``if __name__ == "__main__"``.
     max_failures : float
         Share of the utterances that may fail with a system, rounded up to
         whole ones.
     retry_failures : bool
-        Whether to measure those batches again in which something failed.
+        Whether to measure batches with failures again.
     save_audio : int
-        Number of utterances whose outputs are kept, in ``audio/``.
+        Number of utterances whose outputs are saved in ``audio/``.
     overwrite : bool
-        Whether to remove the evaluation that the folder holds.
+        Whether to remove an earlier evaluation in the folder.
     report : Report, optional
         Receives the progress.
 
     Returns
     -------
     Summary
-        What ``summary.json`` holds.
+        Content of ``summary.json``.
 
     Raises
     ------
     DataError
         If the source is damaged, the folder holds something else, or too
-        much fails.
+        many utterances fail.
     ValueError
         If an argument is out of range, or two systems or metrics have one
         name.
@@ -207,7 +206,7 @@ def evaluate_codec(
     out: str | Path,
     **options: Any,
 ) -> Summary:
-    """Measure one FocalCodec that is in memory, as after a training.
+    """Measure a FocalCodec in memory, as after training.
 
     Arguments
     ---------
@@ -216,12 +215,12 @@ def evaluate_codec(
     source, metrics, out
         See :func:`evaluate`.
     **options
-        Its other arguments.
+        Other arguments of :func:`evaluate`.
 
     Returns
     -------
     Summary
-        What :func:`evaluate` gives.
+        The result of :func:`evaluate`.
 
     Example
     -------
@@ -262,12 +261,12 @@ def _check_arguments(
             raise ValueError(f"{name} must be 0 or more, not {value}")
 
 
-def _check_names(what: str, given: Sequence[System | Metric]) -> None:
-    names = [it.name for it in given]
+def _check_names(kind: str, items: Sequence[System | Metric]) -> None:
+    names = [it.name for it in items]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"two {what}s are called {name}; give it once")
-    if what == "system" and not names:
+            raise ValueError(f"two {kind}s are called {name}; give it once")
+    if kind == "system" and not names:
         raise ValueError("no system is to be evaluated; give at least one")
 
 
@@ -282,18 +281,7 @@ def _converting(
 
 
 def speakers_of(reference: str | Path) -> list[Item]:
-    """List utterances of the target speakers of voice conversion.
-
-    Arguments
-    ---------
-    reference : str or Path
-        Their source; without speakers, it is taken for one.
-
-    Returns
-    -------
-    list of Item
-        Each has a speaker.
-    """
+    """List utterances of target speakers; without speakers, all are of one."""
     _, items = list_items(reference)
     if any(item.speaker is not None for item in items):
         return [item for item in items if item.speaker is not None]

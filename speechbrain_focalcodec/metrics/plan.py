@@ -1,7 +1,7 @@
-"""What an evaluation measures: utterances, their batches and target speakers.
+"""Plans an evaluation: its utterances, batches and target speakers.
 
-All of it follows from the data and the options, so that an evaluation that was
-killed is resumed with the same batches.
+The plan depends on the data and the options alone, so that an evaluation
+resumes with the same batches after a kill.
 """
 
 import hashlib
@@ -31,16 +31,16 @@ __all__ = [
     "list_items",
 ]
 
-# Speech of a target speaker that a reference is made of (s).
+# Seconds of a target speaker's speech in a reference.
 REFERENCE_DURATION = 60.0
 
 
 class OtherEvaluationError(DataError):
-    """A folder holds another evaluation than the one that is asked for."""
+    """A folder holds another evaluation."""
 
 
 class Failure(NamedTuple):
-    """What could not be measured, and why.
+    """An utterance that could not be measured.
 
     Arguments
     ---------
@@ -49,9 +49,9 @@ class Failure(NamedTuple):
     path : str
         Its file.
     system : str
-        The codec; empty where the file itself cannot be read.
+        The codec; empty if the file cannot be read.
     reason : str
-        One line.
+        The error message, in one line.
     """
 
     id: str
@@ -79,7 +79,7 @@ class Utterance(NamedTuple):
 
     @property
     def duration(self) -> float:
-        """Its length in seconds."""
+        """Duration in seconds."""
         return self.num_samples / self.sample_rate
 
     @property
@@ -89,7 +89,7 @@ class Utterance(NamedTuple):
 
 
 class Options(BaseModel):
-    """Options that decide an evaluation, beside data, systems and metrics."""
+    """Options of an evaluation that change its results."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -112,11 +112,11 @@ class Plan:
     options : Options
         The options.
     unreadable : list of Failure
-        Utterances whose header says that they cannot be read.
+        Utterances whose header cannot be read.
     utterances : list of Utterance
-        The others that are not too short.
+        The others, except those that are too short.
     batches : list of list of int
-        Places in `utterances`.
+        Indices in `utterances`.
     references : dict
         Utterances of each target speaker.
     """
@@ -155,7 +155,7 @@ class Plan:
         loader : Loader
             Reads headers.
         pool : sequence of Item
-            Voice conversion: the utterances that references are taken from.
+            Voice conversion: the utterances that references come from.
 
         Returns
         -------
@@ -197,7 +197,7 @@ class Plan:
 
 
 def digest_of(items: Iterable[Item]) -> str:
-    """SHA-256 over ids, paths, speakers, texts and times of items."""
+    """SHA-256 of ids, paths, speakers, texts and times of items."""
     digest = hashlib.sha256()
     for item in items:
         times = (
@@ -231,7 +231,6 @@ def list_items(
     ------
     DataError
         If the source is empty or damaged, or two items have one id.
-
     """
     name = "items"
     if isinstance(source, str | Path):
@@ -253,8 +252,15 @@ def list_items(
 
 def _utterance(item: Item, header: Header, target: str | None) -> Utterance:
     return Utterance(
-        *(item.id, item.path, header.num_samples, header.sample_rate),
-        *(item.speaker, item.text, item.start, item.stop, target),
+        item.id,
+        item.path,
+        header.num_samples,
+        header.sample_rate,
+        item.speaker,
+        item.text,
+        item.start,
+        item.stop,
+        target,
     )
 
 
@@ -284,9 +290,9 @@ def draw_targets(
     items : sequence of Item
         The utterances that are converted.
     pool : sequence of Item
-        The utterances whose speakers are drawn from.
+        The utterances whose speakers are drawn.
     options : Options
-        With the seed, and whether there is a reference.
+        Options with the seed and the reference.
 
     Returns
     -------
@@ -296,7 +302,7 @@ def draw_targets(
     Raises
     ------
     DataError
-        If an utterance has no other speaker than its own, or may have none.
+        If there is no other speaker, or an utterance's speaker is unknown.
 
     Example
     -------
@@ -327,7 +333,7 @@ def draw_targets(
 def _references(
     targets: Sequence[str], pool: Sequence[Item], loader: Loader
 ) -> dict[str, list[Utterance]]:
-    """About a minute of each target speaker."""
+    """About a minute of speech of each target speaker."""
     references = {}
     for target in targets:
         items = [item for item in pool if item.speaker == target]

@@ -1,4 +1,4 @@
-"""Results of an evaluation: measurements on disk, and tables of them."""
+"""Reads and writes the results of an evaluation: JSONL files and tables."""
 
 import csv
 import hashlib
@@ -49,21 +49,21 @@ FILES = (UTTERANCES_NAME, FAILURES_NAME, SUMMARY_NAME, REPORT_NAME)
 
 @dataclass
 class Measurement:
-    """What was measured of one utterance with one system: a line of JSON.
+    """Results of one utterance with one system: a line of JSON.
 
     Arguments
     ---------
     id : str
         The utterance.
     output : dict, optional
-        Bits and seconds of the system's output; None where it has failed.
+        Bits and seconds of the system's output; None if it failed.
     rows : dict
         Fields by metric.
     counts : dict
-        How often each token occurs.
+        Number of occurrences of each token.
     failures : list of [str, str]
-        Who has failed, and why: the system's name, or empty where the file
-        cannot be read.
+        The system's name, or empty if the file cannot be read, and the
+        reason.
     """
 
     id: str
@@ -73,7 +73,7 @@ class Measurement:
     failures: list[list[str]] = field(default_factory=list)
 
     def fields(self, metrics: Sequence[str]) -> Row:
-        """All fields, in the order of some metrics; ValueError on a clash."""
+        """Fields of the metrics, in order; a ValueError if two differ."""
         found = dict(self.output or {})
         for metric in metrics:
             for name, value in self.rows.get(metric, {}).items():
@@ -88,8 +88,8 @@ class Measurement:
 class Measurements(dict[str, Measurement]):
     """Measurements of one system by utterance, kept in a JSONL file.
 
-    A later line of an utterance replaces an earlier one. A last line that is
-    cut short, as a kill leaves it, is dropped.
+    A later line of an utterance replaces an earlier one. An incomplete last
+    line, which a kill may leave, is dropped.
 
     Arguments
     ---------
@@ -213,29 +213,15 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def safe_name(name: str) -> str:
-    """A name for a file: letters and digits of a name, and a hash."""
+    """A file name of a name's letters and digits, and a hash."""
     digits = hashlib.sha256(name.encode()).hexdigest()[:6]
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)[-60:]}-{digits}"
 
 
 def audio_path(out: Path, system: str, place: int, utterance: str) -> Path:
-    """Where the audio of an utterance is saved.
+    """Path of the WAV file of a system's output for an utterance.
 
-    Arguments
-    ---------
-    out : Path
-        The evaluation's folder.
-    system : str
-        Whose output it is.
-    place : int
-        The utterance's place in the data.
-    utterance : str
-        Its id.
-
-    Returns
-    -------
-    Path
-        A WAV file.
+    `place` is the utterance's number in the data.
 
     Example
     -------
@@ -250,17 +236,7 @@ def audio_path(out: Path, system: str, place: int, utterance: str) -> Path:
 
 
 def plain(row: Mapping[str, Any]) -> Row:
-    """A row as JSON can hold it; figures that are not finite become None.
-
-    Arguments
-    ---------
-    row : mapping
-        Fields.
-
-    Returns
-    -------
-    dict
-        The same, of Python's own types.
+    """Convert a row to plain Python types; non-finite figures become None.
 
     Example
     -------
@@ -281,20 +257,7 @@ def plain(row: Mapping[str, Any]) -> Row:
 
 
 def prepare_folder(out: Path, overwrite: bool) -> None:
-    """Check that a folder is new, or an evaluation's.
-
-    Arguments
-    ---------
-    out : Path
-        The folder.
-    overwrite : bool
-        Whether to remove the evaluation that is there.
-
-    Raises
-    ------
-    DataError
-        If it holds something else.
-    """
+    """Check that a folder is new or an evaluation's; `overwrite` empties it."""
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; give a folder for the results")
     if not out.is_dir() or not any(out.iterdir()):
@@ -310,14 +273,8 @@ def prepare_folder(out: Path, overwrite: bool) -> None:
 
 
 def clear(out: Path) -> None:
-    """Remove an evaluation, and nothing else, from a folder.
-
-    Arguments
-    ---------
-    out : Path
-        The folder.
-    """
-    # The settings go last: until then the rest is known to be an evaluation's.
+    """Remove an evaluation's files from a folder; other files stay."""
+    # The settings go last: they mark the folder as an evaluation's.
     for name in FILES:
         (out / name).unlink(missing_ok=True)
     for name in reversed(FOLDERS):
@@ -325,20 +282,7 @@ def clear(out: Path) -> None:
 
 
 def write_failures(out: Path, failures: Iterable[Failure]) -> Path:
-    """Write ``failures.csv``, sorted.
-
-    Arguments
-    ---------
-    out : Path
-        The evaluation's folder.
-    failures : iterable of Failure
-        The failures; each is written once.
-
-    Returns
-    -------
-    Path
-        The file.
-    """
+    """Write ``failures.csv``, sorted, without duplicates; return its path."""
     rows = [failure._asdict() for failure in sorted(set(failures))]
     _write_csv(out / FAILURES_NAME, list(Failure._fields), rows)
     return out / FAILURES_NAME
@@ -350,18 +294,10 @@ def write_utterances(
     rows: Mapping[str, Mapping[str, Row]],
     fields: Sequence[str],
 ) -> None:
-    """Write ``utterances.csv``: a row an utterance and system.
+    """Write ``utterances.csv``: a row per utterance and system.
 
-    Arguments
-    ---------
-    out : Path
-        The evaluation's folder.
-    plan : Plan
-        Its plan.
-    rows : mapping
-        Fields by id, by system.
-    fields : sequence of str
-        Those of the metrics, in order.
+    `rows` has fields by id, by system; `fields` are those of the metrics, in
+    order.
     """
     known = ["id", "path", "duration", "speaker", "text"]
     if plan.options.task == "voice conversion":

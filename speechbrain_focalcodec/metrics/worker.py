@@ -1,4 +1,4 @@
-"""Measuring an evaluation, batch after batch."""
+"""Measures the batches of an evaluation."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -39,16 +39,16 @@ from speechbrain_focalcodec.metrics.systems.original import ORIGINAL
 __all__ = ["MAX_FAILURES", "Worker"]
 
 MAX_FAILURES = 0.05
-# Speech of a target speaker that outputs are compared with (s).
+# Seconds of a target speaker's speech that outputs are compared with.
 _VOICE_DURATION = 30.0
-_WARM_UP = 1.0  # seconds of speech that a system is tried on
+_WARM_UP = 1.0  # seconds of speech of a system's first call
 
 
 class _Task(NamedTuple):
-    """What is left to measure of one batch with one system."""
+    """A system, and the metrics that are missing for a batch."""
 
     system: System
-    is_new: bool  # whether nothing of it is measured yet
+    is_new: bool  # whether the batch has no measurements yet
     metrics: list[Metric]
 
 
@@ -74,7 +74,7 @@ class _Utterances:
         return loader.sigs([it.job for it in (*self.utterances, *self._voice)])
 
     def receive(self, audio: Sequence[Any]) -> None:
-        """Take what was read."""
+        """Keep waveforms, and the reasons of those that failed."""
         number = len(self.utterances)
         for utterance, sig in zip(self.utterances, audio[:number], strict=True):
             if isinstance(sig, str):
@@ -113,7 +113,7 @@ class _Utterances:
 
 
 class Worker:
-    """Measures what is left of a plan.
+    """Measures the missing part of a plan.
 
     Arguments
     ---------
@@ -141,7 +141,7 @@ class Worker:
     failures : set of Failure
         All failures so far.
     has_worked : bool
-        Whether anything was left to measure.
+        Whether anything was measured.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class Worker:
         self._references: dict[str, tuple[str | None, Any]] = {}
 
     def run(self) -> None:
-        """Measure; a DataError if too much fails."""
+        """Measure all batches; a DataError if too many utterances fail."""
         batches = list(self._batches())
         self.has_worked = bool(batches)
         left = sum(len(it.utterances) * len(it.tasks) for it in batches)
@@ -193,7 +193,7 @@ class Worker:
 
         try:
             self._check()
-            # Each is dropped when it is done: it holds audio.
+            # Each is dropped after its turn: it holds audio.
             todo = (batches.pop(0) for _ in range(len(batches)))
             for _ in process_shards(todo, self._loader, process):
                 pass
@@ -201,7 +201,7 @@ class Worker:
             self._report.end()
 
     def _batches(self) -> Iterator[_Utterances]:
-        """Batches of which something is left to measure."""
+        """Batches with missing measurements."""
         for places in self.plan.batches:
             utterances = [self.plan.utterances[place] for place in places]
             tasks = [
@@ -216,7 +216,7 @@ class Worker:
     def _task(
         self, utterances: list[Utterance], system: System
     ) -> _Task | None:
-        """What a batch still needs. A batch is measured as a whole."""
+        """The missing measurements of a batch; None if there are none."""
         results = self.results[system.name]
         known = [results.get(it.id) for it in utterances]
         measured = [it for it in known if it is not None]
@@ -332,12 +332,12 @@ class Worker:
         return known[1]
 
     def _warm_up(self, system: System, sig: torch.Tensor) -> None:
-        """The first call is slow, which is not the codec's fault."""
+        """Call the system once: the first call is slow."""
         if system.name in self._warm:
             return
         self._warm.add(system.name)
         short = sig[: round(_WARM_UP * system.sample_rate_input)]
-        # What fails now will fail again, and is reported then.
+        # A failure will occur again, and is reported then.
         _try(lambda ids: system.resynthesize([short]), [""])
 
     def _samples(
@@ -420,7 +420,7 @@ def _apply(
 def _try(
     work: Any, ids: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Results by utterance; each alone where the batch fails."""
+    """Results by utterance; one by one if the batch fails."""
     if not ids:
         return {}, {}
     try:
@@ -429,7 +429,7 @@ def _try(
         if len(results) != len(ids):
             raise ValueError(f"{len(results)} results of {len(ids)}")
         return dict(zip(ids, results, strict=True)), {}
-    except Exception as error:  # whatever another codec's tool comes up with
+    except Exception as error:  # other codecs' tools may raise anything
         if len(ids) == 1:
             text = str(error) or "no message"
             return {}, {ids[0]: f"{type(error).__name__}: {text}"}
@@ -443,7 +443,7 @@ def _try(
 
 
 def _count(output: Output) -> dict[int, int]:
-    """How often each token occurs in an output."""
+    """Number of occurrences of each token in an output."""
     if output.toks is None:
         return {}
     toks, counts = np.unique(output.toks.cpu().numpy(), return_counts=True)
