@@ -577,7 +577,7 @@ def test_tasks(gpu, tmp_path, kind, stage):
     )
     training = stage == sb.Stage.TRAIN
     brain.modules.train(training)
-    brain.words = brain.letters = sb.utils.metric_stats.ErrorRateStats()
+    brain.words = brain.characters = sb.utils.metric_stats.ErrorRateStats()
     with (
         gpu.holding(codec, brain.modules),
         torch.set_grad_enabled(training),

@@ -144,7 +144,7 @@ class CodecBrain(AdversarialBrain):
         self.loaded, teacher = load_weights(
             codec, stage, self.sources, hparams["encoder_source"]
         )
-        self.teacher = None if teacher is None else teacher.encoder
+        self.teacher: Any = None if teacher is None else teacher.encoder
         parts = unfreeze(codec, self.trains, hparams["freeze"])
         super().__init__(
             {**parts, **modules}, opt_class, hparams, run_opts, checkpointer
@@ -374,6 +374,7 @@ class CodecBrain(AdversarialBrain):
         frames = self.codec.encoder.output_lengths(
             resampled_length(longest, *rates)
         )
+        assert self._segment is not None
         if frames < self._segment.segment_samples:
             raise DataError(
                 f"segment_frames is {self._segment.segment_samples}, but the "
