@@ -1,4 +1,4 @@
-"""Audio files and devices: what is accepted, read, resampled and written."""
+"""Audio files and devices: checking, reading, resampling, writing."""
 
 from speechbrain_focalcodec.audio.files import (
     AUDIO_SUFFIXES,

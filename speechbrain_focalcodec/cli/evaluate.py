@@ -183,7 +183,7 @@ class _Chosen(NamedTuple):
 def _run(
     data: Path, out: Path, chosen: _Chosen, options: dict[str, Any]
 ) -> "Summary":
-    """Make what is asked for, and measure."""
+    """Load the codecs and metrics asked for, and measure."""
     import torch
 
     from speechbrain_focalcodec.corpus.run import (

@@ -22,10 +22,10 @@ _GRACE = 10.0
 def stopping(bar: "ProgressBar", message: str | None) -> Iterator[None]:
     """End in one line, or none, when a signal asks for it.
 
-    SIGTERM, which batch systems send, is one as well. Work under way ends with
-    its batch: an exception in the midst of another library's import or
-    clean-up makes that one complain. What it raises then is taken for the
-    interruption that it is; errors of this package are told.
+    SIGTERM, which batch systems send, counts too. The current batch is
+    finished first, since an exception within another library's import or
+    clean-up would make that library print a traceback. Its exceptions after a
+    signal count as the interruption; errors of this package are shown.
 
     Arguments
     ---------
@@ -68,7 +68,7 @@ def stopping(bar: "ProgressBar", message: str | None) -> Iterator[None]:
     before = {}
     try:
         for number in (signal.SIGTERM, signal.SIGINT, alarm):
-            # What is ignored, as in a shell's background, stays so.
+            # A signal that is ignored, as in a shell's background, stays so.
             if number and signal.getsignal(number) not in (
                 signal.SIG_IGN,
                 None,

@@ -41,7 +41,7 @@ __all__ = ["tokenize"]
 _STOPPED = (
     "stopped; run the same command again to go on: finished shards are kept"
 )
-# What all ranks import.
+# Imported by all ranks.
 _MODULES = (
     "speechbrain_focalcodec.cli.model",
     "speechbrain_focalcodec.corpus.run",

@@ -63,11 +63,11 @@ def make_feature_cache(
     shard_bytes: int = SHARD_BYTES,
     batch_samples: int = BATCH_SAMPLES,
 ) -> FeatureCache:
-    """Make a feature cache, or what an earlier run has left of it.
+    """Make a feature cache, or finish one that an earlier run began.
 
     Utterances of similar length are encoded together, with exact masking and
-    in the precision of the codec's weights; what an utterance gives does not
-    depend on its batch. A complete cache is opened and nothing is encoded.
+    in the precision of the codec's weights; features do not depend on the
+    batch. A complete cache is opened and nothing is encoded.
     Where `torch.distributed` runs, all processes must call this.
 
     Arguments
@@ -95,7 +95,7 @@ def make_feature_cache(
     ------
     DataError
         If the folder holds a cache of another encoder, sample rate or
-        manifest, or the disk is too small for what is missing.
+        manifest, or the disk is too small for the missing shards.
     AudioError
         If an utterance cannot be read.
 
@@ -166,7 +166,7 @@ def _look(folder: Path, plan: CachePlan) -> list[int] | None:
         if FeatureCache(folder).identity == asdict(plan.identity):
             return None
     except DataError:
-        pass  # incomplete: what is there is looked at below
+        pass  # incomplete: its shards are checked below
     identity: CacheIdentity = plan.identity
     missing = []
     for i, frames in enumerate(plan.shards):
@@ -210,7 +210,7 @@ def _check_space(folder: Path, plan: CachePlan, missing: Sequence[int]) -> None:
 
 
 def _start(folder: Path, plan: CachePlan, shard_bytes: int) -> None:
-    """Say what the folder is for; it is incomplete from now on."""
+    """Mark the folder as a cache that is incomplete."""
     (folder / INDEX_FILE).unlink(missing_ok=True)
     path = folder / PLAN_FILE
     if not path.exists():

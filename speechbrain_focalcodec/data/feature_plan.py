@@ -1,8 +1,8 @@
-"""What a feature cache shall hold: of which encoder, of which utterances.
+"""The plan of a feature cache: the encoder, and the utterances per shard.
 
-The plan follows from the encoder and the manifest alone. So a run that was
-killed goes on where it was, several processes agree on who makes what, and
-the size is known before anything is encoded.
+The plan follows from the encoder and the manifest alone: a killed run
+resumes, several processes agree on their shards, and the size is known before
+anything is encoded.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ __all__ = ["CacheIdentity", "CachePlan", "SHARD_BYTES", "read_json"]
 
 SHARD_BYTES = 2**28
 VERSION = 2
-# Bytes a frame and channel; and about what an utterance takes in a header, and
-# a block of its frames.
+# Bytes per frame and channel; about the bytes per utterance in a header, and
+# per block of its frames.
 ITEM_BYTES = DTYPE.itemsize
 HEADER_BYTES = 256
 CHECKSUM_BYTES = 12
@@ -33,7 +33,7 @@ CHECKSUM_BYTES = 12
 
 @dataclass(frozen=True)
 class CacheIdentity:
-    """What features are the same: equal identities, equal features.
+    """Identity of cached features: equal identities, equal features.
 
     Arguments
     ---------
@@ -64,7 +64,7 @@ class CacheIdentity:
 
     @property
     def tag(self) -> str:
-        """SHA-256 over all of it: what each shard carries."""
+        """SHA-256 over all fields; each shard carries it."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -115,7 +115,7 @@ class CachePlan:
     Arguments
     ---------
     identity : CacheIdentity
-        What the cache is of.
+        Identity of the cached features.
     shards : tuple of dict
         Frames by utterance id, of each shard.
     """

@@ -25,7 +25,7 @@ __all__ = ["BLOCK", "DTYPE", "FeatureShard", "is_whole", "write_shard"]
 DTYPE = torch.bfloat16
 # Frames that share a checksum: so few that little more than a segment is read.
 BLOCK = 16
-# What safetensors raises for damaged files.
+# Raised by safetensors for damaged files.
 DAMAGED = (
     SafetensorError,
     OSError,

@@ -149,8 +149,8 @@ class FeatureExtractor(nn.Module):
         state: StreamState | None = None,
     ) -> torch.Tensor:
         """Frames of a whole signal, layer by layer."""
-        # Lengths matter to what is shorter than a frame alone. One look at
-        # them, not one a layer: a GPU is waited for at each.
+        # Lengths matter only to inputs shorter than a frame. They are read
+        # once, not once per layer: each read waits for the GPU.
         if lengths is not None and int(lengths.min()) >= self.reach:
             lengths = None
         x = sig[..., None]

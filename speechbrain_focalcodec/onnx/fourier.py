@@ -64,7 +64,7 @@ class _Fourier(nn.Module):
         super().__init__()
         self.size = size
         self.p, self.q = split_points(size)
-        # Of each q-point spectrum, what the half spectrum needs.
+        # The bins of each q-point spectrum that the half spectrum needs.
         self.bins = self.q // 2 + 1
 
     def _keep(self, name: str, matrix: torch.Tensor) -> None:
@@ -102,7 +102,7 @@ class RealFourier(_Fourier):
             "second",
             torch.cat([torch.cat([cos, -sin], 1), torch.cat([sin, cos], 1)]),
         )
-        #: Where bins 0 to N / 2 stand in what is given.
+        #: Places of bins 0 to N / 2 in the output.
         self.order = [k % p * bins + k // p for k in range(size // 2 + 1)]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

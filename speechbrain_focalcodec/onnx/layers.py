@@ -1,8 +1,8 @@
-"""Layers that take another's place in a graph that is exported.
+"""Layers for exported graphs of offline models.
 
-A graph holds for any batch and any length, so nothing in it may branch on
-numbers or count steps in Python, and it can use only what a runtime has. Each
-class here gives what the layer it is made from gives, from its weights.
+A graph holds for any batch and any length: it may not branch on values or
+count steps in Python, and it uses only operators of ONNX. Each class here
+replaces a layer: it has its weights and computes the same output.
 """
 
 import copy
@@ -51,7 +51,7 @@ class _Extractor(nn.Module):
         hops: Any = torch.sym_max(steps - self.reach, 0) // self.hop_length
         used = hops * self.hop_length + self.reach
         sig = F.pad(sig, (0, used - steps))
-        # Padding is seen only by what is shorter than the first frame.
+        # Only inputs shorter than the first frame see padding.
         first = self._extract(
             sig[:, : self.reach], lengths.clamp(max=self.reach)
         )

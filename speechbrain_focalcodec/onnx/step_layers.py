@@ -1,8 +1,8 @@
-"""Layers that take another's place in a step that is exported.
+"""Layers for exported steps of causal models.
 
-A step codes one chunk of a fixed size; only the batch is free. Chunks are
-small, so that reading weights is most of the work: what can be is a product
-of a matrix, which a runtime packs once.
+A step codes one chunk of a fixed size; only the batch size is free. Chunks are
+small, so reading weights is most of the work: layers are matrix products
+where they can be, since a runtime packs matrices once.
 """
 
 import copy
@@ -36,7 +36,7 @@ UNSEEN = -1e30
 
 
 class StartState(StepState):
-    """What finds out the state that a step starts with, in a first step.
+    """Records the initial state of a step while it runs once.
 
     Example
     -------
@@ -109,7 +109,7 @@ class StartState(StepState):
         Returns
         -------
         torch.Tensor
-            What it gives in a first step.
+            The steps with zeros before them.
         """
         shape = list(x.shape)
         shape[dim] = past
@@ -118,7 +118,7 @@ class StartState(StepState):
 
 
 def rows_of(x: torch.Tensor, taps: int, stride: int) -> torch.Tensor:
-    """What each output step of a convolution sees, in a row.
+    """The inputs of each output step of a convolution, as one row.
 
     Arguments
     ---------
@@ -334,14 +334,14 @@ class _StepTransformer(nn.Module):
     def _bias(
         self, frames: int, lengths: torch.Tensor, seen: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What is the same in all layers.
+        """The position bias, which all layers share.
 
         Returns
         -------
         table : torch.Tensor
             Bias [B, H, F, R] of the queries of a step to the ring's keys.
         unseen : torch.Tensor
-            What is added to it [B, 1, F, R].
+            Mask to add to it [B, 1, F, R].
         places : torch.Tensor
             Where the step goes in the ring, in steps, int64 [B].
         """

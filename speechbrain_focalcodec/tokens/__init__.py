@@ -1,1 +1,1 @@
-"""Token files: what they hold and their two formats, .focal and .npz."""
+"""Token files: their content and their two formats, .focal and .npz."""
