@@ -149,9 +149,11 @@ class FeatureExtractor(nn.Module):
         state: StreamState | None = None,
     ) -> torch.Tensor:
         """Frames of a whole signal, layer by layer."""
-        # Lengths matter only to inputs shorter than a frame. They are read
-        # once, not once per layer: each read waits for the GPU.
-        if lengths is not None and int(lengths.min()) >= self.reach:
+        # Lengths matter only to inputs of an offline model that are shorter
+        # than a frame. They are read once: each read waits for the GPU.
+        if self.causal or (
+            lengths is not None and int(lengths.min()) >= self.reach
+        ):
             lengths = None
         x = sig[..., None]
         for i, layer in enumerate(self.layers):
