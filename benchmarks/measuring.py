@@ -219,7 +219,7 @@ def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def describe_machine(device: torch.device = CPU) -> dict[str, Any]:
-    """Date, processor, threads and versions; None for what is missing."""
+    """Date, processor, threads and versions; None for a missing library."""
     cuda = device.type == "cuda"
     try:
         transformers = importlib.metadata.version("transformers")

@@ -69,7 +69,7 @@ REFERENCE_S = 10.0
 
 @dataclass
 class Settings:
-    """What is measured.
+    """Audio, batch sizes and devices to measure.
 
     Arguments
     ---------

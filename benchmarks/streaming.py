@@ -57,7 +57,7 @@ PRECISION = 20
 
 @dataclass
 class Settings:
-    """What is measured.
+    """Threads, chunks and streams to measure.
 
     Arguments
     ---------

@@ -330,15 +330,16 @@ class Stages(nn.Module):
         `chunk_length`.
         """
         check_floats(sig, "sig", lengths)
-        if state is not None and self.chunk_length is not None:
+        size = None if state is None else self.chunk_length
+        if state is not None and size is not None:
             for _, stream in state.streams():
                 if stream.get("ended") is not None:
                     raise ValueError(
-                        "the chunk before was no multiple of "
-                        f"{self.chunk_length} samples (chunk_length), which "
-                        "ends a stream; start a new one with a new StreamState"
+                        f"the chunk before was no multiple of {size} samples "
+                        "(chunk_length), which ends a stream; start a new one "
+                        "with a new StreamState"
                     )
-                if sig.shape[1] % self.chunk_length:
+                if sig.shape[1] % size:
                     stream["ended"] = torch.ones(1)
         return self._run("encoder", sig, lengths, state)
 

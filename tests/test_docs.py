@@ -35,6 +35,10 @@ from ruamel.yaml import YAML
 from trained_tasks import trained_asr, trained_tts
 
 from speechbrain_focalcodec.cli import app
+from speechbrain_focalcodec.training.overrides import (
+    check_overrides,
+    parse_overrides,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PARITY = ROOT / "tests" / "parity"
@@ -271,9 +275,10 @@ def check_script(words):
 
 
 def check_training(words):
-    """Whether script and YAML exist and the YAML has the keys."""
+    """Whether script and YAML exist and the YAML takes the overrides."""
     assert (ROOT / words[0]).is_file(), words
     path, _, overrides = sb.parse_arguments(words[1:])
+    check_overrides(path, parse_overrides(overrides))
     given = "".join(f"{key}: given\n" for key in REQUIRED if key in overrides)
     hparams = read_yaml(Path(path), given)
     assert set(YAML().load(overrides) or {}) <= set(hparams), words

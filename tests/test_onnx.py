@@ -250,7 +250,7 @@ assert "torch" not in sys.modules
 def test_files_tell_nothing_of_this_machine(folder):
     for path in folder.glob("*.onnx"):
         content = path.read_bytes()
-        assert b"onnx_layers.py" not in content
+        assert b"layers.py" not in content
         assert b"site-packages" not in content
 
 

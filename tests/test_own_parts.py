@@ -11,7 +11,11 @@ import torch
 
 from speechbrain_focalcodec import FocalCodec, PretrainedFocalCodec
 from speechbrain_focalcodec.errors import ConfigError
-from speechbrain_focalcodec.modules.part import Decoder
+from speechbrain_focalcodec.modules.part import (
+    Compressor,
+    Decoder,
+    Decompressor,
+)
 from speechbrain_focalcodec.training.export import export_runs
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +23,11 @@ OFFLINE = ROOT / "tests" / "parity" / "offline_50hz"
 # As docs/architecture.md shows it.
 MODULE = """
 import torch
-from speechbrain_focalcodec.modules.part import Decoder
+from speechbrain_focalcodec.modules.part import (
+    Compressor,
+    Decoder,
+    Decompressor,
+)
 
 
 class FrameDecoder(Decoder):
@@ -113,3 +121,46 @@ def test_parts_that_do_not_fit_are_refused():
             parts.decompressor,
             Wrong(),
         )
+
+
+class Halving(Compressor):
+    def __init__(self):
+        super().__init__()
+        self.input_dim, self.output_dim = 32, 5
+        self.downscale_factors = (2,)
+        self.conv = torch.nn.Conv1d(32, 5, 2, 2)
+
+    def forward(self, feats, lengths=None, state=None):
+        x = feats.transpose(1, 2)
+        x = torch.nn.functional.pad(x, (0, x.shape[2] % 2))
+        return self.conv(x).transpose(1, 2)
+
+
+class Doubling(Decompressor):
+    def __init__(self):
+        super().__init__()
+        self.input_dim, self.output_dim = 5, 32
+        self.upscale_factors = (2,)
+        self.proj = torch.nn.Linear(5, 64)
+
+    def forward(self, codes, lengths=None, state=None):
+        return self.proj(codes).unflatten(2, (2, 32)).flatten(1, 2)
+
+
+@pytest.mark.parametrize("size", [16000, 16160])
+def test_a_compressor_and_decompressor_of_ones_own_code_long_audio(size):
+    mini = FocalCodec.from_pretrained(OFFLINE)
+    codec = FocalCodec(
+        *(mini.encoder, Halving(), mini.quantizer, Doubling(), mini.decoder)
+    ).eval()
+    assert codec.token_rate == 25
+    sig = torch.randn(2, size)
+    lengths = torch.tensor([size, size - 3000])
+    with torch.no_grad():
+        toks, tok_lengths = codec.encode(sig, lengths)
+        want, want_lengths = codec.decode(toks, tok_lengths)
+        got, got_lengths = codec.decode(toks, tok_lengths, window=0.2)
+        again, _ = codec.encode(sig, lengths, window=0.9, context=0.4)
+    assert again.shape == toks.shape
+    torch.testing.assert_close(got, want)
+    assert torch.equal(got_lengths, want_lengths)

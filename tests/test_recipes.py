@@ -304,14 +304,21 @@ def test_a_yaml_loads_with_plain_hyperpyyaml(path, tmp_path):
     assert set(SECTIONS) - set(sections) <= {"Losses"}
 
 
-def test_the_published_augmentation_is_one_switch_away():
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("augmentation", ["DropFreq", "DropChunk"]),
+        ("speed_perturbation", ["SpeedPerturb"]),
+    ],
+)
+def test_an_augmentation_is_one_switch_away(name, kinds):
     path = ROOT / "hparams" / "train" / "mini_quantizer.yaml"
-    switch = "augmentation: !include:../augmentation.yaml"
+    switch = f"augmentation: !include:../{name}.yaml"
     hparams = load_yaml(path, f"data_folder: data\n{switch}")
     names = [
         type(x).__name__ for x in hparams["augmentation"].augmentations.values()
     ]
-    assert names == ["DropFreq", "DropChunk"]
+    assert names == kinds
 
 
 @functools.cache

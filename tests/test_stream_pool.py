@@ -32,8 +32,8 @@ def assert_same(kind: str, got: torch.Tensor, want: torch.Tensor) -> None:
         torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
 
 
-# What happens to the streams 0..3, one after the other: how much each of them
-# pushes (as a share of what it has), or that it leaves.
+# Events of the streams 0..3, in order: the share of its remaining samples that
+# a stream pushes, or that it leaves.
 EVENTS = st.lists(
     st.dictionaries(
         st.integers(0, 3), st.floats(0, 0.5), min_size=1, max_size=4

@@ -629,7 +629,7 @@ class FocalCodec(nn.Module):
         topk : int
             Number of frames to find, at most M.
         num_splits : int
-            Parts of the set to search one after the other.
+            Number of parts into which the search splits the set.
 
         Returns
         -------

@@ -148,7 +148,7 @@ class ShardMaker:
         self.loader = Loader(self.sample_rate, workers)
 
     def make(self, indices: Iterable[int]) -> Iterator[ShardFacts]:
-        """Make shards, one after the other; audio is read across their ends.
+        """Make shards in order; audio of the next shard is read ahead.
 
         Arguments
         ---------

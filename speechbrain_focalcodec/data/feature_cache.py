@@ -251,7 +251,7 @@ def _make_shards(
     num_workers: int,
     batch_samples: int,
 ) -> None:
-    """Make some shards, one after the other."""
+    """Make some shards, in order."""
     rate = plan.identity.sample_rate
     batches: list[tuple[int, list[str]]] = []
     for number in numbers:

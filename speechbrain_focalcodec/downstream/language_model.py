@@ -46,7 +46,7 @@ class DecodingState:
 
 
 class TokenLanguageModel(nn.Module):
-    """Predicts tokens from text and a voice, one after the other.
+    """Predicts tokens autoregressively from text and a voice.
 
     A sequence is ``[voice] [pieces of text] [BEGIN] [tokens] [END]``; tokens
     and END are the targets. The vectors of tokens are initialised with their

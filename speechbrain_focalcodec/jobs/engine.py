@@ -47,7 +47,7 @@ class Batch(NamedTuple, Generic[S]):
 def process_shards(
     shards: Iterable[S], loader: Loader, process: Callable[[Batch[S]], None]
 ) -> Iterator[S]:
-    """Process shards one after the other; audio is read across their ends.
+    """Process shards in order; audio of the next shard is read ahead.
 
     Arguments
     ---------

@@ -89,7 +89,7 @@ def pad(pieces: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
 def run_passes(
     passes: Sequence[Pass], read: Read, lengths: Sequence[int], batch_size: int
 ) -> Iterator[Part]:
-    """Run passes one after the other; yield the parts of the last one.
+    """Run passes in order; yield the parts of the last one's output.
 
     `read(row, start, stop)` returns a part of the first pass's input, whose
     `lengths` are those of each utterance. Yields the row and the next output of

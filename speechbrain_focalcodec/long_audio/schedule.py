@@ -4,7 +4,9 @@ All layers of an offline model see a limited number of frames around a frame,
 with two exceptions: WavLM's attention sees the whole utterance, and each focal
 block needs one mean over it. So the encoder runs in windows with context, which
 approximates a single pass where attention looks further. The focal blocks run
-layer by layer, each with the exact mean of the whole utterance.
+layer by layer, each with the exact mean of the whole utterance. A compressor or
+decompressor of the user's own, whose layers are unknown, runs over the whole
+utterance.
 """
 
 import math
@@ -14,9 +16,18 @@ from typing import Any
 import torch
 
 from speechbrain_focalcodec.long_audio.passes import Pass
-from speechbrain_focalcodec.long_audio.windows import count_steps, fit_sizes
+from speechbrain_focalcodec.long_audio.windows import (
+    WHOLE,
+    Sizes,
+    count_steps,
+    fit_sizes,
+)
 from speechbrain_focalcodec.modules.bsq import to_sphere
-from speechbrain_focalcodec.modules.compressor import FocalLayer
+from speechbrain_focalcodec.modules.compressor import (
+    FocalDecoder,
+    FocalEncoder,
+    FocalLayer,
+)
 from speechbrain_focalcodec.stages import Convert, Stages
 
 __all__ = ["decode_passes", "encode_passes"]
@@ -54,6 +65,13 @@ def encode_passes(
             count=lambda num: int(encoder.output_lengths(torch.tensor(num))),
         )
     ]
+    if not isinstance(compressor, FocalEncoder):
+
+        def compress(x, lengths, means=None):
+            return codec.lats_to_toks(to_sphere(compressor(x, lengths)))
+
+        factor = math.prod(compressor.downscale_factors)
+        return [*passes, _whole_pass(codec, compress, factor)]
     last = len(compressor.layers) - 1
     for i, layer in enumerate(compressor.layers):
 
@@ -84,6 +102,19 @@ def decode_passes(
     `window` is no number of seconds.
     """
     decompressor, decoder = codec.decompressor, codec.decoder
+    if not isinstance(decompressor, FocalDecoder):
+
+        def decompress(x, lengths, means=None):
+            x = decompressor(codec.quantizer.toks_to_codes(x), lengths)
+            if lengths is not None:
+                lengths = decompressor.output_lengths(lengths)
+            if convert is not None:
+                x = convert(x, lengths)
+            return decoder(x, lengths) if to_sig else x
+
+        hop = math.prod(decompressor.upscale_factors)
+        hop *= decoder.hop_length if to_sig else 1
+        return [_whole_pass(codec, decompress, hop_out=hop)]
     refiner = decompressor.refiner
     last = len(decompressor.layers) - 1
     rate = codec.token_rate
@@ -120,6 +151,22 @@ def decode_passes(
         passes.append(_layer_pass(codec, layer, run, window, rate, **after))
         rate *= factor
     return passes
+
+
+def _whole_pass(
+    codec: Stages,
+    run: Callable[..., torch.Tensor],
+    factor: int = 1,
+    hop_out: int = 1,
+) -> Pass:
+    """A pass over the whole utterance, with `factor` steps of input each."""
+    return Pass(
+        lambda x, lengths, means: codec.run_part(run, x, lengths, means, ""),
+        Sizes(WHOLE),
+        hop_in=factor,
+        hop_out=hop_out,
+        count=lambda num: -(-num // factor),
+    )
 
 
 def _layer_pass(

@@ -2,22 +2,7 @@
 
 import torch
 
-__all__ = ["code_statistics", "count_codes"]
-
-
-def count_codes(toks: torch.Tensor, codebook_size: int) -> torch.Tensor:
-    """Number of occurrences of each code, int64 [codebook_size].
-
-    Raises a ValueError if a token is out of range.
-    """
-    if toks.numel() and not 0 <= int(toks.min()) <= int(toks.max()) < (
-        codebook_size
-    ):
-        raise ValueError(
-            f"tokens from {int(toks.min())} to {int(toks.max())}, but the "
-            f"codebook has {codebook_size}"
-        )
-    return torch.bincount(toks.flatten(), minlength=codebook_size)
+__all__ = ["code_statistics"]
 
 
 def code_statistics(counts: torch.Tensor) -> dict[str, float]:

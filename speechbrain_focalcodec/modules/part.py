@@ -98,7 +98,8 @@ class Encoder(Part):
 class Compressor(Part):
     """Features [B, F, C] to latents [B, N, d], not yet on the sphere.
 
-    Called with ``(feats, lengths=None, state=None)``.
+    Called with ``(feats, lengths=None, state=None)``; offline, with the whole
+    utterance.
 
     Attributes
     ----------
@@ -122,7 +123,8 @@ class Compressor(Part):
 class Decompressor(Part):
     """Codes [B, N, d] to quantized features [B, F, C].
 
-    Called with ``(codes, lengths=None, state=None)``.
+    Called with ``(codes, lengths=None, state=None)``; offline, with the whole
+    utterance.
 
     Attributes
     ----------
