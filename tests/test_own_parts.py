@@ -79,6 +79,7 @@ def test_an_own_decoder_is_trained_exported_and_loaded(own):
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert 'PretrainedFocalCodec.from_hparams("my_model")' in done.stdout
     codec = export_runs(own / "model", [OFFLINE, own / "run"])
     assert type(codec.decoder).__name__ == "FrameDecoder"
     loaded = PretrainedFocalCodec.from_hparams(own / "model").codec

@@ -45,9 +45,12 @@ def next_steps(brain: Any) -> list[str]:
     command = f"focalcodec export my_model {' '.join(runs)}"
     if lacks_encoder(brain.codec, brain.trains, brain.sources):
         command += f" --encoder {brain.hparams.encoder_source}"
+    lines.append(f"  {command}")
+    if brain.codec.config.own_parts:
+        load = '  PretrainedFocalCodec.from_hparams("my_model") in Python'
+        return [*lines, load]
     return [
         *lines,
-        f"  {command}",
         "  focalcodec resynthesize speech.wav decoded.wav --model my_model"
         ', or FocalCodec.from_pretrained("my_model") in Python',
     ]
